@@ -1,0 +1,89 @@
+"""kpframe: the geometry of learning in recurrent models.
+
+For a recurrent model ``h_t = f(h_{t-1}, x_t, theta)`` and a trajectory, :func:`linearize` returns the
+propagator P, the parameter operator K and the neural tangent operator Phi = P K P*, as matrix-free
+operators on ``[batch, time, hidden]`` tensors. Names load on first use, so that importing the package
+costs nothing that is not used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Estimate": "spectra",
+    "Flow": "flow",
+    "IdentityOperator": "operators",
+    "DiagonalOperator": "operators",
+    "FunctionOperator": "operators",
+    "KpframeError": "errors",
+    "LearningRule": "rules",
+    "MatrixOperator": "operators",
+    "Model": "model",
+    "Operator": "operators",
+    "OuterProductOperator": "operators",
+    "ParameterOperator": "parameter",
+    "Propagator": "propagator",
+    "Reducer": "reducer",
+    "Site": "sites",
+    "SiteModel": "sites",
+    "Space": "spaces",
+    "StepJacobian": "step_jacobian",
+    "Task": "tasks",
+    "Trajectory": "trajectory",
+    "ZeroOperator": "operators",
+    "alignment": "spectra",
+    "create_model": "registry",
+    "create_rule": "registry",
+    "create_task": "registry",
+    "effective_rank": "spectra",
+    "eigsh": "spectra",
+    "frobenius_norm": "spectra",
+    "linearize": "flow",
+    "svd": "spectra",
+    "trace": "spectra",
+    "wrap": "wrap",
+}
+
+__all__ = sorted(_HOME)
+
+if TYPE_CHECKING:
+    from kpframe.errors import KpframeError
+    from kpframe.flow import Flow, linearize
+    from kpframe.model import Model
+    from kpframe.operators import (
+        DiagonalOperator,
+        FunctionOperator,
+        IdentityOperator,
+        MatrixOperator,
+        Operator,
+        OuterProductOperator,
+        ZeroOperator,
+    )
+    from kpframe.parameter import ParameterOperator
+    from kpframe.propagator import Propagator
+    from kpframe.reducer import Reducer
+    from kpframe.registry import create_model, create_rule, create_task
+    from kpframe.rules import LearningRule
+    from kpframe.sites import Site, SiteModel
+    from kpframe.spaces import Space
+    from kpframe.spectra import Estimate, alignment, effective_rank, eigsh, frobenius_norm, svd, trace
+    from kpframe.step_jacobian import StepJacobian
+    from kpframe.tasks import Task
+    from kpframe.trajectory import Trajectory
+    from kpframe.wrap import wrap
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'kpframe' has no attribute {name!r}")
+    value = getattr(import_module(f"kpframe.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

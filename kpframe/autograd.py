@@ -1,0 +1,105 @@
+"""Both products of a Jacobian from one retained autograd graph.
+
+The vector-Jacobian product is a reverse pass. The Jacobian-vector product is a reverse pass through
+that reverse pass, which is linear in its cotangent; so no forward mode is needed, which fused kernels
+often lack. Used wherever a model brings no structure of its own.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+
+
+class Linearization:
+    """The Jacobian of ``output`` with respect to ``inputs``, at the point where the graph was recorded.
+
+    Args:
+        output: a tensor with a graph, or a constant (then the Jacobian is zero).
+        inputs: leaf tensors that require gradients.
+    """
+
+    def __init__(self, output: torch.Tensor, inputs: Sequence[torch.Tensor]) -> None:
+        self.output = output
+        self.inputs = tuple(inputs)
+        self._cotangent = torch.zeros_like(output, requires_grad=True)
+        self._pullback: tuple[torch.Tensor, ...] | None = None
+
+    def vjp(self, cotangents: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return ``J* r`` for cotangents ``[k, *output]``, one tensor ``[k, *input]`` for each input."""
+        if not self.output.requires_grad or not self.inputs:
+            return tuple(i.new_zeros(len(cotangents), *i.shape) for i in self.inputs)
+        return _gradients((self.output,), self.inputs, (cotangents,))
+
+    def jvp(self, tangents: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return ``J d`` for tangents ``[k, *input]``, one tensor for each input: ``[k, *output]``."""
+        with torch.enable_grad():
+            if self._pullback is None:
+                self._pullback = self._record_pullback()
+        live = [place for place, g in enumerate(self._pullback) if g.requires_grad]
+        if not live:
+            return self.output.new_zeros(len(tangents[0]) if tangents else 1, *self.output.shape)
+        outputs = tuple(self._pullback[place] for place in live)
+        return _gradients(outputs, (self._cotangent,), tuple(tangents[place] for place in live))[0]
+
+    def _record_pullback(self) -> tuple[torch.Tensor, ...]:
+        if not self.output.requires_grad or not self.inputs:
+            return tuple(torch.zeros_like(i) for i in self.inputs)
+        return torch.autograd.grad(
+            self.output,
+            self.inputs,
+            self._cotangent,
+            create_graph=True,
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+
+
+def _gradients(
+    outputs: tuple[torch.Tensor, ...], inputs: tuple[torch.Tensor, ...], vectors: tuple[torch.Tensor, ...]
+) -> tuple[torch.Tensor, ...]:
+    """Return the vector-Jacobian products of a batch of vectors, each ``[k, *output]``."""
+    if len(vectors[0]) == 1:
+        single = _gradient(outputs, inputs, tuple(v[0] for v in vectors))
+        return tuple(g.unsqueeze(0) for g in single)
+    if len(vectors[0]) > 1 and all(_batches(o) for o in outputs):
+        with warnings.catch_warnings():
+            # an operation without a batching rule is looped over inside torch, which warns about speed
+            warnings.filterwarnings("ignore", message="There is a performance drop")
+            batch = torch.autograd.grad(
+                outputs, inputs, vectors, retain_graph=True, allow_unused=True, is_grads_batched=True
+            )
+        # torch would fill in an unused input's gradient without the batch dimension
+        return tuple(
+            i.new_zeros(len(vectors[0]), *i.shape) if g is None else g
+            for g, i in zip(batch, inputs, strict=True)
+        )
+    singles = [_gradient(outputs, inputs, tuple(v[k] for v in vectors)) for k in range(len(vectors[0]))]
+    return tuple(torch.stack(column) for column in zip(*singles, strict=True))
+
+
+def _gradient(
+    outputs: tuple[torch.Tensor, ...], inputs: tuple[torch.Tensor, ...], vectors: tuple[torch.Tensor, ...]
+) -> tuple[torch.Tensor, ...]:
+    return torch.autograd.grad(
+        outputs, inputs, vectors, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+
+
+def _batches(output: torch.Tensor) -> bool:
+    """Whether the graph can take a batch of vectors: custom autograd functions without a vmap rule cannot."""
+    seen: set[object] = set()
+    stack = [output.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        forward = getattr(node, "_forward_cls", None)
+        if forward is not None and not getattr(forward, "generate_vmap_rule", False):
+            return False
+        stack.extend(parent for parent, _ in node.next_functions)
+    return True

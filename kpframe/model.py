@@ -1,0 +1,254 @@
+"""The abstract recurrent model, and the operators that automatic differentiation gives any of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+
+from kpframe.autograd import Linearization
+from kpframe.errors import ArgumentError, DtypeError, ShapeError, mismatch
+from kpframe.parameter import ParameterJacobian, ParameterOperator
+from kpframe.propagator import Propagator
+from kpframe.spaces import Space, parameter_space, state_space
+from kpframe.step_jacobian import StepJacobian
+from kpframe.trajectory import Trajectory, check_inputs
+
+
+class Model(torch.nn.Module, ABC):
+    """A recurrent dynamical system ``h_t = f(h_{t-1}, x_t, theta)``; the author writes :meth:`step`.
+
+    Theta is every parameter of the module that requires a gradient. Everything else (roll-out,
+    linearization, P, K, Phi, learning rules) follows by automatic differentiation; a model that knows
+    its structure overrides :meth:`propagator` and :meth:`parameter_operator`, or derives from
+    :class:`~kpframe.SiteModel`, which does both.
+
+    Args:
+        input_size: width of the input.
+        state: the state's named components and their widths, in order: ``{"h": 32, "c": 32}``.
+        trainable_initial_state: makes ``h_0`` a parameter ``h0`` ``[H]``, shared by all trials.
+    """
+
+    #: Whether :meth:`step` needs the step index ``t``.
+    time_varying = False
+
+    def __init__(
+        self, input_size: int, state: Mapping[str, int], *, trainable_initial_state: bool = False
+    ) -> None:
+        super().__init__()
+        for argument, value in (
+            ("input_size", input_size),
+            *((f"state[{k!r}]", v) for k, v in state.items()),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ArgumentError(mismatch(argument, "a whole number >= 1", repr(value)))
+        if not state:
+            raise ArgumentError(mismatch("state", "at least one component", "none"))
+        self.input_size = input_size
+        self.components = dict(state)
+        self.trainable_initial_state = trainable_initial_state
+        if trainable_initial_state:
+            self.h0 = torch.nn.Parameter(torch.zeros(self.width))
+
+    @abstractmethod
+    def step(self, x: torch.Tensor, h: torch.Tensor, t: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the next state. Pure: reads its arguments, the module's parameters and buffers only.
+
+        Args:
+            x: ``[N, I]``, the inputs of N independent rows.
+            h: ``[N, H]``, their states.
+            t: ``[N]`` int64, their step indices from 0; given to models with ``time_varying = True``.
+
+        Returns:
+            ``[N, H]``.
+        """
+
+    def forward(self, x: torch.Tensor, h: torch.Tensor, t: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the next state; the same as :meth:`step`."""
+        return self.step(x, h, t)
+
+    @property
+    def width(self) -> int:
+        """Width H of the state, all components together."""
+        return sum(self.components.values())
+
+    def initial_state(self, batch: int) -> torch.Tensor:  # [batch, H]
+        """Return ``h_0``: the parameter ``h0`` when it is trainable, else zeros."""
+        if self.trainable_initial_state:
+            return self.h0.expand(batch, -1)
+        like = self._like()
+        if like is None:
+            return torch.zeros(batch, self.width)
+        return torch.zeros(batch, self.width, dtype=like.dtype, device=like.device)
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """Return theta: the parameters that require a gradient, by name, in order."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    @property
+    def parameter_space(self) -> Space:
+        """The space of theta, flattened, with the layout name -> slice."""
+        return parameter_space({name: tuple(p.shape) for name, p in self.trainable().items()})
+
+    def rollout(
+        self, x: torch.Tensor, h0: torch.Tensor | None = None, mask: torch.Tensor | None = None
+    ) -> Trajectory:
+        """Run the model over ``x`` ``[B, T, I]``; differentiable.
+
+        Args:
+            x: the inputs.
+            h0: the initial states ``[B, H]``; the model's own when left out.
+            mask: bool ``[B, T]``; where it is False the state is held and ``x`` is not looked at.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError, NonFiniteError: naming the argument.
+        """
+        trajectory = self._begin(x, h0, mask)
+        h = trajectory.initial_state
+        states = []
+        for t in range(x.shape[1]):
+            h = self._advance(trajectory, t, h)
+            states.append(h)
+        return self._end(trajectory, torch.stack(states, dim=1))
+
+    def propagator(self, trajectory: Trajectory) -> Propagator:
+        """Return ``P`` along a trajectory; override to return a structured one."""
+        return Propagator(AutogradStepJacobian(self, trajectory))
+
+    def parameter_operator(self, trajectory: Trajectory) -> ParameterOperator:
+        """Return ``K`` along a trajectory; override to return a structured one."""
+        return ParameterOperator(AutogradParameterJacobian(self, trajectory))
+
+    # -- shared by roll-outs and linearizations --------------------------------------------------------------
+
+    def _like(self) -> torch.Tensor | None:
+        """Return a floating-point tensor of the module, whose dtype and device everything follows."""
+        tensors = [*self.parameters(), *self.buffers()]
+        return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+
+    def _begin(self, x: torch.Tensor, h0: torch.Tensor | None, mask: torch.Tensor | None) -> Trajectory:
+        """Return a trajectory without states, its inputs checked."""
+        like = self._like()
+        check_inputs(
+            x,
+            h0,
+            mask,
+            input_size=self.input_size,
+            width=self.width,
+            dtype=None if like is None else like.dtype,
+            device=None if like is None else like.device,
+        )
+        batch, time = x.shape[:2]
+        space = state_space(batch, time, self.components)
+        if mask is not None:
+            x = x.masked_fill(~mask.unsqueeze(-1), 0)  # padding may hold NaN, which 0 * NaN would spread
+        start = self.initial_state(batch) if h0 is None else h0
+        if like is None:
+            start = start.to(x)  # a model without any tensor follows its input
+        if tuple(start.shape) != (batch, self.width):
+            raise ShapeError(
+                mismatch(
+                    f"{type(self).__name__}.initial_state({batch})",
+                    f"shape [batch={batch}, hidden={self.width}]",
+                    list(start.shape),
+                )
+            )
+        return Trajectory(x.new_empty(0), x, start, space, mask, given=h0 is not None)
+
+    def _advance(self, trajectory: Trajectory, t: int, h: torch.Tensor) -> torch.Tensor:  # [B, H] -> [B, H]
+        """Return the state after step ``t``, held where the mask is False."""
+        index = torch.full((len(h),), t, device=h.device) if self.time_varying else None
+        return self._rows(
+            trajectory.inputs[:, t], h, index, None if trajectory.mask is None else trajectory.mask[:, t]
+        )
+
+    def _rows(
+        self, x: torch.Tensor, h: torch.Tensor, t: torch.Tensor | None, mask: torch.Tensor | None
+    ) -> torch.Tensor:  # [N, H]
+        """Return the next states of N rows, held where the mask is False."""
+        out = self.step(x, h, t) if self.time_varying else self.step(x, h)
+        if not isinstance(out, torch.Tensor) or out.shape != h.shape:
+            got = f"shape {list(out.shape)}" if isinstance(out, torch.Tensor) else type(out).__name__
+            raise ShapeError(mismatch(f"{type(self).__name__}.step", f"a state {list(h.shape)}", got))
+        if out.dtype != h.dtype:
+            raise DtypeError(mismatch(f"{type(self).__name__}.step", f"dtype {h.dtype}", out.dtype))
+        return out if mask is None else torch.where(mask.unsqueeze(-1), out, h)
+
+    @staticmethod
+    def _end(trajectory: Trajectory, states: torch.Tensor) -> Trajectory:
+        t = trajectory
+        return Trajectory(states, t.inputs, t.initial_state, t.space, t.mask, t.given)
+
+
+class AutogradStepJacobian(StepJacobian):
+    """``A`` of any model: one retained graph for each step, recorded when the step is first needed."""
+
+    method = "autograd"
+
+    def __init__(self, model: Model, trajectory: Trajectory) -> None:
+        states = trajectory.states
+        super().__init__(trajectory.space, dtype=states.dtype, device=states.device)
+        self._model, self._trajectory = model, trajectory
+        self._recorded: dict[int, Linearization] = {}
+
+    def step(self, t: int, v: torch.Tensor) -> torch.Tensor:
+        """Return ``A_t v``."""
+        return self._at(t).jvp((v.reshape(-1, *v.shape[-2:]),)).reshape(v.shape)
+
+    def step_adjoint(self, t: int, v: torch.Tensor) -> torch.Tensor:
+        """Return ``A_t* v``."""
+        return self._at(t).vjp(v.reshape(-1, *v.shape[-2:]))[0].reshape(v.shape)
+
+    def _at(self, t: int) -> Linearization:
+        if t not in self._recorded:
+            source = self._trajectory.initial_state if t == 0 else self._trajectory.states[:, t - 1]
+            with torch.enable_grad():
+                h = source.detach().clone().requires_grad_()
+                self._recorded[t] = Linearization(self._model._advance(self._trajectory, t, h), (h,))
+        return self._recorded[t]
+
+
+class AutogradParameterJacobian(ParameterJacobian):
+    """``J`` of any model: one retained graph of all steps at once, each from its own ``h_{t-1}``."""
+
+    method = "autograd"
+
+    def __init__(self, model: Model, trajectory: Trajectory) -> None:
+        states = trajectory.states
+        super().__init__(model.parameter_space, trajectory.space, dtype=states.dtype, device=states.device)
+        self._parts = self.domain.axes[0].parts
+        self._linearization = self._record(model, trajectory)
+
+    @staticmethod
+    def _record(model: Model, trajectory: Trajectory) -> Linearization:
+        batch, time, hidden = trajectory.space.shape
+        with torch.enable_grad():
+            previous = trajectory.previous.detach()
+            if not trajectory.given:  # h_0 may depend on theta
+                start = model.initial_state(batch).to(previous)
+                previous = torch.cat([start.unsqueeze(1), previous[:, 1:]], dim=1)
+            t = torch.arange(time, device=previous.device).repeat(batch) if model.time_varying else None
+            out = model._rows(
+                trajectory.inputs.reshape(batch * time, -1),
+                previous.reshape(batch * time, hidden),
+                t,
+                None if trajectory.mask is None else trajectory.mask.reshape(-1),
+            )
+            return Linearization(out.reshape(batch, time, hidden), tuple(model.trainable().values()))
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        probes = q.shape[:-1]
+        rows = q.reshape(-1, q.shape[-1])
+        tangents = [rows[:, part.slice].reshape(-1, *part.shape) for part in self._parts]
+        if not tangents:
+            return q.new_zeros(*probes, *self.codomain.shape)
+        return self._linearization.jvp(tangents).reshape(*probes, *self.codomain.shape)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        probes = r.shape[:-3]
+        rows = r.reshape(-1, *self.codomain.shape)
+        gradients = self._linearization.vjp(rows)
+        if not gradients:
+            return r.new_zeros(*probes, 0)
+        return torch.cat([g.reshape(len(rows), -1) for g in gradients], dim=-1).reshape(*probes, -1)

@@ -1,0 +1,247 @@
+"""Operators that are given, not composed: identity, zero, diagonal, matrix, outer product, functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+
+from kpframe.errors import ShapeError, mismatch
+from kpframe.operators.base import ATOM, Operator, SelfAdjointOperator
+from kpframe.spaces import Space
+
+
+class IdentityOperator(SelfAdjointOperator):
+    """``I`` on a space."""
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(space, space, dtype=dtype, device=device)
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return q.clone()  # never an alias of the caller's tensor
+
+    @property
+    def positive(self) -> bool:
+        """Always true."""
+        return True
+
+    def _formula(self) -> tuple[str, int]:
+        return "I", ATOM
+
+
+class ZeroOperator(Operator):
+    """``0`` between two spaces (one, when ``codomain`` is left out)."""
+
+    def __init__(
+        self,
+        domain: Space,
+        codomain: Space | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(domain, domain if codomain is None else codomain, dtype=dtype, device=device)
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return q.new_zeros(*q.shape[: q.ndim - len(self.domain.axes)], *self.codomain.shape)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return r.new_zeros(*r.shape[: r.ndim - len(self.codomain.axes)], *self.domain.shape)
+
+    @property
+    def self_adjoint(self) -> bool:
+        """Whether the operator is square."""
+        return self.square
+
+    @property
+    def positive(self) -> bool:
+        """Whether the operator is square: zero is positive semi-definite."""
+        return self.square
+
+    def _formula(self) -> tuple[str, int]:
+        return "0", ATOM
+
+
+class DiagonalOperator(SelfAdjointOperator):
+    """Entrywise scaling by ``values`` ``[*space]``."""
+
+    def __init__(self, values: torch.Tensor, space: Space | None = None, *, name: str = "D") -> None:
+        space = Space.of(index=values.numel()) if space is None else space
+        if tuple(values.shape) != space.shape:
+            raise ShapeError(mismatch("values", f"shape [{space}]", f"shape {list(values.shape)}"))
+        super().__init__(space, space, dtype=values.dtype, device=values.device)
+        self.values = values.detach()
+        self.name = name
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return self.values * q
+
+    @cached_property
+    def _nonnegative(self) -> bool:
+        return bool((self.values >= 0).all())
+
+    @property
+    def positive(self) -> bool:
+        """Whether no entry is negative."""
+        return self._nonnegative
+
+    def _formula(self) -> tuple[str, int]:
+        return self.name, ATOM
+
+
+class MatrixOperator(Operator):
+    """Multiplication by ``matrix`` ``[codomain.size, domain.size]``.
+
+    Without spaces, a square matrix acts on the axis ``index``, another one maps ``column`` to ``row``.
+    It is tagged self-adjoint when it equals its transpose to the last bit, and positive when besides
+    its least eigenvalue is not below rounding error; both are computed when first asked for.
+    """
+
+    def __init__(
+        self,
+        matrix: torch.Tensor,
+        domain: Space | None = None,
+        codomain: Space | None = None,
+        *,
+        name: str = "M",
+    ) -> None:
+        if matrix.ndim != 2:
+            raise ShapeError(mismatch("matrix", "two dimensions", f"shape {list(matrix.shape)}"))
+        rows, columns = matrix.shape
+        square = rows == columns
+        if domain is None:
+            domain = Space.of(index=columns) if square else Space.of(column=columns)
+        if codomain is None:
+            codomain = domain if square and domain.size == rows else Space.of(row=rows)
+        if (codomain.size, domain.size) != (rows, columns):
+            raise ShapeError(
+                mismatch("matrix", f"shape [{codomain.size}, {domain.size}]", f"shape [{rows}, {columns}]")
+            )
+        super().__init__(domain, codomain, dtype=matrix.dtype, device=matrix.device)
+        self.matrix = matrix.detach()
+        self.name = name
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        probes = q.shape[: q.ndim - len(self.domain.axes)]
+        return (q.reshape(*probes, -1) @ self.matrix.mT).reshape(*probes, *self.codomain.shape)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        probes = r.shape[: r.ndim - len(self.codomain.axes)]
+        return (r.reshape(*probes, -1) @ self.matrix).reshape(*probes, *self.domain.shape)
+
+    @cached_property
+    def _symmetric(self) -> bool:
+        return self.square and torch.equal(self.matrix, self.matrix.mT)
+
+    @cached_property
+    def _semidefinite(self) -> bool:
+        if not self._symmetric or not bool(torch.isfinite(self.matrix).all()):
+            return False
+        eigenvalues = torch.linalg.eigvalsh(self.matrix)
+        rounding = len(eigenvalues) * torch.finfo(self.dtype).eps * eigenvalues.abs().max()
+        return bool(eigenvalues.min() >= -rounding)
+
+    @property
+    def self_adjoint(self) -> bool:
+        """Whether the matrix equals its transpose exactly."""
+        return self._symmetric
+
+    @property
+    def positive(self) -> bool:
+        """Whether the matrix is symmetric and its least eigenvalue is not negative beyond rounding."""
+        return self._semidefinite
+
+    def _formula(self) -> tuple[str, int]:
+        return self.name, ATOM
+
+
+class OuterProductOperator(Operator):
+    """``u v*``: the rank-one map ``q -> u <v, q>`` for ``u`` ``[*codomain]`` and ``v`` ``[*domain]``."""
+
+    def __init__(
+        self,
+        u: torch.Tensor,
+        v: torch.Tensor | None = None,
+        *,
+        codomain: Space | None = None,
+        domain: Space | None = None,
+        name: str = "u v*",
+    ) -> None:
+        same = v is None or v is u
+        v = u if v is None else v
+        codomain = Space.of(index=u.numel()) if codomain is None else codomain
+        if domain is None:
+            domain = codomain if same or codomain.shape == tuple(v.shape) else Space.of(column=v.numel())
+        codomain.check(u, "u")
+        domain.check(v, "v", dtype=u.dtype, device=u.device)
+        super().__init__(domain, codomain, dtype=u.dtype, device=u.device)
+        self.u, self.v = u.detach(), v.detach()
+        self.name = "u u*" if same and name == "u v*" else name
+        self._same = same and domain == codomain
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return _outer(self.u, self.v, q)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return _outer(self.v, self.u, r)
+
+    @property
+    def self_adjoint(self) -> bool:
+        """Whether ``u`` and ``v`` are one tensor."""
+        return self._same
+
+    @property
+    def positive(self) -> bool:
+        """Whether ``u`` and ``v`` are one tensor."""
+        return self._same
+
+    def _formula(self) -> tuple[str, int]:
+        return f"({self.name})", ATOM
+
+
+def _outer(u: torch.Tensor, v: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    inner = (q * v).sum(dim=tuple(range(-v.ndim, 0)))
+    return inner.reshape(*inner.shape, *[1] * u.ndim) * u
+
+
+class FunctionOperator(Operator):
+    """An operator given by two functions, its product and its adjoint's product.
+
+    Both take ``[..., *space]`` with leading probes. Whether they are adjoint to each other is not
+    checked here; ``<A q, r> = <q, A* r>`` on random vectors tells.
+    """
+
+    def __init__(
+        self,
+        domain: Space,
+        codomain: Space,
+        apply: Callable[[torch.Tensor], torch.Tensor],
+        adjoint: Callable[[torch.Tensor], torch.Tensor],
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        name: str = "F",
+    ) -> None:
+        super().__init__(domain, codomain, dtype=dtype, device=device)
+        self._functions = (apply, adjoint)
+        self.name = name
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        out = self._functions[0](q)
+        self.codomain.check(out, f"product of {self.name}", dtype=self.dtype, device=self.device)
+        return out
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        out = self._functions[1](r)
+        self.domain.check(out, f"product of {self.name}*", dtype=self.dtype, device=self.device)
+        return out
+
+    def _formula(self) -> tuple[str, int]:
+        return self.name, ATOM

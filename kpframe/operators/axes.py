@@ -1,0 +1,260 @@
+"""Reductions over named axes: congruences ``R op R*`` with ``R`` a mean, a sum, a selection, a projection.
+
+An axis is reduced on every side of the operator that has it, so the same call reduces the square
+operators K and Phi on both sides and the parameter Jacobian J on its state side only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from kpframe.errors import ArgumentError, AxisError, ShapeError, SpaceMismatchError, mismatch
+from kpframe.operators.base import ATOM, Index, Operator, bracket
+from kpframe.spaces import Axis, Space, check_axes
+
+
+class SumMap(Operator):
+    """``R``: the sum over named axes, times ``weight`` (1/n: the mean)."""
+
+    def __init__(
+        self, space: Space, axes: Sequence[str], name: str, weight: float, *, like: Operator
+    ) -> None:
+        super().__init__(space, space.without(*axes), dtype=like.dtype, device=like.device)
+        self._dims = tuple(space.dim(axis) for axis in axes)
+        self._weight = weight
+        self._name = name
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        total = q.sum(dim=self._dims)
+        return total if self._weight == 1 else self._weight * total
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        probes = r.shape[: r.ndim - len(self.codomain.axes)]
+        for dim in sorted(len(self.domain.axes) + dim for dim in self._dims):
+            r = r.unsqueeze(len(probes) + dim)
+        spread = r.expand(*probes, *self.domain.shape)
+        return spread.contiguous() if self._weight == 1 else self._weight * spread
+
+    def _formula(self) -> tuple[str, int]:
+        return self._name, ATOM
+
+
+class SelectMap(Operator):
+    """``R``: the entries ``index`` of one axis; one entry drops the axis."""
+
+    def __init__(self, space: Space, axis: str, index: Index, *, like: Operator) -> None:
+        kept, new = _entries(space[axis], index)
+        codomain = space.without(axis) if new is None else space.replace(axis, new)
+        super().__init__(space, codomain, dtype=like.dtype, device=like.device)
+        self._dim = space.dim(axis)
+        self._drop = new is None
+        self._index = torch.tensor(kept, device=like.device, dtype=torch.long)
+        self._name = f"{axis}={_show(index)}"
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        out = q.index_select(self._dim, self._index)
+        return out.squeeze(self._dim) if self._drop else out
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        if self._drop:
+            r = r.unsqueeze(self._dim if self._dim != -1 else r.ndim)
+        out = r.new_zeros(*r.shape[: r.ndim - len(self.domain.axes)], *self.domain.shape)
+        return out.index_copy_(self._dim, self._index, r)
+
+    def _formula(self) -> tuple[str, int]:
+        return f"[{self._name}]", ATOM
+
+
+class ProjectMap(Operator):
+    """``W``: coordinates along the rows of ``directions`` ``[k, n]`` in place of an axis of size n."""
+
+    def __init__(self, space: Space, axis: str, directions: torch.Tensor, name: str, *, like: Operator):
+        if directions.ndim != 2 or directions.shape[1] != space[axis].size:
+            raise ShapeError(
+                mismatch("directions", f"shape [k, {axis}={space[axis].size}]", list(directions.shape))
+            )
+        codomain = space.replace(axis, Axis(name, directions.shape[0]))
+        super().__init__(space, codomain, dtype=directions.dtype, device=directions.device)
+        self._dim = space.dim(axis)
+        self._directions = directions.detach()
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return (q.movedim(self._dim, -1) @ self._directions.mT).movedim(-1, self._dim)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return (r.movedim(self._dim, -1) @ self._directions).movedim(-1, self._dim)
+
+    def _formula(self) -> tuple[str, int]:
+        return "W", ATOM
+
+
+class Congruence(Operator):
+    """``R op R*``, printed as what it means: ``<op>_time``, ``sum_time(op)``, ``op[time=-1]``.
+
+    A side without the axes has no map (None). The result keeps the tags of ``op`` when both sides are
+    reduced by one and the same map.
+    """
+
+    def __init__(self, left: Operator | None, inner: Operator, right: Operator | None, form: str) -> None:
+        super().__init__(
+            inner.domain if right is None else right.codomain,
+            inner.codomain if left is None else left.codomain,
+            dtype=inner.dtype,
+            device=inner.device,
+        )
+        self.left, self.inner, self.right, self._form = left, inner, right, form
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        q = q if self.right is None else self.right._apply_adjoint(q)
+        q = self.inner._apply(q)
+        return q if self.left is None else self.left._apply(q)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        r = r if self.left is None else self.left._apply_adjoint(r)
+        r = self.inner._apply_adjoint(r)
+        return r if self.right is None else self.right._apply(r)
+
+    @property
+    def self_adjoint(self) -> bool:
+        """Whether ``op`` is self-adjoint and both sides are reduced alike."""
+        return self.left is self.right and self.inner.self_adjoint
+
+    @property
+    def positive(self) -> bool:
+        """Whether ``op`` is positive and both sides are reduced alike."""
+        return self.left is self.right and self.inner.positive
+
+    def _formula(self) -> tuple[str, int]:
+        if "[" in self._form:
+            return self._form.format(bracket(self.inner, ATOM)), ATOM
+        return self._form.format(self.inner._formula()[0]), ATOM
+
+
+def mean(operator: Operator, axes: Sequence[str]) -> Operator:
+    """Return ``<operator>`` averaged over both copies of the axes."""
+    return _contract(operator, axes, "<{}>_" + _subscript(axes), average=True)
+
+
+def sum_(operator: Operator, axes: Sequence[str]) -> Operator:
+    """Return the operator summed over both copies of the axes."""
+    return _contract(operator, axes, "sum_" + _subscript(axes) + "({})", average=False)
+
+
+def select(operator: Operator, indices: Mapping[str, Index]) -> Operator:
+    """Return the operator restricted to chosen entries of named axes."""
+    check_axes(indices, operator.codomain, operator.domain)
+    for axis, index in indices.items():
+
+        def make(space: Space, axis: str = axis, index: Index = index, like: Operator = operator) -> Operator:
+            return SelectMap(space, axis, index, like=like)
+
+        left, right = _sides(operator, (axis,), make)
+        operator = Congruence(left, operator, right, "{}" + f"[{axis}={_show(index)}]".replace("{", "{{"))
+    return operator
+
+
+def project(operator: Operator, directions: torch.Tensor, axis: str, name: str) -> Operator:
+    """Return ``W operator W*`` with the rows of ``directions`` in place of ``axis``."""
+    check_axes((axis,), operator.codomain, operator.domain)
+    for space in (operator.codomain, operator.domain):
+        if name in space and name != axis:
+            raise AxisError(f"name: {name!r} is already an axis of ({space})")
+    left, right = _sides(
+        operator, (axis,), lambda space: ProjectMap(space, axis, directions, name, like=operator)
+    )
+    result = operator if right is None else operator @ right.T
+    return result if left is None else left @ result
+
+
+def _contract(operator: Operator, axes: Sequence[str], form: str, *, average: bool) -> Operator:
+    axes = check_axes(axes, operator.codomain, operator.domain)
+
+    def make(space: Space) -> Operator:
+        present = [axis for axis in axes if axis in space]
+        count = 1
+        for axis in present:
+            count *= space[axis].size
+        weight = 1 / count if average else 1.0
+        label = ("mean_" if average else "sum_") + _subscript(present)
+        return SumMap(space, present, label, weight, like=operator)
+
+    left, right = _sides(operator, axes, make)
+    return Congruence(left, operator, right, form)
+
+
+def _sides(
+    operator: Operator, axes: Sequence[str], make: Callable[[Space], Operator]
+) -> tuple[Operator | None, Operator | None]:
+    """Return the maps of the codomain and the domain side, one object where the spaces are the same."""
+    left = make(operator.codomain) if any(axis in operator.codomain for axis in axes) else None
+    if operator.square:
+        return left, left
+    right = make(operator.domain) if any(axis in operator.domain for axis in axes) else None
+    return left, right
+
+
+def _subscript(axes: Sequence[str]) -> str:
+    names = [str(axis) for axis in axes]
+    return names[0] if len(names) == 1 else "{{" + ",".join(names) + "}}"
+
+
+def _show(index: Index) -> str:
+    if isinstance(index, slice):
+        parts = ["" if part is None else str(part) for part in (index.start, index.stop)]
+        return ":".join(parts) + ("" if index.step is None else f":{index.step}")
+    if isinstance(index, torch.Tensor):
+        return "mask" if index.dtype == torch.bool else str(index.tolist())
+    return str(index)
+
+
+def _entries(axis: Axis, index: Index) -> tuple[list[int], Axis | None]:
+    """Return the entries an index keeps and the axis they form (None: one entry, the axis is dropped)."""
+    if isinstance(index, str):
+        part = axis.part(index)
+        return list(range(part.start, part.start + part.size)), Axis.of_parts(
+            axis.name, {part.name: part.shape}
+        )
+    if isinstance(index, int) and not isinstance(index, bool):
+        if not -axis.size <= index < axis.size:
+            raise ArgumentError(
+                mismatch(f"select({axis.name}=...)", f"an index in [{-axis.size}, {axis.size - 1}]", index)
+            )
+        return [index % axis.size], None
+    if isinstance(index, slice):
+        kept = list(range(axis.size)[index])
+    elif isinstance(index, torch.Tensor) and index.dtype == torch.bool:
+        if tuple(index.shape) != (axis.size,):
+            raise ShapeError(
+                mismatch(f"select({axis.name}=...)", f"a mask of shape [{axis.size}]", list(index.shape))
+            )
+        kept = index.nonzero().flatten().tolist()
+    elif isinstance(index, torch.Tensor | Sequence):
+        kept = [_entries(axis, int(entry))[0][0] for entry in index]
+    else:
+        raise ArgumentError(
+            mismatch(
+                f"select({axis.name}=...)",
+                "an integer, a slice, a list of integers, a boolean mask or the name of a part",
+                f"{index!r} ({type(index).__name__})",
+            )
+        )
+    if not kept:
+        raise ArgumentError(mismatch(f"select({axis.name}=...)", "at least one entry", "none"))
+    if len(set(kept)) < len(kept):
+        raise ArgumentError(mismatch(f"select({axis.name}=...)", "distinct entries", kept))
+    return kept, Axis(axis.name, len(kept))
+
+
+def check_same_axes(operator: Operator, axes: Sequence[str]) -> None:
+    """Raise unless both sides of ``operator`` have the named axes with the same sizes."""
+    check_axes(axes, operator.codomain, operator.domain)
+    for axis in axes:
+        if axis not in operator.domain or axis not in operator.codomain:
+            raise SpaceMismatchError(f"{operator!r}: a trace over {axis!r} needs the axis on both sides")
+        if operator.domain[axis].size != operator.codomain[axis].size:
+            raise SpaceMismatchError(
+                f"{operator!r}: a trace over {axis!r} needs one size on both sides, got "
+                f"{operator.domain[axis].size} and {operator.codomain[axis].size}"
+            )

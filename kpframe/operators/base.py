@@ -1,0 +1,259 @@
+"""The abstract linear operator on tensors with named axes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+import torch
+
+from kpframe.errors import DeviceError, DtypeError, NotLinearError, mismatch
+from kpframe.spaces import Space
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
+
+#: Default memory budget of dense requests, in bytes.
+MEMORY_BUDGET = 2 * 2**30
+
+#: How tightly a formula binds: a sum is bracketed inside a product, a product inside an adjoint.
+SUM, PRODUCT, ATOM = 1, 2, 3
+
+Index = int | slice | str | Sequence[int] | torch.Tensor
+
+
+class Operator(ABC):
+    """A linear, matrix-free map from ``domain`` to ``codomain`` on real tensors.
+
+    A subclass supplies :meth:`_apply` and :meth:`_apply_adjoint`; both carry leading probe dimensions
+    through. Products are never differentiated by autograd, and nothing is reshaped, cast or moved:
+    a tensor of the wrong shape, dtype or device is an error that says what was expected and what came.
+
+    ``A @ B`` composes, ``A + B``, ``2.0 * A``, ``-A``, ``A / 2.0`` and ``A**3`` do what they say, ``A.T``
+    is the adjoint. ``repr`` prints the composition as a formula, such as ``P K P*``.
+    """
+
+    __array_ufunc__ = None  # numpy scalars and arrays leave the arithmetic to this class
+
+    def __init__(
+        self, domain: Space, codomain: Space, *, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        if dtype not in (torch.float32, torch.float64):
+            raise DtypeError(mismatch("dtype", "torch.float32 or torch.float64", dtype))
+        self.domain = domain
+        self.codomain = codomain
+        self.dtype = dtype
+        self.device = torch.device(device)
+
+    @abstractmethod
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:  # [..., *domain] -> [..., *codomain]
+        """Return the operator's product with ``q``, probes carried through."""
+
+    @abstractmethod
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:  # [..., *codomain] -> [..., *domain]
+        """Return the adjoint's product with ``r``, probes carried through."""
+
+    @abstractmethod
+    def _formula(self) -> tuple[str, int]:
+        """Return the printed form and how tightly it binds (``SUM``, ``PRODUCT`` or ``ATOM``)."""
+
+    # -- products ---------------------------------------------------------------------------------------
+
+    def __call__(self, q: torch.Tensor) -> torch.Tensor:
+        """Return the product with ``q`` ``[..., *domain]``; leading dimensions are probes.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: when ``q`` does not lie in the domain.
+        """
+        self.domain.check(q, f"argument of {self!r}", dtype=self.dtype, device=self.device)
+        with torch.no_grad():
+            return self._apply(q)
+
+    @property
+    def T(self) -> Operator:
+        """The adjoint: ``<A q, r> = <q, A.T r>``; ``A.T.T is A``."""
+        from kpframe.operators.algebra import AdjointOperator
+
+        return self if self.self_adjoint else AdjointOperator(self)
+
+    # -- tags: true only where provable -------------------------------------------------------------------
+
+    @property
+    def self_adjoint(self) -> bool:
+        """Whether the operator is provably its own adjoint."""
+        return False
+
+    @property
+    def positive(self) -> bool:
+        """Whether the operator is provably self-adjoint and positive semi-definite."""
+        return False
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """What is provable of the operator: a subset of ``{"self_adjoint", "positive"}``."""
+        return frozenset(name for name in ("self_adjoint", "positive") if getattr(self, name))
+
+    @property
+    def square(self) -> bool:
+        """Whether domain and codomain are the same space."""
+        return self.domain == self.codomain
+
+    # -- the algebra ------------------------------------------------------------------------------------
+
+    def __matmul__(self, other: object) -> Operator:
+        if isinstance(other, Operator):
+            from kpframe.operators.algebra import compose
+
+            return compose(self, other)
+        return self._refuse("@", other, "compose operators with @, and apply one to a tensor with op(q)")
+
+    def __rmatmul__(self, other: object) -> Operator:
+        return self._refuse("@", other, "compose operators with @, and apply one to a tensor with op(q)")
+
+    def __add__(self, other: object) -> Operator:
+        if isinstance(other, Operator):
+            from kpframe.operators.algebra import add
+
+            return add(self, other)
+        return self._refuse("+", other, f"a constant is not linear; write op + {other!r} * IdentityOperator")
+
+    def __radd__(self, other: object) -> Operator:
+        return self._refuse("+", other, f"a constant is not linear; write op + {other!r} * IdentityOperator")
+
+    def __sub__(self, other: object) -> Operator:
+        if isinstance(other, Operator):
+            return self + (-other)
+        return self._refuse("-", other, f"a constant is not linear; write op - {other!r} * IdentityOperator")
+
+    def __rsub__(self, other: object) -> Operator:
+        return self._refuse("-", other, f"a constant is not linear; write {other!r} * IdentityOperator - op")
+
+    def __neg__(self) -> Operator:
+        return self * -1.0
+
+    def __mul__(self, other: object) -> Operator:
+        from kpframe.operators.algebra import as_scalar, scale
+
+        scalar = as_scalar(other)
+        if scalar is not None:
+            return scale(scalar, self)
+        if isinstance(other, Operator):
+            return self._refuse("*", other, "an elementwise product is no composition; write A @ B")
+        return self._refuse("*", other, "only a real number scales an operator; see DiagonalOperator")
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: object) -> Operator:
+        from kpframe.operators.algebra import as_scalar
+
+        scalar = as_scalar(other)
+        if scalar is None:
+            return self._refuse("/", other, "only a real number divides an operator")
+        if scalar == 0:
+            raise ZeroDivisionError(f"{self!r} / 0")
+        return self * (1.0 / scalar)
+
+    def __pow__(self, exponent: object) -> Operator:
+        from kpframe.operators.algebra import power
+
+        if isinstance(exponent, bool) or not isinstance(exponent, int):
+            return self._refuse("**", exponent, "the exponent is a whole number >= 0")
+        return power(self, exponent)
+
+    def _refuse(self, sign: str, other: object, why: str) -> NoReturn:
+        kind = (
+            f"{type(other).__name__} {list(other.shape)}" if isinstance(other, torch.Tensor) else repr(other)
+        )
+        raise NotLinearError(f"{self!r} {sign} {kind}: {why}")
+
+    # -- reductions over named axes ---------------------------------------------------------------------
+
+    def mean(self, *axes: str) -> Operator:
+        """Average over the named axes: the congruence ``R op R*`` with ``R`` the mean over them.
+
+        Both copies of an axis are averaged; a side that lacks an axis is left as it is. An average is
+        not a trace: see :meth:`partial_trace`. Raises :class:`~kpframe.errors.AxisError`.
+        """
+        from kpframe.operators.axes import mean
+
+        return mean(self, axes)
+
+    def sum(self, *axes: str) -> Operator:
+        """Sum over both copies of the named axes: ``R op R*`` with ``R`` the sum over them."""
+        from kpframe.operators.axes import sum_
+
+        return sum_(self, axes)
+
+    def select(self, **indices: Index) -> Operator:
+        """Keep chosen entries of named axes, on every side that has them.
+
+        ``select(time=-1)`` keeps one entry and drops the axis; a slice, a list of indices or a boolean
+        mask keeps the axis; a string keeps a named part: ``select(hidden="c")``.
+        """
+        from kpframe.operators.axes import select
+
+        return select(self, indices)
+
+    def project(self, directions: torch.Tensor, axis: str = "hidden", name: str = "output") -> Operator:
+        """Project an axis on the rows of ``directions`` ``[k, n]``: ``W op W*`` with a new axis ``name``."""
+        from kpframe.operators.axes import project
+
+        return project(self, directions, axis, name)
+
+    def partial_trace(self, *axes: str) -> Operator:
+        """Trace over the named axes: ``Sum_a op[a, .; a, .]``, exactly, one product an entry of the axes."""
+        from kpframe.operators.traces import PartialTrace
+
+        return PartialTrace(self, axes)
+
+    # -- dense forms ------------------------------------------------------------------------------------
+
+    def to_dense(self, max_bytes: int = MEMORY_BUDGET) -> torch.Tensor:
+        """Return the matrix ``[codomain.size, domain.size]``, entries in row-major order of the axes.
+
+        Raises:
+            MemoryBudgetError: when the matrix needs more than ``max_bytes``; says how many it needs.
+        """
+        from kpframe.operators.dense import to_dense
+
+        return to_dense(self, max_bytes)
+
+    def to_scipy(self) -> LinearOperator:
+        """Return a :class:`scipy.sparse.linalg.LinearOperator` on flattened vectors, of the same dtype."""
+        from kpframe.operators.dense import to_scipy
+
+        return to_scipy(self)
+
+    def __repr__(self) -> str:
+        return self._formula()[0]
+
+
+class SelfAdjointOperator(Operator):
+    """An operator that is its own adjoint by construction."""
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return self._apply(r)
+
+    @property
+    def self_adjoint(self) -> bool:
+        """Always true."""
+        return True
+
+
+def bracket(operator: Operator, binding: int) -> str:
+    """Return the operator's formula, in brackets when it binds less tightly than ``binding``."""
+    text, own = operator._formula()
+    return text if own >= binding else f"({text})"
+
+
+def check_together(first: Operator, second: Operator, sign: str) -> None:
+    """Raise unless two operators have the same dtype and live on the same device."""
+    if first.dtype != second.dtype:
+        raise DtypeError(
+            f"{first!r} {sign} {second!r}: dtypes {first.dtype} and {second.dtype}; nothing is cast"
+        )
+    if first.device != second.device:
+        raise DeviceError(
+            f"{first!r} {sign} {second!r}: devices {first.device} and {second.device}; nothing is moved"
+        )

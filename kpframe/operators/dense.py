@@ -1,0 +1,83 @@
+"""Dense and SciPy forms of an operator."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator
+
+from kpframe.errors import MemoryBudgetError
+from kpframe.operators.base import Operator
+from kpframe.spaces import Space
+
+#: Bytes of basis probes and products that one batched call may hold.
+CHUNK_BYTES = 64 * 2**20
+
+
+def chunk_size(operator: Operator, limit: int, held: int = 1) -> int:
+    """Return how many probes (at most ``limit``) to send at once; ``held`` vectors ride on each."""
+    each = held * (operator.domain.size + operator.codomain.size) * operator.dtype.itemsize
+    return max(1, min(limit, CHUNK_BYTES // max(each, 1)))
+
+
+def check_budget(what: str, rows: int, columns: int, dtype: torch.dtype, max_bytes: int) -> None:
+    """Raise :class:`MemoryBudgetError` when a matrix needs more than ``max_bytes``."""
+    needed = rows * columns * dtype.itemsize
+    if needed > max_bytes:
+        raise MemoryBudgetError(
+            f"{what}: expected a matrix within max_bytes={max_bytes}, got [{rows}, {columns}] "
+            f"{dtype}, which needs {needed} bytes ({needed / 2**30:.3g} GiB); "
+            "reduce the operator first (mean, select, project) or raise max_bytes"
+        )
+
+
+def basis(space: Space, start: int, stop: int, like: Operator) -> torch.Tensor:  # [stop-start, *space]
+    """Return the basis vectors ``start:stop`` of a space."""
+    vectors = torch.zeros(stop - start, space.size, dtype=like.dtype, device=like.device)
+    vectors[torch.arange(stop - start), torch.arange(start, stop)] = 1
+    return vectors.reshape(stop - start, *space.shape)
+
+
+def to_dense(operator: Operator, max_bytes: int) -> torch.Tensor:
+    """Return the matrix of an operator from its products with the basis of the smaller side."""
+    rows, columns = operator.codomain.size, operator.domain.size
+    check_budget(f"to_dense of {operator!r}", rows, columns, operator.dtype, max_bytes)
+    by_rows = rows < columns
+    source = operator.T if by_rows else operator
+    out = torch.empty(source.domain.size, source.codomain.size, dtype=operator.dtype, device=operator.device)
+    step = chunk_size(operator, max(1, source.domain.size))
+    for start in range(0, source.domain.size, step):
+        stop = min(start + step, source.domain.size)
+        out[start:stop] = source(basis(source.domain, start, stop, operator)).reshape(stop - start, -1)
+    return out if by_rows else out.mT.contiguous()
+
+
+class _Flat(LinearOperator):
+    """An operator on flattened numpy vectors; columns of a matrix ride as probes."""
+
+    def __init__(self, operator: Operator) -> None:
+        self._operator = operator
+        dtype = np.dtype("float32" if operator.dtype == torch.float32 else "float64")
+        super().__init__(dtype, (operator.codomain.size, operator.domain.size))  # type: ignore[call-arg]
+
+    def _product(self, operator: Operator, columns: np.ndarray) -> np.ndarray:
+        tensor = torch.as_tensor(np.ascontiguousarray(columns.T, dtype=self.dtype), device=operator.device)
+        out = operator(tensor.reshape(-1, *operator.domain.shape))
+        return out.reshape(out.shape[0], -1).cpu().numpy().T
+
+    def _matmat(self, columns: np.ndarray) -> np.ndarray:
+        return self._product(self._operator, columns)
+
+    def _rmatmat(self, columns: np.ndarray) -> np.ndarray:
+        return self._product(self._operator.T, columns)
+
+    def _matvec(self, vector: np.ndarray) -> np.ndarray:
+        return self._matmat(vector.reshape(-1, 1)).reshape(-1)
+
+    def _rmatvec(self, vector: np.ndarray) -> np.ndarray:
+        return self._rmatmat(vector.reshape(-1, 1)).reshape(-1)
+
+
+def to_scipy(operator: Operator) -> LinearOperator:
+    """Return a SciPy linear operator; vectors are taken to the operator's device and back."""
+    return _Flat(operator)

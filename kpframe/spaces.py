@@ -1,0 +1,198 @@
+"""Named axes and shapes.
+
+A :class:`Space` is an ordered set of named axes. Three are used everywhere: the state space
+``(batch, time, hidden)``, the parameter space ``(parameter,)`` and the output space
+``(batch, time, output)``. An axis may be laid out in named :class:`Part` s: the components of a state
+(``h`` and ``c`` of an LSTM) or the parameters of a model (``weight_hh_l0`` ...).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from attrs import evolve, frozen
+
+from kpframe.errors import AxisError, DeviceError, DtypeError, ShapeError, closest, mismatch
+
+if TYPE_CHECKING:
+    import torch
+
+BATCH, TIME, HIDDEN, PARAMETER, OUTPUT = "batch", "time", "hidden", "parameter", "output"
+
+
+@frozen
+class Part:
+    """A named stretch ``start:stop`` of an axis that holds an array of ``shape``."""
+
+    name: str
+    start: int
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+    @property
+    def slice(self) -> slice:
+        """Where the part lies on its axis."""
+        return slice(self.start, self.start + self.size)
+
+
+@frozen
+class Axis:
+    """A named axis of ``size`` entries, laid out in ``parts`` (none: the axis has no inner names)."""
+
+    name: str
+    size: int
+    parts: tuple[Part, ...] = ()
+
+    @classmethod
+    def of_parts(cls, name: str, shapes: Mapping[str, tuple[int, ...]]) -> Axis:
+        """Return the axis on which arrays of the given shapes lie one after the other."""
+        parts: list[Part] = []
+        start = 0
+        for part, shape in shapes.items():
+            parts.append(Part(part, start, tuple(shape)))
+            start += parts[-1].size
+        return cls(name, start, tuple(parts))
+
+    def part(self, name: str) -> Part:
+        """Return the part called ``name``; raises :class:`AxisError` when there is none."""
+        for part in self.parts:
+            if part.name == name:
+                return part
+        known = [part.name for part in self.parts]
+        have = ", ".join(known) if known else "no named parts"
+        raise AxisError(f"axis {self.name!r} has no part {name!r} (it has {have}){closest(name, known)}")
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.size}"
+
+
+@frozen
+class Space:
+    """An ordered set of named axes; tensors in it have these as their last dimensions.
+
+    Dimensions in front of the space's own are *probes*: independent vectors that are carried through
+    every product in one batched call.
+    """
+
+    axes: tuple[Axis, ...]
+
+    def __attrs_post_init__(self) -> None:
+        names = [axis.name for axis in self.axes]
+        for name in names:
+            if names.count(name) > 1:
+                raise AxisError(f"axis {name!r} appears {names.count(name)} times in one space")
+
+    @classmethod
+    def of(cls, **sizes: int) -> Space:
+        """Return the space with these axes, in order: ``Space.of(batch=2, time=5, hidden=3)``."""
+        return cls(tuple(Axis(name, size) for name, size in sizes.items()))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The axes' names, in order."""
+        return tuple(axis.name for axis in self.axes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The axes' sizes, in order."""
+        return tuple(axis.size for axis in self.axes)
+
+    @property
+    def size(self) -> int:
+        """The dimension of the space: the product of the sizes."""
+        return math.prod(self.shape)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __getitem__(self, name: str) -> Axis:
+        return self.axes[self.position(name)]
+
+    def position(self, name: str) -> int:
+        """Return the place of an axis, from 0; raises :class:`AxisError` for an unknown one."""
+        if not isinstance(name, str):
+            raise AxisError(
+                f"axis: expected a name, one of {', '.join(self.names)}, got {name!r} "
+                f"({type(name).__name__}); axes are always named"
+            )
+        if name not in self.names:
+            raise AxisError(
+                f"axis: expected one of {', '.join(self.names) or '(no axes)'}, got {name!r}"
+                f"{closest(name, self.names)}"
+            )
+        return self.names.index(name)
+
+    def dim(self, name: str) -> int:
+        """Return the axis as a negative tensor dimension, so that leading probes do not shift it."""
+        return self.position(name) - len(self.axes)
+
+    def without(self, *names: str) -> Space:
+        """Return the space that is left when the named axes are gone."""
+        dropped = {self.position(name) for name in names}
+        return Space(tuple(axis for place, axis in enumerate(self.axes) if place not in dropped))
+
+    def replace(self, name: str, axis: Axis) -> Space:
+        """Return the space with ``axis`` in the place of the axis called ``name``."""
+        place = self.position(name)
+        return evolve(self, axes=(*self.axes[:place], axis, *self.axes[place + 1 :]))
+
+    def check(
+        self,
+        tensor: torch.Tensor,
+        argument: str,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        """Raise unless ``tensor`` lies in this space, with any number of leading probe dimensions.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: naming ``argument``, what was expected and what came.
+        """
+        shape = getattr(tensor, "shape", None)
+        if shape is None:
+            raise ShapeError(mismatch(argument, f"a tensor [..., {self}]", type(tensor).__name__))
+        own = tuple(shape[len(shape) - len(self.axes) :]) if len(shape) >= len(self.axes) else None
+        if own != self.shape:
+            raise ShapeError(mismatch(argument, f"shape [..., {self}]", f"shape {list(shape)}"))
+        if dtype is not None and tensor.dtype != dtype:
+            raise DtypeError(mismatch(argument, f"dtype {dtype}", f"{tensor.dtype} (nothing is cast)"))
+        if device is not None and tensor.device != device:
+            raise DeviceError(mismatch(argument, f"device {device}", f"{tensor.device} (nothing is moved)"))
+
+    def __str__(self) -> str:
+        return ", ".join(str(axis) for axis in self.axes)
+
+
+def check_axes(names: Iterable[str], *spaces: Space) -> tuple[str, ...]:
+    """Return ``names`` as a tuple after checking that each is an axis of at least one of ``spaces``.
+
+    Raises:
+        AxisError: for an integer, an unknown or a repeated axis, or when no axis is named.
+    """
+    chosen = tuple(names)
+    if not chosen:
+        raise AxisError(f"axes: expected at least one of {', '.join(spaces[0].names)}, got none")
+    for name in chosen:
+        if chosen.count(name) > 1:
+            raise AxisError(f"axes: {name!r} is named {chosen.count(name)} times")
+        if not any(name in space for space in spaces if isinstance(name, str)):
+            spaces[0].position(name)  # raises with the full message
+    return chosen
+
+
+def state_space(batch: int, time: int, components: Mapping[str, int]) -> Space:
+    """Return ``(batch, time, hidden)`` with the state's named components laid out on ``hidden``."""
+    hidden = Axis.of_parts(HIDDEN, {name: (width,) for name, width in components.items()})
+    return Space((Axis(BATCH, batch), Axis(TIME, time), hidden))
+
+
+def parameter_space(shapes: Mapping[str, tuple[int, ...]]) -> Space:
+    """Return ``(parameter,)`` with the parameters, flattened, laid out one after the other."""
+    return Space((Axis.of_parts(PARAMETER, shapes),))

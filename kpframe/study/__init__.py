@@ -1,0 +1,1 @@
+"""Studies: train networks, measure their operators along the way, keep the results."""

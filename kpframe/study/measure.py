@@ -1,0 +1,169 @@
+"""What a study measures of a network at one step of its training, as a dataset with named dims.
+
+Three operators are measured: the propagator P (its figures are those of ``P P*``, how far a change of
+the state spreads), the parameter operator K and the neural tangent operator Phi. Two reduced views of
+each are computed exactly: over time (mean over trials, trace over units) and over trials (mean over
+time, trace over units).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import xarray as xr
+
+from kpframe.flow import Flow, linearize
+from kpframe.model import Model
+from kpframe.operators.base import Operator
+from kpframe.readout import Readout, accuracy, error, task_loss
+from kpframe.rules import LearningRule
+from kpframe.spectra import alignment, effective_rank, svd, trace
+from kpframe.study.config import MeasureSettings
+from kpframe.tasks import Loss, Trials
+
+
+def measured_operators(flow: Flow) -> dict[str, Operator]:
+    """Return the measured operators by name; all are positive, so spectra are eigenvalues."""
+    return {"P P*": flow.P @ flow.P.T, "K": flow.K, "Phi": flow.Phi}
+
+
+def measure(
+    model: Model,
+    readout: Readout,
+    probe: Trials,
+    test: Trials,
+    loss: Loss,
+    rules: Mapping[str, LearningRule],
+    settings: MeasureSettings,
+    seed: int,
+) -> xr.Dataset:
+    """Measure a network.
+
+    Args:
+        model, readout: the network; left as it is.
+        probe: the fixed trials on which the operators are built.
+        test: the trials on which loss and accuracy are given.
+        loss: the task's loss.
+        rules: label -> rule to compare with the exact gradient.
+        settings: what to spend.
+        seed: seed of the random probes.
+
+    Returns:
+        A dataset with dims ``operator``, ``rule``, ``k``, ``time`` and ``trial`` (see the attributes
+        ``long_name`` and ``units`` of its variables).
+    """
+    with torch.no_grad():
+        outputs = readout(model.rollout(test.inputs, mask=test.mask).states)
+        scores = float(task_loss(outputs, test, loss)), accuracy(outputs, test)
+    flow = linearize(model, probe.inputs, mask=probe.mask)
+    data = _operators(flow, settings, seed)
+    if rules:
+        err = error(readout, flow.trajectory.states, probe, loss)
+        data = data.merge(_rules(flow, err, rules, settings, seed))
+    data["test_loss"] = ((), scores[0], {"long_name": "test loss", "units": "nat" if loss == "cross_entropy" else "1"})
+    data["test_accuracy"] = ((), scores[1], {"long_name": "test accuracy", "units": "1"})
+    for name, values in probe.trial.items():
+        data = data.assign_coords({f"trial_{name}": ("trial", np.asarray(values))})
+    return data
+
+
+def _operators(flow: Flow, settings: MeasureSettings, seed: int) -> xr.Dataset:
+    operators = measured_operators(flow)
+    figures: dict[str, list[float]] = {}
+    spectra, residuals, time_view, trial_view, methods = [], [], [], [], []
+    count = min(settings.values, flow.P.domain.size)
+    for place, operator in enumerate(operators.values()):
+        estimates = {
+            "effective_rank": effective_rank(operator, budget=settings.budget, generator=_generator(seed, place)),
+            "trace": trace(operator, budget=settings.budget, generator=_generator(seed, place)),
+        }
+        for name, estimate in estimates.items():
+            figures.setdefault(name, []).append(estimate.value)
+            figures.setdefault(f"{name}_stderr", []).append(estimate.stderr)
+        methods.append(f"{estimates['effective_rank'].method}; {estimates['trace'].method}")
+        leading = svd(operator, k=count, generator=_generator(seed, place))
+        spectra.append(leading.S.double().cpu().numpy())
+        residuals.append(leading.residual_norms.double().cpu().numpy())
+        time_view.append(operator.mean("batch").partial_trace("hidden").to_dense().double().cpu().numpy())
+        trial_view.append(operator.mean("time").partial_trace("hidden").to_dense().double().cpu().numpy())
+    explained, functions = zip(*(_eigenfunctions(kernel) for kernel in time_view), strict=True)
+    names = list(operators)
+    data = xr.Dataset(
+        {name: ("operator", np.array(values)) for name, values in figures.items()}
+        | {
+            "singular_value": (("operator", "k"), np.stack(spectra)),
+            "singular_value_residual": (("operator", "k"), np.stack(residuals)),
+            "time_kernel": (("operator", "time", "time_other"), np.stack(time_view)),
+            "trial_kernel": (("operator", "trial", "trial_other"), np.stack(trial_view)),
+            "time_eigenfunction": (("operator", "mode", "time"), np.stack(functions)),
+            "time_explained": (("operator", "mode"), np.stack(explained)),
+        },
+        coords={"operator": names, "method": ("operator", methods), "k": np.arange(1, count + 1)},
+    )
+    for name, text in _LONG_NAMES.items():
+        data[name].attrs = {"long_name": text, "units": "1"}
+    return data
+
+
+def _rules(
+    flow: Flow, err: torch.Tensor, rules: Mapping[str, LearningRule], settings: MeasureSettings, seed: int
+) -> xr.Dataset:
+    exact = (flow.J.T @ flow.P.T)(err)
+    exact_norm = exact.norm()
+    rows = []
+    for place, rule in enumerate(rules.values()):
+        update = rule.update_operator(flow)(err)
+        likeness = alignment(
+            rule.flow_operator(flow), flow.Phi, budget=settings.budget, generator=_generator(seed, 100 + place)
+        )
+        cosine = (update @ exact) / (update.norm() * exact_norm)
+        # descent of the loss per unit step, as a share of what the exact gradient reaches
+        rate = (update @ exact) / exact_norm**2
+        rows.append((float(cosine), float(rate), likeness.value, likeness.stderr))
+    names = ("gradient_cosine", "loss_rate_ratio", "flow_alignment", "flow_alignment_stderr")
+    data = xr.Dataset(
+        {name: ("rule", np.array(column)) for name, column in zip(names, zip(*rows, strict=True), strict=True)},
+        coords={
+            "rule": list(rules),
+            "formula": ("rule", [repr(rule.flow_operator(flow)) for rule in rules.values()]),
+        },
+    )
+    for name in names:
+        data[name].attrs = {"long_name": _RULE_NAMES[name], "units": "1"}
+    return data
+
+
+def _eigenfunctions(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return explained fractions ``[mode]`` and eigenfunctions ``[mode, time]`` of a positive kernel."""
+    values, vectors = np.linalg.eigh((kernel + kernel.T) / 2)
+    order = np.argsort(values)[::-1]
+    values, functions = np.clip(values[order], 0, None), vectors[:, order].T
+    largest = np.take_along_axis(functions, np.abs(functions).argmax(axis=1)[:, None], axis=1)
+    total = values.sum()
+    return values / total if total > 0 else values, functions * np.sign(largest)
+
+
+def _generator(seed: int, place: int) -> torch.Generator:
+    return torch.Generator().manual_seed(1000 * seed + place)
+
+
+_LONG_NAMES = {
+    "effective_rank": "effective rank tr(G)^2 / tr(G^2)",
+    "effective_rank_stderr": "standard error of the effective rank",
+    "trace": "trace",
+    "trace_stderr": "standard error of the trace",
+    "singular_value": "leading singular values",
+    "singular_value_residual": "residual norm of each singular triplet",
+    "time_kernel": "mean over trials, trace over units",
+    "trial_kernel": "mean over time, trace over units",
+    "time_eigenfunction": "eigenfunctions of the time kernel",
+    "time_explained": "share of the time kernel's trace that an eigenfunction explains",
+}
+_RULE_NAMES = {
+    "gradient_cosine": "cosine of the rule's update with the exact gradient",
+    "loss_rate_ratio": "rate of descent of the loss, relative to the exact gradient's",
+    "flow_alignment": "alignment of the rule's flow with Phi",
+    "flow_alignment_stderr": "standard error of the alignment",
+}

@@ -1,0 +1,112 @@
+"""Run a study: train each network, measure it along the way, gather one dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+
+from kpframe.checkpoint import save_checkpoint
+from kpframe.readout import Readout
+from kpframe.registry import create_model, create_rule, create_task
+from kpframe.rules import LearningRule
+from kpframe.study.config import NetworkSettings, StudySettings
+from kpframe.study.measure import measure
+from kpframe.study.results import provenance, write_dataset
+from kpframe.tasks import Task, Trials
+from kpframe.training import Trainer
+
+#: Called with a network's label, the steps made, the steps in all and the latest loss.
+Report = Callable[[str, int, int, float], None]
+
+
+def run_study(settings: StudySettings, output: Path, report: Report | None = None) -> xr.Dataset:
+    """Run a study and write its files below ``output``.
+
+    ``steps/<network>-<step>.nc`` holds what was measured at a step, ``checkpoints/`` the networks at
+    those steps, ``results.nc`` everything, with dims ``network, step, operator, rule, k, mode, time,
+    trial, update``.
+
+    Args:
+        settings: the study.
+        output: folder to write into; made when it does not exist.
+        report: called after each update.
+
+    Returns:
+        The dataset of ``results.nc``.
+    """
+    task = create_task(settings.task, **settings.task_settings)
+    rules = {rule.label: create_rule(rule.name, **rule.settings) for rule in settings.rules}
+    dtype = getattr(torch, settings.dtype)
+    probe = task.sample(settings.measure.trials, generator=settings.seed, split="test", dtype=dtype)
+    probe = _by_first_coordinate(probe)
+    test = _test_trials(task, settings.seed, dtype)
+    networks = [
+        _run_network(network, settings, task, rules, probe, test, output, report)
+        for network in settings.networks
+    ]
+    data = xr.concat(networks, dim=xr.Variable("network", [n.label for n in settings.networks]))
+    data.attrs = provenance(settings)
+    write_dataset(data, output / "results.nc")
+    return data
+
+
+def _run_network(
+    network: NetworkSettings,
+    settings: StudySettings,
+    task: Task,
+    rules: dict[str, LearningRule],
+    probe: Trials,
+    test: Trials,
+    output: Path,
+    report: Report | None,
+) -> xr.Dataset:
+    values = {"input_size": task.input_size, **network.settings}
+    model = create_model(network.name, **values).to(probe.inputs.dtype)
+    readout = Readout(model.width, task.output_size, generator=settings.seed, dtype=probe.inputs.dtype)
+    trainer = Trainer(model, readout, task, settings.training, seed=settings.seed)
+    losses = np.full(settings.training.steps, np.nan)
+    measured = []
+
+    def record(step: int) -> None:
+        data = measure(
+            model, readout, probe, test, task.loss, rules, settings.measure, seed=settings.seed + step
+        )
+        stem = f"{network.label}-{step:06d}"
+        write_dataset(data, output / "steps" / f"{stem}.nc", {"network": network.label, "step": step})
+        checkpoints = output / "checkpoints"
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(
+            checkpoints / f"{stem}.safetensors", model, readout, name=network.name, settings=values, step=step
+        )
+        measured.append(data)
+
+    wanted = set(settings.measure.steps)
+    if 0 in wanted:
+        record(0)
+    for progress in trainer.run():
+        losses[progress.step - 1] = progress.loss
+        if report is not None:
+            report(network.label, progress.step, settings.training.steps, progress.loss)
+        if progress.step in wanted:
+            record(progress.step)
+    data = xr.concat(measured, dim=xr.Variable("step", sorted(wanted), {"long_name": "updates made"}))
+    data["training_loss"] = ("update", losses, {"long_name": "training loss, before each update"})
+    return data.assign_coords(update=np.arange(1, len(losses) + 1))
+
+
+def _test_trials(task: Task, seed: int, dtype: torch.dtype) -> Trials:
+    """Return the whole test set of a finite task, 500 fixed trials of another."""
+    if task.num_trials("test") is not None:
+        return task.dataset("test", dtype=dtype)
+    return task.sample(500, generator=seed + 1, split="test", dtype=dtype)
+
+
+def _by_first_coordinate(trials: Trials) -> Trials:
+    """Return trials ordered by their first coordinate (a digit's label), so that kernels show blocks."""
+    if not trials.trial:
+        return trials
+    return trials.select(np.argsort(next(iter(trials.trial.values())), kind="stable"))

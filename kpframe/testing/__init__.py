@@ -1,0 +1,1 @@
+"""What tests of kpframe and of third-party plugins share."""

@@ -1,0 +1,42 @@
+"""Pytest options, fixtures and Hypothesis profiles; load with ``-p kpframe.testing.pytest_plugin``.
+
+Options: ``--slow`` runs the tests marked slow, ``--device cuda`` moves the tests that take the fixture
+``device``. Profiles: ``default``, ``ci`` (derandomised, chosen when ``CI`` is set) and ``thorough``.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("default", deadline=None, max_examples=25)
+settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True, print_blob=True)
+settings.register_profile(
+    "thorough", deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--slow`` and ``--device``."""
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
+    parser.addoption("--device", default="cpu", help="device of the tests that take one (cpu, cuda)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip tests marked slow unless they are asked for."""
+    if config.getoption("--slow") or "slow" in config.getoption("-m"):
+        return
+    skip = pytest.mark.skip(reason="slow; run with --slow")
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The device that ``--device`` names."""
+    return torch.device(request.config.getoption("--device"))

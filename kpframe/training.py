@@ -1,0 +1,136 @@
+"""The training loop: gradients by autograd, or through the operators by any learning rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from attrs import frozen
+
+from kpframe.errors import ArgumentError, NonFiniteError, mismatch
+from kpframe.flow import linearize
+from kpframe.model import Model
+from kpframe.readout import Readout, accuracy, error, task_loss
+from kpframe.rules import LearningRule
+from kpframe.settings import setting
+from kpframe.tasks import Task, Trials
+
+
+@frozen
+class TrainingSettings:
+    """How a model is trained.
+
+    ``momentum`` belongs to SGD; Adam keeps PyTorch's betas (0.9, 0.999).
+    """
+
+    steps: int = setting(1000, ge=0, help="number of updates")
+    batch_size: int = setting(64, ge=1, help="trials per update")
+    optimizer: str = setting("adam", choices=("adam", "sgd"), help="Adam or stochastic gradient descent")
+    learning_rate: float = setting(1e-3, gt=0, help="step size eta")
+    momentum: float = setting(0.0, ge=0, lt=1, help="momentum of SGD")
+    gradient: str = setting(
+        "autograd", choices=("autograd", "operators"), help="loss.backward(), or update_operator(Err)"
+    )
+
+
+@frozen
+class Progress:
+    """What one update leaves to report: its number from 1 and the loss before it."""
+
+    step: int
+    loss: float
+
+
+class Trainer:
+    """Trains a model and its readout on a task.
+
+    Args:
+        model: the model; trained in place.
+        readout: the readout; trained in place, always by its own exact gradient.
+        task: the source of trials.
+        settings: see :class:`TrainingSettings`.
+        rule: the learning rule of ``gradient="operators"``; it sets the model's gradient only.
+        seed: seed of the training trials; the task's own stream when left out.
+
+    Raises:
+        ArgumentError: when a rule is missing, not linear, or given where autograd is asked for.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        readout: Readout,
+        task: Task,
+        settings: TrainingSettings,
+        *,
+        rule: LearningRule | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if (rule is not None) != (settings.gradient == "operators"):
+            expected = "a LearningRule" if rule is None else "None with gradient='autograd'"
+            raise ArgumentError(mismatch("rule", expected, rule))
+        if rule is not None and not rule.linear:
+            raise ArgumentError(mismatch("rule", "a rule that is linear in the error", rule))
+        self.model, self.readout, self.task, self.settings, self.rule = model, readout, task, settings, rule
+        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
+        self._dtype, self._device = readout.weight.dtype, readout.weight.device
+        self.optimizer = self._make_optimizer()
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        parameters = [*self.model.trainable().values(), *self.readout.parameters()]
+        if self.settings.optimizer == "adam":
+            return torch.optim.Adam(parameters, lr=self.settings.learning_rate)
+        return torch.optim.SGD(parameters, lr=self.settings.learning_rate, momentum=self.settings.momentum)
+
+    def run(self) -> Iterator[Progress]:
+        """Make the updates one by one, yielding after each.
+
+        Raises:
+            NonFiniteError: when the loss is no longer finite; names the step.
+        """
+        for step in range(1, self.settings.steps + 1):
+            trials = self.task.sample(
+                self.settings.batch_size, generator=self._generator, dtype=self._dtype, device=self._device
+            )
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.rule is None:
+                loss = backward_gradient(self.model, self.readout, trials, self.task)
+            else:
+                loss = operator_gradient(self.model, self.readout, trials, self.task, self.rule)
+            if not torch.isfinite(loss):
+                raise NonFiniteError(
+                    mismatch(f"loss at step {step}", "a finite number", f"{float(loss)}; lower learning_rate")
+                )
+            self.optimizer.step()
+            yield Progress(step, float(loss))
+
+    def evaluate(self, trials: Trials) -> tuple[float, float]:
+        """Return loss and accuracy (see :func:`~kpframe.readout.accuracy`) on given trials."""
+        with torch.no_grad():
+            outputs = self.readout(self.model.rollout(trials.inputs, mask=trials.mask).states)
+            return float(task_loss(outputs, trials, self.task.loss)), accuracy(outputs, trials)
+
+
+def backward_gradient(model: Model, readout: Readout, trials: Trials, task: Task) -> torch.Tensor:
+    """Fill the gradients of model and readout by ``loss.backward()``; return the loss."""
+    states = model.rollout(trials.inputs, mask=trials.mask).states
+    loss = task_loss(readout(states), trials, task.loss)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
+
+
+def operator_gradient(
+    model: Model, readout: Readout, trials: Trials, task: Task, rule: LearningRule
+) -> torch.Tensor:
+    """Fill the model's gradient by a rule, ``g = update_operator(Err)``, and the readout's by autograd.
+
+    With backpropagation through time this is the gradient of ``loss.backward()``. Returns the loss.
+    """
+    flow = linearize(model, trials.inputs, mask=trials.mask)
+    states = flow.trajectory.states
+    loss = task_loss(readout(states), trials, task.loss)
+    loss.backward()  # type: ignore[no-untyped-call]  # the states carry no graph: the readout only
+    gradient = rule.gradient(flow, error(readout, states, trials, task.loss))
+    for name, parameter in model.trainable().items():
+        parameter.grad = gradient[name]
+    return loss.detach()

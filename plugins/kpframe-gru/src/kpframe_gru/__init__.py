@@ -1,0 +1,31 @@
+"""Gated recurrent units for kpframe."""
+
+from collections.abc import Iterator
+
+from attrs import frozen
+
+from kpframe.plugin import ModelSpec, hookimpl, setting
+
+
+@frozen
+class GRUSettings:
+    """Settings of the model ``gru``."""
+
+    input_size: int = setting(ge=1, help="inputs per step")
+    hidden_size: int = setting(ge=1, help="number of units")
+    bias: bool = setting(True, help="two bias vectors, as in torch.nn.GRU")
+    trainable_initial_state: bool = setting(False, help="h_0 is a parameter, zero at first")
+    seed: int | None = setting(None, ge=0, help="seed of the initial weights; unset: torch's own generator")
+
+
+@hookimpl
+def kpframe_models() -> Iterator[ModelSpec]:
+    """Offer the model ``gru``."""
+    yield ModelSpec(
+        name="gru",
+        factory="kpframe_gru.model:GRU",
+        settings=GRUSettings,
+        capabilities=frozenset({"sites"}),
+        api=1,
+        summary="gated recurrent unit, exactly torch.nn.GRU",
+    )

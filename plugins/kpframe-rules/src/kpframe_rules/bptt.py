@@ -1,0 +1,17 @@
+"""Backpropagation through time."""
+
+from __future__ import annotations
+
+from kpframe import Flow, LearningRule, Operator
+
+
+class BPTT(LearningRule):
+    """Backpropagation through time (Werbos 1990): nothing is replaced, ``g = J* P* Err``.
+
+    The update is the exact gradient, and ``Phi_rule`` is Phi itself. Cost: one backward scan and one
+    product with ``J*``.
+    """
+
+    def propagator(self, flow: Flow) -> Operator:
+        """Return P."""
+        return flow.P

@@ -1,0 +1,35 @@
+"""Frozen parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kpframe import Flow, LearningRule, Operator, ParameterOperator
+
+
+class Frozen(LearningRule):
+    """Some parameters do not learn: ``g = M J* P* Err`` with ``M`` zero on them and one elsewhere.
+
+    Freezing the recurrent and input weights leaves a reservoir. The operators of the parameters one by
+    one add up to K, and with all of them frozen nothing moves. Cost: that of the parameters left.
+
+    Args:
+        parameters: names of the frozen parameters; ``*`` and ``?`` match as in file names.
+
+    Raises:
+        ArgumentError: when a name matches no parameter of the model; lists those there are.
+    """
+
+    def __init__(self, parameters: Sequence[str]) -> None:
+        self.parameters = tuple(parameters)
+
+    def propagator(self, flow: Flow) -> Operator:
+        """Return P."""
+        return flow.P
+
+    def parameter_operator(self, flow: Flow) -> ParameterOperator:
+        """Return ``K = J M J*`` of the parameters that learn."""
+        return flow.K.freeze(self.parameters)
+
+    def __repr__(self) -> str:
+        return f"Frozen(parameters={list(self.parameters)})"

@@ -1,0 +1,96 @@
+"""Handwritten digits, read row by row."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+
+from kpframe.errors import ArgumentError, mismatch
+from kpframe.tasks import SPLITS, Split, Task, Trials, check_split, seeded_generator
+
+
+class Digits(Task):
+    """The 1,797 handwritten 8x8 digits of scikit-learn, one row of pixels a step.
+
+    Inputs ``[B, 8, 8]``: step t holds row t from the top, channel i column i from the left, scaled from
+    0..16 to 0..1. Targets ``[B, 8]`` int64: the digit, 0 to 9, at every step; scored at the last step
+    only, when the whole image has been read. Epochs ``"reading"`` (7 steps), then ``"response"``.
+    Coordinates ``label`` and ``index``, the place in scikit-learn's arrays.
+
+    The split is fixed by ``seed`` and stratified: of each digit's n images, ``test_fraction * n`` rounded
+    to a whole number, and at least one, are for testing. :meth:`sample` draws without replacement.
+
+    Source: Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine Learning
+    Repository, data set 80. scikit-learn carries its test part, by 13 writers; our split is over images,
+    so the writers of the two splits are the same.
+
+    Args:
+        test_fraction: share of each class that is held out for testing, between 0 and 1, both excluded.
+        seed: seed of the split and of the draws without a generator.
+
+    Raises:
+        ArgumentError: for a fraction that leaves a split empty, or a negative seed.
+    """
+
+    def __init__(self, test_fraction: float = 0.25, seed: int = 0) -> None:
+        if not 0 < test_fraction < 1:
+            raise ArgumentError(mismatch("test_fraction", "a number between 0 and 1", test_fraction))
+        super().__init__(input_size=8, output_size=10, loss="cross_entropy", seed=seed)
+        data = load_digits()
+        self._images = torch.from_numpy(data.images / 16)  # [1797, 8, 8], exact in float32 as well
+        self._labels = torch.from_numpy(data.target.astype(np.int64))
+        self._rows = self._split(test_fraction)
+
+    def _split(self, test_fraction: float) -> dict[str, torch.Tensor]:
+        """Return the sorted indices of each split."""
+        generator = seeded_generator(self.seed, len(SPLITS))  # apart from the splits' own streams
+        train, test = [], []
+        for digit in range(self.output_size):
+            found = (self._labels == digit).nonzero()[:, 0]
+            found = found[torch.randperm(len(found), generator=generator)]
+            held_out = max(1, round(test_fraction * len(found)))
+            if held_out == len(found):
+                raise ArgumentError(
+                    mismatch("test_fraction", "a share that leaves images to train on", test_fraction)
+                )
+            test.append(found[:held_out])
+            train.append(found[held_out:])
+        return {"train": torch.cat(train).sort().values, "test": torch.cat(test).sort().values}
+
+    def num_trials(self, split: Split = "train") -> int:
+        """Return the number of images in a split."""
+        return len(self._rows[check_split(split)])
+
+    def dataset(
+        self,
+        split: Split = "train",
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Trials:
+        """Return every image of a split, in scikit-learn's order."""
+        trials = self._trials(self._rows[check_split(split)])
+        return trials.to(device=device, dtype=dtype or torch.get_default_dtype())
+
+    def draw(self, batch_size: int, generator: torch.Generator, split: Split) -> Trials:
+        """Return ``batch_size`` different images of a split, in random order."""
+        rows = self._rows[split]
+        if batch_size > len(rows):
+            expected = f"at most {len(rows)}, the images of the {split} split"
+            raise ArgumentError(mismatch("batch_size", expected, batch_size))
+        return self._trials(rows[torch.randperm(len(rows), generator=generator)[:batch_size]])
+
+    def _trials(self, rows: torch.Tensor) -> Trials:
+        labels = self._labels[rows]
+        batch, steps = len(rows), self._images.shape[1]
+        scored = torch.zeros(batch, steps, dtype=torch.bool)
+        scored[:, -1] = True
+        return Trials(
+            inputs=self._images[rows],
+            targets=labels[:, None].repeat(1, steps),
+            mask=torch.ones(batch, steps, dtype=torch.bool),
+            scored=scored,
+            epoch=np.where(scored.numpy(), "response", "reading"),
+            trial={"label": labels.numpy(), "index": rows.numpy()},
+        )
