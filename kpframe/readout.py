@@ -1,7 +1,7 @@
 """The linear readout, the losses, and the instantaneous error that drives learning.
 
 ``y = W h + b``. Err is the derivative of the loss with respect to the states *through the readout
-only*: what flows on through time is the propagator's work (MATH.md, section 1).
+only*: what flows on through time is the propagator's work.
 """
 
 from __future__ import annotations

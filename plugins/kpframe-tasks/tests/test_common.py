@@ -15,7 +15,9 @@ from kpframe_tasks.digits import Digits
 from kpframe_tasks.flip_flop import FlipFlop
 from kpframe_tasks.memory_pro import MemoryPro
 
+from kpframe.errors import SettingsError
 from kpframe.readout import Readout, accuracy, error, task_loss
+from kpframe.settings import build_settings
 
 MAKERS = {
     "digits": Digits,
@@ -106,3 +108,19 @@ def test_the_hook_offers_tasks_whose_settings_are_the_factories_arguments():
 def test_the_hook_module_needs_no_torch():
     code = "import sys, kpframe_tasks; list(kpframe_tasks.kpframe_tasks()); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("digits", {"test_fraction": 1}, r"test_fraction: expected float > 0 and < 1, got 1"),
+        ("memory_pro", {"variant": "memory"}, r"variant: expected one of 'pro', 'anti'"),
+        ("memory_pro", {"stimulus": 2.5}, r"stimulus: expected int >= 1, got 2.5"),
+        ("flip_flop", {"probability": 1.1}, r"probability: expected float >= 0 and <= 1, got 1.1"),
+        ("flip_flop", {"bit": 2}, r"bit: expected one of its settings .*did you mean 'bits'"),
+    ],
+)
+def test_settings_are_checked_before_a_task_is_built(name, values, message):
+    specs = {spec.name: spec for spec in kpframe_tasks.kpframe_tasks()}
+    with pytest.raises(SettingsError, match=message):
+        build_settings(specs[name].settings, values, owner=name)
