@@ -1,0 +1,24 @@
+"""The command line. It needs the extra ``kpframe[study]``; without it, it says so in one line."""
+
+from __future__ import annotations
+
+import sys
+
+EXTRA = {"click", "h5netcdf", "h5py", "jinja2", "matplotlib", "rich", "safetensors", "xarray"}
+
+
+def main() -> None:
+    """Run the command line and exit: 0 when all is well, 2 after an error."""
+    try:
+        from kpframe.cli.app import run
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRA:
+            raise
+        print(f"Error: {needs(error.name)}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(run())
+
+
+def needs(module: str) -> str:
+    """Return what to do when a module of the extra is missing."""
+    return f"this command needs {module}, which is not installed: pip install 'kpframe[study]'"

@@ -1,0 +1,7 @@
+"""``python -m kpframe.cli``."""
+
+from __future__ import annotations
+
+from kpframe.cli import main
+
+main()

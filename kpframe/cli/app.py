@@ -1,0 +1,113 @@
+"""The click group: commands load when they run, errors take one line."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, TextIO
+
+import click
+
+from kpframe import __version__
+from kpframe.cli import EXTRA, needs
+from kpframe.errors import KpframeError
+from kpframe.plugin import PluginWarning
+
+# name: (where the command is, what --help says of it without loading it)
+COMMANDS = {
+    "demo": ("kpframe.cli.demo:demo", "The main job, on real data."),
+    "plugins": ("kpframe.cli.plugins:plugins", "List the installed plugins and what they offer."),
+    "show": ("kpframe.cli.plugins:show", "Show one model, rule, task ... and its settings."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is run, not when it is listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; None for an unknown one."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands from the table above."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error becomes one line, after the traceback with ``--debug``."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            if ctx.params["debug"]:
+                traceback.print_exc()
+            raise click.ClickException(_explain(error)) from error
+
+
+@click.group(cls=LazyGroup, invoke_without_command=True)
+@click.version_option(__version__, prog_name="kpframe")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """The geometry of learning in recurrent models: P, K and Phi = P K P* of any of them."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line on ``arguments`` (default: the process's own) and return the exit code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", PluginWarning)
+        warnings.showwarning = _show_warning  # undone by catch_warnings
+        try:
+            code = cli.main(arguments, prog_name="kpframe", standalone_mode=False)
+        except click.Abort:
+            click.echo("Aborted.", err=True)
+            return 130
+        except click.UsageError as error:
+            where = error.ctx.command_path if error.ctx else "kpframe"
+            return _fail(f"{error.format_message().rstrip('.')}; see '{where} --help'")
+        except click.ClickException as error:
+            return _fail(error.format_message())
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str) -> int:
+    click.echo(f"Error: {message}", err=True)
+    return 2
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, KpframeError):
+        return str(error)
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing and missing.partition(".")[0] in EXTRA:
+        return needs(missing)
+    return f"{type(error).__name__}: {error}; unexpected, see the traceback with 'kpframe --debug ...'"
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Write a warning about a plugin on one line, and others as Python does."""
+    if issubclass(category, PluginWarning):
+        click.echo(f"Warning: {message}", err=True)
+    else:
+        (file or sys.stderr).write(warnings.formatwarning(message, category, filename, lineno, line))

@@ -1,0 +1,44 @@
+"""The plugin host: what a plugin's author imports, and the manager that finds what plugins offer.
+
+A plugin is a distribution with the entry point ``<distribution> = "<module>"`` in the group ``kpframe``;
+the module implements some of the hooks in :mod:`kpframe.plugin.hookspecs`. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from kpframe.plugin.hookspecs import hookimpl
+from kpframe.plugin.manager import PluginManager, get_manager
+from kpframe.plugin.specs import (
+    API_VERSION,
+    KINDS,
+    ModelSpec,
+    ParameterOperatorSpec,
+    PluginInfo,
+    PluginProblem,
+    PluginWarning,
+    PropagatorSpec,
+    ReducerSpec,
+    RuleSpec,
+    Spec,
+    TaskSpec,
+)
+from kpframe.settings import setting
+
+__all__ = [
+    "API_VERSION",
+    "KINDS",
+    "ModelSpec",
+    "ParameterOperatorSpec",
+    "PluginInfo",
+    "PluginManager",
+    "PluginProblem",
+    "PluginWarning",
+    "PropagatorSpec",
+    "ReducerSpec",
+    "RuleSpec",
+    "Spec",
+    "TaskSpec",
+    "get_manager",
+    "hookimpl",
+    "setting",
+]

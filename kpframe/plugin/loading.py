@@ -1,0 +1,141 @@
+"""Read one plugin: its metadata, its hooks (strictly) and its factories."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module, metadata
+from operator import attrgetter
+from typing import Any
+
+import pluggy
+
+from kpframe.errors import KpframeError, PluginError, closest, mismatch
+from kpframe.plugin import hookspecs
+from kpframe.plugin.specs import API_VERSION, HOOKS, PluginInfo, Spec
+
+
+GROUP = "kpframe"
+INSTALL_HINT = f"pip install a distribution with the entry-point group {GROUP!r}"
+
+
+def installed_entry_points() -> Iterable[metadata.EntryPoint]:
+    """Return the entry points of every installed plugin."""
+    return metadata.entry_points(group=GROUP)
+
+
+def read_metadata(entry_point: metadata.EntryPoint) -> PluginInfo:
+    """Return what the metadata says of a plugin that is not imported."""
+    about = entry_point.dist.metadata if entry_point.dist is not None else None
+
+    def read(key: str, otherwise: str) -> str:
+        return str(about[key]) if about is not None and key in about else otherwise
+
+    return PluginInfo(
+        distribution=read("Name", entry_point.name),
+        version=read("Version", "(unknown version)"),
+        entry_point=entry_point.value,
+        summary=read("Summary", ""),
+    )
+
+
+def collect(plugin: object, distribution: str) -> Iterator[Spec]:
+    """Yield what the hooks of ``plugin`` yield.
+
+    Raises:
+        PluginError: when a hook is unknown, raises, or yields something else than specs of its kind.
+    """
+    # A pluggy manager per plugin: whatever this one does cannot reach the hooks of another.
+    host = pluggy.PluginManager("kpframe")
+    host.add_hookspecs(hookspecs)
+    _check_names(host, plugin)
+    host.register(plugin, name=distribution)
+    for caller in host.get_hookcallers(plugin) or []:
+        try:
+            results = caller()
+            if not results:  # pluggy drops None
+                raise PluginError("expected an iterable of specs, got None; use yield")
+            for result in results:
+                yield from _specs(result, HOOKS[caller.name])
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"{caller.name}(): {say(error)}") from error
+
+
+def same_distribution(left: str, right: str) -> bool:
+    """Whether two distribution names are one, as pip compares them."""
+    return re.sub(r"[-_.]+", "-", left.strip()).lower() == re.sub(r"[-_.]+", "-", right.strip()).lower()
+
+
+def shared_names(specs: Iterable[Spec], others: Iterable[Spec]) -> list[str]:
+    """Return the names in ``specs`` that ``others`` have too, in the same kind."""
+    taken = {(spec.kind, spec.name) for spec in others}
+    return [spec.name for spec in specs if (spec.kind, spec.name) in taken]
+
+
+def check_unique(specs: Iterable[Spec]) -> None:
+    """Raise PluginError when one distribution offers one name twice."""
+    seen: set[tuple[str, str]] = set()
+    for spec in specs:
+        if (spec.kind, spec.name) in seen:
+            raise PluginError(f"it offers the {spec.kind} {spec.name!r} twice")
+        seen.add((spec.kind, spec.name))
+
+
+def check_api(specs: Iterable[Spec]) -> None:
+    """Raise PluginError when a spec is for another plugin api."""
+    for spec in specs:
+        if spec.api != API_VERSION:
+            raise PluginError(
+                f"{spec.kind} {spec.name!r} is for api {spec.api}, this kpframe has {API_VERSION}"
+            )
+
+
+def load_factory(spec: Spec, keywords: Mapping[str, Any]) -> Any:
+    """Import the factory of ``spec`` and check that it takes ``keywords``.
+
+    Raises:
+        Exception: whatever the import raises; TypeError when the factory does not take the keywords.
+    """
+    module, _, attribute = spec.factory.partition(":")
+    factory = attrgetter(attribute)(import_module(module))
+    if not callable(factory):
+        raise TypeError(mismatch(attribute, "something to call", repr(factory)))
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # written in C; the call itself will tell
+        return factory
+    signature.bind(**keywords)
+    return factory
+
+
+def say(error: BaseException) -> str:
+    """Return the error on one line, with its type unless kpframe raised it."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, KpframeError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def _check_names(host: pluggy.PluginManager, plugin: object) -> None:
+    hooks = ", ".join(HOOKS)
+    marked = 0
+    for name in dir(plugin):
+        options = host.parse_hookimpl_opts(plugin, name)
+        hook = (options and options.get("specname")) or name
+        if options is None:
+            if name in HOOKS and inspect.isroutine(getattr(plugin, name)):
+                raise PluginError(f"{name}() is not marked with @hookimpl, so it would never be called")
+        elif hook not in HOOKS:
+            raise PluginError(f"{hook}() is not a hook (there are {hooks}){closest(hook, HOOKS)}")
+        else:
+            marked += 1
+    if not marked:
+        raise PluginError(f"no function is marked with @hookimpl (the hooks are {hooks})")
+
+
+def _specs(result: object, cls: type[Spec]) -> Iterator[Spec]:
+    if not isinstance(result, Iterable):
+        raise PluginError(mismatch("result", f"an iterable of {cls.__name__}", repr(result)))
+    for spec in result:
+        if not isinstance(spec, cls):
+            raise PluginError(mismatch("yielded", f"a {cls.__name__}", repr(spec)))
+        yield spec
