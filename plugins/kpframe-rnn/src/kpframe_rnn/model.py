@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from kpframe import Site, SiteModel
-from kpframe.errors import ArgumentError
+from kpframe.errors import ArgumentError, mismatch
 
 _PHI = {"tanh": torch.tanh, "relu": torch.relu}
 
@@ -40,7 +40,7 @@ class RNN(SiteModel):
         seed: seed of the initial weights.
 
     Raises:
-        ArgumentError: for an ``alpha`` that the form does not use.
+        ArgumentError: for an unknown name, or an ``alpha`` that the form does not use.
     """
 
     def __init__(
@@ -55,10 +55,14 @@ class RNN(SiteModel):
         trainable_initial_state: bool = False,
         seed: int | None = None,
     ) -> None:
+        if nonlinearity not in _PHI:
+            raise ArgumentError(mismatch("nonlinearity", "'tanh' or 'relu'", repr(nonlinearity)))
         if form not in ("vanilla", "rate", "current"):
-            raise ArgumentError(f"form: expected 'vanilla', 'rate' or 'current', got {form!r}")
+            raise ArgumentError(mismatch("form", "'vanilla', 'rate' or 'current'", repr(form)))
+        if not 0 < alpha <= 1:
+            raise ArgumentError(mismatch("alpha", "a number in (0, 1]", alpha))
         if form == "vanilla" and alpha != 1:
-            raise ArgumentError(f"alpha: expected 1 with form='vanilla', got {alpha}; leaky: 'rate', 'current'")
+            raise ArgumentError(mismatch("alpha", "1 with form='vanilla'", f"{alpha}; leaky: 'rate', 'current'"))
         phi = _PHI[nonlinearity]
         transform = phi if form == "current" else None
         super().__init__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kpframe import Flow, LearningRule, Operator, ParameterOperator
+from kpframe.errors import ArgumentError, mismatch
 
 
 class Frozen(LearningRule):
@@ -17,10 +18,13 @@ class Frozen(LearningRule):
         parameters: names of the frozen parameters; ``*`` and ``?`` match as in file names.
 
     Raises:
-        ArgumentError: when a name matches no parameter of the model; lists those there are.
+        ArgumentError: for a string in place of a list; when it is applied, for a name that matches no
+            parameter of the model, listing those there are.
     """
 
     def __init__(self, parameters: Sequence[str]) -> None:
+        if isinstance(parameters, str):  # would be taken for a list of letters
+            raise ArgumentError(mismatch("parameters", f"a list such as [{parameters!r}]", repr(parameters)))
         self.parameters = tuple(parameters)
 
     def propagator(self, flow: Flow) -> Operator:
