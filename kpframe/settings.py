@@ -233,9 +233,16 @@ def _convert(hint: Any, value: Any) -> Any:
     elif origin is tuple:
         if isinstance(value, _TAKES_ITEMS):
             return _convert_items(hint, arguments, value)
-    elif not isinstance(origin or hint, type) or isinstance(value, origin or hint):
+    elif _is_instance(value, origin or hint):
         return value
     raise _Refused(_text(hint))
+
+
+def _is_instance(value: Any, hint: Any) -> bool:
+    try:
+        return not isinstance(hint, type) or isinstance(value, hint)
+    except TypeError:  # Any, and protocols, are classes that cannot be asked
+        return True
 
 
 def _is_number(value: Any, kind: type) -> bool:

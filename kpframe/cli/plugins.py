@@ -52,7 +52,7 @@ def plugins(as_json: bool, no_load: bool) -> None:
 def show(name: str) -> None:
     """Show what NAME is and its settings.
 
-    NAME is a model, rule, task ...; write distribution:name or kind/name (model/gru) to choose among
+    NAME is a model, rule, task ...; write distribution:name or kind/name to choose among
     things of one name.
     """
     manager = get_manager()

@@ -15,7 +15,6 @@ from kpframe.errors import KpframeError, PluginError, closest, mismatch
 from kpframe.plugin import hookspecs
 from kpframe.plugin.specs import API_VERSION, HOOKS, PluginInfo, Spec
 
-
 GROUP = "kpframe"
 INSTALL_HINT = f"pip install a distribution with the entry-point group {GROUP!r}"
 

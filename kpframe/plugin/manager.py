@@ -71,14 +71,15 @@ class PluginManager:
         """
         if self._loaded:
             return
+        self._loaded = True  # first: a plugin may ask for a model while it loads
         before = list(self._plugins), list(self._problems)
         try:
             for info, entry_point in self._installed():
                 self._add(info, entry_point.load)
         except PluginError:
             self._plugins, self._problems = before  # so that the next question meets the same error
+            self._loaded = False
             raise
-        self._loaded = True
         _warn(self._problems[len(before[1]) :])
 
     def register(self, plugin: object, *, distribution: str, version: str = "0") -> PluginInfo:
@@ -217,7 +218,7 @@ class PluginManager:
                 for plugin, spec in self._offers(kind)
             }
         )
-        what = (kind or "model, rule or other thing").replace("_", " ")
+        what = (kind or "model, rule ...").replace("_", " ")
         out = [
             f"{plugin.distribution} ({plugin.status})"
             for plugin in self._plugins

@@ -1,0 +1,250 @@
+"""Fake and really installed plugins, good and broken."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import kpframe
+
+ROOT = Path(kpframe.__file__).parents[1]
+
+GOOD = """
+    from attrs import frozen
+    from kpframe.plugin import ModelSpec, hookimpl, setting
+
+    @frozen
+    class Settings:
+        size: int = setting(ge=1, help="units [1]")
+        dt: float = setting(0.5, gt=0)
+
+    @hookimpl
+    def kpframe_models():
+        yield ModelSpec(
+            name="good_model", factory="kpf_good:build", settings=Settings, summary="a good one",
+            capabilities={"sites"},
+        )
+
+    def build(size, dt):
+        return ("good", size, dt)
+"""
+
+
+@pytest.fixture
+def module_of() -> Callable[[str], ModuleType]:
+    """A function that turns source text into a module."""
+
+    def make(source: str) -> ModuleType:
+        module = ModuleType("fake_plugin")
+        exec(compile(textwrap.dedent(source), "fake_plugin.py", "exec", dont_inherit=True), module.__dict__)
+        return module
+
+    return make
+
+
+class FakeEntryPoint:
+    """An entry point whose distribution exists nowhere, and whose module is source text."""
+
+    group = "kpframe"
+
+    def __init__(self, distribution: str, version: str, load: Callable[[], object]) -> None:
+        self.name = distribution
+        self.value = distribution.replace("-", "_")
+        self.load = load
+        self.dist = self
+        self.metadata = {"Name": distribution, "Version": version, "Summary": f"summary of {distribution}"}
+
+
+@pytest.fixture
+def fake(module_of: Callable[[str], ModuleType]) -> Callable[..., FakeEntryPoint]:
+    """A function that returns an injectable entry point."""
+
+    def make(distribution: str, source: str, version: str = "1.0") -> FakeEntryPoint:
+        return FakeEntryPoint(distribution, version, lambda: module_of(source))
+
+    return make
+
+
+class Site:
+    """A folder on PYTHONPATH with installed distributions, and a way to run the command line on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.names: list[str] = []
+
+    def install(self, distribution: str, source: str, version: str = "1.0") -> None:
+        module = distribution.replace("-", "_")
+        (self.folder / module).mkdir()
+        (self.folder / module / "__init__.py").write_text(textwrap.dedent(source))
+        info = self.folder / f"{module}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\nSummary: [x] {distribution}\n"
+        )
+        (info / "entry_points.txt").write_text(f"[kpframe]\n{distribution} = {module}\n")
+        self.names.append(distribution)
+
+    def python(self, code: str, env: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
+        return self._run("-c", textwrap.dedent(code), env=env)
+
+    def kpframe(self, *arguments: str, env: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
+        return self._run("-m", "kpframe", *arguments, env=env)
+
+    def _run(self, *arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("KPFRAME_")}
+        # The allow list hides the plugins that this environment may or may not have.
+        chosen = {"PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT}", "KPFRAME_PLUGINS": ",".join(self.names)}
+        return subprocess.run(
+            [sys.executable, "-W", "error", *arguments],
+            env={**inherited, **chosen, **env},
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """An empty folder of installed distributions."""
+    return Site(tmp_path)
+
+
+@pytest.fixture
+def good() -> str:
+    """The source of a plugin with the model ``good_model``; install it as ``kpf-good``."""
+    return GOOD
+
+
+BROKEN = {
+    "import": ("import no_such_module_anywhere", "import", "No module named 'no_such_module_anywhere'"),
+    "exit": ("raise SystemExit(3)", "import", "SystemExit: 3"),
+    "syntax": ("def broken(:", "import", "SyntaxError"),
+    "misspelt": (
+        """
+        from kpframe.plugin import hookimpl
+        @hookimpl
+        def kpframe_modles():
+            yield 1
+        """,
+        "hooks",
+        "kpframe_modles() is not a hook (there are kpframe_models,",
+    ),
+    "unmarked": ("def kpframe_models(): yield 1", "hooks", "kpframe_models() is not marked with @hookimpl"),
+    "no hook": ("x = 1", "hooks", "no function is marked with @hookimpl"),
+    "arguments": (
+        """
+        from kpframe.plugin import hookimpl
+        @hookimpl
+        def kpframe_models(surprise):
+            yield 1
+        """,
+        "hooks",
+        "surprise",
+    ),
+    "newer api": (
+        """
+        from kpframe.plugin import RuleSpec, hookimpl
+        @hookimpl
+        def kpframe_rules():
+            yield RuleSpec("bad", "a:b", api=2)
+        """,
+        "api",
+        "rule 'bad' is for api 2, this kpframe has 1",
+    ),
+    "older api": (
+        """
+        from kpframe.plugin import RuleSpec, hookimpl
+        @hookimpl
+        def kpframe_rules():
+            yield RuleSpec("bad", "a:b", api=0)
+        """,
+        "api",
+        "rule 'bad' is for api 0, this kpframe has 1",
+    ),
+    "no spec": (
+        """
+        from kpframe.plugin import hookimpl
+        @hookimpl
+        def kpframe_models():
+            yield "bad"
+        """,
+        "hooks",
+        "kpframe_models(): yielded: expected a ModelSpec, got 'bad'",
+    ),
+    "spec of another kind": (
+        """
+        from kpframe.plugin import RuleSpec, hookimpl
+        @hookimpl
+        def kpframe_models():
+            yield RuleSpec("bad", "a:b")
+        """,
+        "hooks",
+        "kpframe_models(): yielded: expected a ModelSpec, got RuleSpec",
+    ),
+    "lone spec": (
+        """
+        from kpframe.plugin import RuleSpec, hookimpl
+        @hookimpl
+        def kpframe_rules():
+            return RuleSpec("bad", "a:b")
+        """,
+        "hooks",
+        "kpframe_rules(): result: expected an iterable of RuleSpec",
+    ),
+    "nothing returned": (
+        """
+        from kpframe.plugin import RuleSpec, hookimpl
+        @hookimpl
+        def kpframe_rules():
+            RuleSpec("bad", "a:b")
+        """,
+        "hooks",
+        "kpframe_rules(): expected an iterable of specs, got None",
+    ),
+    "halfway": (
+        """
+        from kpframe.plugin import RuleSpec, hookimpl
+        @hookimpl
+        def kpframe_rules():
+            yield RuleSpec("bad", "a:b")
+            raise ValueError("half\\nway")
+        """,
+        "hooks",
+        "kpframe_rules(): ValueError: half way",
+    ),
+    "malformed spec": (
+        """
+        from kpframe.plugin import RuleSpec, hookimpl
+        @hookimpl
+        def kpframe_rules():
+            yield RuleSpec("Bad Name", "a:b")
+        """,
+        "hooks",
+        "RuleSpec.name: expected lower-case letters",
+    ),
+    "twice": (
+        """
+        from kpframe.plugin import RuleSpec, hookimpl
+        @hookimpl
+        def kpframe_rules():
+            yield RuleSpec("bad", "a:b")
+            yield RuleSpec("bad", "c:d")
+        """,
+        "hooks",
+        "it offers the rule 'bad' twice",
+    ),
+}
+
+
+@pytest.fixture(params=BROKEN, ids=[name.replace(" ", "-") for name in BROKEN])
+def broken(request: pytest.FixtureRequest) -> tuple[str, str, str]:
+    """(source, stage, part of the message) of one broken plugin after the other."""
+    return BROKEN[request.param]

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from attrs import NOTHING, Factory, frozen
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kpframe.errors import SettingsError
+from kpframe.settings import NoSettings, build_settings, describe, setting
+
+
+@frozen
+class Everything:
+    count: int = setting(2, ge=1, le=9, help="how many")
+    needed: int = setting(ge=0)
+    rate: float = setting(0.5, gt=0, lt=1)
+    flag: bool = setting(False)
+    label: str = setting("a", choices=("a", "b"))
+    mode: Literal["x", "y", 3] = setting("x")
+    maybe: int | None = setting(None, ge=0)
+    either: float | int | str = setting("auto", ge=0)
+    names: tuple[str, ...] = setting((), choices=("h", "c"))
+    rates: tuple[float, ...] = setting((), ge=0)
+    pair: tuple[int, str] = setting((1, "a"))
+    mapping: dict[str, int] = setting(Factory(dict))  # noqa: RUF009
+    anything: Any = setting(None)  # noqa: RUF009
+
+
+def build(**values):
+    return build_settings(Everything, {"needed": 0, **values}, owner="model 'm'")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("count", 9, 9),
+        ("count", np.int64(3), 3),
+        ("rate", 0.25, 0.25),
+        ("rate", np.float32(0.25), 0.25),
+        ("flag", True, True),
+        ("label", "b", "b"),
+        ("mode", 3, 3),
+        ("maybe", None, None),
+        ("maybe", 4, 4),
+        ("either", 3, 3),
+        ("either", 3.5, 3.5),
+        ("either", "auto", "auto"),
+        ("names", ["h", "c"], ("h", "c")),
+        ("rates", [1, 0.5], (1.0, 0.5)),
+        ("pair", [2, "b"], (2, "b")),
+        ("mapping", {"a": 1}, {"a": 1}),
+        ("anything", "what", "what"),
+    ],
+)
+def test_values_that_fit(name, value, expected):
+    for settings in (build(**{name: value}), Everything(**{"needed": 0, name: value})):
+        got = getattr(settings, name)
+        assert got == expected
+        assert type(got) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("count", True, "expected int >= 1 and <= 9, got True (bool)"),
+        ("count", 3.0, "expected int >= 1 and <= 9, got 3.0 (float)"),
+        ("count", "3", "expected int >= 1 and <= 9, got '3' (str)"),
+        ("count", 0, "expected int >= 1 and <= 9, got 0"),
+        ("count", 10, "expected int >= 1 and <= 9, got 10"),
+        ("count", None, "expected int >= 1 and <= 9, got None (NoneType)"),
+        ("rate", math.nan, "expected a number > 0 and < 1, got nan (float)"),
+        ("rate", 0, "expected float > 0 and < 1, got 0"),
+        ("rate", 1.0, "expected float > 0 and < 1, got 1.0"),
+        ("rate", False, "expected float > 0 and < 1, got False (bool)"),
+        ("rate", 10**400, "expected a number that fits a float > 0 and < 1, got 1000"),
+        ("flag", 1, "expected bool, got 1 (int)"),
+        ("label", "aa", "expected one of 'a', 'b', got 'aa'; did you mean 'a'?"),
+        ("label", 3, "expected one of 'a', 'b', got 3 (int)"),
+        ("mode", "z", "expected 'x' | 'y' | 3, got 'z' (str)"),
+        ("mode", 3.0, "expected 'x' | 'y' | 3, got 3.0 (float)"),
+        ("maybe", -1, "expected int | None >= 0, got -1"),
+        ("maybe", "x", "expected int | None >= 0, got 'x' (str)"),
+        ("either", -1, "expected float | int | str >= 0, got -1"),
+        ("names", "h", "expected one of 'h', 'c', got 'h' (str)"),
+        ("names", ["h", "v"], "expected one of 'h', 'c', got ['h', 'v']"),
+        ("rates", [1, "x"], "expected tuple[float, ...] >= 0, got [1, 'x'] (list)"),
+        ("rates", [1, -1], "expected tuple[float, ...] >= 0, got [1, -1]"),
+        ("rates", 1.0, "expected tuple[float, ...] >= 0, got 1.0 (float)"),
+        ("pair", (1,), "expected tuple[int, str], got (1,) (tuple)"),
+        ("mapping", [], "expected dict[str, int], got [] (list)"),
+    ],
+)
+def test_values_that_do_not_fit(name, value, message):
+    with pytest.raises(SettingsError) as caught:
+        build(**{name: value})
+    assert str(caught.value).startswith(f"model 'm': {name}: {message}")
+    with pytest.raises(SettingsError) as caught:
+        Everything(**{"needed": 0, name: value})
+    assert str(caught.value).startswith(f"Everything.{name}: {message}")
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    with pytest.raises(SettingsError) as caught:
+        build_settings(Everything, {"coutn": 1, "rate": 2, "flag": "no", 3: 4}, owner="rule 'r'")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 5
+    assert "coutn: expected one of its settings (count, needed, " in lines[0]
+    assert lines[0].endswith("got an unknown name; did you mean 'count'?")
+    assert lines[1].startswith("rule 'r': 3: ")
+    assert lines[2:] == [
+        "rule 'r': needed: expected int >= 0, got nothing (it is required)",
+        "rule 'r': rate: expected float > 0 and < 1, got 2",
+        "rule 'r': flag: expected bool, got 'no' (str)",
+    ]
+
+
+def test_an_array_stays_on_one_line():
+    with pytest.raises(SettingsError) as caught:
+        build(count=np.eye(20))
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 300
+
+
+def test_no_settings_take_none():
+    assert build_settings(NoSettings, {}, owner="model 'm'") == NoSettings()
+    with pytest.raises(SettingsError, match="no settings"):
+        build_settings(NoSettings, {"a": 1}, owner="model 'm'")
+
+
+@given(st.floats(allow_nan=False) | st.integers())
+def test_bounds_hold_exactly(value):
+    @frozen
+    class Bounded:
+        value: float = setting(ge=-1.5, lt=2)
+
+    try:
+        built = Bounded(value=value)
+    except SettingsError:
+        assert not -1.5 <= value < 2
+    else:
+        assert -1.5 <= value < 2
+        assert built.value == value
+
+
+def test_a_default_outside_its_own_bounds_is_an_error():
+    with pytest.raises(SettingsError, match="default: expected a value >= 1, got 0"):
+        setting(0, ge=1)
+    with pytest.raises(SettingsError, match="default: expected one of 1, 2, got 0"):
+        setting(0, choices=(1, 2))
+    assert setting(1, ge=1) is not None
+
+
+def test_checks_across_fields_are_settings_errors():
+    @frozen
+    class Crossed:
+        low: int = setting()
+        high: int = setting()
+
+        def __attrs_post_init__(self):
+            if self.low > self.high:
+                raise ValueError(f"low: expected at most high, got {self.low}")
+
+    assert build_settings(Crossed, {"high": 2, "low": 1}, owner="task 't'") == Crossed(low=1, high=2)
+    with pytest.raises(SettingsError, match="task 't': low: expected at most high, got 3"):
+        build_settings(Crossed, {"high": 2, "low": 3}, owner="task 't'")
+
+
+def test_plain_attrs_fields_are_checked_by_type():
+    @frozen
+    class Plain:
+        size: int
+        rate: float = 0.5
+
+    assert build_settings(Plain, {"size": 1, "rate": 2}, owner="m") == Plain(1, 2.0)
+    with pytest.raises(SettingsError, match="m: size: expected int, got 'x'"):
+        build_settings(Plain, {"size": "x"}, owner="m")
+
+
+def test_describe():
+    infos = {info.name: info for info in describe(Everything)}
+    assert list(infos)[:3] == ["count", "needed", "rate"]
+    count, needed = infos["count"], infos["needed"]
+    assert (count.type, count.default, count.bounds, count.help) == ("int", 2, ">= 1 and <= 9", "how many")
+    assert (count.required, needed.required) == (False, True)
+    assert needed.default is NOTHING
+    assert infos["maybe"].type == "int | None"
+    assert infos["mode"].type == "'x' | 'y' | 3"
+    assert infos["label"].choices == ("a", "b")
+    assert infos["mapping"].default == {}
+    assert describe(None) == []
