@@ -27,6 +27,7 @@ _HOME = {
     "OuterProductOperator": "operators",
     "ParameterOperator": "parameter",
     "Propagator": "propagator",
+    "Readout": "readout",
     "Reducer": "reducer",
     "Site": "sites",
     "SiteModel": "sites",
@@ -34,6 +35,7 @@ _HOME = {
     "StepJacobian": "step_jacobian",
     "Task": "tasks",
     "Trajectory": "trajectory",
+    "Trials": "tasks",
     "ZeroOperator": "operators",
     "alignment": "spectra",
     "create_model": "registry",
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     )
     from kpframe.parameter import ParameterOperator
     from kpframe.propagator import Propagator
+    from kpframe.readout import Readout
     from kpframe.reducer import Reducer
     from kpframe.registry import create_model, create_rule, create_task
     from kpframe.rules import LearningRule
@@ -72,7 +75,7 @@ if TYPE_CHECKING:
     from kpframe.spaces import Space
     from kpframe.spectra import Estimate, alignment, effective_rank, eigsh, frobenius_norm, svd, trace
     from kpframe.step_jacobian import StepJacobian
-    from kpframe.tasks import Task
+    from kpframe.tasks import Task, Trials
     from kpframe.trajectory import Trajectory
     from kpframe.wrap import wrap
 

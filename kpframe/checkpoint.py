@@ -43,7 +43,10 @@ class Checkpoint:
         if self.model is None:
             raise CheckpointError("checkpoint: it holds no registered model's name; use load_into(model)")
         model = create_model(self.model, **self.settings)
-        dtype = next((t.dtype for n, t in self.tensors.items() if n.startswith("model.")), None)
+        floats = (
+            t.dtype for n, t in self.tensors.items() if n.startswith("model.") and t.is_floating_point()
+        )
+        dtype = next(floats, None)
         model = model if dtype is None else model.to(dtype)
         self.load_into(model)
         return model
@@ -84,9 +87,11 @@ def save_checkpoint(
         extra: JSON to keep beside.
     """
     save = _safetensors("torch").save
-    tensors = {f"model.{k}": v.detach().contiguous() for k, v in model.state_dict().items()}
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     if readout is not None:
-        tensors |= {f"readout.{k}": v.detach().contiguous() for k, v in readout.state_dict().items()}
+        tensors |= {f"readout.{k}": v for k, v in readout.state_dict().items()}
+    # safetensors takes no tensors that share memory, as tied weights do
+    tensors = {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
     header = {
         "format": FORMAT,
         "model": name,
@@ -96,8 +101,11 @@ def save_checkpoint(
     }
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_bytes(save(tensors, metadata={"kpframe": json.dumps(header)}))
-    partial.replace(path)
+    try:
+        partial.write_bytes(save(tensors, metadata={"kpframe": json.dumps(header)}))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path
 
 
@@ -122,11 +130,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     try:
         header = json.loads(metadata["kpframe"])
         version, *fields = (header[key] for key in ("format", "model", "settings", "step", "extra"))
+        newer = version > FORMAT
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"checkpoint: expected kpframe's header in {str(path)!r}, got another safetensors file"
         ) from error
-    if version > FORMAT:
+    if newer:
         raise CheckpointError(
             f"checkpoint: expected format {FORMAT} or older in {str(path)!r}, got {version}; upgrade kpframe"
         )

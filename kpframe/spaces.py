@@ -170,6 +170,19 @@ class Space:
         return ", ".join(str(axis) for axis in self.axes)
 
 
+def tell_apart(first: Space, second: Space) -> tuple[str, str]:
+    """Return two spaces as text, with the parts of their axes where the sizes alone look the same."""
+    if first == second or str(first) != str(second):
+        return str(first), str(second)
+    one, other = (
+        ", ".join(
+            f"{axis} [{', '.join(part.name for part in axis.parts) or 'no parts'}]" for axis in space.axes
+        )
+        for space in (first, second)
+    )
+    return one, other
+
+
 def check_axes(names: Iterable[str], *spaces: Space) -> tuple[str, ...]:
     """Return ``names`` as a tuple after checking that each is an axis of at least one of ``spaces``.
 

@@ -11,6 +11,7 @@ import torch
 from kpframe.errors import ArgumentError, SpaceMismatchError, mismatch
 from kpframe.operators.atoms import IdentityOperator, ZeroOperator
 from kpframe.operators.base import ATOM, PRODUCT, SUM, Operator, bracket, check_together
+from kpframe.spaces import tell_apart
 
 
 class AdjointOperator(Operator):
@@ -109,10 +110,10 @@ class SumOperator(Operator):
         left = [term for term in self.terms if not term.self_adjoint]
         while left:
             term = left.pop()
-            partner = next((other for other in left if is_adjoint_of(term, other)), None)
+            partner = next((place for place, other in enumerate(left) if is_adjoint_of(term, other)), None)
             if partner is None:
                 return False
-            left = [other for other in left if other is not partner]
+            del left[partner]  # one partner each: A + A* + A* is not self-adjoint
         return True
 
     @property
@@ -187,9 +188,10 @@ def compose(*operators: Operator) -> Operator:
     """
     for left, right in pairwise(operators):
         if left.domain != right.codomain:
+            domain, codomain = tell_apart(left.domain, right.codomain)
             raise SpaceMismatchError(
-                f"{left!r} @ {right!r}: the domain of {left!r} is ({left.domain}), "
-                f"the codomain of {right!r} is ({right.codomain})"
+                f"{left!r} @ {right!r}: the domain of {left!r} is ({domain}), "
+                f"the codomain of {right!r} is ({codomain})"
             )
         check_together(left, right, "@")
     scalar = 1.0
@@ -198,12 +200,11 @@ def compose(*operators: Operator) -> Operator:
         number, parts = _factors(operator)
         scalar *= number
         factors += [part for part in parts if not isinstance(part, IdentityOperator)]
-    domain, codomain = operators[-1].domain, operators[0].codomain
-    like = operators[0]
+    first, last = operators[0], operators[-1]
     if any(isinstance(factor, ZeroOperator) for factor in factors):
-        return ZeroOperator(domain, codomain, dtype=like.dtype, device=like.device)
+        return ZeroOperator(last.domain, first.codomain, dtype=first.dtype, device=first.device)
     if not factors:
-        return scale(scalar, IdentityOperator(domain, dtype=like.dtype, device=like.device))
+        return scale(scalar, IdentityOperator(last.domain, dtype=first.dtype, device=first.device))
     return scale(scalar, factors[0] if len(factors) == 1 else Composition(factors))
 
 
@@ -223,9 +224,11 @@ def _factors(operator: Operator) -> tuple[float, tuple[Operator, ...]]:
 def add(first: Operator, second: Operator) -> Operator:
     """Return the sum of two operators between the same spaces; raises :class:`SpaceMismatchError`."""
     if (first.domain, first.codomain) != (second.domain, second.codomain):
+        domains = tell_apart(first.domain, second.domain)
+        codomains = tell_apart(first.codomain, second.codomain)
         raise SpaceMismatchError(
-            f"{first!r} + {second!r}: they map ({first.domain}) to ({first.codomain}) "
-            f"and ({second.domain}) to ({second.codomain})"
+            f"{first!r} + {second!r}: they map ({domains[0]}) to ({codomains[0]}) "
+            f"and ({domains[1]}) to ({codomains[1]})"
         )
     check_together(first, second, "+")
     terms: list[Operator] = []

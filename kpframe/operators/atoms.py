@@ -50,10 +50,10 @@ class ZeroOperator(Operator):
         super().__init__(domain, domain if codomain is None else codomain, dtype=dtype, device=device)
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        return q.new_zeros(*q.shape[: q.ndim - len(self.domain.axes)], *self.codomain.shape)
+        return q.new_zeros((*q.shape[: q.ndim - len(self.domain.axes)], *self.codomain.shape))
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        return r.new_zeros(*r.shape[: r.ndim - len(self.codomain.axes)], *self.domain.shape)
+        return r.new_zeros((*r.shape[: r.ndim - len(self.codomain.axes)], *self.domain.shape))
 
     @property
     def self_adjoint(self) -> bool:
@@ -77,7 +77,7 @@ class DiagonalOperator(SelfAdjointOperator):
         if tuple(values.shape) != space.shape:
             raise ShapeError(mismatch("values", f"shape [{space}]", f"shape {list(values.shape)}"))
         super().__init__(space, space, dtype=values.dtype, device=values.device)
-        self.values = values.detach()
+        self.values = values.detach().clone()  # the tags hold for these values
         self.name = name
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
@@ -125,7 +125,7 @@ class MatrixOperator(Operator):
                 mismatch("matrix", f"shape [{codomain.size}, {domain.size}]", f"shape [{rows}, {columns}]")
             )
         super().__init__(domain, codomain, dtype=matrix.dtype, device=matrix.device)
-        self.matrix = matrix.detach()
+        self.matrix = matrix.detach().clone()  # the tags hold for these values
         self.name = name
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
@@ -182,7 +182,7 @@ class OuterProductOperator(Operator):
         codomain.check(u, "u")
         domain.check(v, "v", dtype=u.dtype, device=u.device)
         super().__init__(domain, codomain, dtype=u.dtype, device=u.device)
-        self.u, self.v = u.detach(), v.detach()
+        self.u, self.v = u.detach().clone(), v.detach().clone()
         self.name = "u u*" if same and name == "u v*" else name
         self._same = same and domain == codomain
 

@@ -7,6 +7,8 @@ operators K and Phi on both sides and the parameter Jacobian J on its state side
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import index as as_index
+from typing import Any
 
 import torch
 
@@ -78,7 +80,7 @@ class ProjectMap(Operator):
         codomain = space.replace(axis, Axis(name, directions.shape[0]))
         super().__init__(space, codomain, dtype=directions.dtype, device=directions.device)
         self._dim = space.dim(axis)
-        self._directions = directions.detach()
+        self._directions = directions.detach().clone()  # a readout may train on
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         return (q.movedim(self._dim, -1) @ self._directions.mT).movedim(-1, self._dim)
@@ -230,21 +232,37 @@ def _entries(axis: Axis, index: Index) -> tuple[list[int], Axis | None]:
                 mismatch(f"select({axis.name}=...)", f"a mask of shape [{axis.size}]", list(index.shape))
             )
         kept = index.nonzero().flatten().tolist()
+    elif isinstance(index, torch.Tensor) and index.ndim == 0:
+        return _entries(axis, _whole(axis, index.item()))
     elif isinstance(index, torch.Tensor | Sequence):
-        kept = [_entries(axis, int(entry))[0][0] for entry in index]
+        entries = index.tolist() if isinstance(index, torch.Tensor) else index
+        kept = [_entries(axis, _whole(axis, entry))[0][0] for entry in entries]
     else:
-        raise ArgumentError(
-            mismatch(
-                f"select({axis.name}=...)",
-                "an integer, a slice, a list of integers, a boolean mask or the name of a part",
-                f"{index!r} ({type(index).__name__})",
-            )
-        )
+        raise _unusable(axis, index)
     if not kept:
         raise ArgumentError(mismatch(f"select({axis.name}=...)", "at least one entry", "none"))
     if len(set(kept)) < len(kept):
         raise ArgumentError(mismatch(f"select({axis.name}=...)", "distinct entries", kept))
     return kept, Axis(axis.name, len(kept))
+
+
+def _whole(axis: Axis, entry: Any) -> int:
+    if isinstance(entry, bool):  # a list of truth values is no mask
+        raise _unusable(axis, entry)
+    try:
+        return as_index(entry)
+    except TypeError:
+        raise _unusable(axis, entry) from None
+
+
+def _unusable(axis: Axis, index: object) -> ArgumentError:
+    return ArgumentError(
+        mismatch(
+            f"select({axis.name}=...)",
+            "an integer, a slice, a list of integers, a boolean mask or the name of a part",
+            f"{index!r} ({type(index).__name__})",
+        )
+    )
 
 
 def check_same_axes(operator: Operator, axes: Sequence[str]) -> None:

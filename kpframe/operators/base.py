@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -33,6 +34,8 @@ class Operator(ABC):
     ``A @ B`` composes, ``A + B``, ``2.0 * A``, ``-A``, ``A / 2.0`` and ``A**3`` do what they say, ``A.T``
     is the adjoint. ``repr`` prints the composition as a formula, such as ``P K P*``.
     """
+
+    _adjoint: weakref.ReferenceType[Operator] | None = None
 
     __array_ufunc__ = None  # numpy scalars and arrays leave the arithmetic to this class
 
@@ -67,6 +70,8 @@ class Operator(ABC):
             ShapeError, DtypeError, DeviceError: when ``q`` does not lie in the domain.
         """
         self.domain.check(q, f"argument of {self!r}", dtype=self.dtype, device=self.device)
+        if q.numel() == 0:  # no probe, or no dimension
+            return q.new_zeros((*q.shape[: q.ndim - len(self.domain.axes)], *self.codomain.shape))
         with torch.no_grad():
             return self._apply(q)
 
@@ -75,7 +80,14 @@ class Operator(ABC):
         """The adjoint: ``<A q, r> = <q, A.T r>``; ``A.T.T is A``."""
         from kpframe.operators.algebra import AdjointOperator
 
-        return self if self.self_adjoint else AdjointOperator(self)
+        if self.self_adjoint:
+            return self
+        known = None if self._adjoint is None else self._adjoint()
+        if isinstance(known, AdjointOperator) and known.inner is self:
+            return known
+        adjoint = AdjointOperator(self)
+        self._adjoint = weakref.ref(adjoint)  # weak: the adjoint already holds this operator
+        return adjoint
 
     # -- tags: true only where provable -------------------------------------------------------------------
 

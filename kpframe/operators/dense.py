@@ -61,7 +61,8 @@ class _Flat(LinearOperator):
         super().__init__(dtype, (operator.codomain.size, operator.domain.size))  # type: ignore[call-arg]
 
     def _product(self, operator: Operator, columns: np.ndarray) -> np.ndarray:
-        tensor = torch.as_tensor(np.ascontiguousarray(columns.T, dtype=self.dtype), device=operator.device)
+        rows = np.array(columns.T, dtype=self.dtype, order="C")  # a copy: SciPy's vectors may be read-only
+        tensor = torch.as_tensor(rows, device=operator.device)
         out = operator(tensor.reshape(-1, *operator.domain.shape))
         return out.reshape(out.shape[0], -1).cpu().numpy().T
 

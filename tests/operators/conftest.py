@@ -51,7 +51,7 @@ class Draw:
         self.dtype = dtype
 
     def tensor(self, *shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=self.generator, dtype=torch.float64).to(self.dtype)
+        return torch.randn(shape, generator=self.generator, dtype=torch.float64).to(self.dtype)
 
     def vector(self, space: Space, *probes: int) -> torch.Tensor:
         return self.tensor(*probes, *space.shape)
@@ -87,6 +87,7 @@ NODES: dict[str, Callable[[Draw, Space], Operator]] = {
     "identity": lambda d, s: IdentityOperator(s, dtype=d.dtype),
     "zero": lambda d, s: ZeroOperator(s, dtype=d.dtype),
     "zero rectangular": lambda d, s: ZeroOperator(s, _wide(s), dtype=d.dtype),
+    "zero to a number": lambda d, s: ZeroOperator(s, Space(()), dtype=d.dtype),
     "diagonal": lambda d, s: DiagonalOperator(d.vector(s), s),
     "matrix": lambda d, s: d.matrix(s),
     "matrix rectangular": lambda d, s: d.matrix(_wide(s), s),

@@ -14,6 +14,7 @@ from kpframe.operators import (
     DiagonalOperator,
     IdentityOperator,
     MatrixOperator,
+    OuterProductOperator,
     ScaledOperator,
     SumOperator,
     ZeroOperator,
@@ -68,7 +69,7 @@ def test_numbers_of_every_kind_scale(draw, close) -> None:
 def test_scales_gather_and_one_vanishes(draw) -> None:
     a = draw(0).matrix(Space.of(index=3))
     assert 1.0 * a is a
-    assert -(-a) is a
+    assert -1 * (-1 * a) is a
     assert (2 * (3 * a)).scalar == 6
     assert (2 * (3 * a)).inner is a
     product = (2 * a) @ (3 * a.T)
@@ -85,7 +86,7 @@ def test_products_are_flat_and_resolve_identity_and_zero(draw) -> None:
     assert one @ a is a
     assert a @ one is a
     assert (a @ (a @ b)).factors == (a, a, b)
-    assert [f for f in ((a @ b).T @ a).factors][-1] is a
+    assert ((a @ b).T @ a).factors[-1] is a
     product = nil @ b
     assert isinstance(product, ZeroOperator)
     assert (product.domain, product.codomain) == (wide, space)
@@ -117,3 +118,33 @@ def test_an_operator_does_not_iterate_or_convert(draw) -> None:
         list(a)
     with pytest.raises(AxisError, match="always named"):
         a.mean(0)
+
+
+def test_what_an_operator_was_made_of_can_be_refilled(draw, states) -> None:
+    d = draw(3)
+    space = states()
+    values, matrix, u, v, W = (
+        d.vector(space),
+        d.tensor(12, 12),
+        d.vector(space),
+        d.vector(space),
+        d.tensor(2, 2),
+    )
+    held = torch.nn.Parameter(d.tensor(12, 12))
+    matrix = matrix @ matrix.T
+    symmetric = MatrixOperator(matrix, space)
+    made = [
+        DiagonalOperator(values.abs_(), space),
+        symmetric,
+        MatrixOperator(held, space),
+        OuterProductOperator(u, v, codomain=space),
+        d.matrix(space).project(W),
+    ]
+    before = [(op.to_dense(), op.tags) for op in made]
+    with torch.no_grad():
+        for tensor in (values, matrix, u, v, W, held):
+            tensor.copy_(d.tensor(*tensor.shape))
+    for op, (dense, tags) in zip(made, before, strict=True):
+        assert torch.equal(op.to_dense(), dense)
+        assert op.tags == tags
+        assert not op.to_dense().requires_grad

@@ -62,7 +62,9 @@ class RNN(SiteModel):
         if not 0 < alpha <= 1:
             raise ArgumentError(mismatch("alpha", "a number in (0, 1]", alpha))
         if form == "vanilla" and alpha != 1:
-            raise ArgumentError(mismatch("alpha", "1 with form='vanilla'", f"{alpha}; leaky: 'rate', 'current'"))
+            raise ArgumentError(
+                mismatch("alpha", "1 with form='vanilla'", f"{alpha}; leaky: 'rate', 'current'")
+            )
         phi = _PHI[nonlinearity]
         transform = phi if form == "current" else None
         super().__init__(

@@ -1,0 +1,119 @@
+"""A, J, P, K and Phi of the GRU against automatic differentiation, and the structure of K."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kpframe import linearize
+
+
+def jacobians(model, trajectory) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return A ``[B, T, H, H]`` and J ``[B T H, M]`` by ``torch.func.jacrev`` of one step at a time."""
+    theta = {name: p.detach() for name, p in model.named_parameters()}
+    A, J = [], []
+    for row, h in zip(trajectory.inputs.flatten(0, 1), trajectory.previous.flatten(0, 1), strict=True):
+
+        def step(theta, h, row=row):
+            return torch.func.functional_call(model, theta, (row[None], h[None]))[0]
+
+        by_parameter, by_state = torch.func.jacrev(step, argnums=(0, 1))(theta, h)
+        A.append(by_state)
+        J.append(torch.cat([by_parameter[name].reshape(len(h), -1) for name in theta], dim=1))
+    return torch.stack(A).reshape(*trajectory.space.shape, -1), torch.cat(J)
+
+
+def between_units(op) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the entries between equal units and those between different ones."""
+    units = op.domain.shape[2]
+    entries = op.to_dense().reshape(*op.domain.shape, *op.domain.shape).permute(2, 5, 0, 1, 3, 4)
+    same = torch.eye(units, dtype=torch.bool)
+    return entries[same], entries[~same]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_step_jacobians(make, draw, close, differ, x, bias) -> None:
+    model = make(bias=bias)
+    flow = linearize(model, x, draw(2, 4, seed=5))
+    assert (flow.P.method, flow.K.method) == ("sites", "sites")
+    A, J = jacobians(model, flow.trajectory)
+    close(flow.A.blocks(), A, 1e-12)
+    close(flow.J.to_dense(), J, 1e-12)
+    differ(flow.A.blocks(), A.mT)
+    differ(linearize(model, x).J.to_dense(), J)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("initial", ["zero", "given", "trainable"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_structured_is_autograd_is_total(
+    make, draw, close, differ, total_jacobian, x, mask, bias, masked, initial
+) -> None:
+    model = make(bias=bias, trainable_initial_state=initial == "trainable")
+    h0 = draw(2, 4, seed=5) if initial == "given" else None
+    chosen = mask if masked else None
+    flow, twin = linearize(model, x, h0, chosen), linearize(model, x, h0, chosen, method="autograd")
+    assert (twin.P.method, twin.K.method) == ("autograd", "autograd")
+    for name in ("A", "J", "P", "K", "Phi"):
+        close(getattr(flow, name).to_dense(), getattr(twin, name).to_dense(), 1e-12)
+    G = total_jacobian(model, x, h0, chosen)
+    Phi = flow.Phi.to_dense()
+    close(Phi, G @ G.T, 1e-10)
+    differ(Phi, flow.K.to_dense())
+    other = total_jacobian(model, x, h0, None if masked else mask)
+    differ(Phi, other @ other.T)
+
+
+def test_masked_steps_hold_the_state(make, x, mask) -> None:
+    flow = linearize(make(), x, None, mask)
+    unit = torch.eye(4, dtype=torch.float64)
+    blocks = flow.A.blocks()
+    assert torch.equal(blocks[~mask], unit.expand(2, 4, 4))
+    assert all(not torch.equal(block, unit) for block in blocks[mask])
+    J = flow.J.to_dense().reshape(2, 5, 4, -1)
+    assert torch.equal(J[~mask], torch.zeros_like(J[~mask]))
+    assert all(bool(rows.any()) for rows in J[mask])
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+def test_K_is_diagonal_over_units(make, x, method) -> None:
+    flow = linearize(make(), x, method=method)
+    same, different = between_units(flow.K)
+    assert float(different.abs().max()) <= 1e-15 * float(same.abs().max())
+    same, different = between_units(flow.Phi)
+    assert float(different.abs().max()) > 1e-2 * float(same.abs().max())
+
+
+def test_a_trainable_initial_state_joins_the_units_at_the_first_step(make, x) -> None:
+    K = linearize(make(trainable_initial_state=True), x).K
+    same, different = between_units(K.select(time=slice(0, 1)))
+    assert float(different.abs().max()) > 1e-2 * float(same.abs().max())
+    same, different = between_units(K.select(time=slice(1, None)))
+    assert float(different.abs().max()) <= 1e-15 * float(same.abs().max())
+
+
+def gram(model, trajectory, constant: float) -> torch.Tensor:
+    """Return K in closed form: a Gram matrix for each site between the gains of the three gates."""
+    X, Z = trajectory.inputs.flatten(0, 1), trajectory.previous.flatten(0, 1)
+    zero = torch.zeros(())
+    i_r, i_z, i_n = (X @ model.weight_ih_l0.T + getattr(model, "bias_ih_l0", zero)).chunk(3, dim=1)
+    h_r, h_z, h_n = (Z @ model.weight_hh_l0.T + getattr(model, "bias_hh_l0", zero)).chunk(3, dim=1)
+    r, z = torch.sigmoid(i_r + h_r), torch.sigmoid(i_z + h_z)
+    n = torch.tanh(i_n + r * h_n)
+    slope = (1 - z) * (1 - n**2)
+    gain_r, gain_z = slope * h_n * r * (1 - r), (Z - n) * z * (1 - z)
+
+    def kernel(gram: torch.Tensor, *gains: torch.Tensor) -> torch.Tensor:
+        return sum(torch.einsum("ni,nm,mi->inm", gain, gram + constant, gain) for gain in gains)
+
+    blocks = kernel(X @ X.T, gain_r, gain_z, slope) + kernel(Z @ Z.T, gain_r, gain_z, slope * r)
+    units = torch.eye(model.units, dtype=X.dtype)
+    return torch.einsum("inm,ij->nimj", blocks, units).reshape(X.shape[0] * model.units, -1).detach()
+
+
+@pytest.mark.parametrize(("bias", "constant"), [(True, 1), (False, 0)])
+def test_K_in_closed_form(make, draw, close, differ, x, bias, constant) -> None:
+    model = make(bias=bias)
+    flow = linearize(model, x, draw(2, 4, seed=5))
+    close(flow.K.to_dense(), gram(model, flow.trajectory, constant), 1e-12)
+    differ(flow.K.to_dense(), gram(model, flow.trajectory, 1 - constant))

@@ -1,0 +1,118 @@
+"""A, J, P, K and Phi of every form, against automatic differentiation and closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kpframe import linearize
+
+
+def jacobians(model, trajectory) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return A ``[B, T, H, H]`` and J ``[B T H, M]`` by ``torch.func.jacrev`` of one step at a time."""
+    theta = {name: p.detach() for name, p in model.named_parameters()}
+    A, J = [], []
+    for row, h in zip(trajectory.inputs.flatten(0, 1), trajectory.previous.flatten(0, 1), strict=True):
+
+        def step(theta, h, row=row):
+            return torch.func.functional_call(model, theta, (row[None], h[None]))[0]
+
+        by_parameter, by_state = torch.func.jacrev(step, argnums=(0, 1))(theta, h)
+        A.append(by_state)
+        J.append(torch.cat([by_parameter[name].reshape(len(h), -1) for name in theta], dim=1))
+    width = trajectory.space.shape
+    return torch.stack(A).reshape(*width, -1), torch.cat(J)
+
+
+def solve(A: torch.Tensor) -> torch.Tensor:
+    """Return the dense ``(I - A Z)^{-1}`` of blocks ``[B, T, H, H]``, by inversion."""
+    batch, time, hidden, _ = A.shape
+    system = torch.eye(batch * time * hidden, dtype=A.dtype).reshape(*A.shape[:3], *A.shape[:3])
+    for t in range(1, time):
+        for b in range(batch):
+            system[b, t, :, b, t - 1, :] = -A[b, t]
+    return torch.linalg.inv(system.reshape(batch * time * hidden, -1))
+
+
+def test_step_jacobians(make, draw, close, differ, form, x) -> None:
+    model = make(**form)
+    flow = linearize(model, x, draw(2, 4, seed=5))
+    assert (flow.P.method, flow.K.method) == ("sites", "sites")
+    A, J = jacobians(model, flow.trajectory)
+    close(flow.A.blocks(), A, 1e-12)
+    close(flow.J.to_dense(), J, 1e-12)
+    differ(flow.A.blocks(), A.mT)
+    differ(linearize(model, x).J.to_dense(), J)
+    P = solve(A)
+    close(flow.P.to_dense(), P, 1e-12)
+    close(flow.Phi.to_dense(), P @ J @ J.T @ P.T, 1e-12)
+    differ(flow.P.to_dense(), P.T)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("initial", ["zero", "given", "trainable"])
+def test_structured_is_autograd_is_total(
+    make, draw, close, differ, total_jacobian, form, x, mask, masked, initial
+) -> None:
+    model = make(**form, trainable_initial_state=initial == "trainable")
+    h0 = draw(2, 4, seed=5) if initial == "given" else None
+    chosen = mask if masked else None
+    flow, twin = linearize(model, x, h0, chosen), linearize(model, x, h0, chosen, method="autograd")
+    assert (twin.P.method, twin.K.method) == ("autograd", "autograd")
+    for name in ("A", "J", "P", "K", "Phi"):
+        close(getattr(flow, name).to_dense(), getattr(twin, name).to_dense(), 1e-12)
+    G = total_jacobian(model, x, h0, chosen)
+    Phi = flow.Phi.to_dense()
+    close(Phi, G @ G.T, 1e-10)
+    differ(Phi, flow.K.to_dense())
+    other = total_jacobian(model, x, h0, None if masked else mask)
+    differ(Phi, other @ other.T)
+
+
+def test_masked_steps_hold_the_state(make, x, mask) -> None:
+    flow = linearize(make(form="rate", alpha=0.3), x, None, mask)
+    unit = torch.eye(4, dtype=torch.float64)
+    blocks = flow.A.blocks()
+    assert torch.equal(blocks[~mask], unit.expand(2, 4, 4))
+    assert all(not torch.equal(block, unit) for block in blocks[mask])
+    J = flow.J.to_dense().reshape(2, 5, 4, -1)
+    assert torch.equal(J[~mask], torch.zeros_like(J[~mask]))
+    assert all(bool(rows.any()) for rows in J[mask])
+
+
+def gram(model, flow, constant: float) -> torch.Tensor:
+    """Return ``D (Z Z^T + c 11^T) D``, built from the gains and the inputs of the two sites."""
+    form, alpha = model.form, model.alpha
+    z = flow.trajectory.previous.flatten(0, 1)
+    sources = model.phi(z) if form == "current" else z
+    u = flow.trajectory.inputs.flatten(0, 1) @ model.weight_ih_l0.T + sources @ model.weight_hh_l0.T
+    for name in ("bias_ih_l0", "bias_hh_l0"):
+        if hasattr(model, name):
+            u = u + getattr(model, name)
+    slope = torch.ones_like(u) if form == "current" else 1 - u.tanh() ** 2
+    D = (alpha * slope).detach()
+    Z = torch.cat([flow.trajectory.inputs.flatten(0, 1), sources], dim=1)
+    units = torch.eye(model.units, dtype=torch.float64)
+    return torch.einsum("ni,nm,mj,ij->nimj", D, Z @ Z.T + constant, D, units).reshape(D.numel(), -1)
+
+
+@pytest.mark.parametrize("form", ["vanilla", "rate", "current"])
+@pytest.mark.parametrize(
+    ("settings", "frozen", "constant"),
+    [
+        ({}, (), 2),
+        ({}, ("bias_hh_l0",), 1),
+        ({}, ("bias_ih_l0",), 1),
+        ({}, ("bias_ih_l0", "bias_hh_l0"), 0),
+        ({"bias": False}, (), 0),
+    ],
+)
+def test_bias_constant_of_K(make, close, differ, x, form, settings, frozen, constant) -> None:
+    model = make(form=form, alpha=1.0 if form == "vanilla" else 0.4, **settings)
+    whole = linearize(model, x)
+    for name in frozen:
+        getattr(model, name).requires_grad_(False)
+    K = linearize(model, x).K
+    close(K.to_dense(), gram(model, whole, constant), 1e-12)
+    close(whole.K.freeze(frozen).to_dense(), gram(model, whole, constant), 1e-12)
+    differ(K.to_dense(), gram(model, whole, constant + 1))
