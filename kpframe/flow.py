@@ -6,6 +6,7 @@ import copy
 from functools import cached_property
 
 import torch
+from attrs import evolve
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.model import Model
@@ -90,7 +91,14 @@ def linearize(
     for name, parameter in model.named_parameters():
         check_finite(parameter.detach(), f"parameter {name}")
     with torch.no_grad():
-        trajectory = model.rollout(x, h0, mask)
+        run = model.rollout(x, h0, mask)
+    trajectory = evolve(  # what the caller may still write to is copied
+        run,
+        states=run.states.detach(),
+        inputs=run.inputs.detach().clone(),
+        initial_state=run.initial_state.detach().clone(),
+        mask=None if run.mask is None else run.mask.clone(),
+    )
     check_finite(trajectory.states, "roll-out", trajectory.space)
     if method == "autograd":
         return Flow(

@@ -239,10 +239,10 @@ class AutogradParameterJacobian(ParameterJacobian):
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         probes = q.shape[:-1]
+        if not self._parts:
+            return q.new_zeros(*probes, *self.codomain.shape)
         rows = q.reshape(-1, q.shape[-1])
         tangents = [rows[:, part.slice].reshape(-1, *part.shape) for part in self._parts]
-        if not tangents:
-            return q.new_zeros(*probes, *self.codomain.shape)
         return self._linearization.jvp(tangents).reshape(*probes, *self.codomain.shape)
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 
 from kpframe.errors import ArgumentError, SpaceMismatchError, closest
 from kpframe.operators.atoms import IdentityOperator
-from kpframe.operators.base import ATOM, Operator, SelfAdjointOperator
+from kpframe.operators.base import ATOM, Operator, SelfAdjointOperator, check_together
 from kpframe.spaces import PARAMETER, Space
 
 
@@ -67,6 +67,7 @@ class ParameterOperator(Operator):
                 f"metric: expected an operator on ({space}), "
                 f"got one from ({metric.domain}) to ({metric.codomain})"
             )
+        check_together(jacobian, metric, "@")
         super().__init__(jacobian.codomain, jacobian.codomain, dtype=jacobian.dtype, device=jacobian.device)
         self.jacobian = jacobian
         self.metric = metric

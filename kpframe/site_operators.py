@@ -238,7 +238,7 @@ class SiteStepJacobian(StepJacobian):
                     )
                 )
         sites = [
-            evolve(site, weight=weights[site.name].detach()) if site.name in weights else site
+            evolve(site, weight=weights[site.name].detach().clone()) if site.name in weights else site
             for site in self.gains.sites
         ]
         return SiteStepJacobian(

@@ -53,8 +53,8 @@ class SiteModel(Model):
     """A model of weight sites and a pointwise :meth:`combine`; see the module's description.
 
     All state components have the same width n, one entry a unit. A parameter that is at no site (and
-    is not the trainable initial state) makes ``J`` fall back to automatic differentiation; ``A`` stays
-    structured.
+    is not the trainable initial state) makes ``J`` fall back to automatic differentiation, as does an
+    ``initial_state`` of the model's own; ``A`` stays structured.
 
     Args:
         input_size: width of the input.
@@ -80,6 +80,8 @@ class SiteModel(Model):
         )
         self.units = units
         self.sites = tuple(sites)
+        if not self.sites:
+            raise ArgumentError(mismatch("sites", "at least one", "none"))
         for site in self.sites:
             if site.source != INPUT and site.source not in self.components:
                 known = ", ".join(repr(name) for name in (INPUT, *self.components))
@@ -135,7 +137,8 @@ class SiteModel(Model):
         placed = {name for site in self.sites for name in (site.weight, site.bias)}
         if self.trainable_initial_state:
             placed.add("h0")
-        if not set(self.trainable()) <= placed:
+        own_start = type(self).initial_state is not Model.initial_state and not trajectory.given
+        if own_start or not set(self.trainable()) <= placed:
             return super().parameter_operator(trajectory)
         trains_start = "h0" in self.trainable() and not trajectory.given
         jacobian = SiteParameterJacobian(self._gains(trajectory), self.parameter_space, trains_start)

@@ -72,7 +72,9 @@ def load_study(path: str | Path) -> StudySettings:
     try:
         return parse_study(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
     except FileNotFoundError as error:
-        raise ArgumentError(mismatch("study", "a TOML file", f"{str(path)!r}, which does not exist")) from error
+        raise ArgumentError(
+            mismatch("study", "a TOML file", f"{str(path)!r}, which does not exist")
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise ArgumentError(mismatch("study", "a TOML file", f"{str(path)!r}: {error}")) from error
 

@@ -19,7 +19,7 @@ from kpframe.model import Model
 from kpframe.operators.base import Operator
 from kpframe.readout import Readout, accuracy, error, task_loss
 from kpframe.rules import LearningRule
-from kpframe.spectra import alignment, effective_rank, svd, trace
+from kpframe.spectra import alignment, effective_rank, eigsh, trace
 from kpframe.study.config import MeasureSettings
 from kpframe.tasks import Loss, Trials
 
@@ -62,7 +62,8 @@ def measure(
     if rules:
         err = error(readout, flow.trajectory.states, probe, loss)
         data = data.merge(_rules(flow, err, rules, settings, seed))
-    data["test_loss"] = ((), scores[0], {"long_name": "test loss", "units": "nat" if loss == "cross_entropy" else "1"})
+    unit = "nat" if loss == "cross_entropy" else "1"
+    data["test_loss"] = ((), scores[0], {"long_name": "test loss", "units": unit})
     data["test_accuracy"] = ((), scores[1], {"long_name": "test accuracy", "units": "1"})
     for name, values in probe.trial.items():
         data = data.assign_coords({f"trial_{name}": ("trial", np.asarray(values))})
@@ -76,15 +77,15 @@ def _operators(flow: Flow, settings: MeasureSettings, seed: int) -> xr.Dataset:
     count = min(settings.values, flow.P.domain.size)
     for place, operator in enumerate(operators.values()):
         estimates = {
-            "effective_rank": effective_rank(operator, budget=settings.budget, generator=_generator(seed, place)),
-            "trace": trace(operator, budget=settings.budget, generator=_generator(seed, place)),
+            name: estimate(operator, budget=settings.budget, generator=_generator(seed, place))
+            for name, estimate in (("effective_rank", effective_rank), ("trace", trace))
         }
         for name, estimate in estimates.items():
             figures.setdefault(name, []).append(estimate.value)
             figures.setdefault(f"{name}_stderr", []).append(estimate.stderr)
         methods.append(f"{estimates['effective_rank'].method}; {estimates['trace'].method}")
-        leading = svd(operator, k=count, generator=_generator(seed, place))
-        spectra.append(leading.S.double().cpu().numpy())
+        leading = eigsh(operator, k=count, generator=_generator(seed, place))  # positive: also singular
+        spectra.append(leading.eigenvalues.double().cpu().numpy())
         residuals.append(leading.residual_norms.double().cpu().numpy())
         time_view.append(operator.mean("batch").partial_trace("hidden").to_dense().double().cpu().numpy())
         trial_view.append(operator.mean("time").partial_trace("hidden").to_dense().double().cpu().numpy())
@@ -99,6 +100,7 @@ def _operators(flow: Flow, settings: MeasureSettings, seed: int) -> xr.Dataset:
             "trial_kernel": (("operator", "trial", "trial_other"), np.stack(trial_view)),
             "time_eigenfunction": (("operator", "mode", "time"), np.stack(functions)),
             "time_explained": (("operator", "mode"), np.stack(explained)),
+            "state_dimension": ((), flow.P.domain.size),
         },
         coords={"operator": names, "method": ("operator", methods), "k": np.arange(1, count + 1)},
     )
@@ -116,7 +118,10 @@ def _rules(
     for place, rule in enumerate(rules.values()):
         update = rule.update_operator(flow)(err)
         likeness = alignment(
-            rule.flow_operator(flow), flow.Phi, budget=settings.budget, generator=_generator(seed, 100 + place)
+            rule.flow_operator(flow),
+            flow.Phi,
+            budget=settings.budget,
+            generator=_generator(seed, 100 + place),
         )
         cosine = (update @ exact) / (update.norm() * exact_norm)
         # descent of the loss per unit step, as a share of what the exact gradient reaches
@@ -124,7 +129,7 @@ def _rules(
         rows.append((float(cosine), float(rate), likeness.value, likeness.stderr))
     names = ("gradient_cosine", "loss_rate_ratio", "flow_alignment", "flow_alignment_stderr")
     data = xr.Dataset(
-        {name: ("rule", np.array(column)) for name, column in zip(names, zip(*rows, strict=True), strict=True)},
+        {name: ("rule", column) for name, column in zip(names, np.array(rows).T, strict=True)},
         coords={
             "rule": list(rules),
             "formula": ("rule", [repr(rule.flow_operator(flow)) for rule in rules.values()]),
@@ -152,6 +157,7 @@ def _generator(seed: int, place: int) -> torch.Generator:
 _LONG_NAMES = {
     "effective_rank": "effective rank tr(G)^2 / tr(G^2)",
     "effective_rank_stderr": "standard error of the effective rank",
+    "state_dimension": "dimension of the state space: trials x steps x width",
     "trace": "trace",
     "trace_stderr": "standard error of the trace",
     "singular_value": "leading singular values",

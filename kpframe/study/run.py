@@ -65,7 +65,9 @@ def _run_network(
     report: Report | None,
 ) -> xr.Dataset:
     values = {"input_size": task.input_size, **network.settings}
-    model = create_model(network.name, **values).to(probe.inputs.dtype)
+    with torch.random.fork_rng():  # initial weights follow the study's seed, torch's own stream does not
+        torch.manual_seed(settings.seed)
+        model = create_model(network.name, **values).to(probe.inputs.dtype)
     readout = Readout(model.width, task.output_size, generator=settings.seed, dtype=probe.inputs.dtype)
     trainer = Trainer(model, readout, task, settings.training, seed=settings.seed)
     losses = np.full(settings.training.steps, np.nan)

@@ -26,8 +26,8 @@ class Everything:
     names: tuple[str, ...] = setting((), choices=("h", "c"))
     rates: tuple[float, ...] = setting((), ge=0)
     pair: tuple[int, str] = setting((1, "a"))
-    mapping: dict[str, int] = setting(Factory(dict))  # noqa: RUF009
-    anything: Any = setting(None)  # noqa: RUF009
+    mapping: dict[str, int] = setting(Factory(dict))
+    anything: Any = setting(None)
 
 
 def build(**values):

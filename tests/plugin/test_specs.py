@@ -53,7 +53,7 @@ def test_settings_that_are_no_attrs_class(settings):
 def test_settings_whose_annotations_cannot_be_resolved():
     @frozen
     class Settings:
-        size: Nowhere = setting(3)  # noqa: F821, RUF009
+        size: Nowhere = setting(3)  # noqa: F821
 
     with pytest.raises(KpframeError, match="annotations cannot be resolved"):
         ModelSpec("gru", "a:b", settings=Settings)

@@ -1,0 +1,235 @@
+"""The figures of a study; each function draws one from the dataset of ``results.nc``."""
+
+from __future__ import annotations
+
+import io
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+
+#: Okabe and Ito's colours, told apart with any colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+
+
+def svg(figure: Figure) -> str:
+    """Return a figure as SVG text, the same text for the same data."""
+    buffer = io.StringIO()
+    with rc_context({"svg.hashsalt": "kpframe"}):  # element ids would be random otherwise
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def learning(data: xr.Dataset) -> Figure:
+    """Training loss and test accuracy of each network."""
+    figure, (left, right) = _panels(1, 2, (8.2, 2.9))
+    for place, network in enumerate(data.network.values):
+        one = data.sel(network=network)
+        loss = one.training_loss.values
+        window = max(1, len(loss) // 60)
+        smooth = np.convolve(loss, np.ones(window) / window, mode="valid")
+        left.plot(np.arange(len(smooth)) + window, smooth, color=COLOURS[place], label=str(network))
+        right.plot(
+            one.step, one.test_accuracy, marker=MARKERS[place], color=COLOURS[place], label=str(network)
+        )
+    left.set(xlabel="update", ylabel=f"training loss, mean of {window} updates", yscale="log")
+    right.set(xlabel="update", ylabel="test accuracy", ylim=(0, 1.02))
+    right.yaxis.set_major_formatter(PercentFormatter(1.0))
+    right.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def effective_ranks(data: xr.Dataset) -> Figure:
+    """Effective rank of each operator along the training, a panel a network, 95% intervals as bars."""
+    figure, panels = _panels(1, data.sizes["network"], (8.2, 2.9), sharey=True)
+    for panel, network in zip(panels, data.network.values, strict=True):
+        for place, operator in enumerate(data.operator.values):
+            one = data.sel(network=network, operator=operator)
+            panel.errorbar(
+                _spread(one.step.values),
+                one.effective_rank,
+                yerr=1.96 * one.effective_rank_stderr,
+                marker=MARKERS[place],
+                color=COLOURS[place],
+                capsize=2.5,
+                label=_tex(operator),
+            )
+        _step_axis(panel, data.step.values)
+        panel.set(title=str(network), yscale="log")
+    panels[0].set_ylabel("effective rank")
+    panels[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def spectra(data: xr.Dataset) -> Figure:
+    """Leading singular values before and after training, a row a network, a column an operator."""
+    figure, panels = _grid(data)
+    for row, network in zip(panels, data.network.values, strict=True):
+        for panel, operator in zip(row, data.operator.values, strict=True):
+            one = data.sel(network=network, operator=operator)
+            for place, step in enumerate((int(data.step[0]), int(data.step[-1]))):
+                values = one.singular_value.sel(step=step)
+                panel.semilogy(
+                    data.k,
+                    values,
+                    marker=MARKERS[place],
+                    color=COLOURS[place],
+                    label=f"update {step}",
+                    ms=3.5,
+                )
+            panel.set_title(f"{network}, {_tex(operator)}")
+            panel.set_xlabel("k")
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            panel.yaxis.set_minor_formatter(NullFormatter())
+        row[0].set_ylabel("singular value")
+    panels[0][-1].legend(frameon=False)
+    return figure
+
+
+def time_eigenfunctions(data: xr.Dataset) -> Figure:
+    """The three leading eigenfunctions over time after training."""
+    figure, panels = _grid(data, sharey=True)
+    last = data.isel(step=-1)
+    steps = np.arange(1, data.sizes["time"] + 1)
+    for row, network in zip(panels, data.network.values, strict=True):
+        for panel, operator in zip(row, data.operator.values, strict=True):
+            one = last.sel(network=network, operator=operator)
+            for mode in range(min(3, data.sizes["mode"])):
+                share = float(one.time_explained[mode])
+                panel.plot(
+                    steps,
+                    one.time_eigenfunction[mode],
+                    marker=MARKERS[mode],
+                    ms=3.5,
+                    color=COLOURS[mode],
+                    label=f"{mode + 1}: {share:.0%}",
+                )
+            panel.axhline(0, color="0.8", lw=0.8, zorder=0)
+            panel.set_title(f"{network}, {_tex(operator)}")
+            panel.set_xlabel("time step")
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+            panel.legend(
+                frameon=False,
+                fontsize=8,
+                ncols=3,
+                handlelength=1.0,
+                columnspacing=0.9,
+                loc="upper center",
+                bbox_to_anchor=(0.5, -0.28),
+            )
+        row[0].set_ylabel("eigenfunction")
+    return figure
+
+
+def trial_kernels(data: xr.Dataset, operator: str = "Phi") -> Figure:
+    """How alike the updates that two trials ask for are: the trial kernel as cosines, before and after."""
+    steps = (int(data.step[0]), int(data.step[-1]))
+    figure, panels = _panels(data.sizes["network"], 2, (6.6, 3.1 * data.sizes["network"]), square=True)
+    rows = np.array(panels).reshape(data.sizes["network"], 2)
+    edges = _label_edges(data)
+    for row, network in zip(rows, data.network.values, strict=True):
+        for panel, step in zip(row, steps, strict=True):
+            kernel = data.trial_kernel.sel(network=network, operator=operator, step=step).values
+            scale = np.sqrt(np.diag(kernel))
+            image = panel.imshow(
+                kernel / np.outer(scale, scale), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest"
+            )
+            panel.set_title(f"{network}, update {step}")
+            if edges is None:
+                panel.set(xlabel="trial", ylabel="trial")
+                continue
+            labels, starts, centres = edges
+            panel.set_xticks(centres, labels)
+            panel.set_yticks(centres, labels)
+            panel.tick_params(length=0)
+            for start in starts[1:]:
+                panel.axhline(start - 0.5, color="k", lw=0.3)
+                panel.axvline(start - 0.5, color="k", lw=0.3)
+    figure.colorbar(image, ax=panels, shrink=0.6, label=f"cosine between trials in {_tex(operator)}")
+    return figure
+
+
+def rules(data: xr.Dataset) -> Figure:
+    """How close each rule's update and flow stay to those of the exact gradient."""
+    figure, panels = _panels(2, data.sizes["network"], (8.2, 5.2), sharey="row")
+    grid = np.array(panels).reshape(2, data.sizes["network"])
+    for column, network in enumerate(data.network.values):
+        for place, rule in enumerate(data.rule.values):
+            one = data.sel(network=network, rule=rule)
+            style = {"marker": MARKERS[place], "color": COLOURS[place], "label": str(rule), "ms": 4}
+            grid[0, column].plot(_spread(one.step.values), one.gradient_cosine, **style)
+            grid[1, column].errorbar(
+                _spread(one.step.values),
+                one.flow_alignment,
+                yerr=1.96 * one.flow_alignment_stderr,
+                capsize=2.5,
+                **style,
+            )
+        grid[0, column].set_title(str(network))
+        for panel in grid[:, column]:
+            _step_axis(panel, data.step.values)
+            panel.axhline(1, color="0.8", lw=0.8, zorder=0)
+    grid[0, 0].set_ylabel("cosine of updates")
+    grid[1, 0].set_ylabel(r"alignment with $\Phi$")
+    grid[0, -1].legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def _panels(
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    *,
+    sharey: bool | Literal["row"] = False,
+    square: bool = False,
+) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=size, layout="constrained")
+    panels = np.array(figure.subplots(rows, columns, sharey=sharey, squeeze=False)).ravel().tolist()
+    for panel in panels:
+        panel.title.set_fontsize(10)
+        if not square:
+            panel.spines[["top", "right"]].set_visible(False)
+            panel.grid(True, color="0.93", lw=0.6)
+            panel.set_axisbelow(True)
+    return figure, panels
+
+
+def _grid(data: xr.Dataset, *, sharey: bool = False) -> tuple[Figure, list[list[Axes]]]:
+    rows, columns = data.sizes["network"], data.sizes["operator"]
+    figure, panels = _panels(rows, columns, (8.2, 2.6 * rows), sharey=sharey)
+    return figure, [panels[row * columns : (row + 1) * columns] for row in range(rows)]
+
+
+def _spread(steps: np.ndarray) -> np.ndarray:
+    """Return evenly spaced places for training steps that are themselves about evenly spaced in log."""
+    return np.arange(len(steps))
+
+
+def _step_axis(panel: Axes, steps: np.ndarray) -> None:
+    panel.set_xticks(_spread(steps), [str(step) for step in steps], rotation=45)
+    panel.set_xlabel("update")
+
+
+def _label_edges(data: xr.Dataset) -> tuple[list[str], list[int], list[float]] | None:
+    """Return the classes of trials in order, where each begins and its centre; None without labels."""
+    if "trial_label" not in data.coords:
+        return None
+    labels = data.trial_label.values.reshape(-1, data.sizes["trial"])[0]
+    starts = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist()]
+    ends = [*starts[1:], len(labels)]
+    return (
+        [str(labels[start]) for start in starts],
+        starts,
+        [(start + end - 1) / 2 for start, end in zip(starts, ends, strict=True)],
+    )
+
+
+def _tex(operator: str) -> str:
+    return {"P P*": "$PP^*$", "K": "$K$", "Phi": r"$\Phi$"}.get(operator, operator)

@@ -1,0 +1,219 @@
+"""The report: one HTML file with figures, sentences, tables and provenance, and nothing to fetch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from attrs import frozen
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from kpframe.report import figures
+
+
+@frozen
+class Section:
+    """A figure with its heading and the sentences under it."""
+
+    title: str
+    figure: Markup
+    alt: str
+    text: str
+
+
+def write_report(data: xr.Dataset, path: Path) -> Path:
+    """Write the report of a study's dataset (see :func:`kpframe.study.run.run_study`); return its path."""
+    template = Environment(
+        loader=PackageLoader("kpframe.report"), autoescape=True, undefined=StrictUndefined
+    ).get_template("report.html.j2")
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(
+        template.render(
+            title=data.attrs["title"],
+            lead=_lead(data),
+            sections=_sections(data),
+            ranks=_rank_rows(data),
+            rules=_rule_rows(data) if "rule" in data.dims else [],
+            provenance=_provenance(data),
+        ),
+        encoding="utf-8",
+    )
+    partial.replace(path)
+    return path
+
+
+def _sections(data: xr.Dataset) -> list[Section]:
+    drawn: list[tuple[str, Callable[[xr.Dataset], Figure], str]] = [
+        ("Learning", figures.learning, _learning_text(data)),
+        ("Effective ranks along the training", figures.effective_ranks, _rank_text(data)),
+        ("Spectra before and after", figures.spectra, _spectra_text(data)),
+        ("Eigenfunctions over time", figures.time_eigenfunctions, _time_text(data)),
+        ("Which trials learn together", figures.trial_kernels, _trial_text(data)),
+    ]
+    if "rule" in data.dims:
+        drawn.append(("Learning rules against the exact gradient", figures.rules, _rule_text(data)))
+    return [Section(title, Markup(figures.svg(draw(data))), title, text) for title, draw, text in drawn]
+
+
+def _lead(data: xr.Dataset) -> str:
+    names = _and([str(network) for network in data.network.values])
+    return (
+        f"{names} were trained for {data.sizes['update']} updates. At {data.sizes['step']} steps of the "
+        "training their operators were built along the same held-out trials: the propagator P, which "
+        "carries a change of the state forward in time; the parameter operator K, which says what the "
+        "parameters can change within a step; and the neural tangent operator Phi = P K P*, which says how "
+        "gradient descent moves the whole trajectory."
+    )
+
+
+def _learning_text(data: xr.Dataset) -> str:
+    last = data.isel(step=-1)
+    scores = [
+        f"{network} {float(last.test_accuracy.sel(network=network)):.1%}" for network in data.network.values
+    ]
+    return f"Test accuracy after update {int(data.step[-1])}: {_and(scores)}."
+
+
+def _rank_text(data: xr.Dataset) -> str:
+    said = []
+    for network in data.network.values:
+        one = data.sel(network=network, operator="Phi")
+        first, last = (
+            f"{float(one.effective_rank[i]):.1f} ± {float(one.effective_rank_stderr[i]):.1f}" for i in (0, -1)
+        )
+        said.append(f"from {first} to {last} in the {network}")
+    return (
+        "The effective rank counts the directions of trajectory space (trials, time and units together) "
+        f"that an operator uses evenly. That of Phi went {_and(said)} (± one standard error; the bars are "
+        f"95% intervals). The trajectory space has {_dimension(data)} dimensions. The figures of P are those "
+        "of P P*."
+    )
+
+
+def _spectra_text(data: xr.Dataset) -> str:
+    growth = []
+    for network in data.network.values:
+        top = data.singular_value.sel(network=network, operator="Phi").isel(k=0)
+        growth.append(f"{float(top[-1] / top[0]):.2g} times in the {network}")
+    worst = float((data.singular_value_residual / data.singular_value.isel(k=0)).max())
+    return (
+        "The leading singular values of each operator; large ones are directions in which the same error "
+        f"moves the trajectory far. The largest one of Phi changed {_and(growth)}. The largest residual of a "
+        f"singular vector is {worst:.1e} of the leading value."
+    )
+
+
+def _time_text(data: xr.Dataset) -> str:
+    shares = []
+    for network in data.network.values:
+        one = data.time_explained.isel(step=-1).sel(network=network, operator="Phi")
+        shares.append(f"{float(one[0]):.0%} in the {network}")
+    return (
+        "After training, averaged over trials and traced over units, each operator becomes a kernel over "
+        "time. Its eigenfunctions are the time courses along which changes are coordinated; the share is the "
+        f"part of the kernel's trace that each explains. The first one of Phi explains {_and(shares)}."
+    )
+
+
+def _trial_text(data: xr.Dataset) -> str:
+    text = (
+        "Averaged over time and traced over units, Phi becomes a kernel between trials: red pairs of trials "
+        "are moved alike by learning from either of them, blue pairs oppositely."
+    )
+    if "trial_label" not in data.coords:
+        return text
+    labels = data.trial_label.values.reshape(-1, data.sizes["trial"])[0]
+    same = (labels[:, None] == labels[None, :]) & ~np.eye(len(labels), dtype=bool)
+    other = labels[:, None] != labels[None, :]
+    said = []
+    for network in data.network.values:
+        kernel = data.trial_kernel.sel(network=network, operator="Phi").isel(step=-1).values
+        scale = np.sqrt(np.diag(kernel))
+        cosine = kernel / np.outer(scale, scale)
+        said.append(f"{cosine[same].mean():.2f} within and {cosine[other].mean():.2f} between ({network})")
+    return f"{text} Trials are ordered by class; after training the mean cosine is {_and(said)} classes."
+
+
+def _rule_text(data: xr.Dataset) -> str:
+    last = data.isel(step=-1)
+    said = []
+    for network in data.network.values:
+        cosines = last.gradient_cosine.sel(network=network).values
+        low = int(cosines.argmin())
+        said.append(f"{float(cosines[low]):.2f} for “{data.rule.values[low]}” in the {network}")
+    return (
+        "Top: the cosine between the summed update of a rule and the exact gradient on the probe trials. "
+        "Bottom: the alignment of the whole flow that the rule induces with Phi, for any error, with 95% "
+        f"intervals. After training the lowest cosine is {_and(said)}. Alignment and cosine differ because "
+        "the task's error is one direction among many."
+    )
+
+
+def _rank_rows(data: xr.Dataset) -> list[list[str]]:
+    rows = []
+    for network in data.network.values:
+        for operator in data.operator.values:
+            for step in (data.step.values[0], data.step.values[-1]):
+                one = data.sel(network=network, operator=operator, step=step)
+                rows.append(
+                    [
+                        str(network),
+                        str(operator),
+                        str(step),
+                        _pm(one.effective_rank, one.effective_rank_stderr),
+                        _pm(one.trace, one.trace_stderr),
+                        f"{float(one.singular_value[0]):.4g}",
+                        str(one.method.item()),
+                    ]
+                )
+    return rows
+
+
+def _rule_rows(data: xr.Dataset) -> list[list[str]]:
+    last = data.isel(step=-1)
+    return [
+        [
+            str(network),
+            str(rule),
+            str(one.formula.item()),
+            f"{float(one.gradient_cosine):.4f}",
+            f"{float(one.loss_rate_ratio):.4f}",
+            _pm(one.flow_alignment, one.flow_alignment_stderr),
+        ]
+        for network in data.network.values
+        for rule in data.rule.values
+        for one in [last.sel(network=network, rule=rule)]
+    ]
+
+
+def _provenance(data: xr.Dataset) -> list[tuple[str, str]]:
+    rows = []
+    for name, value in data.attrs.items():
+        if name == "settings":
+            value = json.dumps(json.loads(value), indent=2)
+        rows.append((name.replace("_", " "), str(value)))
+    return rows
+
+
+def _dimension(data: xr.Dataset) -> str:
+    sizes = sorted({int(width) for width in data.state_dimension.values.ravel()})
+    return " or ".join(str(size) for size in sizes)
+
+
+def _pm(value: xr.DataArray, stderr: xr.DataArray) -> str:
+    """Return a value and its standard error, both to two digits of the error."""
+    number, error = float(value), float(stderr)
+    if not (0 < error < math.inf):
+        return f"{number:.5g} (exact)" if error == 0 else f"{number:.5g} ± {error}"
+    place = 1 - math.floor(math.log10(error))
+    return f"{round(number, place):.{max(place, 0)}f} ± {round(error, place):.{max(place, 0)}f}"
+
+
+def _and(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
