@@ -86,23 +86,31 @@ class Trainer:
         """Make the updates one by one, yielding after each.
 
         Raises:
-            NonFiniteError: when the loss is no longer finite; names the step.
+            NonFiniteError: when states or loss are no longer finite; names the step.
         """
         for step in range(1, self.settings.steps + 1):
             trials = self.task.sample(
                 self.settings.batch_size, generator=self._generator, dtype=self._dtype, device=self._device
             )
             self.optimizer.zero_grad(set_to_none=True)
-            if self.rule is None:
-                loss = backward_gradient(self.model, self.readout, trials, self.task)
-            else:
-                loss = operator_gradient(self.model, self.readout, trials, self.task, self.rule)
-            if not torch.isfinite(loss):
+            try:
+                loss = self._gradient(trials)
+            except NonFiniteError as error:
                 raise NonFiniteError(
-                    mismatch(f"loss at step {step}", "a finite number", f"{float(loss)}; lower learning_rate")
-                )
+                    f"training diverged at step {step}; lower learning_rate ({error})"
+                ) from error
             self.optimizer.step()
             yield Progress(step, float(loss))
+
+    def _gradient(self, trials: Trials) -> torch.Tensor:
+        """Fill the gradients of model and readout; return the loss, which is finite."""
+        if self.rule is None:
+            loss = backward_gradient(self.model, self.readout, trials, self.task)
+        else:
+            loss = operator_gradient(self.model, self.readout, trials, self.task, self.rule)
+        if not torch.isfinite(loss):
+            raise NonFiniteError(mismatch("loss", "a finite number", float(loss)))
+        return loss
 
     def evaluate(self, trials: Trials) -> tuple[float, float]:
         """Return loss and accuracy (see :func:`~kpframe.readout.accuracy`) on given trials."""
@@ -129,7 +137,8 @@ def operator_gradient(
     flow = linearize(model, trials.inputs, mask=trials.mask)
     states = flow.trajectory.states
     loss = task_loss(readout(states), trials, task.loss)
-    loss.backward()  # type: ignore[no-untyped-call]  # the states carry no graph: the readout only
+    if loss.requires_grad:  # the states carry no graph: the readout's own gradient, if it is trained
+        loss.backward()  # type: ignore[no-untyped-call]
     gradient = rule.gradient(flow, error(readout, states, trials, task.loss))
     for name, parameter in model.trainable().items():
         parameter.grad = gradient[name]
