@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from attrs import field, frozen
 
-from kpframe.errors import CheckpointError, MissingDependencyError
+from kpframe.errors import CheckpointError, MissingDependencyError, mismatch
 from kpframe.model import Model
 from kpframe.readout import Readout
 from kpframe.registry import create_model
@@ -61,9 +61,7 @@ class Checkpoint:
             expected = f"{list(own[name].shape)} {own[name].dtype}" if name in own else "nothing"
             got = f"{list(found[name].shape)} {found[name].dtype}" if name in found else "nothing"
             if expected != got:
-                raise CheckpointError(
-                    f"checkpoint: {prefix}.{name}: the model has {expected}, the file {got}"
-                )
+                raise CheckpointError(mismatch(f"checkpoint: {prefix}.{name}", expected, got))
         module.load_state_dict(found)
 
 

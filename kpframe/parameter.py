@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 import torch
 
 from kpframe.errors import ArgumentError, SpaceMismatchError, closest
+from kpframe.operators.algebra import Composition
 from kpframe.operators.atoms import IdentityOperator
 from kpframe.operators.base import ATOM, Operator, SelfAdjointOperator, check_together
 from kpframe.spaces import PARAMETER, Space
@@ -103,8 +104,9 @@ class ParameterOperator(Operator):
     @property
     def parameters(self) -> tuple[str, ...]:
         """The parameters that can move: all of them, or those that a restriction kept."""
-        if isinstance(self.metric, GroupProjector):
-            return self.metric.names
+        outer = self.metric.factors[0] if isinstance(self.metric, Composition) else self.metric
+        if isinstance(outer, GroupProjector):
+            return outer.names
         return tuple(part.name for part in self.jacobian.domain[PARAMETER].parts)
 
     def with_metric(self, metric: Operator, *, name: str = "K_M") -> ParameterOperator:

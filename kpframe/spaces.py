@@ -49,6 +49,10 @@ class Axis:
     size: int
     parts: tuple[Part, ...] = ()
 
+    def __attrs_post_init__(self) -> None:
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 0:
+            raise AxisError(mismatch(f"size of axis {self.name!r}", "a whole number >= 0", repr(self.size)))
+
     @classmethod
     def of_parts(cls, name: str, shapes: Mapping[str, tuple[int, ...]]) -> Axis:
         """Return the axis on which arrays of the given shapes lie one after the other."""

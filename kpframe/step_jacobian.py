@@ -88,7 +88,7 @@ class StepJacobian(Operator):
 
 
 class DenseStepJacobian(StepJacobian):
-    """``A`` from its blocks ``[B, T, H, H]``."""
+    """``A`` from its blocks ``[B, T, H, H]``, which are kept, not copied."""
 
     method = "dense"
 
@@ -118,7 +118,7 @@ class DenseStepJacobian(StepJacobian):
 
 
 class DiagonalStepJacobian(StepJacobian):
-    """``A`` from the diagonals of its blocks, ``values`` ``[B, T, H]``."""
+    """``A`` from the diagonals of its blocks, ``values`` ``[B, T, H]``, which are kept, not copied."""
 
     method = "diagonal"
 

@@ -68,8 +68,8 @@ def wrap(
         module: the cell.
         call: order of its arguments, ``"x,h"`` or ``"h,x"``.
         input_size: width of its input; read from ``module.input_size`` when left out.
-        state: width of its state, or the components of a tuple state and their widths in order; read
-            from ``module.hidden_size`` when left out.
+        state: width of its state, or the components of a tuple state and their widths in order (one
+            component: a plain tensor); read from ``module.hidden_size`` when left out.
         returns: ``"state"``, or ``"output,state"`` for a cell that returns both.
         trainable_initial_state: adds a parameter ``h0`` ``[H]``.
 
@@ -91,7 +91,7 @@ def wrap(
     if state is None:
         width = _read_size(module, "hidden_size", "state")
         state = {"h": width, "c": width} if isinstance(module, torch.nn.LSTMCell) else width
-    as_tuple = not isinstance(state, int)
+    as_tuple = not isinstance(state, int) and len(state) > 1
     components = {"h": state} if isinstance(state, int) else dict(state)
     return WrappedCell(module, input_size, components, call, returns, as_tuple, trainable_initial_state)
 

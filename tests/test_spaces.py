@@ -145,3 +145,10 @@ def test_check_refuses_other_types_dtypes_and_devices() -> None:
         SPACE.check(torch.zeros(2, 5, 3), "q", dtype=torch.float64)
     with pytest.raises(ArgumentError, match=r"q: expected device cpu, got meta \(nothing is moved\)"):
         SPACE.check(torch.zeros(2, 5, 3, device="meta"), "q", device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("size", [-1, 2.5, True, "3"])
+def test_a_size_is_a_whole_number(size) -> None:
+    with pytest.raises(AxisError, match=r"size of axis 'time': expected a whole number >= 0, got"):
+        Space.of(time=size)
+    assert Space.of(time=0).size == 0

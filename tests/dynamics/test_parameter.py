@@ -150,3 +150,13 @@ def test_the_parameter_axis_is_laid_out_by_name(lab) -> None:
     lab.close(J.select(parameter="h0").to_dense(), J.to_dense()[:, :3])
     wrapped = linearize(lab.make("RNNCell"), lab.randn(0, 2, 4, 2))
     assert wrapped.K.parameters == ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+def test_a_restricted_metric_lists_the_parameters_it_kept(lab) -> None:
+    model = lab.make("rnn")
+    K = linearize(model, **lab.trials(model)).K
+    metric = DiagonalOperator(torch.rand(K.jacobian.domain.shape, dtype=K.dtype), K.jacobian.domain)
+    weighted = K.with_metric(metric)
+    assert weighted.parameters == K.parameters
+    assert weighted.restrict(["weight_*"]).parameters == ("weight_ih", "weight_hh")
+    assert weighted.restrict(["weight_*"]).freeze(["weight_ih"]).parameters == ("weight_hh",)

@@ -130,3 +130,11 @@ def test_a_cell_that_returns_another_state() -> None:
         message = rf"state returned by \w+: expected \{{'slow': 3, 'fast': 2\}}, got {got}"
         with pytest.raises(ArgumentError, match=message):
             linearize(model, x)
+
+
+def test_one_named_component_is_a_plain_tensor(lab) -> None:
+    cell = nn.GRUCell(2, 3)
+    x = torch.randn(4, 5, 2)
+    named = wrap(cell, state={"rate": 3}).rollout(x)
+    assert [part.name for part in named.space["hidden"].parts] == ["rate"]
+    assert torch.equal(named.states, wrap(cell).rollout(x).states)
