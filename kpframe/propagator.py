@@ -87,16 +87,21 @@ class InversePropagator(Operator):
         super().__init__(
             propagator.domain, propagator.domain, dtype=propagator.dtype, device=propagator.device
         )
-        self.inverse = propagator
+        self.propagator = propagator
+
+    @property
+    def inverse(self) -> Operator:
+        """The propagator."""
+        return self.propagator
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        return q - self.inverse.A._apply(shift(q))
+        return q - self.propagator.A._apply(shift(q))
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        return r - unshift(self.inverse.A._apply_adjoint(r))
+        return r - unshift(self.propagator.A._apply_adjoint(r))
 
     def _formula(self) -> tuple[str, int]:
-        return f"{self.inverse.name}^-1", ATOM
+        return f"{self.propagator.name}^-1", ATOM
 
 
 class TruncatedPropagator(Operator):

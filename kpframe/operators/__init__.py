@@ -10,15 +10,19 @@ from kpframe.operators.atoms import (
     ZeroOperator,
 )
 from kpframe.operators.base import MEMORY_BUDGET, Operator
-from kpframe.operators.traces import PartialTrace
+from kpframe.operators.blocks import BlockOperator, KroneckerOperator, direct_sum
+from kpframe.operators.traces import BlockDiagonal, PartialTrace
 
 __all__ = [
     "MEMORY_BUDGET",
     "AdjointOperator",
+    "BlockDiagonal",
+    "BlockOperator",
     "Composition",
     "DiagonalOperator",
     "FunctionOperator",
     "IdentityOperator",
+    "KroneckerOperator",
     "MatrixOperator",
     "Operator",
     "OuterProductOperator",
@@ -27,4 +31,5 @@ __all__ = [
     "SumOperator",
     "ZeroOperator",
     "compose",
+    "direct_sum",
 ]

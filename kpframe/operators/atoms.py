@@ -15,6 +15,11 @@ from kpframe.spaces import Space
 class IdentityOperator(SelfAdjointOperator):
     """``I`` on a space."""
 
+    @classmethod
+    def like(cls, operator: Operator) -> IdentityOperator:
+        """Return the identity on an operator's domain, with its dtype and device."""
+        return cls(operator.domain, dtype=operator.dtype, device=operator.device)
+
     def __init__(
         self,
         space: Space,
@@ -38,6 +43,11 @@ class IdentityOperator(SelfAdjointOperator):
 
 class ZeroOperator(Operator):
     """``0`` between two spaces (one, when ``codomain`` is left out)."""
+
+    @classmethod
+    def like(cls, operator: Operator) -> ZeroOperator:
+        """Return zero between an operator's spaces, with its dtype and device."""
+        return cls(operator.domain, operator.codomain, dtype=operator.dtype, device=operator.device)
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ import torch
 
 from kpframe.errors import ArgumentError, AxisError, ShapeError, SpaceMismatchError, mismatch
 from kpframe.operators.base import ATOM, Index, Operator, bracket
-from kpframe.spaces import Axis, Space, check_axes
+from kpframe.spaces import BATCH, TIME, Axis, Space, check_axes
 
 
 class SumMap(Operator):
@@ -132,6 +132,70 @@ class Congruence(Operator):
         if "[" in self._form:
             return self._form.format(bracket(self.inner, ATOM)), ATOM
         return self._form.format(self.inner._formula()[0]), ATOM
+
+
+class LastValidMap(Operator):
+    """``R``: each trial's last step at which a mask is True, in place of the axis ``time``."""
+
+    def __init__(self, space: Space, mask: torch.Tensor, *, like: Operator) -> None:
+        if space.names[:2] != (BATCH, TIME):
+            raise AxisError(mismatch("last_valid", f"an operator on ({BATCH}, {TIME}, ...)", f"({space})"))
+        if tuple(mask.shape) != space.shape[:2] or mask.dtype != torch.bool:
+            raise ShapeError(
+                mismatch(
+                    "mask",
+                    f"a bool tensor [{space.axes[0]}, {space.axes[1]}]",
+                    f"{mask.dtype} {list(mask.shape)}",
+                )
+            )
+        if not bool(mask.any(dim=1).all()):
+            trial = int((~mask.any(dim=1)).nonzero()[0])
+            raise ArgumentError(
+                mismatch("mask", "at least one valid step in each trial", f"none in trial {trial}")
+            )
+        super().__init__(space, space.without(TIME), dtype=like.dtype, device=like.device)
+        steps = torch.arange(mask.shape[1], device=mask.device)
+        self._last = torch.where(mask, steps, -1).amax(dim=1).to(like.device)  # [B]
+        self._trials = torch.arange(mask.shape[0], device=like.device)
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        ahead = q.movedim((self.domain.dim(BATCH), self.domain.dim(TIME)), (0, 1))
+        return ahead[self._trials, self._last].movedim(0, self.codomain.dim(BATCH))
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        out = r.new_zeros(*r.shape[: r.ndim - len(self.codomain.axes)], *self.domain.shape)
+        ahead = out.movedim((self.domain.dim(BATCH), self.domain.dim(TIME)), (0, 1))
+        ahead[self._trials, self._last] = r.movedim(self.codomain.dim(BATCH), 0)
+        return out
+
+    def _formula(self) -> tuple[str, int]:
+        return "[last]", ATOM
+
+
+def last_valid(operator: Operator, mask: torch.Tensor) -> Operator:
+    """Return the operator between each trial's last valid steps, on every side that has the axis time."""
+    check_axes((TIME,), operator.codomain, operator.domain)
+    left, right = _sides(operator, (TIME,), lambda space: LastValidMap(space, mask, like=operator))
+    return Congruence(left, operator, right, "{}[time=last]")
+
+
+def bin_(operator: Operator, lengths: Mapping[str, int]) -> Operator:
+    """Return the operator averaged over windows of named axes."""
+    check_axes(lengths, operator.codomain, operator.domain)
+    for axis, length in lengths.items():
+        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+            raise ArgumentError(mismatch(f"bin({axis}=...)", "a window length >= 1", repr(length)))
+
+        def make(space: Space, axis: str = axis, length: int = length, like: Operator = operator) -> Operator:
+            size = space[axis].size
+            window = torch.arange(size, device=like.device) // length
+            rows = torch.arange(-(-size // length), device=like.device).unsqueeze(1)
+            directions = (window == rows).to(like.dtype)
+            return ProjectMap(space, axis, directions / directions.sum(1, keepdim=True), axis, like=like)
+
+        left, right = _sides(operator, (axis,), make)
+        operator = Congruence(left, operator, right, "<{}>_{{" + f"{axis}/{length}" + "}}")
+    return operator
 
 
 def mean(operator: Operator, axes: Sequence[str]) -> Operator:

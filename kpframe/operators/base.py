@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import torch
 
-from kpframe.errors import DeviceError, DtypeError, NotLinearError, mismatch
+from kpframe.errors import DeviceError, DtypeError, NotLinearError, ShapeError, mismatch
 from kpframe.spaces import Space
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ class Operator(ABC):
     a tensor of the wrong shape, dtype or device is an error that says what was expected and what came.
 
     ``A @ B`` composes, ``A + B``, ``2.0 * A``, ``-A``, ``A / 2.0`` and ``A**3`` do what they say, ``A.T``
-    is the adjoint. ``repr`` prints the composition as a formula, such as ``P K P*``.
+    is the adjoint; a tensor scales entrywise, ``w * A`` after the operator and ``A * w`` before it.
+    ``repr`` prints the composition as a formula, such as ``P K P*``.
     """
 
     _adjoint: weakref.ReferenceType[Operator] | None = None
@@ -88,6 +89,32 @@ class Operator(ABC):
         adjoint = AdjointOperator(self)
         self._adjoint = weakref.ref(adjoint)  # weak: the adjoint already holds this operator
         return adjoint
+
+    @property
+    def inverse(self) -> Operator:
+        """The exact inverse, for operators that have one in closed form; ``A.inverse @ A`` is the identity.
+
+        Identities, diagonal and square matrix operators, the propagator, and adjoints, multiples,
+        Kronecker products and products of these. Raises :class:`~kpframe.errors.UnsupportedError`.
+        """
+        from kpframe.operators.inverses import inverse
+
+        return inverse(self)
+
+    @property
+    def symmetric_part(self) -> Operator:
+        """``(A + A*) / 2`` of a square operator; raises :class:`~kpframe.errors.SpaceMismatchError`."""
+        return self if self.self_adjoint else (self + self.T) / 2
+
+    def cached(self, max_bytes: int = MEMORY_BUDGET) -> Operator:
+        """Return the operator with its matrix kept: formed once, now; each product is then a matrix product.
+
+        It prints as before and keeps the tags that were proven. Raises
+        :class:`~kpframe.errors.MemoryBudgetError` when the matrix needs more than ``max_bytes``.
+        """
+        from kpframe.operators.dense import CachedOperator
+
+        return CachedOperator(self, max_bytes)
 
     # -- tags: true only where provable -------------------------------------------------------------------
 
@@ -150,11 +177,16 @@ class Operator(ABC):
         scalar = as_scalar(other)
         if scalar is not None:
             return scale(scalar, self)
+        if isinstance(other, torch.Tensor) and other.is_floating_point():
+            return self @ _diagonal(other, self.domain)
         if isinstance(other, Operator):
             return self._refuse("*", other, "an elementwise product is no composition; write A @ B")
-        return self._refuse("*", other, "only a real number scales an operator; see DiagonalOperator")
+        return self._refuse("*", other, "only a real number or a real tensor scales an operator")
 
-    __rmul__ = __mul__
+    def __rmul__(self, other: object) -> Operator:
+        if isinstance(other, torch.Tensor) and other.is_floating_point() and other.ndim:
+            return _diagonal(other, self.codomain) @ self
+        return self * other
 
     def __truediv__(self, other: object) -> Operator:
         from kpframe.operators.algebra import as_scalar
@@ -213,6 +245,31 @@ class Operator(ABC):
 
         return project(self, directions, axis, name)
 
+    def bin(self, **lengths: int) -> Operator:
+        """Average over windows of named axes: ``bin(time=5)`` has one entry for every 5 steps.
+
+        The last window is shorter where the length does not divide the axis. Both copies are averaged.
+        """
+        from kpframe.operators.axes import bin_
+
+        return bin_(self, lengths)
+
+    def last_valid(self, mask: torch.Tensor) -> Operator:
+        """Keep each trial's last step where ``mask`` ``[B, T]`` is True, in place of the axis ``time``."""
+        from kpframe.operators.axes import last_valid
+
+        return last_valid(self, mask)
+
+    def block_diagonal(self, *axes: str) -> Operator:
+        """Keep the entries at which both copies of the named axes are equal, and the axes with them.
+
+        One product of the operator for each entry of the axes. Summed over the axes, the blocks are the
+        :meth:`partial_trace`.
+        """
+        from kpframe.operators.traces import BlockDiagonal
+
+        return BlockDiagonal(self, axes)
+
     def partial_trace(self, *axes: str) -> Operator:
         """Trace over the named axes: ``Sum_a op[a, .; a, .]``, exactly, one product an entry of the axes."""
         from kpframe.operators.traces import PartialTrace
@@ -240,6 +297,11 @@ class Operator(ABC):
     def __repr__(self) -> str:
         return self._formula()[0]
 
+    def _repr_latex_(self) -> str:
+        from kpframe.operators.latex import latex
+
+        return f"${latex(repr(self))}$"
+
 
 class SelfAdjointOperator(Operator):
     """An operator that is its own adjoint by construction."""
@@ -251,6 +313,18 @@ class SelfAdjointOperator(Operator):
     def self_adjoint(self) -> bool:
         """Always true."""
         return True
+
+
+def _diagonal(values: torch.Tensor, space: Space) -> Operator:
+    """Return entrywise scaling by a tensor that broadcasts to a space."""
+    from kpframe.operators.atoms import DiagonalOperator
+
+    try:
+        return DiagonalOperator(values.expand(space.shape), space)
+    except RuntimeError as error:
+        raise ShapeError(
+            mismatch("scaling tensor", f"a shape that broadcasts to [{space}]", f"shape {list(values.shape)}")
+        ) from error
 
 
 def bracket(operator: Operator, binding: int) -> str:

@@ -52,6 +52,37 @@ def to_dense(operator: Operator, max_bytes: int) -> torch.Tensor:
     return out if by_rows else out.mT.contiguous()
 
 
+class CachedOperator(Operator):
+    """An operator whose matrix is kept; made by :meth:`Operator.cached`."""
+
+    def __init__(self, inner: Operator, max_bytes: int) -> None:
+        super().__init__(inner.domain, inner.codomain, dtype=inner.dtype, device=inner.device)
+        self.matrix = to_dense(inner, max_bytes)
+        self._tags = inner.self_adjoint, inner.positive
+        self._printed = inner._formula()
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        probes = q.shape[: q.ndim - len(self.domain.axes)]
+        return (q.reshape(*probes, self.domain.size) @ self.matrix.mT).reshape(*probes, *self.codomain.shape)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        probes = r.shape[: r.ndim - len(self.codomain.axes)]
+        return (r.reshape(*probes, self.codomain.size) @ self.matrix).reshape(*probes, *self.domain.shape)
+
+    @property
+    def self_adjoint(self) -> bool:
+        """Whether the operator was self-adjoint."""
+        return self._tags[0]
+
+    @property
+    def positive(self) -> bool:
+        """Whether the operator was positive."""
+        return self._tags[1]
+
+    def _formula(self) -> tuple[str, int]:
+        return self._printed
+
+
 class _Flat(LinearOperator):
     """An operator on flattened numpy vectors; columns of a matrix ride as probes."""
 
