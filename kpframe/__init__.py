@@ -39,6 +39,7 @@ _HOME = {
     "ZeroOperator": "operators",
     "alignment": "spectra",
     "create_model": "registry",
+    "create_reducer": "registry",
     "create_rule": "registry",
     "create_task": "registry",
     "effective_rank": "spectra",
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
     from kpframe.propagator import Propagator
     from kpframe.readout import Readout
     from kpframe.reducer import Reducer
-    from kpframe.registry import create_model, create_rule, create_task
+    from kpframe.registry import create_model, create_reducer, create_rule, create_task
     from kpframe.rules import LearningRule
     from kpframe.sites import Site, SiteModel
     from kpframe.spaces import Space

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 
+from kpframe.errors import ArgumentError, mismatch
 from kpframe.operators.base import Index, Operator
 
 
 class Reducer(ABC):
     """A reduction over named axes: operator -> smaller operator.
 
-    Congruences ``R op R*`` (:class:`Mean`, :class:`Sum`, :class:`Select`, :class:`Project`) and the
-    contraction :class:`PartialTrace` are different things under different names.
+    Congruences ``R op R*`` (:class:`Mean`, :class:`Sum`, :class:`Bin`, :class:`Select`,
+    :class:`LastValid`, :class:`Project`) and contractions (:class:`PartialTrace`,
+    :class:`BlockDiagonal`) are different things under different names.
     """
 
     @abstractmethod
@@ -58,6 +61,28 @@ class Select(Reducer):
         return operator.select(**self.indices)
 
 
+class Bin(Reducer):
+    """Averages over windows of named axes: ``Bin(time=5)``."""
+
+    def __init__(self, **lengths: int) -> None:
+        self.lengths = lengths
+
+    def reduce(self, operator: Operator) -> Operator:
+        """Return ``R op R*`` with the window means ``R``."""
+        return operator.bin(**self.lengths)
+
+
+class LastValid(Reducer):
+    """Each trial's last step where ``mask`` ``[B, T]`` is True."""
+
+    def __init__(self, mask: torch.Tensor) -> None:
+        self.mask = mask
+
+    def reduce(self, operator: Operator) -> Operator:
+        """Return the operator between the trials' last valid steps."""
+        return operator.last_valid(self.mask)
+
+
 class Project(Reducer):
     """Coordinates along the rows of ``directions`` ``[k, n]`` in place of an axis of size n."""
 
@@ -78,3 +103,45 @@ class PartialTrace(Reducer):
     def reduce(self, operator: Operator) -> Operator:
         """Return the traced operator."""
         return operator.partial_trace(*self.axes)
+
+
+class BlockDiagonal(Reducer):
+    """The entries at which both copies of the named axes are equal."""
+
+    def __init__(self, *axes: str) -> None:
+        self.axes = axes
+
+    def reduce(self, operator: Operator) -> Operator:
+        """Return the block-diagonal part."""
+        return operator.block_diagonal(*self.axes)
+
+
+#: The reducers of the core: name -> how one is made from its settings.
+REDUCERS: dict[str, Callable[..., Reducer]] = {
+    "mean": lambda axes: Mean(*axes),
+    "sum": lambda axes: Sum(*axes),
+    "bin": Bin,
+    "select": Select,
+    "last_valid": LastValid,
+    "project": Project,
+    "partial_trace": lambda axes: PartialTrace(*axes),
+    "block_diagonal": lambda axes: BlockDiagonal(*axes),
+}
+
+
+def principal_components(states: torch.Tensor, k: int) -> torch.Tensor:  # [k, H]
+    """Return the ``k`` leading principal directions of states ``[..., H]``, orthonormal rows.
+
+    Signs are fixed: the entry of largest magnitude of each direction is positive. To be given to
+    :class:`Project`.
+
+    Raises:
+        ArgumentError: for a ``k`` outside [1, min(H, number of states)].
+    """
+    rows = states.reshape(-1, states.shape[-1])
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= min(rows.shape):
+        raise ArgumentError(mismatch("k", f"a whole number in [1, {min(rows.shape)}]", repr(k)))
+    _, _, right = torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False)
+    directions: torch.Tensor = right[:k]
+    largest = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True))
+    return directions * largest.sign()

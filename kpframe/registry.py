@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from kpframe.errors import SettingsError
 from kpframe.plugin import get_manager
 
 if TYPE_CHECKING:
     from kpframe.model import Model
+    from kpframe.reducer import Reducer
     from kpframe.rules import LearningRule
     from kpframe.tasks import Task
 
@@ -31,3 +33,24 @@ def create_rule(name: str, /, **settings: Any) -> LearningRule:
 def create_task(name: str, /, **settings: Any) -> Task:
     """Return the task called ``name``; raises like :func:`create_model`."""
     return cast("Task", get_manager().create("task", name, settings))
+
+
+def create_reducer(name: str, /, **settings: Any) -> Reducer:
+    """Return the reducer called ``name``: one of the core's, or one that a plugin offers.
+
+    The core has ``mean``, ``sum``, ``partial_trace`` and ``block_diagonal`` (``axes=["time"]``), ``bin``
+    (``time=5``), ``select`` (``time=-1``), ``last_valid`` (``mask=...``) and ``project``
+    (``directions=..., axis=..., name=...``).
+
+    Raises:
+        SettingsError: when the settings are not those of the reducer.
+        UnknownNameError, PluginError: as :func:`create_model`.
+    """
+    from kpframe.reducer import REDUCERS
+
+    if name not in REDUCERS:
+        return cast("Reducer", get_manager().create("reducer", name, settings))
+    try:
+        return REDUCERS[name](**settings)
+    except TypeError as error:
+        raise SettingsError(f"reducer {name!r}: {error}") from error
