@@ -46,6 +46,8 @@ _HOME = {
     "eigsh": "spectra",
     "frobenius_norm": "spectra",
     "linearize": "flow",
+    "lyapunov_exponents": "spectra.lyapunov",
+    "spectral_density": "spectra",
     "svd": "spectra",
     "trace": "spectra",
     "wrap": "wrap",
@@ -74,7 +76,17 @@ if TYPE_CHECKING:
     from kpframe.rules import LearningRule
     from kpframe.sites import Site, SiteModel
     from kpframe.spaces import Space
-    from kpframe.spectra import Estimate, alignment, effective_rank, eigsh, frobenius_norm, svd, trace
+    from kpframe.spectra import (
+        Estimate,
+        alignment,
+        effective_rank,
+        eigsh,
+        frobenius_norm,
+        spectral_density,
+        svd,
+        trace,
+    )
+    from kpframe.spectra.lyapunov import lyapunov_exponents
     from kpframe.step_jacobian import StepJacobian
     from kpframe.tasks import Task, Trials
     from kpframe.trajectory import Trajectory

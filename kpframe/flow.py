@@ -9,7 +9,7 @@ import torch
 from attrs import evolve
 
 from kpframe.errors import ArgumentError, mismatch
-from kpframe.model import Model
+from kpframe.model import AutogradParameterJacobian, AutogradStepJacobian, Model
 from kpframe.operators.base import Operator
 from kpframe.parameter import ParameterJacobian, ParameterOperator
 from kpframe.propagator import Propagator
@@ -101,10 +101,6 @@ def linearize(
     )
     check_finite(trajectory.states, "roll-out", trajectory.space)
     if method == "autograd":
-        return Flow(
-            model,
-            trajectory,
-            Model.propagator(model, trajectory),
-            Model.parameter_operator(model, trajectory),
-        )
+        P = Propagator(AutogradStepJacobian(model, trajectory))
+        return Flow(model, trajectory, P, ParameterOperator(AutogradParameterJacobian(model, trajectory)))
     return Flow(model, trajectory, model.propagator(trajectory), model.parameter_operator(trajectory))

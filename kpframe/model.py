@@ -12,8 +12,11 @@ from kpframe.errors import ArgumentError, DtypeError, ShapeError, mismatch
 from kpframe.parameter import ParameterJacobian, ParameterOperator
 from kpframe.propagator import Propagator
 from kpframe.spaces import Space, parameter_space, state_space
-from kpframe.step_jacobian import StepJacobian
+from kpframe.step_jacobian import DenseStepJacobian, StepJacobian
 from kpframe.trajectory import Trajectory, check_inputs
+
+#: Widest state whose step Jacobians are written out when a model brings no structure.
+DENSE_WIDTH = 16
 
 
 class Model(torch.nn.Module, ABC):
@@ -113,7 +116,14 @@ class Model(torch.nn.Module, ABC):
         return self._end(trajectory, torch.stack(states, dim=1))
 
     def propagator(self, trajectory: Trajectory) -> Propagator:
-        """Return ``P`` along a trajectory; override to return a structured one."""
+        """Return ``P`` along a trajectory; override to return a structured one.
+
+        A state of at most ``DENSE_WIDTH`` entries gets its blocks ``A_t`` written out, ``[B, T, H, H]``: that
+        is at most ``DENSE_WIDTH`` trajectories, and each product is then cheap. A wider one keeps a graph
+        for each step.
+        """
+        if self.width <= DENSE_WIDTH:
+            return Propagator(DenseStepJacobian(step_blocks(self, trajectory), trajectory.space))
         return Propagator(AutogradStepJacobian(self, trajectory))
 
     def parameter_operator(self, trajectory: Trajectory) -> ParameterOperator:
@@ -181,6 +191,25 @@ class Model(torch.nn.Module, ABC):
         return Trajectory(states, t.inputs, t.initial_state, t.space, t.mask, t.given)
 
 
+def step_blocks(model: Model, trajectory: Trajectory) -> torch.Tensor:  # [B, T, H, H]
+    """Return the dense ``A_t`` of any model by H reverse passes over all trials and steps at once."""
+    batch, time, hidden = trajectory.space.shape
+    with torch.enable_grad():
+        previous = trajectory.previous.detach().reshape(batch * time, hidden).requires_grad_()
+        out = Linearization(_all_rows(model, trajectory, previous), (previous,))
+    unit = torch.eye(hidden, dtype=previous.dtype, device=previous.device)
+    rows = out.vjp(unit.unsqueeze(1).expand(hidden, batch * time, hidden))[0]  # [H, B T, H]
+    return rows.movedim(0, 1).reshape(batch, time, hidden, hidden)
+
+
+def _all_rows(model: Model, trajectory: Trajectory, previous: torch.Tensor) -> torch.Tensor:  # [B T, H]
+    """Return the next states of all trials and steps, each from its own ``h_{t-1}`` in ``previous``."""
+    batch, time, _ = trajectory.space.shape
+    t = torch.arange(time, device=previous.device).repeat(batch) if model.time_varying else None
+    mask = None if trajectory.mask is None else trajectory.mask.reshape(-1)
+    return model._rows(trajectory.inputs.reshape(batch * time, -1), previous, t, mask)
+
+
 class AutogradStepJacobian(StepJacobian):
     """``A`` of any model: one retained graph for each step, recorded when the step is first needed."""
 
@@ -228,13 +257,7 @@ class AutogradParameterJacobian(ParameterJacobian):
             if not trajectory.given:  # h_0 may depend on theta
                 start = model.initial_state(batch).to(previous)
                 previous = torch.cat([start.unsqueeze(1), previous[:, 1:]], dim=1)
-            t = torch.arange(time, device=previous.device).repeat(batch) if model.time_varying else None
-            out = model._rows(
-                trajectory.inputs.reshape(batch * time, -1),
-                previous.reshape(batch * time, hidden),
-                t,
-                None if trajectory.mask is None else trajectory.mask.reshape(-1),
-            )
+            out = _all_rows(model, trajectory, previous.reshape(batch * time, hidden))
             return Linearization(out.reshape(batch, time, hidden), tuple(model.trainable().values()))
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:

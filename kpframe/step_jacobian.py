@@ -110,6 +110,11 @@ class DenseStepJacobian(StepJacobian):
         """Return ``A_t* v``."""
         return (self._blocks[:, t].mT @ v.unsqueeze(-1)).squeeze(-1)
 
+    def diagonal(self) -> DiagonalStepJacobian:
+        """Return the operator that keeps the diagonal of each ``A_t`` only."""
+        values = self._blocks.diagonal(dim1=-2, dim2=-1).contiguous()
+        return DiagonalStepJacobian(values, self.domain, name=f"diag({self.name})")
+
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         return (self._blocks @ q.unsqueeze(-1)).squeeze(-1)
 

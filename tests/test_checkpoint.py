@@ -21,12 +21,12 @@ class Toy(Model):
     def __init__(self, size: int = 4, seed: int = 0) -> None:
         super().__init__(size, {"h": size})
         generator = torch.Generator().manual_seed(seed)
-        self.register_buffer("order", torch.arange(size))
-        self.W = torch.nn.Parameter(torch.randn(size, size, generator=generator).T)
+        self.register_buffer("arrangement", torch.arange(size))
+        self.w = torch.nn.Parameter(torch.randn(size, size, generator=generator).T)
         self.b = torch.nn.Parameter(torch.randn(size, generator=generator))
 
     def step(self, x: torch.Tensor, h: torch.Tensor, t: torch.Tensor | None = None) -> torch.Tensor:
-        return torch.tanh(h @ self.W.T + x[:, self.order] + self.b)
+        return torch.tanh(h @ self.w.T + x[:, self.arrangement] + self.b)
 
 
 class Tied(Toy):
@@ -34,7 +34,7 @@ class Tied(Toy):
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__(seed=seed)
-        self.V = self.W
+        self.V = self.w
 
 
 HEADER = {"format": FORMAT, "model": None, "settings": {}, "step": 3, "extra": {}}
@@ -70,20 +70,20 @@ def test_round_trip_is_exact(path, dtype) -> None:
     assert (checkpoint.model, checkpoint.step) == (None, 17)
     assert (checkpoint.settings, checkpoint.extra) == (settings, extra)
     again, again_readout = Toy(seed=1).to(dtype), Readout(4, 2, generator=1, dtype=dtype)
-    assert bits(again)["W"] != bits(model)["W"]
+    assert bits(again)["w"] != bits(model)["w"]
     checkpoint.load_into(again)
     checkpoint.load_into(again_readout, prefix="readout")
     assert bits(again) == bits(model)
     assert bits(again_readout) == bits(readout)
     assert again.b.dtype == again_readout.weight.dtype == dtype
-    assert again.order.dtype == torch.int64
+    assert again.arrangement.dtype == torch.int64
 
 
 def test_defaults(path) -> None:
     path.parent.mkdir()
     checkpoint = load_checkpoint(save_checkpoint(path, Toy()))
     assert (checkpoint.model, checkpoint.settings, checkpoint.step, checkpoint.extra) == (None, {}, 0, {})
-    assert set(checkpoint.tensors) == {"model.W", "model.b", "model.order"}
+    assert set(checkpoint.tensors) == {"model.w", "model.b", "model.arrangement"}
 
 
 def test_a_checkpoint_is_a_copy(path) -> None:
@@ -107,11 +107,11 @@ def test_tied_weights(path) -> None:
     assert bits(again) != bits(Tied())
     checkpoint.load_into(again)
     assert bits(again) == bits(Tied())
-    assert again.V is again.W
+    assert again.V is again.w
 
 
 def test_the_file_is_plain_safetensors(saved) -> None:
-    assert torch.equal(load_file(saved)["model.W"], Toy().W.detach())
+    assert torch.equal(load_file(saved)["model.w"], Toy().w.detach())
 
 
 # -- files that cannot be read -------------------------------------------------------------------------------
@@ -167,9 +167,9 @@ def test_another_kind_of_file(path, saved, kind) -> None:
     ids=["none", "other", "no JSON", "list", "no step", "no number"],
 )
 def test_safetensors_without_our_header(path, saved, metadata) -> None:
-    save_file({"model.W": torch.ones(2)}, path, metadata=metadata)
+    save_file({"model.w": torch.ones(2)}, path, metadata=metadata)
     assert "expected kpframe's header" in refused(path)
-    save_file({"model.W": torch.ones(2)}, path, metadata={"kpframe": json.dumps(HEADER)})
+    save_file({"model.w": torch.ones(2)}, path, metadata={"kpframe": json.dumps(HEADER)})
     assert load_checkpoint(path).step == 3
 
 
@@ -184,29 +184,21 @@ def test_newer_format(path, saved) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "prefix", "message"),
+    ("make", "prefix", "message"),
     [
-        (
-            Toy(5),
-            "model",
-            r"model\.order: the model has \[5\] torch.int64, the file \[4\] torch.int64",
-        ),
-        (
-            Toy().double(),
-            "model",
-            r"model\.W: the model has \[4, 4\] torch.float64, the file \[4, 4\] torch.float32",
-        ),
-        (torch.nn.Linear(4, 4), "model", r"model\.weight: the model has .*, the file nothing"),
-        (torch.nn.Module(), "model", r"model\.W: the model has nothing, the file \[4, 4\]"),
-        (Readout(4, 3), "readout", r"readout\.weight: the model has \[3, 4\] .*, the file \[2, 4\]"),
-        (Readout(4, 2), "decoder", r"decoder\.weight: the model has \[2, 4\] .*, the file nothing"),
+        (lambda: Toy(5), "model", r"model\.w: expected \[5, 5\] torch.float32, got \[4, 4\] torch.float32"),
+        (lambda: Toy().double(), "model", r"model\.w: expected \[4, 4\] torch.float64, got .* torch.float32"),
+        (lambda: torch.nn.Linear(4, 4), "model", r"model\.weight: expected \[4, 4\] .*, got nothing"),
+        (lambda: torch.nn.Module(), "model", r"model\.\w+: expected nothing, got \[4"),
+        (lambda: Readout(4, 3), "readout", r"readout\.weight: expected \[3, 4\] .*, got \[2, 4\]"),
+        (lambda: Readout(4, 2), "decoder", r"decoder\.weight: expected \[2, 4\] .*, got nothing"),
     ],
     ids=["shape", "dtype", "missing", "unexpected", "readout", "prefix"],
 )
-def test_tensors_that_do_not_fit(saved, module, prefix, message) -> None:
-    checkpoint = load_checkpoint(saved)
+def test_tensors_that_do_not_fit(saved, make, prefix, message) -> None:
+    checkpoint, module = load_checkpoint(saved), make()
     before = bits(module)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=f"checkpoint: {message}"):
         checkpoint.load_into(module, prefix)
     assert bits(module) == before
     checkpoint.load_into(Toy())
@@ -218,6 +210,17 @@ def test_build_needs_a_registered_model(path, saved) -> None:
     save_checkpoint(path, Toy(), name="no_such_model")
     with pytest.raises(UnknownNameError, match="no_such_model"):
         load_checkpoint(path).build_model()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_build_takes_the_dtype_of_the_floats(path, monkeypatch, dtype) -> None:
+    monkeypatch.setattr("kpframe.checkpoint.create_model", lambda name, size: Toy(size, seed=1))
+    path.parent.mkdir()
+    model = Toy(5).to(dtype)
+    checkpoint = load_checkpoint(save_checkpoint(path, model, name="toy", settings={"size": 5}))
+    again = checkpoint.build_model()
+    assert again.w.dtype == dtype
+    assert bits(again) == bits(model)
 
 
 # -- whole or not there --------------------------------------------------------------------------------------

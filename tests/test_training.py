@@ -163,7 +163,7 @@ def test_without_a_seed_the_task_draws() -> None:
 def test_both_gradients_train_alike() -> None:
     settings = {"learning_rate": 0.01, "steps": 20}
     expected = np.array(losses(trainer(**settings)))
-    assert np.abs(np.array(losses(trainer(Exact(), **settings))) / expected - 1).max() < 1e-4
+    assert np.abs(np.array(losses(trainer(Exact(), **settings))) / expected - 1).max() < 1e-5
     assert np.abs(np.array(losses(trainer(Window(), **settings))) / expected - 1).max() > 1e-2
 
 

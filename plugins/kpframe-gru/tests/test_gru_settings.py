@@ -53,7 +53,7 @@ def test_initial_state_starts_at_zero() -> None:
         ({"hidden_size": 0}, "hidden_size: expected .* >= 1, got 0"),
         ({"hidden_size": 4.0}, "hidden_size: expected .* >= 1, got 4.0"),
         ({"bias": 1}, "bias: expected .* got 1"),
-        ({"seed": -1}, "seed: expected .* >= 0, got -1"),
+        ({"seed": -1}, "seed: expected .* >= 0 and < 4294967296, got -1"),
     ],
 )
 def test_refused_settings(settings, message) -> None:

@@ -24,9 +24,7 @@ def test_window_is_required() -> None:
 
 
 def test_mode() -> None:
-    with pytest.raises(
-        SettingsError, match=r"mode: expected .*'chunked'.* did you mean 'chunked'"
-    ):
+    with pytest.raises(SettingsError, match=r"mode: expected .*'chunked'.* did you mean 'chunked'"):
         create_rule("truncated_bptt", window=3, mode="chuncked")
     with pytest.raises(ArgumentError, match="mode: expected 'sliding' or 'chunked', got 'random'"):
         TruncatedBPTT(3, mode="random")

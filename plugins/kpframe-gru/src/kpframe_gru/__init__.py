@@ -15,7 +15,9 @@ class GRUSettings:
     hidden_size: int = setting(ge=1, help="number of units")
     bias: bool = setting(True, help="two bias vectors, as in torch.nn.GRU")
     trainable_initial_state: bool = setting(False, help="h_0 is a parameter, zero at first")
-    seed: int | None = setting(None, ge=0, help="seed of the initial weights; unset: torch's own generator")
+    seed: int | None = setting(
+        None, ge=0, lt=2**32, help="seed of the initial weights; unset: torch's own generator"
+    )
 
 
 @hookimpl

@@ -1,5 +1,6 @@
 """Vanilla and leaky recurrent networks for kpframe."""
 
+import math
 from collections.abc import Iterator
 
 from attrs import frozen
@@ -22,10 +23,12 @@ class RNNSettings:
     )
     alpha: float = setting(1.0, gt=0, le=1, help="a = dt/tau of the leaky forms")
     gain: float | None = setting(
-        None, gt=0, help="W_hh ~ N(0, gain^2/hidden_size); unset: torch.nn.RNN's uniform values"
+        None, gt=0, lt=math.inf, help="W_hh ~ N(0, gain^2/hidden_size); unset: torch.nn.RNN's uniform values"
     )
     trainable_initial_state: bool = setting(False, help="h_0 is a parameter, zero at first")
-    seed: int | None = setting(None, ge=0, help="seed of the initial weights; unset: torch's own generator")
+    seed: int | None = setting(
+        None, ge=0, lt=2**32, help="seed of the initial weights; unset: torch's own generator"
+    )
 
 
 @hookimpl

@@ -15,6 +15,7 @@ class TruncatedBPTT(LearningRule):
 
     ``mode="chunked"``: the error stops at the starts ``offset, offset + window, ...`` of chunks, as
     ``detach()`` does: ``A_t := 0`` there. The mean over the k offsets is ``Sum_{j<k} (1 - j/k) (A Z)^j``.
+    A cut at step 0 changes nothing: a trainable initial state enters the first step through J.
     Cost: one backward scan and one product with ``J*``.
 
     Args:

@@ -1,0 +1,157 @@
+"""Leading eigenpairs of a self-adjoint operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from attrs import frozen
+
+from kpframe.errors import ArgumentError, mismatch
+from kpframe.operators import Operator
+from kpframe.spectra.arguments import (
+    check_count,
+    check_name,
+    check_positive,
+    check_rank,
+    check_square,
+)
+from kpframe.spectra.krylov import block_lanczos
+from kpframe.spectra.products import Products
+from kpframe.spectra.rng import new_generator, probes
+
+#: Without a budget, operators up to this dimension are solved densely.
+DENSE = 256
+
+#: The ends of the spectrum, each with its order.
+ORDERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "largest": lambda values: torch.argsort(values, descending=True, stable=True),
+    "smallest": lambda values: torch.argsort(values, stable=True),
+    "magnitude": lambda values: torch.argsort(values.abs(), descending=True, stable=True),
+}
+
+
+@frozen(eq=False)
+class EigenPairs:
+    """Eigenpairs; ``residual_norms`` are |A v - lambda v|, ``converged`` says which are within ``tol``."""
+
+    eigenvalues: torch.Tensor  # [k]
+    eigenvectors: torch.Tensor  # [k, *domain], orthonormal, largest entry positive
+    residual_norms: torch.Tensor  # [k]
+    converged: torch.Tensor  # [k], bool
+    num_matvecs: int
+    method: str
+
+
+def eigsh(
+    op: Operator,
+    k: int = 6,
+    budget: int | None = None,
+    tol: float | None = None,
+    which: str = "largest",
+    generator: torch.Generator | None = None,
+    *,
+    block_size: int | None = None,
+) -> EigenPairs:
+    """Return ``k`` eigenpairs from one end of a self-adjoint operator's spectrum.
+
+    Block Lanczos with full reorthogonalisation: each step multiplies a block of vectors in one batched
+    call, and ends when all pairs have converged or the budget is spent. ``residual_norms`` are measured
+    with ``k`` further products. A budget of at least the dimension, or none and a dimension up to 256, gives
+    the dense solution; ``method`` says so. An eigenvalue that is repeated more often than ``block_size``
+    may be found less often than it occurs.
+
+    Args:
+        op: a self-adjoint operator; where that is not provable, two products test it.
+        k: number of eigenpairs, at most the dimension.
+        budget: bound on the number of operator products; None: 20 k + 200.
+        tol: a pair has converged when its residual norm is at most ``tol`` times the largest eigenvalue's
+            magnitude; None: eps^(2/3), 4e-11 in float64 and 2e-5 in float32.
+        which: ``largest`` or ``smallest`` (algebraically), or ``magnitude`` (largest first).
+        generator: the source of the first block; None: a new one with seed 0.
+        block_size: vectors per step; None: k, at most 32.
+
+    Raises:
+        ArgumentError: when k exceeds the dimension, the budget does not suffice for k pairs, or the operator
+            is not self-adjoint.
+        SpaceMismatchError: when the operator is not square.
+        NonFiniteError: when a product is not finite.
+
+    Sources: Golub, Underwood 1977; Musco, Musco 2015.
+    """
+    check_square(op, "eigsh")
+    k = check_rank(k, op)
+    check_name(which, tuple(ORDERS), "which")
+    dimension = op.domain.size
+    eps = torch.finfo(op.dtype).eps
+    tol = eps ** (2 / 3) if tol is None else check_positive(tol, "tol")
+    block = min(k, 32) if block_size is None else check_count(block_size, "block_size")
+    source = new_generator(generator)
+    product = Products(op)
+    if budget is not None:
+        check_count(budget, "budget")
+    if dimension <= (DENSE if budget is None else budget):
+        dense = product.dense()
+        check_symmetric(op, float((dense - dense.mT).abs().max()), float(dense.abs().max()))
+        values, columns = torch.linalg.eigh((dense + dense.mT) / 2)
+        chosen = ORDERS[which](values)[:k]
+        values, vectors = values[chosen], columns[:, chosen].mT
+        residuals = torch.linalg.vector_norm(vectors @ dense.mT - values[:, None] * vectors, dim=1)
+        scale, method = float(dense.abs().max()), "dense"
+    else:
+        spent = 0 if op.self_adjoint else 2
+        room = (20 * k + 200 if budget is None else budget) - k - spent
+        if room < k:
+            raise ArgumentError(mismatch("budget", f"at least {2 * k + spent} products for k={k}", budget))
+        if spent:
+            probe_symmetry(op, product, source)
+        ritz = block_lanczos(
+            product,
+            k,
+            block=min(block, dimension),
+            room=min(room, dimension),
+            tol=tol / 2,  # the recurrence's residuals are a little smaller than the measured ones
+            order=ORDERS[which],
+            generator=source,
+        )
+        values, vectors = ritz.values.to(op.dtype), ritz.vectors
+        residuals = torch.linalg.vector_norm(product(vectors) - values[:, None] * vectors, dim=1)
+        scale, method = ritz.scale, f"block Lanczos, blocks of {block}"
+    scale = max(scale, float(values.abs().max()))
+    return EigenPairs(
+        values,
+        fix_signs(vectors).reshape(k, *op.domain.shape),
+        residuals,
+        residuals <= max(tol, 8 * eps * dimension**0.5) * scale,
+        product.count,
+        method,
+    )
+
+
+def fix_signs(rows: torch.Tensor) -> torch.Tensor:  # [k, n]
+    """Return the rows with their largest-magnitude entries positive."""
+    return rows * row_signs(rows)
+
+
+def row_signs(rows: torch.Tensor) -> torch.Tensor:  # [k, n] -> [k, 1]
+    """Return the sign of each row's largest-magnitude entry, +1 for a row of zeros."""
+    entries = rows.gather(1, rows.abs().argmax(1, keepdim=True))
+    return torch.where(entries < 0, -1, 1).to(rows.dtype)
+
+
+def probe_symmetry(op: Operator, product: Products, generator: torch.Generator) -> None:
+    """Compare <A x, y> with <x, A y> for two random vectors."""
+    pair = probes(op.domain, 2, generator, dtype=op.dtype, device=op.device).flatten(1)
+    images = product(pair)
+    forward, backward = float(images[0] @ pair[1]), float(pair[0] @ images[1])
+    lengths = torch.linalg.vector_norm(images, dim=1) * torch.linalg.vector_norm(pair.flip(0), dim=1)
+    check_symmetric(op, abs(forward - backward), float(lengths.sum()))
+
+
+def check_symmetric(op: Operator, difference: float, scale: float) -> None:
+    """Raise when ``difference`` is more than rounding of ``scale``."""
+    if difference > torch.finfo(op.dtype).eps ** (2 / 3) * scale:
+        raise ArgumentError(
+            mismatch("op", "a self-adjoint operator", f"{op!r}, which differs from its adjoint")
+            + "; svd takes any operator"
+        )

@@ -1,0 +1,69 @@
+"""What an estimator returns: a value, its standard error, its price and the method's name."""
+
+from __future__ import annotations
+
+import math
+
+from attrs import field, frozen
+from scipy.special import ndtri
+
+from kpframe.errors import ArgumentError, mismatch
+
+
+@frozen(repr=False)
+class Estimate:
+    """A number with its uncertainty; prints as ``0.123 ± 0.004 (xtrace, 60 products)``.
+
+    ``stderr`` is 0 for an exact value and infinite where one sample tells nothing of the spread. With few
+    samples it is widened to what Student's t asks for, so that the normal interval ``value ± 1.96 stderr``
+    covers the truth in 95 of 100 runs.
+    """
+
+    value: float = field(converter=float)
+    stderr: float = field(converter=float)
+    num_matvecs: int = field(converter=int)
+    method: str = field()
+
+    @property
+    def exact(self) -> bool:
+        """Whether the value was computed, not estimated."""
+        return self.stderr == 0
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the interval that covers the truth with probability ``level``.
+
+        Raises:
+            ArgumentError: when ``level`` is not between 0 and 1.
+        """
+        if not 0 < level < 1:
+            raise ArgumentError(mismatch("level", "a number between 0 and 1", level))
+        half = float(ndtri(0.5 + level / 2)) * self.stderr if self.stderr else 0.0
+        return self.value - half, self.value + half
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __repr__(self) -> str:
+        unit = "product" if self.num_matvecs == 1 else "products"
+        return f"{_pair(self.value, self.stderr)} ({self.method}, {self.num_matvecs} {unit})"
+
+
+def _pair(value: float, stderr: float) -> str:
+    """Return ``value ± stderr`` with the digits that the error leaves standing."""
+    if not (math.isfinite(stderr) and math.isfinite(value)):
+        return f"{value:.4g} ± {stderr:.2g}"
+    if stderr == 0:
+        return f"{value:.10g} ± 0"
+    place = -math.floor(math.log10(stderr))  # of the error's first digit
+    size = max(abs(value), stderr)
+    if 1e-4 <= size < 1e6:
+        places = min(max(place, 0), 15)
+        return (
+            f"{value:.{places}f} ± {stderr:.{places}f}"
+            if place <= 6
+            else f"{value:.{places}f} ± {stderr:.0e}"
+        )
+    power = math.floor(math.log10(size))
+    places = min(max(place + power, 0), 15)
+    scaled = 10.0**-power
+    return f"({value * scaled:.{places}f} ± {stderr * scaled:.{places}f})e{power:+d}"

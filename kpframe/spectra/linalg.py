@@ -1,0 +1,67 @@
+"""Growing orthonormal bases of rows, rank deficiency included."""
+
+from __future__ import annotations
+
+import torch
+
+
+def orthonormal_rows(rows: torch.Tensor, floor: float = 0.0) -> torch.Tensor:  # [m, n] -> [r, n]
+    """Return an orthonormal basis of the span of ``rows``, numerically dependent directions dropped.
+
+    A direction is dropped when its singular value is below a few roundings of the largest, or ``floor``.
+    """
+    if not len(rows):
+        return rows
+    columns, triangle = torch.linalg.qr(rows.mT)
+    left, values, _ = torch.linalg.svd(triangle, full_matrices=False)
+    limits = torch.finfo(rows.dtype)
+    least = max(float(values[0]) * limits.eps * max(rows.shape) ** 0.5 * 4, floor, limits.tiny)
+    basis: torch.Tensor = columns @ left[:, values > least]
+    return basis.mT.contiguous()
+
+
+class Basis:
+    """Orthonormal rows ``[size, n]`` that grow by blocks, in one buffer that doubles when it is full."""
+
+    def __init__(self, like: torch.Tensor) -> None:
+        self._buffer = like.new_empty(min(16, like.shape[1]), like.shape[1])
+        self.size = 0
+
+    @property
+    def rows(self) -> torch.Tensor:  # [size, n]
+        """The basis so far."""
+        return self._buffer[: self.size]
+
+    def outside(self, rows: torch.Tensor) -> torch.Tensor:  # [b, n] -> [b, n]
+        """Return ``rows`` without their parts in the basis; done twice, which is enough (Kahan, Parlett)."""
+        for _ in range(2):
+            rows = rows - (rows @ self.rows.mT) @ self.rows
+        return rows
+
+    def extend(self, rows: torch.Tensor, floor: float = 0.0) -> torch.Tensor:  # [b, n] -> [r, n]
+        """Add what ``rows`` bring that is new (longer than ``floor``), and return it, orthonormal."""
+        room = rows.shape[1] - self.size
+        new = orthonormal_rows(self.outside(rows), floor)[:room]
+        # What was nearly inside the basis has lost its orthogonality with its length.
+        new = orthonormal_rows(self.outside(new), 0.5) if self.size and len(new) else new
+        needed = self.size + len(new)
+        if needed > len(self._buffer):
+            wider = new.new_empty(min(max(needed, 2 * len(self._buffer)), rows.shape[1]), rows.shape[1])
+            wider[: self.size] = self.rows
+            self._buffer = wider
+        self._buffer[self.size : needed] = new
+        self.size = needed
+        return new
+
+
+def completed(rows: torch.Tensor, num: int, generator: torch.Generator) -> torch.Tensor:  # [r, n] -> [num, n]
+    """Return orthonormal ``rows`` followed by random orthonormal ones, ``num`` in all."""
+    if len(rows) == num:
+        return rows
+    basis = Basis(rows)
+    basis.extend(rows)
+    while basis.size < num:
+        missing = (num - basis.size, rows.shape[1])
+        extra = torch.randn(missing, generator=generator, dtype=rows.dtype, device=generator.device)
+        basis.extend(extra.to(rows.device))
+    return torch.cat([rows, basis.rows[len(rows) : num]])

@@ -1,0 +1,90 @@
+"""Counted, checked, batched products: the only place where spectra touches an operator."""
+
+from __future__ import annotations
+
+import torch
+
+from kpframe.errors import NonFiniteError
+from kpframe.operators import Operator
+from kpframe.operators.dense import basis, chunk_size
+from kpframe.spectra.rng import new_generator, probes
+
+
+class Products:
+    """Products of one operator with rows of vectors; ``count`` says how many were spent.
+
+    Vectors are rows ``[m, n]`` of flattened tensors here; they get the operator's axes only inside a
+    product. ``weight`` is the price of one product (2 for ``A A*``). Batches are cut by memory.
+    """
+
+    def __init__(self, op: Operator, weight: int = 1) -> None:
+        self.op = op
+        self.weight = weight
+        self.count = 0
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:  # [m, domain.size] -> [m, codomain.size]
+        """Return the products with ``rows``; raises :class:`~kpframe.errors.NonFiniteError`."""
+        return self._run(self.op, rows)
+
+    def adjoint(self, rows: torch.Tensor) -> torch.Tensor:  # [m, codomain.size] -> [m, domain.size]
+        """Return the adjoint's products with ``rows``."""
+        return self._run(self.op.T, rows)
+
+    def _run(self, op: Operator, rows: torch.Tensor) -> torch.Tensor:
+        out = rows.new_empty(len(rows), op.codomain.size)
+        step = chunk_size(op, max(1, len(rows)))
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            out[start : start + step] = op(part.reshape(-1, *op.domain.shape)).reshape(len(part), -1)
+        bad = ~torch.isfinite(out).all(1)
+        if bad.any():
+            first = int(bad.nonzero()[0]) + self.count // self.weight
+            raise NonFiniteError(f"{op!r}: expected finite products, got NaN or infinity with probe {first}")
+        self.count += self.weight * len(rows)
+        return out
+
+    def dense(self) -> torch.Tensor:  # [codomain.size, domain.size]
+        """Return the matrix, from as many products as the smaller side has dimensions."""
+        op = self.op
+        if op.codomain.size < op.domain.size:
+            return self.adjoint(basis(op.codomain, 0, op.codomain.size, op).flatten(1))
+        return self(basis(op.domain, 0, op.domain.size, op).flatten(1)).mT
+
+
+class Sampler:
+    """Random probes of an operator's domain and the products with them, both kept and drawn on demand.
+
+    Asking for more probes later draws and multiplies only the new ones; one sampler holds one kind.
+    """
+
+    def __init__(self, op: Operator, generator: torch.Generator | None, weight: int = 1) -> None:
+        self.op = op
+        self.product = Products(op, weight)
+        self.generator = new_generator(generator)
+        self._kind: str | None = None
+        self._probes = torch.empty(0, op.domain.size, dtype=op.dtype, device=op.device)
+        self._products = torch.empty(0, op.codomain.size, dtype=op.dtype, device=op.device)
+
+    @property
+    def count(self) -> int:
+        """Number of operator products spent so far."""
+        return self.product.count
+
+    def probes(self, num: int, kind: str) -> torch.Tensor:  # [num, n]
+        """Return the first ``num`` probes."""
+        assert self._kind in (None, kind), "one sampler draws one kind of probes"
+        self._kind = kind
+        missing = num - len(self._probes)
+        if missing > 0:
+            op = self.op
+            new = probes(op.domain, missing, self.generator, kind, dtype=op.dtype, device=op.device)
+            self._probes = torch.cat([self._probes, new.flatten(1)])
+        return self._probes[:num]
+
+    def products(self, num: int, kind: str) -> tuple[torch.Tensor, torch.Tensor]:  # [num, n] each
+        """Return the first ``num`` probes and the operator's products with them."""
+        vectors = self.probes(num, kind)
+        done = len(self._products)
+        if num > done:
+            self._products = torch.cat([self._products, self.product(vectors[done:])])
+        return vectors, self._products[:num]
