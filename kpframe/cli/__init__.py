@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-EXTRA = {"click", "h5netcdf", "h5py", "jinja2", "matplotlib", "rich", "safetensors", "xarray"}
+from kpframe.cli.extra import EXTRA, needs
 
 
 def main() -> None:
@@ -17,8 +17,3 @@ def main() -> None:
         print(f"Error: {needs(error.name)}", file=sys.stderr)
         sys.exit(2)
     sys.exit(run())
-
-
-def needs(module: str) -> str:
-    """Return what to do when a module of the extra is missing."""
-    return f"this command needs {module}, which is not installed: pip install 'kpframe[study]'"

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import click
 
 from kpframe import __version__
-from kpframe.cli import EXTRA, needs
+from kpframe.cli.extra import EXTRA, needs
 from kpframe.errors import KpframeError
 from kpframe.plugin import PluginWarning
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from numbers import Real
 
 import torch
 
@@ -167,17 +166,6 @@ def is_adjoint_of(first: Operator, second: Operator) -> bool:
     if isinstance(second, AdjointOperator) and second.inner is first:
         return True
     return first is second and first.self_adjoint
-
-
-def as_scalar(value: object) -> float | None:
-    """Return a real number or a one-element real tensor as a float, anything else as None."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, Real):
-        return float(value)
-    if isinstance(value, torch.Tensor) and value.ndim == 0 and not value.is_complex():
-        return float(value)
-    return None
 
 
 def compose(*operators: Operator) -> Operator:

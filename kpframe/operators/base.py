@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
@@ -20,6 +21,10 @@ MEMORY_BUDGET = 2 * 2**30
 
 #: How tightly a formula binds: a sum is bracketed inside a product, a product inside an adjoint.
 SUM, PRODUCT, ATOM = 1, 2, 3
+
+#: What arithmetic, reductions and conversions make of an operator. The makers are operators themselves and
+#: build on this module, so the room's ``__init__`` enters them here and imports run one way.
+NODES: dict[str, Callable[..., Any]] = {}
 
 Index = int | slice | str | Sequence[int] | torch.Tensor
 
@@ -79,14 +84,12 @@ class Operator(ABC):
     @property
     def T(self) -> Operator:
         """The adjoint: ``<A q, r> = <q, A.T r>``; ``A.T.T is A``."""
-        from kpframe.operators.algebra import AdjointOperator
-
         if self.self_adjoint:
             return self
         known = None if self._adjoint is None else self._adjoint()
-        if isinstance(known, AdjointOperator) and known.inner is self:
+        if known is not None and known.T is self:
             return known
-        adjoint = AdjointOperator(self)
+        adjoint = _build("adjoint", self)
         self._adjoint = weakref.ref(adjoint)  # weak: the adjoint already holds this operator
         return adjoint
 
@@ -97,9 +100,7 @@ class Operator(ABC):
         Identities, diagonal and square matrix operators, the propagator, and adjoints, multiples,
         Kronecker products and products of these. Raises :class:`~kpframe.errors.UnsupportedError`.
         """
-        from kpframe.operators.inverses import inverse
-
-        return inverse(self)
+        return _build("inverse", self)
 
     @property
     def symmetric_part(self) -> Operator:
@@ -112,9 +113,7 @@ class Operator(ABC):
         It prints as before and keeps the tags that were proven. Raises
         :class:`~kpframe.errors.MemoryBudgetError` when the matrix needs more than ``max_bytes``.
         """
-        from kpframe.operators.dense import CachedOperator
-
-        return CachedOperator(self, max_bytes)
+        return _build("cached", self, max_bytes)
 
     # -- tags: true only where provable -------------------------------------------------------------------
 
@@ -142,9 +141,7 @@ class Operator(ABC):
 
     def __matmul__(self, other: object) -> Operator:
         if isinstance(other, Operator):
-            from kpframe.operators.algebra import compose
-
-            return compose(self, other)
+            return _build("compose", self, other)
         return self._refuse("@", other, "compose operators with @, and apply one to a tensor with op(q)")
 
     def __rmatmul__(self, other: object) -> Operator:
@@ -152,9 +149,7 @@ class Operator(ABC):
 
     def __add__(self, other: object) -> Operator:
         if isinstance(other, Operator):
-            from kpframe.operators.algebra import add
-
-            return add(self, other)
+            return _build("add", self, other)
         return self._refuse("+", other, f"a constant is not linear; write op + {other!r} * IdentityOperator")
 
     def __radd__(self, other: object) -> Operator:
@@ -172,11 +167,9 @@ class Operator(ABC):
         return self * -1.0
 
     def __mul__(self, other: object) -> Operator:
-        from kpframe.operators.algebra import as_scalar, scale
-
         scalar = as_scalar(other)
         if scalar is not None:
-            return scale(scalar, self)
+            return _build("scale", scalar, self)
         if isinstance(other, torch.Tensor) and other.is_floating_point():
             return self @ _diagonal(other, self.domain)
         if isinstance(other, Operator):
@@ -189,8 +182,6 @@ class Operator(ABC):
         return self * other
 
     def __truediv__(self, other: object) -> Operator:
-        from kpframe.operators.algebra import as_scalar
-
         scalar = as_scalar(other)
         if scalar is None:
             return self._refuse("/", other, "only a real number divides an operator")
@@ -199,11 +190,9 @@ class Operator(ABC):
         return self * (1.0 / scalar)
 
     def __pow__(self, exponent: object) -> Operator:
-        from kpframe.operators.algebra import power
-
         if isinstance(exponent, bool) or not isinstance(exponent, int):
             return self._refuse("**", exponent, "the exponent is a whole number >= 0")
-        return power(self, exponent)
+        return _build("power", self, exponent)
 
     def _refuse(self, sign: str, other: object, why: str) -> NoReturn:
         kind = (
@@ -219,15 +208,11 @@ class Operator(ABC):
         Both copies of an axis are averaged; a side that lacks an axis is left as it is. An average is
         not a trace: see :meth:`partial_trace`. Raises :class:`~kpframe.errors.AxisError`.
         """
-        from kpframe.operators.axes import mean
-
-        return mean(self, axes)
+        return _build("mean", self, axes)
 
     def sum(self, *axes: str) -> Operator:
         """Sum over both copies of the named axes: ``R op R*`` with ``R`` the sum over them."""
-        from kpframe.operators.axes import sum_
-
-        return sum_(self, axes)
+        return _build("sum", self, axes)
 
     def select(self, **indices: Index) -> Operator:
         """Keep chosen entries of named axes, on every side that has them.
@@ -235,30 +220,22 @@ class Operator(ABC):
         ``select(time=-1)`` keeps one entry and drops the axis; a slice, a list of indices or a boolean
         mask keeps the axis; a string keeps a named part: ``select(hidden="c")``.
         """
-        from kpframe.operators.axes import select
-
-        return select(self, indices)
+        return _build("select", self, indices)
 
     def project(self, directions: torch.Tensor, axis: str = "hidden", name: str = "output") -> Operator:
         """Project an axis on the rows of ``directions`` ``[k, n]``: ``W op W*`` with a new axis ``name``."""
-        from kpframe.operators.axes import project
-
-        return project(self, directions, axis, name)
+        return _build("project", self, directions, axis, name)
 
     def bin(self, **lengths: int) -> Operator:
         """Average over windows of named axes: ``bin(time=5)`` has one entry for every 5 steps.
 
         The last window is shorter where the length does not divide the axis. Both copies are averaged.
         """
-        from kpframe.operators.axes import bin_
-
-        return bin_(self, lengths)
+        return _build("bin", self, lengths)
 
     def last_valid(self, mask: torch.Tensor) -> Operator:
         """Keep each trial's last step where ``mask`` ``[B, T]`` is True, in place of the axis ``time``."""
-        from kpframe.operators.axes import last_valid
-
-        return last_valid(self, mask)
+        return _build("last_valid", self, mask)
 
     def block_diagonal(self, *axes: str) -> Operator:
         """Keep the entries at which both copies of the named axes are equal, and the axes with them.
@@ -266,15 +243,11 @@ class Operator(ABC):
         One product of the operator for each entry of the axes. Summed over the axes, the blocks are the
         :meth:`partial_trace`.
         """
-        from kpframe.operators.traces import BlockDiagonal
-
-        return BlockDiagonal(self, axes)
+        return _build("block_diagonal", self, axes)
 
     def partial_trace(self, *axes: str) -> Operator:
         """Trace over the named axes: ``Sum_a op[a, .; a, .]``, exactly, one product an entry of the axes."""
-        from kpframe.operators.traces import PartialTrace
-
-        return PartialTrace(self, axes)
+        return _build("partial_trace", self, axes)
 
     # -- dense forms ------------------------------------------------------------------------------------
 
@@ -284,23 +257,19 @@ class Operator(ABC):
         Raises:
             MemoryBudgetError: when the matrix needs more than ``max_bytes``; says how many it needs.
         """
-        from kpframe.operators.dense import to_dense
-
-        return to_dense(self, max_bytes)
+        matrix: torch.Tensor = NODES["to_dense"](self, max_bytes)
+        return matrix
 
     def to_scipy(self) -> LinearOperator:
         """Return a :class:`scipy.sparse.linalg.LinearOperator` on flattened vectors, of the same dtype."""
-        from kpframe.operators.dense import to_scipy
-
-        return to_scipy(self)
+        flat: LinearOperator = NODES["to_scipy"](self)
+        return flat
 
     def __repr__(self) -> str:
         return self._formula()[0]
 
     def _repr_latex_(self) -> str:
-        from kpframe.operators.latex import latex
-
-        return f"${latex(repr(self))}$"
+        return f"${NODES['latex'](repr(self))}$"
 
 
 class SelfAdjointOperator(Operator):
@@ -315,16 +284,30 @@ class SelfAdjointOperator(Operator):
         return True
 
 
+def _build(node: str, *arguments: Any) -> Operator:
+    operator: Operator = NODES[node](*arguments)
+    return operator
+
+
 def _diagonal(values: torch.Tensor, space: Space) -> Operator:
     """Return entrywise scaling by a tensor that broadcasts to a space."""
-    from kpframe.operators.atoms import DiagonalOperator
-
     try:
-        return DiagonalOperator(values.expand(space.shape), space)
+        return _build("diagonal", values.expand(space.shape), space)
     except RuntimeError as error:
         raise ShapeError(
             mismatch("scaling tensor", f"a shape that broadcasts to [{space}]", f"shape {list(values.shape)}")
         ) from error
+
+
+def as_scalar(value: object) -> float | None:
+    """Return a real number or a one-element real tensor as a float, anything else as None."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, torch.Tensor) and value.ndim == 0 and not value.is_complex():
+        return float(value)
+    return None
 
 
 def bracket(operator: Operator, binding: int) -> str:

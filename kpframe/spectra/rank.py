@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from kpframe.errors import ArgumentError, mismatch
 from kpframe.operators import Operator
 from kpframe.spectra.adaptive import spend
 from kpframe.spectra.arguments import check_budget, check_name, check_operator, check_positive, check_rtol
@@ -63,7 +64,7 @@ def effective_rank(
     check_name(kind, KINDS, "kind")
     share = check_positive(threshold, "threshold")
     if share > 1:
-        check_positive(-1, "threshold")
+        raise ArgumentError(mismatch("threshold", "a share in (0, 1]", share))
     gram = Gram(op)
     source = new_generator(generator)
     sampler = gram.sampler(source)

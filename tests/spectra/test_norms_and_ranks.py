@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from kpframe.errors import ArgumentError, DtypeError, NonFiniteError, SpaceMismatchError
+from kpframe.operators import (
+    DiagonalOperator,
+    IdentityOperator,
+    MatrixOperator,
+    Operator,
+    OuterProductOperator,
+    ZeroOperator,
+)
+from kpframe.spaces import Space
+from kpframe.spectra import Estimate, alignment, effective_rank, frobenius_norm
+
+F64 = torch.float64
+Seeded = Callable[[int], torch.Generator]
+Strip = Callable[[Operator], Operator]
+
+
+def ranks(values: torch.Tensor, share: float = 0.95) -> dict[str, float]:
+    p = values.sort(descending=True)[0] / values.sum()
+    return {
+        "participation": float(1 / p.square().sum()),
+        "entropy": float(torch.exp(-torch.xlogy(p, p).sum())),
+        "threshold": float((p.cumsum(0) < share * (1 - 1e-12)).sum() + 1),
+    }
+
+
+def honest(estimates: list[Estimate], truth: float) -> None:
+    """Check the mean error, its size against the reported one, and a rough coverage."""
+    errors = torch.tensor([e.value - truth for e in estimates], dtype=F64)
+    stderr = torch.tensor([e.stderr for e in estimates], dtype=F64)
+    assert abs(errors.mean()) < 4 * errors.std() / len(errors) ** 0.5 + 0.2 * stderr.mean()
+    assert ((errors.abs() < 1.96 * stderr).double().mean()) >= 0.82
+    assert stderr.median() < 3 * errors.square().mean().sqrt()
+
+
+def test_norm_of_anything(
+    rectangular: Operator, symmetric: Operator, positive: Operator, seeded: Seeded
+) -> None:
+    for op in (rectangular, rectangular.T, symmetric, positive):
+        truth = float(op.to_dense().norm())
+        honest([frobenius_norm(op, 40, generator=seeded(seed)) for seed in range(30)], truth)
+        exact = frobenius_norm(op, min(op.domain.size, op.codomain.size))
+        assert exact.value == pytest.approx(truth, rel=1e-12)
+        assert (exact.stderr, exact.method) == (0, "exact")
+        assert exact.num_matvecs == min(op.domain.size, op.codomain.size)
+        near = frobenius_norm(1.3 * op, 40)
+        assert abs(near.value - truth) > 4 * near.stderr
+
+
+def test_the_sketch_beats_plain_probes(rectangular: Operator) -> None:
+    sketch, plain = frobenius_norm(rectangular), frobenius_norm(rectangular, method="hutchinson")
+    assert sketch.stderr < 0.1 * plain.stderr
+    assert (sketch.method, plain.method) == ("nystrom", "hutchinson")
+    assert abs(plain.value - float(rectangular.to_dense().norm())) < 4 * plain.stderr
+
+
+def test_rtol(positive: Operator) -> None:
+    big = DiagonalOperator(torch.arange(1, 3001, dtype=F64) ** -0.5)
+    for estimate in (frobenius_norm(big, 20, rtol=0.01), effective_rank(big, budget=20, rtol=0.01)):
+        assert estimate.stderr <= 0.01 * estimate.value
+        assert 20 < estimate.num_matvecs <= 320
+    aligned = alignment(big, big + IdentityOperator(big.domain, dtype=F64), 20, rtol=0.02)
+    assert aligned.stderr <= 0.02 * aligned.value
+    assert frobenius_norm(positive, 40, rtol=1e-9).stderr == 0
+    assert effective_rank(positive, "entropy", budget=40, rtol=1e-9).stderr == 0
+
+
+@pytest.mark.parametrize("kind", ["participation", "entropy", "threshold"])
+def test_exact_ranks(kind: str, positive: Operator, rectangular: Operator, symmetric: Operator) -> None:
+    exact = effective_rank(positive, kind, budget=300)
+    assert exact.value == pytest.approx(ranks(torch.linalg.eigvalsh(positive.to_dense()))[kind], rel=1e-11)
+    assert exact.stderr == 0
+    assert exact.method.endswith("of op, exact")
+    for op, name in ((rectangular, "op op*"), (rectangular.T, "op* op"), (symmetric, "op op*")):
+        exact = effective_rank(op, kind, budget=320)
+        assert exact.value == pytest.approx(ranks(torch.linalg.svdvals(op.to_dense()) ** 2)[kind], rel=1e-11)
+        assert exact.method.endswith(f"of {name}, exact")
+
+
+@pytest.mark.parametrize("kind", ["participation", "entropy", "threshold"])
+def test_estimated_ranks(kind: str, positive: Operator, rectangular: Operator, seeded: Seeded) -> None:
+    truth = ranks(torch.linalg.eigvalsh(positive.to_dense()))[kind]
+    estimates = [effective_rank(positive, kind, generator=seeded(seed)) for seed in range(20)]
+    assert all(abs(e.value - truth) < 4 * e.stderr for e in estimates)
+    assert all(e.num_matvecs <= 60 and " of op, " in e.method for e in estimates)
+    if kind == "participation":
+        honest(estimates, truth)
+    truth = ranks(torch.linalg.svdvals(rectangular.to_dense()) ** 2)[kind]
+    estimates = [effective_rank(rectangular, kind, generator=seeded(seed)) for seed in range(20)]
+    assert sum(abs(e.value - truth) < 4 * e.stderr for e in estimates) >= 19
+    assert all(" of op op*, " in e.method for e in estimates)
+
+
+def test_the_share_matters(positive: Operator) -> None:
+    half, most = (effective_rank(positive, "threshold", share, budget=300) for share in (0.5, 0.99))
+    assert 1 < half.value < most.value < 300
+    assert "threshold(0.5)" in half.method
+    assert effective_rank(positive, "threshold", 1.0, budget=300).value == 300
+
+
+def test_alignment_of_positive_operators(positive: Operator, seeded: Seeded) -> None:
+    factor = torch.randn(300, 30, generator=seeded(3), dtype=F64)
+    other = positive + 0.002 * MatrixOperator(factor @ factor.T, positive.domain)
+    a, b = positive.to_dense(), other.to_dense()
+    truth = float((a * b).sum() / a.norm() / b.norm())
+    assert 0.1 < truth < 0.99
+    estimates = [alignment(positive, other, generator=seeded(seed)) for seed in range(30)]
+    honest(estimates, truth)
+    assert all(e.method == "nystrom" and e.num_matvecs == 60 for e in estimates)
+    exact = alignment(positive, other, 600)
+    assert exact.value == pytest.approx(truth, rel=1e-12)
+    assert (exact.stderr, exact.num_matvecs) == (0, 600)
+
+
+def test_alignment_of_others(rectangular: Operator, seeded: Seeded) -> None:
+    noise = torch.randn(320, 350, generator=seeded(4), dtype=F64)
+    other = rectangular + MatrixOperator(0.003 * noise, rectangular.domain, rectangular.codomain)
+    for a, b in ((rectangular, other), (rectangular.T, other.T), (rectangular, -1.0 * other)):
+        x, y = a.to_dense(), b.to_dense()
+        truth = float((x * y).sum() / x.norm() / y.norm())
+        estimates = [alignment(a, b, generator=seeded(seed)) for seed in range(30)]
+        honest(estimates, truth)
+        assert all(e.num_matvecs <= 60 for e in estimates)
+        assert alignment(a, b, 640).value == pytest.approx(truth, rel=1e-12)
+
+
+def test_alignment_with_itself_is_one(positive: Operator, symmetric: Operator, rectangular: Operator) -> None:
+    for op in (positive, symmetric, rectangular):
+        assert alignment(op, op).value == pytest.approx(1, abs=1e-12)
+        assert alignment(op, -3.0 * op).value == pytest.approx(-1, abs=1e-12)
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 5, 60, 100, 1000])
+def test_degenerate_operators(budget: int) -> None:
+    space = Space.of(index=100)
+    u = torch.randn(100, generator=torch.Generator().manual_seed(5), dtype=F64)
+    cases: list[tuple[Operator, float, float]] = [
+        (ZeroOperator(space, dtype=F64), 0.0, 0.0),
+        (ZeroOperator(space, Space.of(row=150), dtype=F64), 0.0, 0.0),
+        (IdentityOperator(space, dtype=F64), 10.0, 100.0),
+        (-IdentityOperator(space, dtype=F64), 10.0, 100.0),
+        (OuterProductOperator(u), float(u @ u), 1.0),
+        (OuterProductOperator(u, u.flip(0)), float(u @ u), 1.0),
+        (MatrixOperator(torch.tensor([[-3.0]], dtype=F64)), 3.0, 1.0),
+    ]
+    for op, norm, rank in cases:
+        estimate = frobenius_norm(op, budget)
+        assert math.isfinite(estimate.value)
+        if budget >= 5:
+            assert abs(estimate.value - norm) <= 4 * estimate.stderr + 1e-12
+        assert estimate.num_matvecs <= budget
+        if budget >= 2:
+            for kind in ("participation", "entropy", "threshold"):
+                estimate = effective_rank(op, kind, budget=budget)
+                assert math.isfinite(estimate.value)
+                assert not math.isnan(estimate.stderr)
+            assert effective_rank(op, budget=max(budget, 5)).value == pytest.approx(rank, rel=0.5)
+            aligned = alignment(op, op, budget)
+            assert math.isnan(aligned.value) if norm == 0 else aligned.value == pytest.approx(1)
+            assert not math.isnan(alignment(op, op, budget, rtol=0.1).num_matvecs)
+
+
+def test_bad_arguments(positive: Operator, rectangular: Operator, strip: Strip) -> None:
+    with pytest.raises(ArgumentError, match="budget: expected a whole number >= 1, got 0"):
+        frobenius_norm(positive, 0)
+    with pytest.raises(ArgumentError, match="budget: expected a whole number >= 2, got 1"):
+        effective_rank(strip(positive), budget=1)
+    assert effective_rank(positive, budget=1).stderr == math.inf
+    with pytest.raises(ArgumentError, match="budget: expected a whole number >= 2, got 1"):
+        alignment(positive, positive, 1)
+    with pytest.raises(ArgumentError, match=r"kind: expected one of .*did you mean 'entropy'"):
+        effective_rank(positive, "entrpy")
+    with pytest.raises(ArgumentError, match="threshold: expected a share in"):
+        effective_rank(positive, "threshold", 1.5)
+    with pytest.raises(ArgumentError, match="method: expected one of auto, nystrom, hutchinson"):
+        frobenius_norm(positive, method="xtrace")
+    with pytest.raises(SpaceMismatchError, match=r"alignment of M and M: .*\(parameter=350\)"):
+        alignment(positive, rectangular)
+    with pytest.raises(DtypeError):
+        alignment(positive, IdentityOperator(positive.domain))
+
+
+def test_products_that_are_not_finite() -> None:
+    bad = MatrixOperator(torch.full((100, 100), math.inf, dtype=F64), name="bad")
+    for call in (frobenius_norm, effective_rank, lambda op: alignment(op, op)):
+        with pytest.raises(NonFiniteError, match=r"bad.*probe 0"):
+            call(bad)

@@ -1,0 +1,122 @@
+"""The rules of the house: imports run one way, files stay small, the core names no plugin."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import kpframe
+
+ROOT = Path(kpframe.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+#: Rooms from the ground up; a room imports only rooms of its own line and of the lines before.
+FLOORS = [
+    {"errors"},
+    {"spaces", "settings"},
+    {"plugin", "operators", "autograd", "tasks"},
+    {"trajectory", "step_jacobian", "parameter", "reducer", "readout"},
+    {"propagator", "site_operators"},
+    {"model"},
+    {"sites", "wrap", "flow"},
+    {"rules", "registry"},
+    {"training", "checkpoint", "spectra"},
+    {"gradient_flow", "interchange"},
+    {"testing"},
+    {"study", "report"},
+    {"cli"},
+]
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Return the kpframe modules a file imports anywhere but under TYPE_CHECKING."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = [ast.Pass()]
+    known = {module_of(file) for file in FILES}
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & known
+            found |= inner or {node.module}
+    return {name for name in found if name in known}
+
+
+def room(module: str) -> str | None:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else None
+
+
+def test_there_is_no_import_circle() -> None:
+    graph = {module_of(path): imports(path) - {module_of(path)} for path in FILES}
+    # a package's own __init__ gathers its files; a file of the room never needs it
+    try:
+        order = list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        raise AssertionError(f"import circle: {' -> '.join(error.args[1])}") from error
+    assert len(order) == len(FILES)
+    assert order.index("kpframe.operators.base") < order.index("kpframe.operators.algebra")
+
+
+def test_no_room_reaches_up() -> None:
+    floor = {name: level for level, names in enumerate(FLOORS) for name in names}
+    rooms = {name for path in FILES if (name := room(module_of(path))) and name != "__main__"}
+    assert rooms == set(floor)
+    for path in FILES:
+        own = room(module_of(path))
+        if own in (None, "__main__"):
+            continue
+        for other in imports(path):
+            above = room(other)
+            if above is not None:
+                assert floor[above] <= floor[own], f"{path.relative_to(ROOT)} imports {other}"
+
+
+def test_files_stay_small() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert max(lengths.values()) <= 400, max(lengths, key=lengths.get)
+    assert lengths[ROOT / "plugin" / "hookspecs.py"] < 80
+    assert lengths[ROOT / "plugin" / "manager.py"] < 250
+
+
+def test_the_core_names_no_plugin() -> None:
+    bundled = re.compile(r"kpframe-(rnn|gru|rules|tasks)\b|kpframe_(rnn|gru)\b|kpframe_(rules|tasks)\.")
+    for path in FILES:
+        assert not bundled.search(path.read_text(encoding="utf-8")), path
+
+
+def test_import_brings_only_what_is_used() -> None:
+    code = "import sys, kpframe; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
+    assert not loaded & {"torch", "numpy", "scipy", "click", "rich", "xarray", "matplotlib", "pytest"}
+    code = "import sys, kpframe; [getattr(kpframe, n) for n in kpframe.__all__]; print(*sys.modules)"
+    loaded = {
+        n.split(".")[0] for n in subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    }
+    assert "torch" in loaded
+    assert not loaded & {"click", "rich", "xarray", "matplotlib", "jinja2", "safetensors", "pytest"}
+
+
+def test_public_names_load_and_are_documented() -> None:
+    assert {"linearize", "Model", "SiteModel", "Propagator", "ParameterOperator", "create_model"} <= set(
+        kpframe.__all__
+    )
+    for name in kpframe.__all__:
+        assert getattr(kpframe, name).__doc__, name
+    assert set(kpframe.__all__) <= set(dir(kpframe))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = kpframe.no_such_name
