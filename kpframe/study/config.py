@@ -48,13 +48,18 @@ class MeasureSettings:
 
 @frozen
 class StudySettings:
-    """A whole study."""
+    """A whole study.
+
+    ``threads`` is the number of threads inside a torch operation: small networks are fastest with one,
+    whatever else the machine is doing.
+    """
 
     title: str
     task: str
     task_settings: dict[str, Any]
     seed: int
     dtype: str
+    threads: int
     networks: tuple[NetworkSettings, ...]
     rules: tuple[RuleSettings, ...]
     training: TrainingSettings
@@ -87,7 +92,7 @@ def bundled_study(name: str) -> StudySettings:
 
 def parse_study(table: Mapping[str, Any], owner: str) -> StudySettings:
     """Return a study from a parsed TOML table; raises :class:`SettingsError`."""
-    known = ("title", "seed", "dtype", "task", "network", "rule", "training", "measure")
+    known = ("title", "seed", "dtype", "threads", "task", "network", "rule", "training", "measure")
     for key in table:
         if key not in known:
             raise SettingsError(f"{owner}: unknown table or key {key!r}{closest(key, known)}")
@@ -97,6 +102,9 @@ def parse_study(table: Mapping[str, Any], owner: str) -> StudySettings:
     dtype = table.get("dtype", "float32")
     if dtype not in ("float32", "float64"):
         raise SettingsError(f"{owner}: " + mismatch("dtype", "'float32' or 'float64'", repr(dtype)))
+    threads = table.get("threads", 1)
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise SettingsError(f"{owner}: " + mismatch("threads", "a whole number >= 1", repr(threads)))
     task = dict(table["task"])
     if "name" not in task:
         raise SettingsError(f"{owner}: [task]: expected name, got {sorted(task) or 'nothing'}")
@@ -113,6 +121,7 @@ def parse_study(table: Mapping[str, Any], owner: str) -> StudySettings:
         task_settings=task,
         seed=int(table.get("seed", 0)),
         dtype=dtype,
+        threads=threads,
         networks=tuple(_named(NetworkSettings, row, f"{owner}: [[network]]") for row in table["network"]),
         rules=tuple(_named(RuleSettings, row, f"{owner}: [[rule]]") for row in table.get("rule", ())),
         training=training,

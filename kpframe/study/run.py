@@ -38,6 +38,15 @@ def run_study(settings: StudySettings, output: Path, report: Report | None = Non
     Returns:
         The dataset of ``results.nc``.
     """
+    before = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    try:
+        return _run(settings, output, report)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(settings: StudySettings, output: Path, report: Report | None) -> xr.Dataset:
     task = create_task(settings.task, **settings.task_settings)
     rules = {rule.label: create_rule(rule.name, **rule.settings) for rule in settings.rules}
     dtype = getattr(torch, settings.dtype)

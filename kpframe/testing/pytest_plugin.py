@@ -26,6 +26,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="device of the tests that take one (cpu, cuda)")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Use one thread in torch: small tensors lose more to waiting threads than they gain."""
+    torch.set_num_threads(1)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip tests marked slow unless they are asked for."""
     if config.getoption("--slow") or "slow" in config.getoption("-m"):

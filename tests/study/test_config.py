@@ -40,6 +40,7 @@ def test_the_bundled_studies_are_valid(name: str) -> None:
         ({"netwrk": []}, ["unknown", "'netwrk'", "'network'"]),
         ({"measure": {"steps": [0, 11]}}, ["steps", "[0, 10]", "11"]),
         ({"training": {"step": 3, "batch_size": 0}}, ["step: ", "'steps'", "batch_size", ">= 1"]),
+        ({"threads": 0}, ["threads", ">= 1", "0"]),
         ({"dtype": "float16"}, ["dtype", "float32", "float16"]),
         ({"task": {}}, ["[task]", "name"]),
         ({"network": [{"hidden_size": 3}]}, ["[[network]]", "name"]),
