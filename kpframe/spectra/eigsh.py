@@ -122,7 +122,7 @@ def eigsh(
         values,
         fix_signs(vectors).reshape(k, *op.domain.shape),
         residuals,
-        residuals <= max(tol, 8 * eps * dimension**0.5) * scale,
+        residuals <= tol * scale,
         product.count,
         method,
     )

@@ -84,6 +84,10 @@ class LeaveOneOut:
     true variance for eigenvalues that are flat, stepped, or fall as powers or exponentials. ``alone`` over
     the result tells how many independent samples the correlated ones are worth, and Student's t is taken
     for that number.
+
+    The rule was chosen on five spectra (0.9^i, 1/i, 1/i^2, a step, a slope) and then tried on nine others:
+    95% intervals cover in 91-99% of runs, but in 82-87% for some quantities where the eigenvalues fall
+    as 0.7^i and are sketched through their squares.
     """
 
     samples: torch.Tensor  # [m, q]

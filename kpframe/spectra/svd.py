@@ -109,13 +109,12 @@ def triplets(
     second = torch.linalg.vector_norm(backward - values[:, None] * right, dim=1)
     residuals = (first**2 + second**2).sqrt()
     signs = row_signs(left)
-    rounding = 8 * torch.finfo(op.dtype).eps * max(op.domain.size, op.codomain.size) ** 0.5
     return SingularTriplets(
         (left * signs).reshape(k, *op.codomain.shape),
         values,
         (right * signs).reshape(k, *op.domain.shape),
         residuals,
-        residuals <= max(tol, rounding) * float(values.max()),
+        residuals <= tol * float(values.max()),
         product.count,
         method,
     )
