@@ -10,8 +10,8 @@ from kpframe.errors import MemoryBudgetError
 from kpframe.operators.base import Operator
 from kpframe.spaces import Space
 
-#: Bytes of basis probes and products that one batched call may hold.
-CHUNK_BYTES = 64 * 2**20
+#: Bytes of probes and products that one batched call may hold: what a cache holds; more is slower.
+CHUNK_BYTES = 4 * 2**20
 
 
 def chunk_size(operator: Operator, limit: int, held: int = 1) -> int:

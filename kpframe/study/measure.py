@@ -84,7 +84,13 @@ def _operators(flow: Flow, settings: MeasureSettings, seed: int) -> xr.Dataset:
             figures.setdefault(name, []).append(estimate.value)
             figures.setdefault(f"{name}_stderr", []).append(estimate.stderr)
         methods.append(f"{estimates['effective_rank'].method}; {estimates['trace'].method}")
-        leading = eigsh(operator, k=count, generator=_generator(seed, place))  # positive: also singular
+        leading = eigsh(  # of a positive operator: also its singular values
+            operator,
+            k=count,
+            tol=settings.tolerance,
+            budget=24 * count,
+            generator=_generator(seed, place),
+        )
         spectra.append(leading.eigenvalues.double().cpu().numpy())
         residuals.append(leading.residual_norms.double().cpu().numpy())
         time_view.append(operator.mean("batch").partial_trace("hidden").to_dense().double().cpu().numpy())
