@@ -50,7 +50,7 @@ _HOME = {
     "spectral_density": "spectra",
     "svd": "spectra",
     "trace": "spectra",
-    "wrap": "wrap",
+    "wrap": "wrapped",
 }
 
 __all__ = sorted(_HOME)
@@ -90,7 +90,7 @@ if TYPE_CHECKING:
     from kpframe.step_jacobian import StepJacobian
     from kpframe.tasks import Task, Trials
     from kpframe.trajectory import Trajectory
-    from kpframe.wrap import wrap
+    from kpframe.wrapped import wrap
 
 
 def __getattr__(name: str) -> object:

@@ -24,7 +24,7 @@ FLOORS = [
     {"trajectory", "step_jacobian", "parameter", "reducer", "readout"},
     {"propagator", "site_operators"},
     {"model"},
-    {"sites", "wrap", "flow"},
+    {"sites", "wrapped", "flow"},
     {"rules", "registry"},
     {"training", "checkpoint", "spectra"},
     {"gradient_flow", "interchange"},
@@ -120,3 +120,12 @@ def test_public_names_load_and_are_documented() -> None:
     assert set(kpframe.__all__) <= set(dir(kpframe))
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = kpframe.no_such_name
+
+
+def test_no_public_name_is_that_of_a_module() -> None:
+    """Importing a submodule binds its name on the package, which would hide the public object."""
+    modules = {path.stem for path in ROOT.glob("*.py")} | {
+        path.parent.name for path in ROOT.glob("*/__init__.py")
+    }
+    assert "flow" in modules
+    assert not modules & set(kpframe.__all__)
