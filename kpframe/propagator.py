@@ -31,22 +31,20 @@ class Propagator(Operator):
         return self.A.method
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        out = torch.empty_like(q)
-        carry = q[..., 0, :]
-        out[..., 0, :] = carry
+        sources = q.unbind(-2)
+        out = _time_outermost(q)
+        carry = out[0].copy_(sources[0])
         for t in range(1, self.A.steps):
-            carry = self.A.step(t, carry) + q[..., t, :]
-            out[..., t, :] = carry
-        return out
+            carry = torch.add(self.A.step(t, carry), sources[t], out=out[t])
+        return out.movedim(0, -2)
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        out = torch.empty_like(r)
-        carry = r[..., -1, :]
-        out[..., -1, :] = carry
+        sources = r.unbind(-2)
+        out = _time_outermost(r)
+        carry = out[-1].copy_(sources[-1])
         for t in range(self.A.steps - 1, 0, -1):
-            carry = self.A.step_adjoint(t, carry) + r[..., t - 1, :]
-            out[..., t - 1, :] = carry
-        return out
+            carry = torch.add(self.A.step_adjoint(t, carry), sources[t - 1], out=out[t - 1])
+        return out.movedim(0, -2)
 
     @property
     def inverse(self) -> Operator:
@@ -166,6 +164,11 @@ class TransitionOperator(Operator):
 
     def _formula(self) -> tuple[str, int]:
         return f"P[{self.t},{'h0' if self.s < 0 else self.s}]", ATOM
+
+
+def _time_outermost(q: torch.Tensor) -> torch.Tensor:  # [..., B, T, H] -> [T, ..., B, H]
+    """Return an empty tensor for a scan's result in which each step is contiguous."""
+    return q.new_empty(q.shape[-2], *q.shape[:-2], q.shape[-1])
 
 
 def shift(q: torch.Tensor) -> torch.Tensor:

@@ -5,131 +5,25 @@ With ``D[c, a] = dh'_c / du_a`` and ``E[c, c'] = dh'_c / dh_c'`` (both diagonal 
 
     A_t v = D_t (W S_t v) + E_t v            J dtheta = D (dW z + db)
 
-so nothing of size ``[B, T, H, H]`` is ever formed. Gains are kept time outermost, ``[T, B, n]``, which
-makes the slice of a step contiguous.
+so nothing of size ``[B, T, H, H]`` is ever formed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 
 import torch
-from attrs import evolve, frozen
+from attrs import evolve
 
 from kpframe.errors import ArgumentError, ShapeError, closest, mismatch
 from kpframe.operators.atoms import IdentityOperator
 from kpframe.operators.base import Operator
 from kpframe.parameter import GroupProjector, ParameterJacobian, ParameterOperator
+from kpframe.site_gains import PlacedSite, SiteGains, accumulate
 from kpframe.spaces import Space
 from kpframe.step_jacobian import DiagonalStepJacobian, StepJacobian
-
-Gain = Mapping[str, torch.Tensor]
-
-
-@frozen(eq=False)
-class PlacedSite:
-    """A weight site along a trajectory.
-
-    Attributes:
-        name, bias: the parameters' names (no bias: None).
-        targets: the preactivations its row blocks add to.
-        source: the state component it reads, None for the input.
-        weight: ``[len(targets) * n, m]``.
-        z: what it reads, ``[T, B, m]``.
-        slope: ``dz/dh`` ``[T, B, m]``, None where z is the component itself.
-    """
-
-    name: str
-    bias: str | None
-    targets: tuple[str, ...]
-    source: str | None
-    weight: torch.Tensor
-    z: torch.Tensor
-    slope: torch.Tensor | None
-
-
-@frozen(eq=False)
-class SiteGains:
-    """Everything the structured operators need of a trajectory; see the module's description.
-
-    Attributes:
-        space: the state space.
-        components: names of the components, in order.
-        targets: ``component -> target -> D`` ``[T, B, n]``; an absent pair is zero.
-        direct: ``component -> component -> E`` ``[T, B, n]``; an absent pair is zero.
-        sites: the weight sites.
-        units: number n of units.
-    """
-
-    space: Space
-    components: tuple[str, ...]
-    targets: Mapping[str, Gain]
-    direct: Mapping[str, Gain]
-    sites: tuple[PlacedSite, ...]
-    units: int
-
-    @classmethod
-    def of(
-        cls,
-        space: Space,
-        units: int,
-        gains: Mapping[str, tuple[Gain, Gain]],
-        sites: Sequence[PlacedSite],
-        mask: torch.Tensor | None,
-    ) -> SiteGains:
-        """Return the gains of ``combine``, ``[T * B, n]``, as ``[T, B, n]``; ``mask`` is ``[T, B, 1]``."""
-        batch, time, _ = space.shape
-
-        def shaped(gain: Gain) -> dict[str, torch.Tensor]:
-            shapes = {name: value.reshape(time, batch, units) for name, value in gain.items()}
-            return shapes if mask is None else {name: value * mask for name, value in shapes.items()}
-
-        targets = {name: shaped(pair[0]) for name, pair in gains.items()}
-        direct = {name: shaped(pair[1]) for name, pair in gains.items()}
-        if mask is not None:  # a held state passes on unchanged
-            for name, gain in direct.items():
-                held = (~mask).to(sites[0].weight.dtype).expand(time, batch, units)
-                gain[name] = gain[name] + held if name in gain else held
-        return cls(space, tuple(gains), targets, direct, tuple(sites), units)
-
-    @property
-    def like(self) -> torch.Tensor:
-        """A tensor whose dtype and device the operators take."""
-        return self.sites[0].weight
-
-    def split(self, v: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the components of a state vector ``[..., H]``."""
-        return dict(zip(self.components, torch.split(v, self.units, dim=-1), strict=True))
-
-    def push(
-        self, t: int | slice, du: Mapping[str, torch.Tensor], like: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        """Return how changes of the preactivations change the next state's components."""
-        out: dict[str, torch.Tensor] = {}
-        for component in self.components:
-            total: torch.Tensor | None = None
-            for target, gain in self.targets[component].items():
-                if target in du:
-                    total = _accumulate(total, gain[t], du[target])
-            out[component] = torch.zeros_like(like) if total is None else total
-        return out
-
-    def pull(self, t: int | slice, r: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the adjoint of :meth:`push`: a preactivation that nothing depends on is absent."""
-        out: dict[str, torch.Tensor] = {}
-        for component in self.components:
-            for target, gain in self.targets[component].items():
-                out[target] = _accumulate(out.get(target), gain[t], r[component])
-        return out
-
-    def blocks(self, site: PlacedSite, parts: Mapping[str, torch.Tensor], like: torch.Tensor) -> torch.Tensor:
-        """Return the targets' blocks side by side ``[..., G n]``, zeros where a target is absent."""
-        pieces = [parts[target] if target in parts else torch.zeros_like(like) for target in site.targets]
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
-
-
-def _accumulate(total: torch.Tensor | None, gain: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    return gain * value if total is None else torch.addcmul(total, gain, value)
 
 
 class SiteStepJacobian(StepJacobian):
@@ -163,8 +57,7 @@ class SiteStepJacobian(StepJacobian):
         for site in self._recurrent:
             z = parts[_source(site)]
             y = (z if site.slope is None else site.slope[t] * z) @ site.weight.mT
-            for target, block in zip(site.targets, y.chunk(len(site.targets), dim=-1), strict=True):
-                du[target] = du[target] + block if target in du else block
+            gains.scatter(site.targets, y, du)
         out = gains.push(t, du, parts[gains.components[0]])
         for component in gains.components:
             for source, gain in gains.direct[component].items():
@@ -178,14 +71,14 @@ class SiteStepJacobian(StepJacobian):
         g = gains.pull(t, parts)
         out: dict[str, torch.Tensor] = {}
         for site in self._recurrent:
-            back = gains.blocks(site, g, like) @ site.weight
+            back = gains.blocks(site.targets, g, like) @ site.weight
             if site.slope is not None:
                 back = site.slope[t] * back
             source = _source(site)
             out[source] = out[source] + back if source in out else back
         for component in gains.components:
             for source, gain in gains.direct[component].items():
-                out[source] = _accumulate(out.get(source), gain[t], parts[component])
+                out[source] = accumulate(out.get(source), gain[t], parts[component])
         return _join(
             {name: out.get(name, torch.zeros_like(like)) for name in gains.components}, gains.components
         )
@@ -263,7 +156,10 @@ class SiteParameterJacobian(ParameterJacobian):
         super().__init__(domain, gains.space, dtype=gains.like.dtype, device=gains.like.device)
         self.gains = gains
         self._parts = {part.name: part for part in domain.axes[0].parts}
-        self._first_step = SiteStepJacobian(gains) if trains_start else None
+        self.first_step = SiteStepJacobian(gains) if trains_start else None
+        names = [name for site in gains.sites for name in (site.name, site.bias) if name is not None]
+        #: Whether one parameter acts at several sites, so that their Gram matrices do not just add up.
+        self.ties = len(set(names)) < len(names)
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         probes = q.shape[:-1]
@@ -295,13 +191,12 @@ class SiteParameterJacobian(ParameterJacobian):
                 bias = moved[site.bias].unsqueeze(-2).unsqueeze(-2)
                 y = bias.expand(*probes, time, batch, -1) if y is None else y + bias
             if y is not None:
-                for target, block in zip(site.targets, y.chunk(len(site.targets), dim=-1), strict=True):
-                    du[target] = du[target] + block if target in du else block
+                gains.scatter(site.targets, y, du)
         like = gains.like.new_zeros(*probes, time, batch, gains.units)
         out = _join(gains.push(slice(None), du, like), gains.components)
-        if self._first_step is not None and "h0" in moved:
+        if self.first_step is not None and "h0" in moved:
             start = moved["h0"].unsqueeze(-2).expand(*probes, batch, -1)
-            out[..., 0, :, :] += self._first_step.step(0, start)
+            out[..., 0, :, :] += self.first_step.step(0, start)
         return out.transpose(-3, -2)
 
     def backward(self, r: torch.Tensor, names: Collection[str]) -> dict[str, torch.Tensor]:
@@ -316,18 +211,23 @@ class SiteParameterJacobian(ParameterJacobian):
         for site in gains.sites:
             if site.name not in names and site.bias not in names:
                 continue
-            columns = gains.blocks(site, g, like).reshape(*probes, time * batch, -1)
+            columns = gains.blocks(site.targets, g, like).reshape(*probes, time * batch, -1)
             if site.name in names:
                 _add(out, site.name, columns.mT @ site.z.reshape(time * batch, -1))
             if site.bias is not None and site.bias in names:
                 _add(out, site.bias, columns.sum(dim=-2))
-        if self._first_step is not None and "h0" in names:
-            _add(out, "h0", self._first_step.step_adjoint(0, r[..., 0, :]).sum(dim=-2))
+        if self.first_step is not None and "h0" in names:
+            _add(out, "h0", self.first_step.step_adjoint(0, r[..., 0, :]).sum(dim=-2))
         return out
 
 
 class SiteParameterOperator(ParameterOperator):
-    """``K = J M J*`` of weight sites; groups that a restriction froze cost nothing."""
+    """``K = J M J*`` of weight sites, as Gram matrices of what the sites read, between the gains.
+
+    Sites that act on the same targets share one Gram matrix, and each bias that learns adds a one to it:
+    ``K = Sum D (Z Z^T + c 1 1^T) D*``, two matrix products for each set of targets. Groups that a
+    restriction froze cost nothing.
+    """
 
     def _sandwich(self, metric: Operator, q: torch.Tensor) -> torch.Tensor:
         jacobian = self.jacobian
@@ -335,7 +235,41 @@ class SiteParameterOperator(ParameterOperator):
             metric, IdentityOperator | GroupProjector
         ):
             return super()._sandwich(metric, q)
-        return jacobian.forward(jacobian.backward(q, self.parameters), q.shape[:-3])
+        if jacobian.ties:
+            return jacobian.forward(jacobian.backward(q, self.parameters), q.shape[:-3])
+        gains = jacobian.gains
+        batch, time, _ = self.codomain.shape
+        probes = q.shape[:-3]
+        parts = gains.split(q.transpose(-3, -2).contiguous())
+        g = gains.pull(slice(None), parts)
+        like = parts[gains.components[0]]
+        du: dict[str, torch.Tensor] = {}
+        for targets, z in self._grams:
+            columns = gains.blocks(targets, g, like).reshape(*probes, time * batch, -1)
+            y = (z @ (z.mT @ columns)).reshape(*probes, time, batch, -1)
+            gains.scatter(targets, y, du)
+        out = _join(gains.push(slice(None), du, like), gains.components)
+        if jacobian.first_step is not None and "h0" in self.parameters:
+            start = jacobian.first_step.step_adjoint(0, q[..., 0, :]).sum(dim=-2, keepdim=True)
+            out[..., 0, :, :] += jacobian.first_step.step(0, start.expand(*probes, batch, -1))
+        return out.transpose(-3, -2)
+
+    @cached_property
+    def _grams(self) -> list[tuple[tuple[str, ...], torch.Tensor]]:
+        """For each set of targets, what its learning sites read, side by side: ``[T B, m]``."""
+        assert isinstance(self.jacobian, SiteParameterJacobian)
+        learning = set(self.parameters)
+        columns: dict[tuple[str, ...], list[torch.Tensor]] = {}
+        biases: dict[tuple[str, ...], int] = {}
+        for site in self.jacobian.gains.sites:
+            rows = site.z.reshape(-1, site.z.shape[-1])
+            columns.setdefault(site.targets, []).extend([rows] if site.name in learning else [])
+            biases[site.targets] = biases.get(site.targets, 0) + (site.bias in learning)
+        for targets, count in biases.items():
+            if count:
+                one = self.jacobian.gains.like.new_full((len(rows), 1), math.sqrt(count))
+                columns[targets].append(one)
+        return [(targets, torch.cat(parts, dim=1)) for targets, parts in columns.items() if parts]
 
     def with_metric(self, metric: Operator, *, name: str = "K_M") -> ParameterOperator:
         """Return ``J M J*`` with another metric on the parameter space."""

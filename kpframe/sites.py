@@ -18,13 +18,8 @@ from kpframe.errors import ArgumentError, mismatch
 from kpframe.model import Model
 from kpframe.parameter import ParameterOperator
 from kpframe.propagator import Propagator
-from kpframe.site_operators import (
-    PlacedSite,
-    SiteGains,
-    SiteParameterJacobian,
-    SiteParameterOperator,
-    SiteStepJacobian,
-)
+from kpframe.site_gains import PlacedSite, SiteGains
+from kpframe.site_operators import SiteParameterJacobian, SiteParameterOperator, SiteStepJacobian
 from kpframe.trajectory import Trajectory
 
 INPUT = "input"

@@ -21,7 +21,7 @@ FLOORS = [
     {"errors"},
     {"spaces", "settings"},
     {"plugin", "operators", "autograd", "tasks"},
-    {"trajectory", "step_jacobian", "parameter", "reducer", "readout"},
+    {"trajectory", "step_jacobian", "parameter", "reducer", "readout", "site_gains"},
     {"propagator", "site_operators"},
     {"model"},
     {"sites", "wrapped", "flow"},

@@ -81,8 +81,7 @@ def coverage(call: Call, truth: float, runs: int) -> float:
 @pytest.mark.parametrize("name", NAMES)
 def test_coverage_of_four_hundred_runs(name: str, spectrum: str) -> None:
     share = coverage(*quantity(name, SPECTRA[spectrum]), runs=400)
-    # Five standard deviations of 400 runs at 95% would be 0.055; the aim itself is 0.90 to 0.99.
-    assert 0.90 <= share <= 0.995
+    assert 0.90 <= share <= 0.99
 
 
 @pytest.mark.parametrize("name", ["rank of op op*", "alignment of others"])
