@@ -1,6 +1,6 @@
 """kpframe: the geometry of learning in recurrent models.
 
-For a recurrent model ``h_t = f(h_{t-1}, x_t, theta)`` and a trajectory, :func:`linearize` returns the
+For a recurrent model ``h_t = f(h_{t-1}, x_t, theta)`` and a trajectory, ``linearize`` returns the
 propagator P, the parameter operator K and the neural tangent operator Phi = P K P*, as matrix-free
 operators on ``[batch, time, hidden]`` tensors. Names load on first use, so that importing the package
 costs nothing that is not used.

@@ -39,7 +39,7 @@ class Checkpoint:
     extra: Mapping[str, Any] = field(factory=dict)
 
     def build_model(self) -> Model:
-        """Create the registered model and load its parameters; raises :class:`CheckpointError`."""
+        """Create the registered model and load its parameters; raises ``CheckpointError``."""
         if self.model is None:
             raise CheckpointError("checkpoint: it holds no registered model's name; use load_into(model)")
         model = create_model(self.model, **self.settings)
@@ -52,7 +52,7 @@ class Checkpoint:
         return model
 
     def load_into(self, module: torch.nn.Module, prefix: str = "model") -> None:
-        """Load the tensors under ``prefix``; raises :class:`CheckpointError` where they do not fit."""
+        """Load the tensors under ``prefix``; raises ``CheckpointError`` where they do not fit."""
         own = module.state_dict()
         found = {
             n.removeprefix(f"{prefix}."): t for n, t in self.tensors.items() if n.startswith(f"{prefix}.")

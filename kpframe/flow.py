@@ -69,7 +69,7 @@ def linearize(
     """Roll a model out and return the operators along the trajectory.
 
     Args:
-        model: a :class:`~kpframe.Model`; :func:`~kpframe.wrap` makes one of any cell.
+        model: a ``Model``; ``wrap`` makes one of any cell.
         x: ``[B, T, I]`` inputs, of the model's dtype, on its device.
         h0: ``[B, H]`` initial states, taken as constants; the model's own (zero, or trainable) when left out.
         mask: bool ``[B, T]``; False marks padded steps, which hold the state: A = I and J = 0 there.

@@ -57,7 +57,7 @@ class Contributions:
 
 
 def contributions(flow: Flow, err: torch.Tensor, rule: LearningRule | None = None) -> Contributions:
-    """Return :func:`loss_rate` by parameter group, by trial and by time step.
+    """Return ``loss_rate`` by parameter group, by trial and by time step.
 
     With ``R = -Err o (Phi_rule Err)`` the sums of R over time and units are the contributions of the
     trials that gain; with ``-Err o (Phi_rule* Err)`` those of the trials learned from.

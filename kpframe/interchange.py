@@ -52,8 +52,8 @@ def to_xarray(result: object, operator: Operator | None = None) -> xr.Dataset:
     """Return a result as a dataset with named dims.
 
     Args:
-        result: a :class:`Trajectory`, :class:`EigenPairs`, :class:`SingularTriplets`,
-            :class:`SpectralDensity` or :class:`LyapunovSpectrum`.
+        result: a ``Trajectory``, ``EigenPairs``, ``SingularTriplets``,
+            ``SpectralDensity`` or ``LyapunovSpectrum``.
         operator: the operator whose eigenpairs or singular triplets these are; its axes name their dims.
 
     Raises:

@@ -20,12 +20,12 @@ DENSE_WIDTH = 16
 
 
 class Model(torch.nn.Module, ABC):
-    """A recurrent dynamical system ``h_t = f(h_{t-1}, x_t, theta)``; the author writes :meth:`step`.
+    """A recurrent dynamical system ``h_t = f(h_{t-1}, x_t, theta)``; the author writes ``step``.
 
     Theta is every parameter of the module that requires a gradient. Everything else (roll-out,
     linearization, P, K, Phi, learning rules) follows by automatic differentiation; a model that knows
-    its structure overrides :meth:`propagator` and :meth:`parameter_operator`, or derives from
-    :class:`~kpframe.SiteModel`, which does both.
+    its structure overrides ``propagator`` and ``parameter_operator``, or derives from
+    ``SiteModel``, which does both.
 
     Args:
         input_size: width of the input.
@@ -33,7 +33,7 @@ class Model(torch.nn.Module, ABC):
         trainable_initial_state: makes ``h_0`` a parameter ``h0`` ``[H]``, shared by all trials.
     """
 
-    #: Whether :meth:`step` needs the step index ``t``.
+    #: Whether ``step`` needs the step index ``t``.
     time_varying = False
 
     def __init__(
@@ -68,7 +68,7 @@ class Model(torch.nn.Module, ABC):
         """
 
     def forward(self, x: torch.Tensor, h: torch.Tensor, t: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the next state; the same as :meth:`step`."""
+        """Return the next state; the same as ``step``."""
         return self.step(x, h, t)
 
     @property

@@ -122,7 +122,7 @@ class ParameterOperator(Operator):
         return self._keep(match_parameters(self.jacobian.domain, names))
 
     def freeze(self, names: Iterable[str]) -> ParameterOperator:
-        """Return the operator of all parameters but the named ones; see :meth:`restrict`."""
+        """Return the operator of all parameters but the named ones; see ``restrict``."""
         frozen = match_parameters(self.jacobian.domain, names)
         return self._keep(tuple(name for name in self.parameters if name not in frozen))
 

@@ -55,7 +55,7 @@ class Propagator(Operator):
         """Return ``dh_t / dh_s`` on ``(batch, hidden)``; ``s=None`` is the initial state.
 
         Time indices count the entries of the time axis, from 0; negative ones count from its end.
-        Raises :class:`ArgumentError` for an index out of range or ``s > t``.
+        Raises ``ArgumentError`` for an index out of range or ``s > t``.
         """
         return TransitionOperator(self.A, t, s)
 

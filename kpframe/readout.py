@@ -34,7 +34,7 @@ class Readout(torch.nn.Module):
 
     Attributes:
         weight: ``[O, n]`` where ``n`` is the width that is read (``H`` unless ``hidden`` is given).
-        bias: ``[O]``. Both start uniform in ``+-1/sqrt(n)``, as in :class:`torch.nn.Linear`.
+        bias: ``[O]``. Both start uniform in ``+-1/sqrt(n)``, as in ``torch.nn.Linear``.
 
     Raises:
         ArgumentError: for a size below 1 or a stretch that does not lie inside the state.

@@ -14,14 +14,14 @@ from kpframe.operators.base import Index, Operator
 class Reducer(ABC):
     """A reduction over named axes: operator -> smaller operator.
 
-    Congruences ``R op R*`` (:class:`Mean`, :class:`Sum`, :class:`Bin`, :class:`Select`,
-    :class:`LastValid`, :class:`Project`) and contractions (:class:`PartialTrace`,
-    :class:`BlockDiagonal`) are different things under different names.
+    Congruences ``R op R*`` (``Mean``, ``Sum``, ``Bin``, ``Select``,
+    ``LastValid``, ``Project``) and contractions (``PartialTrace``,
+    ``BlockDiagonal``) are different things under different names.
     """
 
     @abstractmethod
     def reduce(self, operator: Operator) -> Operator:
-        """Return the reduced operator; raises :class:`~kpframe.errors.AxisError` for unknown axes."""
+        """Return the reduced operator; raises ``AxisError`` for unknown axes."""
 
     def __call__(self, operator: Operator) -> Operator:
         """Return the reduced operator."""
@@ -133,7 +133,7 @@ def principal_components(states: torch.Tensor, k: int) -> torch.Tensor:  # [k, H
     """Return the ``k`` leading principal directions of states ``[..., H]``, orthonormal rows.
 
     Signs are fixed: the entry of largest magnitude of each direction is positive. To be given to
-    :class:`Project`.
+    ``Project``.
 
     Raises:
         ArgumentError: for a ``k`` outside [1, min(H, number of states)].

@@ -26,12 +26,12 @@ def create_model(name: str, /, **settings: Any) -> Model:
 
 
 def create_rule(name: str, /, **settings: Any) -> LearningRule:
-    """Return the learning rule called ``name``; raises like :func:`create_model`."""
+    """Return the learning rule called ``name``; raises like ``create_model``."""
     return cast("LearningRule", get_manager().create("rule", name, settings))
 
 
 def create_task(name: str, /, **settings: Any) -> Task:
-    """Return the task called ``name``; raises like :func:`create_model`."""
+    """Return the task called ``name``; raises like ``create_model``."""
     return cast("Task", get_manager().create("task", name, settings))
 
 
@@ -44,7 +44,7 @@ def create_reducer(name: str, /, **settings: Any) -> Reducer:
 
     Raises:
         SettingsError: when the settings are not those of the reducer.
-        UnknownNameError, PluginError: as :func:`create_model`.
+        UnknownNameError, PluginError: as ``create_model``.
     """
     from kpframe.reducer import REDUCERS
 

@@ -19,8 +19,8 @@ class LearningRule(ABC):
     """A learning rule: what it puts in the place of P, and which metric it puts on the parameters.
 
     Backpropagation through time replaces nothing. A subclass says what flows through time
-    (:meth:`propagator`) and, where it treats parameters differently, gives its own
-    :meth:`parameter_operator`; the compositions follow.
+    (``propagator``) and, where it treats parameters differently, gives its own
+    ``parameter_operator``; the compositions follow.
     """
 
     #: Whether the update is linear in the error; a rule that is not pretends no operator.

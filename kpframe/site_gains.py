@@ -104,7 +104,7 @@ class SiteGains:
         return out
 
     def pull(self, t: int | slice, r: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the adjoint of :meth:`push`: a preactivation that nothing depends on is absent."""
+        """Return the adjoint of ``push``: a preactivation that nothing depends on is absent."""
         out: dict[str, torch.Tensor] = {}
         for component in self.components:
             for target, gain in self.targets[component].items():

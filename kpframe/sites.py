@@ -9,7 +9,7 @@ gains, which one reverse pass of ``combine`` for each component gives along a wh
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from attrs import field, frozen
@@ -23,6 +23,10 @@ from kpframe.site_operators import SiteParameterJacobian, SiteParameterOperator,
 from kpframe.trajectory import Trajectory
 
 INPUT = "input"
+
+
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(names)
 
 
 @frozen
@@ -39,13 +43,13 @@ class Site:
 
     weight: str
     source: str
-    targets: tuple[str, ...] = field(converter=tuple)
+    targets: tuple[str, ...] = field(converter=_names)
     bias: str | None = None
     transform: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
 class SiteModel(Model):
-    """A model of weight sites and a pointwise :meth:`combine`; see the module's description.
+    """A model of weight sites and a pointwise ``combine``; see the module's description.
 
     All state components have the same width n, one entry a unit. A parameter that is at no site (and
     is not the trainable initial state) makes ``J`` fall back to automatic differentiation, as does an
@@ -100,7 +104,7 @@ class SiteModel(Model):
         """
 
     def step(self, x: torch.Tensor, h: torch.Tensor, t: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the next state ``[N, H]``, derived from the sites and :meth:`combine`."""
+        """Return the next state ``[N, H]``, derived from the sites and ``combine``."""
         return self._next(self._drive(x), h, t)
 
     def rollout(
@@ -108,7 +112,7 @@ class SiteModel(Model):
     ) -> Trajectory:
         """Run the model over ``x``, the products with the input made for all steps at once.
 
-        See :meth:`Model.rollout <kpframe.Model.rollout>` for arguments and errors.
+        See ``Model.rollout`` for arguments and errors.
         """
         if type(self).step is not SiteModel.step:
             return super().rollout(x, h0, mask)

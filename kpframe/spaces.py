@@ -1,8 +1,8 @@
 """Named axes and shapes.
 
-A :class:`Space` is an ordered set of named axes. Three are used everywhere: the state space
+A ``Space`` is an ordered set of named axes. Three are used everywhere: the state space
 ``(batch, time, hidden)``, the parameter space ``(parameter,)`` and the output space
-``(batch, time, output)``. An axis may be laid out in named :class:`Part` s: the components of a state
+``(batch, time, output)``. An axis may be laid out in named ``Part`` s: the components of a state
 (``h`` and ``c`` of an LSTM) or the parameters of a model (``weight_hh_l0`` ...).
 """
 
@@ -64,7 +64,7 @@ class Axis:
         return cls(name, start, tuple(parts))
 
     def part(self, name: str) -> Part:
-        """Return the part called ``name``; raises :class:`AxisError` when there is none."""
+        """Return the part called ``name``; raises ``AxisError`` when there is none."""
         for part in self.parts:
             if part.name == name:
                 return part
@@ -119,7 +119,7 @@ class Space:
         return self.axes[self.position(name)]
 
     def position(self, name: str) -> int:
-        """Return the place of an axis, from 0; raises :class:`AxisError` for an unknown one."""
+        """Return the place of an axis, from 0; raises ``AxisError`` for an unknown one."""
         if not isinstance(name, str):
             raise AxisError(
                 f"axis: expected a name, one of {', '.join(self.names)}, got {name!r} "

@@ -51,7 +51,7 @@ class StepJacobian(Operator):
         return torch.stack([self.step_adjoint(t, r[..., t, :]) for t in range(self.steps)], dim=-2)
 
     def blocks(self, max_bytes: int = MEMORY_BUDGET) -> torch.Tensor:
-        """Return the dense ``A_t`` as ``[B, T, H, H]``; raises :class:`MemoryBudgetError` over budget."""
+        """Return the dense ``A_t`` as ``[B, T, H, H]``; raises ``MemoryBudgetError`` over budget."""
         batch, time, hidden = self.domain.shape
         check_budget(f"blocks of {self!r}", batch * time * hidden, hidden, self.dtype, max_bytes)
         unit = torch.eye(hidden, dtype=self.dtype, device=self.device)

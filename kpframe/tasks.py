@@ -1,6 +1,6 @@
-"""What a network is asked to do: :class:`Trials` (one batch of data) and the abstract :class:`Task`.
+"""What a network is asked to do: ``Trials`` (one batch of data) and the abstract ``Task``.
 
-A task's author writes one method, :meth:`Task.draw`, a function of a random generator. Seeds, splits,
+A task's author writes one method, ``Task.draw``, a function of a random generator. Seeds, splits,
 dtypes and devices are the base class's business, and the global random state is never touched.
 """
 
@@ -170,7 +170,7 @@ class Trials:
 
 
 class Task(ABC):
-    """A source of trials; a subclass writes :meth:`draw`.
+    """A source of trials; a subclass writes ``draw``.
 
     Attributes:
         input_size: number of input channels, ``I``.
@@ -269,7 +269,7 @@ def seeded_generator(seed: int, *key: int) -> torch.Generator:
 
 
 def check_split(split: str) -> str:
-    """Return ``split``; raises :class:`ArgumentError` unless it is ``"train"`` or ``"test"``."""
+    """Return ``split``; raises ``ArgumentError`` unless it is ``"train"`` or ``"test"``."""
     if split not in SPLITS:
         raise ArgumentError(mismatch("split", f"one of {', '.join(SPLITS)}", repr(split)))
     return split

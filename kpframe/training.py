@@ -48,7 +48,7 @@ class Trainer:
         model: the model; trained in place.
         readout: the readout; trained in place, always by its own exact gradient.
         task: the source of trials.
-        settings: see :class:`TrainingSettings`.
+        settings: see ``TrainingSettings``.
         rule: the learning rule of ``gradient="operators"``; it sets the model's gradient only.
         seed: seed of the training trials; the task's own stream when left out.
 
@@ -113,7 +113,7 @@ class Trainer:
         return loss
 
     def evaluate(self, trials: Trials) -> tuple[float, float]:
-        """Return loss and accuracy (see :func:`~kpframe.readout.accuracy`) on given trials."""
+        """Return loss and accuracy (see ``accuracy``) on given trials."""
         with torch.no_grad():
             outputs = self.readout(self.model.rollout(trials.inputs, mask=trials.mask).states)
             return float(task_loss(outputs, trials, self.task.loss)), accuracy(outputs, trials)

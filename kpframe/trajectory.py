@@ -41,7 +41,7 @@ class Trajectory:
         return self.states[:, -1]
 
     def component(self, name: str) -> torch.Tensor:  # [B, T, width]
-        """Return one named component of the states; raises :class:`AxisError` for an unknown one."""
+        """Return one named component of the states; raises ``AxisError`` for an unknown one."""
         return self.states[..., self.space[HIDDEN].part(name).slice]
 
     def __repr__(self) -> str:
@@ -50,7 +50,7 @@ class Trajectory:
 
 
 def check_finite(tensor: torch.Tensor, argument: str, space: Space | None = None) -> None:
-    """Raise :class:`NonFiniteError` where ``tensor`` holds NaN or infinity, naming the first place.
+    """Raise ``NonFiniteError`` where ``tensor`` holds NaN or infinity, naming the first place.
 
     With a state space the place is named by step, trial and component, in the order in which the
     roll-out reached it.

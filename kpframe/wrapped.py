@@ -1,4 +1,4 @@
-"""``wrap(cell)``: any ``torch.nn.Module`` cell as a :class:`~kpframe.Model`."""
+"""``wrap(cell)``: any ``torch.nn.Module`` cell as a ``Model``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RETURNS = ("state", "output,state")
 
 
 class WrappedCell(Model):
-    """A cell's module as a model; made by :func:`wrap`."""
+    """A cell's module as a model; made by ``wrap``."""
 
     def __init__(
         self,

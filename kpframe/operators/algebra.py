@@ -210,7 +210,7 @@ def _factors(operator: Operator) -> tuple[float, tuple[Operator, ...]]:
 
 
 def add(first: Operator, second: Operator) -> Operator:
-    """Return the sum of two operators between the same spaces; raises :class:`SpaceMismatchError`."""
+    """Return the sum of two operators between the same spaces; raises ``SpaceMismatchError``."""
     if (first.domain, first.codomain) != (second.domain, second.codomain):
         domains = tell_apart(first.domain, second.domain)
         codomains = tell_apart(first.codomain, second.codomain)

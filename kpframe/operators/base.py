@@ -32,7 +32,7 @@ Index = int | slice | str | Sequence[int] | torch.Tensor
 class Operator(ABC):
     """A linear, matrix-free map from ``domain`` to ``codomain`` on real tensors.
 
-    A subclass supplies :meth:`_apply` and :meth:`_apply_adjoint`; both carry leading probe dimensions
+    A subclass supplies ``_apply`` and ``_apply_adjoint``; both carry leading probe dimensions
     through. Products are never differentiated by autograd, and nothing is reshaped, cast or moved:
     a tensor of the wrong shape, dtype or device is an error that says what was expected and what came.
 
@@ -98,20 +98,20 @@ class Operator(ABC):
         """The exact inverse, for operators that have one in closed form; ``A.inverse @ A`` is the identity.
 
         Identities, diagonal and square matrix operators, the propagator, and adjoints, multiples,
-        Kronecker products and products of these. Raises :class:`~kpframe.errors.UnsupportedError`.
+        Kronecker products and products of these. Raises ``UnsupportedError``.
         """
         return _build("inverse", self)
 
     @property
     def symmetric_part(self) -> Operator:
-        """``(A + A*) / 2`` of a square operator; raises :class:`~kpframe.errors.SpaceMismatchError`."""
+        """``(A + A*) / 2`` of a square operator; raises ``SpaceMismatchError``."""
         return self if self.self_adjoint else (self + self.T) / 2
 
     def cached(self, max_bytes: int = MEMORY_BUDGET) -> Operator:
         """Return the operator with its matrix kept: formed once, now; each product is then a matrix product.
 
         It prints as before and keeps the tags that were proven. Raises
-        :class:`~kpframe.errors.MemoryBudgetError` when the matrix needs more than ``max_bytes``.
+        ``MemoryBudgetError`` when the matrix needs more than ``max_bytes``.
         """
         return _build("cached", self, max_bytes)
 
@@ -206,7 +206,7 @@ class Operator(ABC):
         """Average over the named axes: the congruence ``R op R*`` with ``R`` the mean over them.
 
         Both copies of an axis are averaged; a side that lacks an axis is left as it is. An average is
-        not a trace: see :meth:`partial_trace`. Raises :class:`~kpframe.errors.AxisError`.
+        not a trace: see ``partial_trace``. Raises ``AxisError``.
         """
         return _build("mean", self, axes)
 
@@ -241,7 +241,7 @@ class Operator(ABC):
         """Keep the entries at which both copies of the named axes are equal, and the axes with them.
 
         One product of the operator for each entry of the axes. Summed over the axes, the blocks are the
-        :meth:`partial_trace`.
+        ``partial_trace``.
         """
         return _build("block_diagonal", self, axes)
 
@@ -261,7 +261,7 @@ class Operator(ABC):
         return matrix
 
     def to_scipy(self) -> LinearOperator:
-        """Return a :class:`scipy.sparse.linalg.LinearOperator` on flattened vectors, of the same dtype."""
+        """Return a ``scipy.sparse.linalg.LinearOperator`` on flattened vectors, of the same dtype."""
         flat: LinearOperator = NODES["to_scipy"](self)
         return flat
 

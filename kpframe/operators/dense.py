@@ -21,7 +21,7 @@ def chunk_size(operator: Operator, limit: int, held: int = 1) -> int:
 
 
 def check_budget(what: str, rows: int, columns: int, dtype: torch.dtype, max_bytes: int) -> None:
-    """Raise :class:`MemoryBudgetError` when a matrix needs more than ``max_bytes``."""
+    """Raise ``MemoryBudgetError`` when a matrix needs more than ``max_bytes``."""
     needed = rows * columns * dtype.itemsize
     if needed > max_bytes:
         raise MemoryBudgetError(
@@ -53,7 +53,7 @@ def to_dense(operator: Operator, max_bytes: int) -> torch.Tensor:
 
 
 class CachedOperator(Operator):
-    """An operator whose matrix is kept; made by :meth:`Operator.cached`."""
+    """An operator whose matrix is kept; made by ``Operator.cached``."""
 
     def __init__(self, inner: Operator, max_bytes: int) -> None:
         super().__init__(inner.domain, inner.codomain, dtype=inner.dtype, device=inner.device)

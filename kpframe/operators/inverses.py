@@ -12,7 +12,7 @@ from kpframe.operators.blocks import KroneckerOperator
 
 
 def inverse(operator: Operator) -> Operator:
-    """Return the inverse of an operator; see :attr:`Operator.inverse`.
+    """Return the inverse of an operator; see ``Operator.inverse``.
 
     Raises:
         UnsupportedError: when no exact form is known.

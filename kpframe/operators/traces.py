@@ -93,7 +93,7 @@ class PartialTrace(_Contraction):
 class BlockDiagonal(_Contraction):
     """``delta_{a a'} op[a, .; a, .]``: the entries at which both copies of the named axes are equal.
 
-    A product costs one product of ``op`` for each entry of the axes, as for :class:`PartialTrace`.
+    A product costs one product of ``op`` for each entry of the axes, as for ``PartialTrace``.
     """
 
     def __init__(self, inner: Operator, axes: Sequence[str]) -> None:

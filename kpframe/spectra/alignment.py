@@ -43,7 +43,7 @@ def alignment(
         a: an operator.
         b: an operator with the spaces, dtype and device of ``a``.
         budget: number of products, of both operators together, at least 2 (one probe, infinite ``stderr``).
-        rtol: when given, the budget is doubled as in :func:`~kpframe.spectra.trace`.
+        rtol: when given, the budget is doubled as in ``trace``.
         generator: the source of the probes; None: a new one with seed 0.
         max_budget: bound for ``rtol``.
 

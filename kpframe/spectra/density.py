@@ -20,7 +20,7 @@ from kpframe.spectra.rng import new_generator, probes
 class SpectralDensity:
     """A discrete estimate of the density of eigenvalues: raw nodes and weights, one row a probe.
 
-    The weights of all rows sum to one. Nothing is smoothed; :meth:`broadened` is for plots.
+    The weights of all rows sum to one. Nothing is smoothed; ``broadened`` is for plots.
     """
 
     nodes: torch.Tensor  # [p, steps], float64; a row that ended early is filled with 0

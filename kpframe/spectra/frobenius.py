@@ -37,7 +37,7 @@ def frobenius_norm(
     Args:
         op: any operator.
         budget: number of operator products; 1 gives a value with infinite ``stderr``.
-        rtol: when given, the budget is doubled as in :func:`~kpframe.spectra.trace`.
+        rtol: when given, the budget is doubled as in ``trace``.
         method: ``auto``, ``nystrom`` or ``hutchinson``.
         generator: the source of the probes; None: a new one with seed 0.
         max_budget: bound for ``rtol``.

@@ -123,7 +123,7 @@ def finite_time_exponents(
 
     Args:
         A: the step Jacobian, ``flow.A``.
-        t, s: time indices as in :meth:`Propagator.transition <kpframe.Propagator.transition>`; ``s=None``
+        t, s: time indices as in ``Propagator.transition``; ``s=None``
             is the initial state.
         dt: time per step.
         tol: change of an exponent's logarithm, relative to the number of steps, at which sweeps end.

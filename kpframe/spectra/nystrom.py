@@ -7,7 +7,7 @@ are unbiased one-sample looks at what the sketch misses, at no further product (
 "XTrace: making the most of every sample in stochastic trace estimation", SIAM J. Matrix Anal. Appl. 2024).
 
 The looks share the sketch and are correlated; their error is found by comparing the view of all probes with
-views from which one probe is deleted altogether (:class:`~kpframe.spectra.statistics.LeaveOneOut`).
+views from which one probe is deleted altogether (``LeaveOneOut``).
 """
 
 from __future__ import annotations

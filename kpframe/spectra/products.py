@@ -23,7 +23,7 @@ class Products:
         self.count = 0
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:  # [m, domain.size] -> [m, codomain.size]
-        """Return the products with ``rows``; raises :class:`~kpframe.errors.NonFiniteError`."""
+        """Return the products with ``rows``; raises ``NonFiniteError``."""
         return self._run(self.op, rows)
 
     def adjoint(self, rows: torch.Tensor) -> torch.Tensor:  # [m, codomain.size] -> [m, domain.size]

@@ -27,7 +27,7 @@ def randomized_svd(
 ) -> SingularTriplets:
     """Return approximate ``k`` leading singular triplets of any operator from ``2 power + 2`` passes.
 
-    For a quick look, where one large batch is much cheaper than many small ones; :func:`~kpframe.spectra.svd`
+    For a quick look, where one large batch is much cheaper than many small ones; ``svd``
     is more accurate for the same number of products. Each power step multiplies by ``A A*``, with QR between
     the passes, so that small singular values are not lost to rounding. Costs
     ``(k + oversample) (2 power + 2) + k`` products, the last k for ``residual_norms``; where

@@ -51,7 +51,7 @@ def effective_rank(
         kind: ``participation``, ``entropy`` or ``threshold``.
         threshold: the share of the trace, for ``threshold`` only.
         budget: number of operator products; a product of ``op op*`` costs two.
-        rtol: when given, the budget is doubled as in :func:`~kpframe.spectra.trace`.
+        rtol: when given, the budget is doubled as in ``trace``.
         generator: the source of the probes; None: a new one with seed 0.
         max_budget: bound for ``rtol``.
 

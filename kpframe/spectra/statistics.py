@@ -96,7 +96,7 @@ class LeaveOneOut:
 
     @classmethod
     def of(cls, samples: torch.Tensor, deleted: torch.Tensor) -> LeaveOneOut:
-        """Return the statistics from samples ``[1, m, q]`` and ``[g, m - 1, q]``, see :func:`deletions`."""
+        """Return the statistics from samples ``[1, m, q]`` and ``[g, m - 1, q]``, see ``deletions``."""
         samples = samples[0]
         chosen = len(deleted)
         if len(samples) < 2:

@@ -94,7 +94,7 @@ def bundled_study(name: str) -> StudySettings:
 
 
 def parse_study(table: Mapping[str, Any], owner: str) -> StudySettings:
-    """Return a study from a parsed TOML table; raises :class:`SettingsError`."""
+    """Return a study from a parsed TOML table; raises ``SettingsError``."""
     known = ("title", "seed", "dtype", "threads", "task", "network", "rule", "training", "measure")
     for key in table:
         if key not in known:

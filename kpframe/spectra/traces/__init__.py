@@ -1,7 +1,7 @@
 """The trace estimators, one file per published method.
 
 A method is a module with ``measure(source, budget)``: it draws probes from a
-:class:`~kpframe.spectra.products.Sampler`, spends at most ``budget`` products and returns the value and its
+``Sampler``, spends at most ``budget`` products and returns the value and its
 standard error. Its name is the module's; a new file here is found by itself.
 """
 
@@ -23,7 +23,7 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str) -> Measure:
-    """Return the method called ``name``; raises :class:`~kpframe.errors.ArgumentError`."""
+    """Return the method called ``name``; raises ``ArgumentError``."""
     check_name(name, ("auto", *names()), "method")
     measure: Measure = importlib.import_module(f"{__name__}.{name}").measure
     return measure

@@ -11,7 +11,7 @@ from kpframe import Site, SiteModel
 
 
 class GRU(SiteModel):
-    """The gated recurrent unit, exactly :class:`torch.nn.GRU` (Cho et al. 2014, as cuDNN defines it)::
+    """The gated recurrent unit, exactly ``torch.nn.GRU`` (Cho et al. 2014, as cuDNN defines it)::
 
         r  = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
         z  = sigmoid(W_iz x + b_iz + W_hz h + b_hz)

@@ -22,7 +22,7 @@ class RNN(SiteModel):
     ``form="current"``    ``h' = (1-a) h + a (W_ih x + b_ih + W_hh phi(h) + b_hh)``
     ====================  ======================================================
 
-    The vanilla form is :class:`torch.nn.RNN` to the last bit of its definition, with its parameter names
+    The vanilla form is ``torch.nn.RNN`` to the last bit of its definition, with its parameter names
     and shapes: ``weight_ih_l0 [H, I]``, ``weight_hh_l0 [H, H]``, ``bias_ih_l0 [H]``, ``bias_hh_l0 [H]``.
     With ``a = 1`` the rate form is the vanilla one. In the current form the state is a current and the
     rate, which a readout usually reads, is ``phi(h)``.

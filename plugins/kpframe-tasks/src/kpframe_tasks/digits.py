@@ -19,7 +19,7 @@ class Digits(Task):
     Coordinates ``label`` and ``index``, the place in scikit-learn's arrays.
 
     The split is fixed by ``seed`` and stratified: of each digit's n images, ``test_fraction * n`` rounded
-    to a whole number, and at least one, are for testing. :meth:`sample` draws without replacement.
+    to a whole number, and at least one, are for testing. ``sample`` draws without replacement.
 
     Source: Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine Learning
     Repository, data set 80. scikit-learn carries its test part, by 13 writers; our split is over images,
