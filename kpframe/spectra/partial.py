@@ -40,8 +40,8 @@ def partial_trace(
     Each probe z has independent signs over the traced axes jointly (never a product of probes of single
     axes, whose variance grows with every axis), and is multiplied with every basis vector of the other
     axes: a probe costs as many products as they have entries, and gives all entries of the matrix at once.
-    A budget of at least the dimension gives the exact matrix; ``Operator.partial_trace`` is the exact trace as an operator.
-
+    A budget of at least the dimension gives the exact matrix; ``Operator.partial_trace`` is the exact
+    trace as an operator.
     Args:
         op: an operator that has the axes, with one size each, on both sides.
         axes: the axes to trace over, one name or several.

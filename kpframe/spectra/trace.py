@@ -25,7 +25,8 @@ def trace(
     """Estimate the trace of a square operator from its products.
 
     ``auto`` takes XNysTrace for operators tagged positive (relative error around 1e-3 with 60 products
-    where eigenvalues decay fast), else XTrace; ``xnystrace``, ``xtrace``, ``hutchpp`` and ``hutchinson`` may be named.
+    where eigenvalues decay fast), else XTrace; ``xnystrace``, ``xtrace``, ``hutchpp`` and ``hutchinson``
+    may be named.
     A budget of at least the dimension gives the exact value from basis vectors, whatever the method.
 
     Args:
