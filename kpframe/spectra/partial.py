@@ -42,6 +42,7 @@ def partial_trace(
     axes: a probe costs as many products as they have entries, and gives all entries of the matrix at once.
     A budget of at least the dimension gives the exact matrix; ``Operator.partial_trace`` is the exact
     trace as an operator.
+
     Args:
         op: an operator that has the axes, with one size each, on both sides.
         axes: the axes to trace over, one name or several.
