@@ -93,7 +93,13 @@ if TYPE_CHECKING:
     from kpframe.wrapped import wrap
 
 
+#: Rooms that are used by their own name: ``kpframe.plugin.temporary``, ``kpframe.testing.check_model``.
+_ROOMS = ("plugin", "testing")
+
+
 def __getattr__(name: str) -> object:
+    if name in _ROOMS:
+        return import_module(f"kpframe.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'kpframe' has no attribute {name!r}")
     value = getattr(import_module(f"kpframe.{_HOME[name]}"), name)
@@ -102,4 +108,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *_HOME, *_ROOMS})

@@ -19,8 +19,10 @@ from kpframe.plugin import PluginWarning
 # name: (where the command is, what --help says of it without loading it)
 COMMANDS = {
     "demo": ("kpframe.cli.demo:demo", "The main job, on real data."),
+    "new-plugin": ("kpframe.cli.new_plugin:new_plugin", "Write a plugin to start from."),
     "plugins": ("kpframe.cli.plugins:plugins", "List the installed plugins and what they offer."),
     "show": ("kpframe.cli.plugins:show", "Show one model, rule, task ... and its settings."),
+    "verify": ("kpframe.cli.verify:verify", "Check the identities that a model or rule must satisfy."),
 }
 
 

@@ -1,13 +1,14 @@
 """The plugin host: what a plugin's author imports, and the manager that finds what plugins offer.
 
 A plugin is a distribution with the entry point ``<distribution> = "<module>"`` in the group ``kpframe``;
-the module implements some of the hooks in :mod:`kpframe.plugin.hookspecs`. Nothing here imports torch.
+the module implements some of the hooks in ``kpframe.plugin.hookspecs``. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 from kpframe.plugin.hookspecs import hookimpl
 from kpframe.plugin.manager import PluginManager, get_manager
+from kpframe.plugin.scoped import temporary
 from kpframe.plugin.specs import (
     API_VERSION,
     KINDS,
@@ -41,4 +42,5 @@ __all__ = [
     "get_manager",
     "hookimpl",
     "setting",
+    "temporary",
 ]

@@ -1,11 +1,10 @@
-"""Read one plugin: its metadata, its hooks (strictly) and its factories."""
+"""Read one plugin: its hooks (strictly) and its factories."""
 
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import import_module, metadata
+from importlib import import_module
 from operator import attrgetter
 from typing import Any
 
@@ -13,30 +12,9 @@ import pluggy
 
 from kpframe.errors import KpframeError, PluginError, closest, mismatch
 from kpframe.plugin import hookspecs
-from kpframe.plugin.specs import API_VERSION, HOOKS, PluginInfo, Spec
-
-GROUP = "kpframe"
-INSTALL_HINT = f"pip install a distribution with the entry-point group {GROUP!r}"
-
-
-def installed_entry_points() -> Iterable[metadata.EntryPoint]:
-    """Return the entry points of every installed plugin."""
-    return metadata.entry_points(group=GROUP)
-
-
-def read_metadata(entry_point: metadata.EntryPoint) -> PluginInfo:
-    """Return what the metadata says of a plugin that is not imported."""
-    about = entry_point.dist.metadata if entry_point.dist is not None else None
-
-    def read(key: str, otherwise: str) -> str:
-        return str(about[key]) if about is not None and key in about else otherwise
-
-    return PluginInfo(
-        distribution=read("Name", entry_point.name),
-        version=read("Version", "(unknown version)"),
-        entry_point=entry_point.value,
-        summary=read("Summary", ""),
-    )
+from kpframe.plugin.discovery import INSTALL_HINT as INSTALL_HINT
+from kpframe.plugin.discovery import normalized
+from kpframe.plugin.specs import API_VERSION, HOOKS, ApiError, Spec, refuse_api
 
 
 def collect(plugin: object, distribution: str) -> Iterator[Spec]:
@@ -44,6 +22,7 @@ def collect(plugin: object, distribution: str) -> Iterator[Spec]:
 
     Raises:
         PluginError: when a hook is unknown, raises, or yields something else than specs of its kind.
+        ApiError: when a spec is of a later api and this one does not know its fields.
     """
     # A pluggy manager per plugin: whatever this one does cannot reach the hooks of another.
     host = pluggy.PluginManager("kpframe")
@@ -57,13 +36,15 @@ def collect(plugin: object, distribution: str) -> Iterator[Spec]:
                 raise PluginError("expected an iterable of specs, got None; use yield")
             for result in results:
                 yield from _specs(result, HOOKS[caller.name])
+        except ApiError:
+            raise
         except (Exception, SystemExit) as error:
             raise PluginError(f"{caller.name}(): {say(error)}") from error
 
 
 def same_distribution(left: str, right: str) -> bool:
     """Whether two distribution names are one, as pip compares them."""
-    return re.sub(r"[-_.]+", "-", left.strip()).lower() == re.sub(r"[-_.]+", "-", right.strip()).lower()
+    return normalized(left) == normalized(right)
 
 
 def shared_names(specs: Iterable[Spec], others: Iterable[Spec]) -> list[str]:
@@ -82,12 +63,10 @@ def check_unique(specs: Iterable[Spec]) -> None:
 
 
 def check_api(specs: Iterable[Spec]) -> None:
-    """Raise PluginError when a spec is for another plugin api."""
+    """Raise ApiError when a spec is for another plugin api."""
     for spec in specs:
         if spec.api != API_VERSION:
-            raise PluginError(
-                f"{spec.kind} {spec.name!r} is for api {spec.api}, this kpframe has {API_VERSION}"
-            )
+            refuse_api(spec.kind, spec.name, spec.api)
 
 
 def load_factory(spec: Spec, keywords: Mapping[str, Any]) -> Any:

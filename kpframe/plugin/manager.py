@@ -6,25 +6,24 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from importlib import metadata
 from typing import Any
 
 from attrs import evolve, fields
 
 from kpframe.errors import ArgumentError, PluginError, UnknownNameError, closest, mismatch
+from kpframe.plugin.discovery import EntryPoint, installed_entry_points, other_versions, read_metadata
+from kpframe.plugin.environment import Choice
 from kpframe.plugin.loading import (
-    INSTALL_HINT,
     check_api,
     check_unique,
     collect,
-    installed_entry_points,
     load_factory,
-    read_metadata,
     same_distribution,
     say,
     shared_names,
 )
-from kpframe.plugin.specs import API_VERSION, KINDS, PluginInfo, PluginProblem, PluginWarning, Spec, Status
+from kpframe.plugin.problems import explain, explain_unknown, installed_twice
+from kpframe.plugin.specs import KINDS, PluginInfo, PluginProblem, PluginWarning, Spec
 from kpframe.settings import NoSettings, build_settings
 
 
@@ -38,14 +37,15 @@ class PluginManager:
 
     def __init__(
         self,
-        entry_points: Callable[[], Iterable[metadata.EntryPoint]] = installed_entry_points,
+        entry_points: Callable[[], Iterable[EntryPoint]] = installed_entry_points,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         self._entry_points = entry_points
-        self._environ = environ
+        self._choice = Choice(environ)
         self._loaded = False
         self._plugins: list[PluginInfo] = []
         self._problems: list[PluginProblem] = []
+        self._brought: list[tuple[PluginInfo, PluginProblem]] = []
 
     def installed(self) -> list[PluginInfo]:
         """Return the installed plugins as their metadata has them; imports none of them."""
@@ -74,8 +74,9 @@ class PluginManager:
         self._loaded = True  # first: a plugin may ask for a model while it loads
         before = list(self._plugins), list(self._problems)
         try:
-            for info, entry_point in self._installed():
-                self._add(info, entry_point.load)
+            for info, load in self._installed():
+                self._add(info, load)
+                self._check_once(info)
         except PluginError:
             self._plugins, self._problems = before  # so that the next question meets the same error
             self._loaded = False
@@ -84,10 +85,23 @@ class PluginManager:
 
     def register(self, plugin: object, *, distribution: str, version: str = "0") -> PluginInfo:
         """Load ``plugin``, a module or object with hooks, as if ``distribution`` were installed."""
-        known = len(self._problems)
-        self._add(PluginInfo(distribution, version, entry_point=""), lambda: plugin)
-        _warn(self._problems[known:])
-        return self._plugins[-1]
+        before = list(self._plugins), list(self._problems)
+        try:
+            self._add(PluginInfo(distribution, version, entry_point=""), lambda: plugin)
+        except PluginError:
+            self._plugins, self._problems = before
+            raise
+        info, added = self._plugins[-1], self._problems[len(before[1]) :]
+        self._brought += [(info, problem) for problem in added]
+        _warn(added)
+        return info
+
+    def unregister(self, info: PluginInfo) -> None:
+        """Take back what ``register`` returned, with the problems it brought."""
+        self._plugins = [other for other in self._plugins if other is not info]
+        brought = [problem for owner, problem in self._brought if owner is info]
+        self._brought = [pair for pair in self._brought if pair[0] is not info]
+        self._problems = [one for one in self._problems if not any(one is other for other in brought)]
 
     def specs(self, kind: str) -> list[Spec]:
         """Return every spec of a kind: ``model``, ``rule``, ``task`` ..."""
@@ -111,7 +125,9 @@ class PluginManager:
         if len(found) == 1:
             return found[0][1]
         if not found:
-            raise UnknownNameError(self._unknown(kind, name))
+            offers = [(plugin, spec.name) for plugin, spec in self._offers(kind)]
+            what = (kind or "model, rule ...").replace("_", " ")
+            raise UnknownNameError(explain_unknown(what, name, offers, self._plugins))
         kinds = sorted({spec.kind for _, spec in found})
         ways = [f"{plugin.distribution}:{spec.name}" for plugin, spec in found]
         if len(kinds) > 1:
@@ -126,7 +142,7 @@ class PluginManager:
         """Build the settings, then call the factory with their fields as keywords.
 
         Raises:
-            UnknownNameError: see :meth:`find`.
+            UnknownNameError: see ``find``.
             SettingsError: listing everything that is wrong with ``settings``.
             PluginError: when the factory cannot be loaded or does not take its own settings.
         """
@@ -139,22 +155,13 @@ class PluginManager:
         except (Exception, SystemExit) as error:
             plugin = self.plugin_of(spec)
             message = f"the factory {spec.factory!r} of {kind} {spec.name!r} cannot be used: {say(error)}"
-            raise PluginError(str(self._problem(plugin, "factory", message))) from error
+            raise PluginError(str(explain(plugin, "factory", message, self._choice.disabled))) from error
         return factory(**keywords)
 
-    def _installed(self) -> list[tuple[PluginInfo, metadata.EntryPoint]]:
-        pairs = [(read_metadata(entry_point), entry_point) for entry_point in self._entry_points()]
+    def _installed(self) -> list[tuple[PluginInfo, Callable[[], object]]]:
+        pairs = [read_metadata(entry_point) for entry_point in self._entry_points()]
         pairs.sort(key=lambda pair: (pair[0].distribution, pair[0].entry_point))
-        return [(evolve(info, status=self._status(info.distribution)), point) for info, point in pairs]
-
-    def _status(self, distribution: str) -> Status:
-        allowed = self._environ.get("KPFRAME_PLUGINS", distribution).split(",")
-        refused = not _listed(distribution, allowed) or _listed(distribution, self._disabled())
-        return "disabled" if refused else "not loaded"
-
-    def _disabled(self) -> list[str]:
-        names = self._environ.get("KPFRAME_DISABLE_PLUGINS", "").split(",")
-        return [name.strip() for name in names if name.strip()]
+        return [(evolve(info, status=self._choice.status(info)), load) for info, load in pairs]
 
     def _add(self, info: PluginInfo, load: Callable[[], object]) -> None:
         if info.status == "disabled":
@@ -175,9 +182,7 @@ class PluginManager:
             check_api(specs)
         except (Exception, SystemExit) as error:
             self._plugins.append(evolve(info, status="broken"))
-            newer = stage == "api" and any(spec.api > API_VERSION for spec in specs)
-            problem = self._problem(info, stage, say(error), upgrade="kpframe" if newer else "")
-            self._report(problem, error)
+            self._report(explain(info, stage, say(error), self._choice.disabled, cause=error), error)
             return
         self._plugins.append(evolve(info, status="loaded", specs=specs))
         for other in others:
@@ -185,21 +190,18 @@ class PluginManager:
                 message = (
                     f"{other.distribution} {other.version} offers {name!r} too; the bare name is refused"
                 )
-                ways = f"write '{info.distribution}:{name}' or '{other.distribution}:{name}', or "
-                self._report(self._problem(info, "clash", message, ways))
+                ways = f"write '{info.distribution}:{name}' or '{other.distribution}:{name}'"
+                self._report(explain(info, "clash", message, self._choice.disabled, first=ways))
 
-    def _problem(
-        self, info: PluginInfo, stage: str, message: str, first: str = "", upgrade: str = ""
-    ) -> PluginProblem:
-        disabled = ",".join([*self._disabled(), info.distribution])
-        fix = (
-            f"{first}pip install --upgrade {upgrade or info.distribution}, "
-            f"or pip uninstall {info.distribution}, or KPFRAME_DISABLE_PLUGINS={disabled}"
-        )
-        return PluginProblem(info.distribution, info.version, stage, message, fix)
+    def _check_once(self, info: PluginInfo) -> None:
+        found = {} if info.status == "disabled" else other_versions(info)
+        known = [problem.distribution for problem in self._problems if problem.stage == "twice"]
+        if found and info.distribution not in known:
+            message, remedy = installed_twice(info, found)
+            self._report(explain(info, "twice", message, self._choice.disabled, first=remedy))
 
     def _report(self, problem: PluginProblem, cause: BaseException | None = None) -> None:
-        if self._environ.get("KPFRAME_STRICT_PLUGINS", "") not in ("", "0"):
+        if self._choice.strict:
             raise PluginError(str(problem)) from cause
         self._problems.append(problem)
 
@@ -211,33 +213,11 @@ class PluginManager:
         offers = [(plugin, spec) for plugin in self.plugins for spec in plugin.specs]
         return [(plugin, spec) for plugin, spec in offers if kind in (None, spec.kind)]
 
-    def _unknown(self, kind: str | None, name: str) -> str:
-        known = sorted(
-            {
-                f"{plugin.distribution}:{spec.name}" if ":" in name else spec.name
-                for plugin, spec in self._offers(kind)
-            }
-        )
-        what = (kind or "model, rule ...").replace("_", " ")
-        out = [
-            f"{plugin.distribution} ({plugin.status})"
-            for plugin in self._plugins
-            if plugin.status != "loaded"
-        ]
-        left_out = f"; without {', '.join(out)}" if out else ""
-        if known:
-            return f"no {what} {name!r} (there are {', '.join(known)}){closest(name, known)}{left_out}"
-        return f"no {what} {name!r}: no loaded plugin offers any{left_out}; to get some, {INSTALL_HINT}"
-
 
 @cache
 def get_manager() -> PluginManager:
     """Return the manager of the plugins that are installed in this environment."""
     return PluginManager()
-
-
-def _listed(name: str, names: Iterable[str]) -> bool:
-    return any(same_distribution(name, other) for other in names)
 
 
 def _warn(problems: Iterable[PluginProblem]) -> None:

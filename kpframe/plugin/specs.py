@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn, Self
 
-from attrs import Attribute, field, frozen, has
+from attrs import Attribute, field, fields_dict, frozen, has
 
 from kpframe.errors import PluginError, mismatch
 from kpframe.settings import describe
@@ -15,6 +15,19 @@ API_VERSION = 1
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+class ApiError(PluginError):
+    """A spec is for another version of the hooks and specs; ``newer`` than this kpframe's, or older."""
+
+    def __init__(self, message: str, newer: bool) -> None:
+        super().__init__(message)
+        self.newer = newer
+
+
+def refuse_api(kind: str, name: object, api: int) -> NoReturn:
+    """Raise ApiError for a spec of ``api``."""
+    raise ApiError(f"{kind} {name!r} is for api {api}, this kpframe has {API_VERSION}", api > API_VERSION)
 
 
 def _matches(pattern: re.Pattern[str], meaning: str) -> Any:
@@ -49,9 +62,17 @@ class Spec:
 
     Raises:
         PluginError: at construction, for a name, factory, settings class or api of the wrong form.
+        ApiError: for fields that this api does not have, in a spec of a later one.
     """
 
     kind: ClassVar[str] = "thing"
+
+    def __new__(cls, *args: Any, **keywords: Any) -> Self:
+        """Tell a spec of a later api from one with a misspelt field; see ``ApiError``."""
+        api = keywords.get("api")
+        if isinstance(api, int) and api > API_VERSION and not set(keywords) <= set(fields_dict(cls)):
+            refuse_api(cls.kind, args[0] if args else keywords.get("name"), api)
+        return super().__new__(cls)
 
     name: str = field(validator=_matches(_NAME, "lower-case letters, digits and _, from a letter on"))
     factory: str = field(validator=_matches(_FACTORY, "'package.module:attribute'"))
@@ -133,7 +154,10 @@ class PluginProblem:
 
 @frozen
 class PluginInfo:
-    """One installed plugin and what it offers (nothing, unless it is loaded)."""
+    """One installed plugin and what it offers (nothing, unless it is loaded).
+
+    ``source`` is what pip was given to install it in place of its name (``-e FOLDER``, a wheel, a URL).
+    """
 
     distribution: str
     version: str
@@ -141,3 +165,4 @@ class PluginInfo:
     status: Status = "not loaded"
     specs: tuple[Spec, ...] = ()
     summary: str = ""
+    source: str = ""

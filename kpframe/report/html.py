@@ -28,7 +28,7 @@ class Section:
 
 
 def write_report(data: xr.Dataset, path: Path) -> Path:
-    """Write the report of a study's dataset (see :func:`kpframe.study.run.run_study`); return its path."""
+    """Write the report of a study's dataset (see ``kpframe.study.run.run_study``); return its path."""
     template = Environment(
         loader=PackageLoader("kpframe.report"), autoescape=True, undefined=StrictUndefined
     ).get_template("report.html.j2")

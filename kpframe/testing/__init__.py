@@ -1,1 +1,69 @@
-"""What tests of kpframe and of third-party plugins share."""
+"""The conformance kit: what every model, learning rule and reducer must satisfy, as tests.
+
+In a plugin's test file::
+
+    from kpframe.testing import parametrize_with_checks
+
+    @parametrize_with_checks(["kuramoto"])
+    def test_conformance(check):
+        check()
+
+``check_model``, ``check_rule`` and ``check_reducer`` return a ``Report`` instead;
+``strategies`` draws cases, ``identities`` states what must hold,
+``mutants`` holds wrong implementations that the checks catch. Needs ``kpframe[test]``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from kpframe.errors import MissingDependencyError
+
+_HOME = {
+    "CheckFailure": "residual",
+    "Report": "report",
+    "check_model": "checks",
+    "check_reducer": "checks",
+    "check_rule": "checks",
+    "parametrize_with_checks": "parametrize",
+}
+
+__all__ = [
+    "CheckFailure",
+    "Report",
+    "check_model",
+    "check_reducer",
+    "check_rule",
+    "identities",
+    "mutants",
+    "parametrize_with_checks",
+    "strategies",
+]
+
+if TYPE_CHECKING:
+    from kpframe.testing import identities, mutants, strategies
+    from kpframe.testing.checks import check_model, check_reducer, check_rule
+    from kpframe.testing.parametrize import parametrize_with_checks
+    from kpframe.testing.report import Report
+    from kpframe.testing.residual import CheckFailure
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'kpframe.testing' has no attribute {name!r}")
+    try:
+        module = import_module(f"kpframe.testing.{_HOME.get(name, name)}")
+    except ModuleNotFoundError as error:
+        if error.name not in ("hypothesis", "pytest"):
+            raise
+        raise MissingDependencyError(
+            f"kpframe.testing needs {error.name}, which is not installed: pip install 'kpframe[test]'"
+        ) from error
+    value: object = getattr(module, name) if name in _HOME else module
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

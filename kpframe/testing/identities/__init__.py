@@ -1,0 +1,45 @@
+"""The identities, each a named function of a case: what every operator, model, rule and reducer must satisfy.
+
+Calling one returns a ``Residual``; its ``verify(case)`` raises
+``CheckFailure`` with a message that leads to the fault.
+"""
+
+from __future__ import annotations
+
+from kpframe.testing.identities import (
+    contract,
+    dynamics,
+    flow,
+    operators,
+    products,
+    reducers,
+    reductions,
+    rules,
+    structure,
+)
+from kpframe.testing.identity import REGISTRY, Identity, identity, identity_named
+from kpframe.testing.residual import CheckFailure, NotApplicable, Residual
+
+OPERATOR, MODEL, RULE, REDUCER = (REGISTRY[kind] for kind in ("operator", "model", "rule", "reducer"))
+
+__all__ = [
+    "MODEL",
+    "OPERATOR",
+    "REDUCER",
+    "RULE",
+    "CheckFailure",
+    "Identity",
+    "NotApplicable",
+    "Residual",
+    "contract",
+    "dynamics",
+    "flow",
+    "identity",
+    "identity_named",
+    "operators",
+    "products",
+    "reducers",
+    "reductions",
+    "rules",
+    "structure",
+]

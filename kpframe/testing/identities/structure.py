@@ -1,0 +1,53 @@
+"""Structured operators equal their autograd twins."""
+
+from __future__ import annotations
+
+from kpframe.model import Model
+from kpframe.operators.base import Operator
+from kpframe.sites import SiteModel
+from kpframe.testing.cases import FlowCase
+from kpframe.testing.identity import Identity, identity
+from kpframe.testing.residual import NotApplicable, Residual, compare, contrast
+
+_SOURCE = "docs/mathematics.md: weight sites"
+_SITES = (
+    "combine() must act unit by unit (no sum over units), and every parameter that step() reads is at a site"
+)
+
+
+def _dense(case: FlowCase, name: str) -> tuple[Operator, Operator]:
+    model = type(case.problem.model)
+    override = "propagator" if name in "AP" else "parameter_operator"
+    if getattr(model, override) is getattr(Model, override):
+        raise NotApplicable(f"the model has no {override}() of its own")
+    return getattr(case.problem.flow, name), getattr(case.problem.twin, name)
+
+
+def _make(name: str, look: str) -> Identity:
+    def structured(case: FlowCase) -> Residual:
+        own, twin = _dense(case, name)
+        if name == "J" and not own.domain.size:
+            raise NotApplicable("the model has no trainable parameter")
+        hint = f" ({_SITES})" if isinstance(case.problem.model, SiteModel) else ""
+        return compare(
+            own.to_dense(), twin.to_dense(), f"structured {name}{hint}", spaces=(own.codomain, own.domain)
+        )
+
+    structured.__name__ = f"structured_equals_autograd_{name}"
+    structured.__doc__ = f"The model's own {name} equals the one that automatic differentiation derives."
+    made = identity("model", source=_SOURCE, look=look)(structured)
+
+    @made.differs
+    def _scaled(case: FlowCase) -> Residual | None:
+        dense = _dense(case, name)[0].to_dense()
+        return contrast(1.1 * dense, dense)
+
+    return made
+
+
+structured_equals_autograd_A = _make("A", f"propagator(); in a SiteModel: {_SITES}")
+structured_equals_autograd_J = _make("J", f"parameter_operator(); in a SiteModel: {_SITES}")
+structured_equals_autograd_P = _make("P", "propagator(), where it returns its own scan")
+structured_equals_autograd_K = _make(
+    "K", "parameter_operator(): the Gram form of K, with one term for each bias vector that trains"
+)

@@ -1,0 +1,17 @@
+"""Wrong implementations, at least one for every check: a kit that does not catch them proves nothing."""
+
+from __future__ import annotations
+
+from kpframe.testing.mutants import algebra, flows, reducers, rules, steps
+from kpframe.testing.mutants.mutant import Mutant
+
+#: Every mutant, in the order of the checks.
+MUTANTS: tuple[Mutant, ...] = (
+    *steps.MUTANTS,
+    *flows.MUTANTS,
+    *rules.MUTANTS,
+    *reducers.MUTANTS,
+    *algebra.MUTANTS,
+)
+
+__all__ = ["MUTANTS", "Mutant", "algebra", "flows", "reducers", "rules", "steps"]

@@ -1,0 +1,48 @@
+"""What a mutant is: a wrong implementation, the check that must catch it, and what that must say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from attrs import field, frozen
+
+from kpframe.testing.checks import Check, Subject
+from kpframe.testing.identity import identity_named
+from kpframe.testing.report import Result
+from kpframe.testing.sources import Source, source_of
+
+
+@frozen
+class Mutant:
+    """A wrong implementation.
+
+    Attributes:
+        wrong: the class, factory or name that is checked.
+        check: name of the check that must catch it.
+        says: a part of the message that leads to the fault.
+        kind: ``"model"``, ``"rule"``, ``"reducer"`` or ``"operator"``.
+        patch: a context in which the wrong code stands in for the core's, for a mutant that is a name.
+    """
+
+    wrong: Any
+    check: str
+    says: str
+    kind: str = "model"
+    patch: Callable[[], AbstractContextManager[Any]] = field(default=nullcontext, repr=False)
+
+    @property
+    def name(self) -> str:
+        """A name for test ids."""
+        return f"{self.check}-{getattr(self.wrong, '__name__', self.wrong)}"
+
+    @property
+    def source(self) -> Source:
+        """What the checks run on."""
+        return source_of(self.wrong, self.kind)
+
+    def result(self, examples: int = 20) -> Result:
+        """Run the check that must catch it."""
+        with self.patch():
+            return Check(Subject(self.source), identity_named(self.kind, self.check)).result(examples)

@@ -1,0 +1,150 @@
+"""Hypothesis strategies: sizes, tensors, operators, settings, models, flows, rules and reducers.
+
+Hypothesis draws the structure; values follow from a drawn seed and kind. Except for sizes, seeds, spaces
+and settings, what is drawn is a case: a frozen record that prints as code and whose ``build()`` makes the
+thing. A failing case shrinks towards one trial, one step, one unit and normal values.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from kpframe.reducer import REDUCERS
+from kpframe.spaces import Space
+from kpframe.testing.cases import FlowCase, MaskCase, ReducerCase, RuleCase, TensorCase
+from kpframe.testing.drawing import LARGEST, settings_strategy
+from kpframe.testing.sources import Source, source_of
+from kpframe.testing.trees import BINARY, LEAVES, ROOTS, UNARY, Node, OperatorCase
+from kpframe.testing.values import KINDS
+
+#: Models that rules are checked on.
+TOYS = ("kpframe.testing.toys:Elman", "kpframe.testing.toys:Plain")
+
+_AXES = ("time", "batch", "hidden")
+
+
+def sizes(low: int = 1, high: int = LARGEST) -> st.SearchStrategy[int]:
+    """Return small sizes."""
+    return st.integers(low, high)
+
+
+def seeds() -> st.SearchStrategy[int]:
+    """Return seeds; 0 is the simplest."""
+    return st.integers(0, 2**16)
+
+
+def kinds() -> st.SearchStrategy[str]:
+    """Return kinds of values, half of them normal."""
+    return st.one_of(st.just(KINDS[0]), st.sampled_from(KINDS))
+
+
+def spaces() -> st.SearchStrategy[Space]:
+    """Return small state spaces ``(batch, time, hidden)``."""
+    return st.builds(Space.of, batch=sizes(1, 2), time=sizes(1, 4), hidden=sizes())
+
+
+def tensors(space: Space) -> st.SearchStrategy[TensorCase]:
+    """Return tensors of a space, as cases; ``build(dtype)`` makes one."""
+    return st.builds(TensorCase, shape=st.just(space.shape), seed=seeds(), kind=kinds())
+
+
+def _nodes() -> st.SearchStrategy[Node]:
+    leaves = st.builds(Node, kind=st.sampled_from(LEAVES), children=st.just(()), number=st.integers(0, 2))
+
+    def grow(children: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
+        one = st.builds(Node, kind=st.sampled_from(UNARY), children=st.tuples(children))
+        two = st.builds(Node, kind=st.sampled_from(BINARY), children=st.tuples(children, children))
+        return st.one_of(one, two)
+
+    square = st.recursive(leaves, grow, max_leaves=4)
+    rooted = st.builds(Node, kind=st.sampled_from(ROOTS), children=st.tuples(square))
+    return st.one_of(square, rooted)
+
+
+def operators() -> st.SearchStrategy[OperatorCase]:
+    """Return operators: small trees of the algebra, with leaves of every kind and reductions at the root."""
+    kind = st.sampled_from(("normal", "ones", "one-hot", "zeros", "tiny"))
+    return st.builds(
+        OperatorCase,
+        tree=_nodes(),
+        batch=sizes(1, 2),
+        time=sizes(),
+        hidden=sizes(1, 2),
+        seed=seeds(),
+        kind=kind,
+    )
+
+
+def settings_for(spec: Any) -> st.SearchStrategy[dict[str, Any]]:
+    """Return settings that ``spec`` can be built with, from its bounds and choices, sizes small."""
+    source = source_of(spec)
+    return settings_strategy(source.kind, source.reference)
+
+
+def models(spec: Any, **fixed: Any) -> st.SearchStrategy[FlowCase]:
+    """Return a model's cases with one trial and one step; ``build_model()`` makes the model alone."""
+    return flows(spec, **{"batch": 1, "time": 1, **fixed})
+
+
+def flows(spec: Any, **fixed: Any) -> st.SearchStrategy[FlowCase]:
+    """Return flows of a model: settings, trials, steps, initial state and mask.
+
+    Args:
+        spec: see ``kpframe.testing.check_model``.
+        fixed: field of ``FlowCase`` -> a value, or a strategy of its own.
+    """
+    source = source_of(spec)
+    drawn: dict[str, st.SearchStrategy[Any]] = {
+        "settings": settings_strategy(source.kind, source.reference),
+        "batch": sizes(1, 2),
+        "time": sizes(1, 4),
+        "seed": seeds(),
+        "kind": kinds(),
+        "h0": st.sampled_from(("own", "given")),
+        "mask": st.booleans(),
+    }
+    for name, value in fixed.items():
+        drawn[name] = value if isinstance(value, st.SearchStrategy) else st.just(value)
+    return st.builds(FlowCase, model=st.just(source.reference), **drawn)
+
+
+def rules(spec: Any, **fixed: Any) -> st.SearchStrategy[RuleCase]:
+    """Return a rule, with settings, on flows of small models; ``fixed`` fields of the flow are not drawn."""
+    source = source_of(spec, "rule")
+    return st.builds(
+        RuleCase,
+        rule=st.just(source.reference),
+        settings=settings_strategy("rule", source.reference),
+        flow=st.one_of(*(flows(toy, **fixed) for toy in TOYS)),
+    )
+
+
+def reducers(spec: Any, **fixed: Any) -> st.SearchStrategy[ReducerCase]:
+    """Return a reducer, with settings, and operators to reduce."""
+    return _reducers(source_of(spec, "reducer"), fixed)
+
+
+@st.composite
+def _reducers(draw: st.DrawFn, source: Source, fixed: dict[str, Any]) -> ReducerCase:
+    batch, time, hidden = draw(sizes(1, 2)), draw(sizes()), draw(sizes(1, 2))
+    name = source.reference
+    if isinstance(name, str) and name in REDUCERS:
+        settings = _core_settings(draw, name, batch, time, hidden)
+    else:
+        settings = draw(settings_strategy("reducer", name))
+    values = {"seed": draw(seeds()), "kind": draw(st.sampled_from(("normal", "ones", "one-hot"))), **fixed}
+    return ReducerCase(name, settings, batch, time, hidden, **values)
+
+
+def _core_settings(draw: st.DrawFn, name: str, batch: int, time: int, hidden: int) -> dict[str, Any]:
+    if name == "bin":
+        return {"time": draw(sizes(1, time))}
+    if name == "select":
+        return {"time": draw(st.one_of(st.integers(0, time - 1), st.just([0]), st.just(-1)))}
+    if name == "project":
+        return {"directions": TensorCase((draw(sizes(1, 2)), hidden), draw(seeds()))}
+    if name == "last_valid":
+        return {"mask": MaskCase(draw(st.lists(sizes(1, time), min_size=batch, max_size=batch)), time)}
+    return {"axes": draw(st.lists(st.sampled_from(_AXES), min_size=1, max_size=3, unique=True))}

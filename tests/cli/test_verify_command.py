@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kpframe.checkpoint import save_checkpoint
+from kpframe.cli import app
+from kpframe.testing.toys import Plain
+
+
+@pytest.fixture
+def run(capsys):
+    """A function that runs the command line in this process: (exit code, output, errors)."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = app.run(arguments)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_a_good_model_gives_a_table_and_exit_code_0(run) -> None:
+    code, out, err = run("verify", "kpframe.testing.toys:Gated", "--examples", "3")
+    assert (code, err) == (0, "")
+    assert out.startswith("model Gated")
+    (line,) = [line for line in out.splitlines() if "phi_equals_total_jacobian" in line]
+    assert line.split()[1] == "passed"
+    assert float(line.split()[2]) < 1e-12
+    assert line.split()[3:5] == ["1e-09", "3"]
+    assert out.rstrip().endswith(" passed")
+    assert run("verify", "kpframe.testing.toys:Gated", "--examples", "3")[1] == out
+
+
+def test_a_bad_model_gives_exit_code_1_and_its_smallest_case(run) -> None:
+    code, out, err = run("verify", "kpframe.testing.mutants.flows:SignSlip", "--examples", "3")
+    assert (code, err) == (1, "")
+    assert "look at: step() and propagator()" in out
+    assert "smallest failing case: FlowCase(model='kpframe.testing.mutants.flows:SignSlip'" in out
+    assert " failed" in out
+
+
+def test_json(run) -> None:
+    code, out, _ = run("verify", "kpframe.testing.mutants.steps:TooWide", "--examples", "2", "--json")
+    assert code == 1
+    data = json.loads(out)
+    assert (data["kind"], data["label"], data["passed"]) == ("model", "TooWide", False)
+    verdicts = {check["name"]: check["verdict"] for check in data["checks"]}
+    assert verdicts["state_shape"] == "failed"
+    assert verdicts["taylor_slope"] == "not run"
+    assert json.loads(run("verify", "reducer:mean", "--examples", "2", "--json")[1])["passed"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_model", "no model 'no_such_model'"),
+        ("rule:no_such_rule", "no rule 'no_such_rule'"),
+        ("no.such.module:Model", "cannot be imported: ModuleNotFoundError"),
+        ("kpframe.testing.toys:Nothing", "has no attribute 'Nothing'"),
+        ("missing.safetensors", "expected a file, got 'missing.safetensors'"),
+        ("task:digits", "spec: expected one of the kinds model, rule, reducer"),
+    ],
+)
+def test_errors_take_one_line_and_exit_code_2(run, name: str, message: str) -> None:
+    code, out, err = run("verify", name)
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_checkpoint_without_a_name_is_refused(run, tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path / "x.safetensors", Plain(1, 2))
+    code, _, err = run("verify", str(path))
+    assert code == 2
+    assert "it holds no registered model's name" in err
+
+
+def test_examples_must_be_positive(run) -> None:
+    code, _, err = run("verify", "gru", "--examples", "0")
+    assert code == 2
+    assert "--examples" in err

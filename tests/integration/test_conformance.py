@@ -1,0 +1,30 @@
+"""The conformance kit on the bundled models and rules, and on the core's reducers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kpframe import create_model
+from kpframe.checkpoint import save_checkpoint
+from kpframe.cli import app
+from kpframe.reducer import REDUCERS
+from kpframe.testing import parametrize_with_checks
+
+MODELS = ["rnn", "gru"]
+RULES = ["rule:bptt", "rule:frozen", "rule:truncated_bptt"]
+
+
+@parametrize_with_checks([*MODELS, *RULES, *(f"reducer:{name}" for name in REDUCERS)])
+def test_conformance(check) -> None:
+    check()
+
+
+def test_a_checkpoint_is_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"input_size": 2, "hidden_size": 3, "seed": 1}
+    path = save_checkpoint(
+        tmp_path / "trained.safetensors", create_model("gru", **settings), name="gru", settings=settings
+    )
+    assert app.run(["verify", str(path), "--examples", "2"]) == 0
+    assert capsys.readouterr().out.startswith("model trained")

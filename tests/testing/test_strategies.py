@@ -1,0 +1,148 @@
+"""What the strategies draw: small, shrinkable, replayable, and printed as code."""
+
+from __future__ import annotations
+
+import torch
+from attrs import frozen
+from hypothesis import find, given, settings
+from hypothesis import strategies as st
+
+from kpframe.operators import Operator
+from kpframe.plugin import setting
+from kpframe.spaces import Axis, Space
+from kpframe.testing import strategies
+from kpframe.testing.cases import FlowCase, MaskCase, ReducerCase, RuleCase, TensorCase
+from kpframe.testing.drawing import _of_class
+from kpframe.testing.trees import Node, OperatorCase
+from kpframe.testing.values import KINDS, seeded, values
+
+PLAIN = "kpframe.testing.toys:Plain"
+#: What a pasted case needs.
+NAMES = {
+    cls.__name__: cls
+    for cls in (FlowCase, RuleCase, ReducerCase, TensorCase, MaskCase, OperatorCase, Node, Space, Axis)
+}
+QUICK = settings(max_examples=15)
+
+
+def pasted(case: object) -> object:
+    return eval(repr(case), dict(NAMES))
+
+
+@frozen
+class Settings:
+    input_size: int = setting(ge=1)
+    hidden_size: int = setting(ge=1)
+    mode: str = setting("a", choices=("a", "b"))
+    gain: float = setting(0.05, gt=0, lt=0.06)
+    odd: float | None = setting(None, ge=0, le=1)
+    lengths: tuple[int, ...] = setting((2,), ge=2)
+    free: str = setting("text")
+
+
+@QUICK
+@given(strategies.flows(PLAIN))
+def test_flows_can_be_pasted_and_replay(case: FlowCase) -> None:
+    again = pasted(case)
+    assert again == case
+    one, two = case.build(), again.build()
+    assert torch.equal(one.flow.trajectory.states, two.flow.trajectory.states)
+    assert one.x.shape == (case.batch, case.time, case.settings["input_size"])
+    assert one.space.size <= 2 * 4 * 4
+    assert case.problem is case.problem
+
+
+@QUICK
+@given(strategies.operators())
+def test_operators_can_be_pasted(case: OperatorCase) -> None:
+    again = pasted(case)
+    assert again == case
+    op = case.build()
+    assert isinstance(op, Operator)
+    assert torch.equal(again.build().to_dense(), op.to_dense())
+
+
+@QUICK
+@given(strategies.rules("kpframe.testing.mutants.rules:Exact"), strategies.reducers("last_valid"), st.data())
+def test_the_others_can_be_pasted(rule: RuleCase, reducer: ReducerCase, data) -> None:
+    assert pasted(rule) == rule
+    assert pasted(reducer) == reducer
+    assert repr(rule.build()[0]) == "Exact()"
+    assert reducer.build()(reducer.operator()).domain.names == ("batch", "hidden")
+    space = data.draw(strategies.spaces())
+    assert pasted(space) == space
+    tensor = data.draw(strategies.tensors(space))
+    assert pasted(tensor).build().shape == space.shape
+    model = data.draw(strategies.models(PLAIN))
+    assert type(model.build_model()).__name__ == "Plain"
+
+
+def test_shrinking_ends_at_the_simplest_case() -> None:
+    case = find(strategies.flows(PLAIN), lambda case: True)
+    assert case == FlowCase(PLAIN, {"input_size": 1, "hidden_size": 1})
+    wide = find(strategies.flows(PLAIN), lambda case: case.settings["hidden_size"] > 1 and case.time > 1)
+    assert (wide.settings["hidden_size"], wide.time, wide.batch, wide.kind) == (2, 2, 1, "normal")
+    assert find(strategies.operators(), lambda case: True).tree == Node("matrix")
+
+
+def test_fixed_fields_are_not_drawn() -> None:
+    @settings(max_examples=10)
+    @given(strategies.flows(PLAIN, mask=True, time=st.integers(2, 3), kind="zeros"))
+    def check(case: FlowCase) -> None:
+        assert case.mask
+        assert case.time in (2, 3)
+        mask = case.problem.mask
+        assert mask is not None
+        assert mask[:, 0].all()
+        assert not mask[-1].all()
+        assert not case.problem.x.any()
+
+    check()
+
+
+def test_settings_follow_bounds_and_choices() -> None:
+    seen: list[dict] = []
+    required, optional = _of_class(Settings)
+    assert set(required) == {"input_size", "hidden_size"}
+    assert set(optional) == {"mode", "gain", "odd", "lengths"}
+
+    @settings(max_examples=60)
+    @given(st.fixed_dictionaries(required, optional=optional))
+    def check(drawn: dict) -> None:
+        seen.append(drawn)
+        Settings(**drawn)  # within the bounds
+        assert 1 <= drawn["input_size"] <= 3
+        assert drawn.get("gain", 0.05) in (0.05, 0.025)
+
+    check()
+    assert {drawn.get("mode") for drawn in seen} == {None, "a", "b"}
+    assert any(drawn.get("odd") is not None for drawn in seen)
+
+
+def test_settings_for_draws_what_builds() -> None:
+    found = find(strategies.settings_for(PLAIN), lambda drawn: drawn["hidden_size"] == 2)
+    assert found == {"input_size": 1, "hidden_size": 2}
+
+
+def test_values_by_kind() -> None:
+    for kind in KINDS:
+        x = values((2, 3), 5, kind)
+        assert torch.equal(x, values((2, 3), 5, kind))
+        assert x.dtype == torch.float64
+        assert torch.equal(values((2, 3), 5, kind, torch.float32), x.float())
+    assert values((2, 3), 5, "one-hot").sum() == 1
+    assert values((), 5, "one-hot") == 1
+    assert values((0, 2), 5, "one-hot").shape == (0, 2)
+    assert 0 < values((3,), 5, "tiny").abs().max() < 1e-4
+    assert values((3,), 5, "huge").abs().max() > 100
+    assert not torch.equal(values((3,), 5), values((3,), 6))
+
+
+def test_seeded_puts_the_generator_back() -> None:
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    with seeded(7):
+        first = torch.rand(2)
+    with seeded(7):
+        assert torch.equal(torch.rand(2), first)
+    assert torch.equal(torch.random.get_rng_state(), before)
