@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from kpframe_rules import FrozenSettings
 
 from kpframe import create_model
 from kpframe.checkpoint import save_checkpoint
 from kpframe.cli import app
+from kpframe.plugin import RuleSpec
 from kpframe.reducer import REDUCERS
-from kpframe.testing import parametrize_with_checks
+from kpframe.testing import check_rule, parametrize_with_checks
 
 MODELS = ["rnn", "gru"]
 RULES = ["rule:bptt", "rule:frozen", "rule:truncated_bptt"]
@@ -19,6 +21,13 @@ RULES = ["rule:bptt", "rule:frozen", "rule:truncated_bptt"]
 @parametrize_with_checks([*MODELS, *RULES, *(f"reducer:{name}" for name in REDUCERS)])
 def test_conformance(check) -> None:
     check()
+
+
+def test_bptt_is_exact() -> None:
+    tagged = RuleSpec("bptt", "kpframe_rules.bptt:BPTT", capabilities={"exact"})
+    assert check_rule(tagged)["exact_rule_equals_backward"].verdict == "passed"
+    other = RuleSpec("frozen", "kpframe_rules.frozen:Frozen", FrozenSettings, capabilities={"exact"})
+    assert check_rule(other)["exact_rule_equals_backward"].verdict == "failed"
 
 
 def test_a_checkpoint_is_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

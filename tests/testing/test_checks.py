@@ -206,7 +206,7 @@ def test_a_constant_quantity_proves_too_little() -> None:
 
 def test_a_model_that_is_never_finite_is_named() -> None:
     report = check_model(Nowhere, examples=3)
-    assert [result.name for result in report.failures] == ["dtype_kept"]
+    assert [result.name for result in report.failures] == ["step_is_pure", "dtype_kept"]
     assert "no case could be drawn" in report["dtype_kept"].message
     assert "left the finite numbers" in report["dtype_kept"].message
 

@@ -95,6 +95,7 @@ def step_is_pure(case: FlowCase) -> Residual:
     x0, h0 = x.clone(), h.clone()
     with torch.no_grad():
         first = problem.step(x, h, 0).clone()
+        check_finite(first, f"{name}.step")  # a case that leaves the finite numbers is drawn again
         require(
             torch.equal(h, h0), f"{name}.step changed its argument h; write h = h + ... rather than h += ..."
         )
@@ -139,7 +140,7 @@ def dtype_kept(case: FlowCase) -> Residual:
             start.dtype == dtype or not own,
             f"{name}.initial_state: expected dtype {dtype} of the parameters, got {start.dtype}",
         )
-        check_finite(out.detach(), f"{name}.step")  # a case that leaves the finite numbers is drawn again
+        check_finite(out.detach(), f"{name}.step")
         states.append(out.detach().double())
     return compare(states[1], states[0], "step in float32 against float64", tolerance=1e-3, floor=1.0)
 

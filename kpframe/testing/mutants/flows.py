@@ -1,4 +1,4 @@
-"""Models whose own A, P, J or K is wrong: the slips that a structured override is made with."""
+"""Models whose own A or P is wrong: the slips that a structured override is made with."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import torch
 
 from kpframe.model import step_blocks
 from kpframe.operators import Operator
-from kpframe.parameter import ParameterJacobian, ParameterOperator
 from kpframe.propagator import InversePropagator, Propagator, TransitionOperator
-from kpframe.sites import SiteModel
-from kpframe.spaces import PARAMETER
 from kpframe.step_jacobian import DenseStepJacobian
+from kpframe.testing.mutants import kernels
 from kpframe.testing.mutants.mutant import Mutant
 from kpframe.testing.toys import Elman, Gated
 from kpframe.trajectory import Trajectory
@@ -145,127 +143,6 @@ def with_propagator(wrong: type[Propagator]) -> type[Elman]:
     return Model
 
 
-# -- the parameter operator ----------------------------------------------------------------------------------
-
-
-class _WrongJ(ParameterJacobian):
-    """J that sees no bias, or whose adjoint does not."""
-
-    def __init__(self, right: ParameterJacobian, forward: bool) -> None:
-        super().__init__(right.domain, right.codomain, dtype=right.dtype, device=right.device)
-        self.right, self.forward = right, forward
-
-    def _drop(self, q: Tensor) -> Tensor:
-        q = q.clone()
-        for part in self.domain[PARAMETER].parts:
-            if part.name.startswith("bias_hh"):
-                q[..., part.slice] = 0
-        return q
-
-    def _apply(self, q: Tensor) -> Tensor:
-        return self.right._apply(self._drop(q) if self.forward else q)
-
-    def _apply_adjoint(self, r: Tensor) -> Tensor:
-        return self._drop(self.right._apply_adjoint(r))
-
-
-class _NoBias(ParameterOperator):
-    def _sandwich(self, metric: Operator, q: Tensor) -> Tensor:
-        keep = torch.ones(self.jacobian.domain.size, dtype=q.dtype)
-        for part in self.jacobian.domain[PARAMETER].parts:
-            if part.name.startswith("bias_hh"):
-                keep[part.slice] = 0
-        return self.jacobian._apply(keep * metric._apply(self.jacobian._apply_adjoint(q)))
-
-
-class _Negative(ParameterOperator):
-    def _sandwich(self, metric: Operator, q: Tensor) -> Tensor:
-        return -super()._sandwich(metric, q)
-
-
-class _Damped(ParameterOperator):
-    def _sandwich(self, metric: Operator, q: Tensor) -> Tensor:
-        return super()._sandwich(metric, q) + 0.1 * q
-
-
-class _Asymmetric(ParameterOperator):
-    def _apply(self, q: Tensor) -> Tensor:
-        return super()._apply(q) * torch.linspace(1, 2, q.shape[-2], dtype=q.dtype).unsqueeze(-1)
-
-    def _apply_adjoint(self, r: Tensor) -> Tensor:
-        return super()._apply(r) * torch.linspace(2, 3, r.shape[-2], dtype=r.dtype).unsqueeze(-1)
-
-    @property
-    def self_adjoint(self) -> bool:
-        """Not."""
-        return False
-
-
-class _Unfrozen(ParameterOperator):
-    def _sandwich(self, metric: Operator, q: Tensor) -> Tensor:
-        return self.jacobian._apply(self.jacobian._apply_adjoint(q))
-
-
-class _GroupTwice(ParameterOperator):
-    def groups(self) -> dict[str, ParameterOperator]:
-        """Return the groups, the first one as the whole."""
-        return {name: self if i == 0 else group for i, (name, group) in enumerate(super().groups().items())}
-
-
-class _Doubles(ParameterOperator):
-    def _apply(self, q: Tensor) -> Tensor:
-        return super()._apply(q).double()
-
-
-class _CountedOnce(ParameterOperator):
-    def mean(self, *axes: str) -> Operator:
-        """Return the average over one copy of the axes, the sum over the other."""
-        count = 1
-        for axis in axes:
-            count *= self.domain[axis].size
-        return count * super().mean(*axes)
-
-
-class _SumForTrace(ParameterOperator):
-    def partial_trace(self, *axes: str) -> Operator:
-        """Return a contraction with ones."""
-        return self.sum(*axes)
-
-
-class _OneSided(ParameterOperator):
-    def project(self, directions: Tensor, axis: str = "hidden", name: str = "output") -> Operator:
-        """Return a projection with another matrix on the right."""
-        right = super().project(directions.flip(0), axis, name)
-        return super().project(directions, axis, name) - right - right
-
-
-def with_parameter_operator(wrong: type[ParameterOperator], base: type[SiteModel] = Elman) -> type[SiteModel]:
-    """Return a model whose parameter operator is of the class ``wrong``, everything else right."""
-
-    class Model(base):  # type: ignore[valid-type, misc]
-        def parameter_operator(self, trajectory: Trajectory) -> ParameterOperator:
-            return wrong(super().parameter_operator(trajectory).jacobian)
-
-    Model.__name__ = Model.__qualname__ = f"K{wrong.__name__}"
-    return Model
-
-
-class NoBiasInJ(Elman):
-    """J that does not see a bias."""
-
-    def parameter_operator(self, trajectory: Trajectory) -> ParameterOperator:
-        """Return K of the wrong J."""
-        return ParameterOperator(_WrongJ(super().parameter_operator(trajectory).jacobian, True))
-
-
-class HalfJ(Elman):
-    """J* that does not see a bias, where J does."""
-
-    def parameter_operator(self, trajectory: Trajectory) -> ParameterOperator:
-        """Return K of the wrong J."""
-        return ParameterOperator(_WrongJ(super().parameter_operator(trajectory).jacobian, False))
-
-
 class Competes(Elman):
     """``combine`` divides by a sum over units: not unit by unit."""
 
@@ -298,28 +175,48 @@ MUTANTS = _mutants(
     (with_propagator(_WrongInverse), "inverse_of_P", "P.inverse"),
     (with_propagator(_WrongTransition), "transition_composes", "A_t ... A_{s+1}"),
     (with_propagator(_Ahead), "causality", "P from a later step or another trial"),
-    (NoBiasInJ, "J_equals_jacrev", "parameter bias_hh_l0"),
-    (with_parameter_operator(_NoBias), "phi_equals_total_jacobian", "K = J M J*"),
+    (kernels.NoBiasInJ, "J_equals_jacrev", "parameter bias_hh_l0"),
+    (kernels.with_parameter_operator(kernels._NoBias), "phi_equals_total_jacobian", "K = J M J*"),
     (with_propagator(_OneStepOff), "phi_equals_total_jacobian", "the propagator and K = J M J*"),
     (with_propagator(_ForwardAdjoint), "gradient_equals_backward", "adjoint_of_P"),
-    (with_parameter_operator(_Negative), "psd_K_Phi", "has the eigenvalue -"),
-    (with_parameter_operator(_GroupTwice), "groups_sum_to_K", "sum of K.groups() against K"),
-    (with_parameter_operator(_Unfrozen), "frozen_is_zero", "a part of K that ignores the metric"),
-    (with_parameter_operator(_Damped), "rank_bound", "nonzero eigenvalues, the number of parameters"),
-    (NoBiasInJ, "cross_flow_between_trials", "the parameters' order and layout"),
+    (kernels.with_parameter_operator(kernels._Negative), "psd_K_Phi", "has the eigenvalue -"),
+    (kernels.with_parameter_operator(kernels._GroupTwice), "groups_sum_to_K", "sum of K.groups() against K"),
+    (
+        kernels.with_parameter_operator(kernels._Unfrozen),
+        "frozen_is_zero",
+        "a part of K that ignores the metric",
+    ),
+    (
+        kernels.with_parameter_operator(kernels._Damped),
+        "rank_bound",
+        "nonzero eigenvalues, the number of parameters",
+    ),
+    (kernels.NoBiasInJ, "cross_flow_between_trials", "the parameters' order and layout"),
     (NotTransposed, "adjoint_of_A", "transpose of step"),
     (with_propagator(_ForwardAdjoint), "adjoint_of_P", "a scan backward"),
-    (HalfJ, "adjoint_of_J", "parameter bias_hh_l0"),
-    (with_parameter_operator(_Asymmetric), "adjoint_of_K", "of the parameter operator"),
+    (kernels.HalfJ, "adjoint_of_J", "parameter bias_hh_l0"),
+    (kernels.with_parameter_operator(kernels._Asymmetric), "adjoint_of_K", "of the parameter operator"),
     (with_propagator(_Shifted), "operators_are_linear", "P(0): expected zero"),
     (with_propagator(_ProbesForTrials), "probes_of_flow_batched", "P of probes [2, 2]"),
     (with_propagator(_Spoils), "products_of_flow_are_pure", "P: it changed its argument"),
-    (with_parameter_operator(_Doubles), "flow_dtype_kept", "K of a float32 vector"),
-    (with_parameter_operator(_CountedOnce), "mean_of_mean", "mean of K over batch and time"),
-    (with_parameter_operator(_SumForTrace), "trace_of_partial_trace", "a contraction with ones is a sum"),
-    (with_parameter_operator(_OneSided), "reduced_K_is_positive", "K, projection, has the eigenvalue -"),
+    (kernels.with_parameter_operator(kernels._Doubles), "flow_dtype_kept", "K of a float32 vector"),
+    (kernels.with_parameter_operator(kernels._CountedOnce), "mean_of_mean", "mean of K over batch and time"),
+    (
+        kernels.with_parameter_operator(kernels._SumForTrace),
+        "trace_of_partial_trace",
+        "a contraction with ones is a sum",
+    ),
+    (
+        kernels.with_parameter_operator(kernels._OneSided),
+        "reduced_K_is_positive",
+        "K, projection, has the eigenvalue -",
+    ),
     (Competes, "structured_equals_autograd_A", "combine() must act unit by unit"),
     (CompetesInput, "structured_equals_autograd_J", "combine() must act unit by unit"),
     (with_propagator(_OneStepOff), "structured_equals_autograd_P", "its own scan"),
-    (with_parameter_operator(_NoBias), "structured_equals_autograd_K", "one term for each bias vector"),
+    (
+        kernels.with_parameter_operator(kernels._NoBias),
+        "structured_equals_autograd_K",
+        "one term for each bias vector",
+    ),
 )

@@ -37,6 +37,7 @@ def kpframe_rules() -> Iterator[RuleSpec]:
         name="bptt",
         factory="kpframe_rules.bptt:BPTT",
         settings=BPTTSettings,
+        capabilities=frozenset({"exact"}),
         api=1,
         summary="backpropagation through time: the exact gradient J* P* Err",
     )
