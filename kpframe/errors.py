@@ -73,6 +73,10 @@ class MissingDependencyError(KpframeError, ImportError):
     """An optional dependency is not installed; the message says which extra brings it."""
 
 
+class StabilityWarning(UserWarning):
+    """Settings of a model that are known to make roll-outs grow without bound, or nearly so."""
+
+
 def mismatch(argument: str, expected: object, got: object) -> str:
     """Return the standard sentence ``argument: expected ..., got ...``."""
     return f"{argument}: expected {expected}, got {got}"
