@@ -29,9 +29,10 @@ _HOME = {
     "Propagator": "propagator",
     "Readout": "readout",
     "Reducer": "reducer",
-    "Site": "sites",
+    "Site": "site_layout",
     "SiteModel": "sites",
     "Space": "spaces",
+    "Stage": "site_layout",
     "StepJacobian": "step_jacobian",
     "Task": "tasks",
     "Trajectory": "trajectory",
@@ -74,7 +75,8 @@ if TYPE_CHECKING:
     from kpframe.reducer import Reducer
     from kpframe.registry import create_model, create_reducer, create_rule, create_task
     from kpframe.rules import LearningRule
-    from kpframe.sites import Site, SiteModel
+    from kpframe.site_layout import Site, Stage
+    from kpframe.sites import SiteModel
     from kpframe.spaces import Space
     from kpframe.spectra import (
         Estimate,

@@ -103,4 +103,4 @@ def linearize(
     if method == "autograd":
         P = Propagator(AutogradStepJacobian(model, trajectory))
         return Flow(model, trajectory, P, ParameterOperator(AutogradParameterJacobian(model, trajectory)))
-    return Flow(model, trajectory, model.propagator(trajectory), model.parameter_operator(trajectory))
+    return Flow(model, trajectory, *model.operators(trajectory))

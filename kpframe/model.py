@@ -35,6 +35,8 @@ class Model(torch.nn.Module, ABC):
 
     #: Whether ``step`` needs the step index ``t``.
     time_varying = False
+    #: The only number of steps that the model can make, if there is one (depth as time).
+    steps: int | None = None
 
     def __init__(
         self, input_size: int, state: Mapping[str, int], *, trainable_initial_state: bool = False
@@ -130,6 +132,10 @@ class Model(torch.nn.Module, ABC):
         """Return ``K`` along a trajectory; override to return a structured one."""
         return ParameterOperator(AutogradParameterJacobian(self, trajectory))
 
+    def operators(self, trajectory: Trajectory) -> tuple[Propagator, ParameterOperator]:
+        """Return ``P`` and ``K``; override where the two can share work."""
+        return self.propagator(trajectory), self.parameter_operator(trajectory)
+
     # -- shared by roll-outs and linearizations --------------------------------------------------------------
 
     def _like(self) -> torch.Tensor | None:
@@ -146,6 +152,7 @@ class Model(torch.nn.Module, ABC):
             mask,
             input_size=self.input_size,
             width=self.width,
+            steps=self.steps,
             dtype=None if like is None else like.dtype,
             device=None if like is None else like.device,
         )

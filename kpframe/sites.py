@@ -3,96 +3,86 @@
 Most cells compute preactivations ``u_a = Sum_k W_k z_k + b_k`` from the input or from a pointwise
 function ``z_k`` of a state component, and then combine them unit by unit: ``h' = combine(u, h)``. For
 these the step Jacobian and the parameter Jacobian are products with the weights between pointwise
-gains, which one reverse pass of ``combine`` for each component gives along a whole trajectory.
+gains, which one reverse pass of ``combine`` for each component gives along a whole trajectory. Cells
+that do this several times within a step (stacked layers, projections) declare stages.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from attrs import field, frozen
 
-from kpframe.errors import ArgumentError, mismatch
+from kpframe.autograd import Linearization
+from kpframe.errors import ArgumentError, ShapeError, mismatch
 from kpframe.model import Model
 from kpframe.parameter import ParameterOperator
 from kpframe.propagator import Propagator
-from kpframe.site_gains import PlacedSite, SiteGains
+from kpframe.site_gains import Gain, PlacedSite, PlacedStage, SiteGains, scatter
+from kpframe.site_layout import INPUT, PRIME, Site, Stage, widths
 from kpframe.site_operators import SiteParameterJacobian, SiteParameterOperator, SiteStepJacobian
 from kpframe.trajectory import Trajectory
 
-INPUT = "input"
-
-
-def _names(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(names)
-
-
-@frozen
-class Site:
-    """One place where a weight matrix acts: ``W z + b``, its rows split evenly over ``targets``.
-
-    Attributes:
-        weight: name of the parameter ``[len(targets) * n, width of source]``.
-        source: ``"input"`` or the name of a state component.
-        targets: names of the preactivations the row blocks add to, in order.
-        bias: name of the parameter ``[len(targets) * n]``, or None.
-        transform: pointwise function of the source (``torch.tanh``), or None for the identity.
-    """
-
-    weight: str
-    source: str
-    targets: tuple[str, ...] = field(converter=_names)
-    bias: str | None = None
-    transform: Callable[[torch.Tensor], torch.Tensor] | None = None
+#: A step's index, those of a batch of rows ``[N]``, or all steps of tensors ``[T, B, n]``.
+When = int | torch.Tensor | slice
 
 
 class SiteModel(Model):
     """A model of weight sites and a pointwise ``combine``; see the module's description.
 
-    All state components have the same width n, one entry a unit. A parameter that is at no site (and
-    is not the trainable initial state) makes ``J`` fall back to automatic differentiation, as does an
-    ``initial_state`` of the model's own; ``A`` stays structured.
+    In the ordinary case, one stage, all state components have the same width n, one entry a unit. A
+    parameter that is at no site (and is not the trainable initial state) makes ``J`` fall back to
+    automatic differentiation, as does an ``initial_state`` of the model's own that depends on
+    parameters; ``A`` stays structured.
 
     Args:
         input_size: width of the input.
         units: number n of units.
         components: names of the state's components, in order.
         sites: the weight sites.
+        stages: instead of units and sites, the stages of a step; a component has the width of the stage
+            that computes it.
         trainable_initial_state: makes ``h_0`` a parameter.
+
+    Raises:
+        ArgumentError: naming the site or stage that does not fit.
     """
 
     def __init__(
         self,
         input_size: int,
-        units: int,
-        components: Sequence[str],
-        sites: Sequence[Site],
+        units: int | None = None,
+        components: Sequence[str] = (),
+        sites: Sequence[Site] = (),
         *,
+        stages: Sequence[Stage] | None = None,
         trainable_initial_state: bool = False,
     ) -> None:
-        super().__init__(
-            input_size,
-            dict.fromkeys(components, units),
-            trainable_initial_state=trainable_initial_state,
-        )
-        self.units = units
-        self.sites = tuple(sites)
-        if not self.sites:
-            raise ArgumentError(mismatch("sites", "at least one", "none"))
-        for site in self.sites:
-            if site.source != INPUT and site.source not in self.components:
-                known = ", ".join(repr(name) for name in (INPUT, *self.components))
-                raise ArgumentError(
-                    mismatch(f"site {site.weight!r}: source", f"one of {known}", repr(site.source))
-                )
-            if site.source == INPUT and site.transform is not None:
-                raise ArgumentError(
-                    mismatch(f"site {site.weight!r}: transform", "None on the input", site.transform)
-                )
+        if stages is None:
+            if units is None:
+                raise ArgumentError(mismatch("units", "a number of units, or stages", "neither"))
+            stages = (Stage(tuple(components), units, tuple(sites)),)
+        elif units is not None or sites:
+            raise ArgumentError(mismatch("stages", "no units and no sites beside stages", "both"))
+        made = {name: stage.units for stage in stages for name in stage.outputs}
+        # sizes are checked here; that there is a stage for each component, by widths
+        sizes = {name: made.get(name, 1) for name in components}
+        super().__init__(input_size, sizes, trainable_initial_state=trainable_initial_state)
+        self.components = widths(components, stages, input_size)
+        if any(site.per_step for stage in stages for site in stage.sites) and not self.time_varying:
+            raise ArgumentError(mismatch("per_step", "a model with time_varying = True", type(self).__name__))
+        self.stages = tuple(stages)
 
-    @abstractmethod
+    @property
+    def units(self) -> int:
+        """Number of units of the (first) stage."""
+        return self.stages[0].units
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """All weight sites, stage by stage."""
+        return tuple(site for stage in self.stages for site in stage.sites)
+
     def combine(
         self, u: Mapping[str, torch.Tensor], h: Mapping[str, torch.Tensor], t: torch.Tensor | None = None
     ) -> Mapping[str, torch.Tensor]:
@@ -100,12 +90,24 @@ class SiteModel(Model):
 
         It acts unit by unit: entry i of the result depends on entry i of the arguments only. The
         conformance checks compare what follows from this with automatic differentiation. The step
-        indices ``t`` ``[N]`` are given to models with ``time_varying = True``.
+        indices ``t`` ``[N]`` are given to models with ``time_varying = True``. A model of several stages
+        names a method for each.
         """
+        raise NotImplementedError(f"{type(self).__name__} must define combine")
+
+    def site_weight(self, name: str) -> torch.Tensor:
+        """Return the matrix of a site; override for sites that declare ``parameters``.
+
+        It is a differentiable function of those parameters and of buffers: ``self.mask * self.weight``.
+        """
+        value = getattr(self, name)
+        assert isinstance(value, torch.Tensor)
+        return value
 
     def step(self, x: torch.Tensor, h: torch.Tensor, t: torch.Tensor | None = None) -> torch.Tensor:
         """Return the next state ``[N, H]``, derived from the sites and ``combine``."""
-        return self._next(self._drive(x), h, t)
+        weights = self._weights()
+        return self._next(weights, self._drive(weights, x), x, h, t)
 
     def rollout(
         self, x: torch.Tensor, h0: torch.Tensor | None = None, mask: torch.Tensor | None = None
@@ -117,12 +119,15 @@ class SiteModel(Model):
         if type(self).step is not SiteModel.step:
             return super().rollout(x, h0, mask)
         trajectory = self._begin(x, h0, mask)
-        drives = {targets: y.unbind(1) for targets, y in self._drive(trajectory.inputs).items()}
+        weights = self._weights()
+        self._check_weights(weights)
+        inputs = trajectory.inputs
+        drives = {targets: y.unbind(1) for targets, y in self._drive(weights, inputs).items()}
         h = trajectory.initial_state
         states = []
         for t in range(x.shape[1]):
-            index = torch.full((len(h),), t, device=h.device) if self.time_varying else None
-            new = self._next({targets: y[t] for targets, y in drives.items()}, h, index)
+            drive = {targets: y[t] for targets, y in drives.items()}
+            new = self._next(weights, drive, inputs[:, t], h, t)
             h = new if mask is None else torch.where(mask[:, t].unsqueeze(-1), new, h)
             states.append(h)
         return self._end(trajectory, torch.stack(states, dim=1))
@@ -133,28 +138,69 @@ class SiteModel(Model):
 
     def parameter_operator(self, trajectory: Trajectory) -> ParameterOperator:
         """Return ``K`` between the gains of the sites, or by autograd if a parameter is at no site."""
-        placed = {name for site in self.sites for name in (site.weight, site.bias)}
+        if not self._all_at_sites(trajectory):
+            return super().parameter_operator(trajectory)
+        return self._between(self._gains(trajectory), trajectory)
+
+    def operators(self, trajectory: Trajectory) -> tuple[Propagator, ParameterOperator]:
+        """Return ``P`` and ``K``, the gains recorded once for both."""
+        own = type(self)
+        derived = (
+            own.propagator is SiteModel.propagator and own.parameter_operator is SiteModel.parameter_operator
+        )
+        if not derived or not self._all_at_sites(trajectory):
+            return super().operators(trajectory)
+        gains = self._gains(trajectory)
+        return Propagator(SiteStepJacobian(gains)), self._between(gains, trajectory)
+
+    def _between(self, gains: SiteGains, trajectory: Trajectory) -> ParameterOperator:
+        trains_start = "h0" in self.trainable() and not trajectory.given
+        return SiteParameterOperator(SiteParameterJacobian(gains, self.parameter_space, trains_start))
+
+    def _all_at_sites(self, trajectory: Trajectory) -> bool:
+        placed = {name for site in self.sites for name in site.learned}
         if self.trainable_initial_state:
             placed.add("h0")
-        own_start = type(self).initial_state is not Model.initial_state and not trajectory.given
-        if own_start or not set(self.trainable()) <= placed:
-            return super().parameter_operator(trajectory)
-        trains_start = "h0" in self.trainable() and not trajectory.given
-        jacobian = SiteParameterJacobian(self._gains(trajectory), self.parameter_space, trains_start)
-        return SiteParameterOperator(jacobian)
+        if not set(self.trainable()) <= placed:
+            return False
+        if type(self).initial_state is Model.initial_state or trajectory.given:
+            return True
+        with torch.enable_grad():
+            return not self.initial_state(len(trajectory.inputs)).requires_grad
 
-    def _weight(self, name: str) -> torch.Tensor:
-        value = getattr(self, name)
-        assert isinstance(value, torch.Tensor)
-        return value
+    # -- one step --------------------------------------------------------------------------------------------
 
-    def _drive(self, x: torch.Tensor) -> dict[tuple[str, ...], torch.Tensor]:  # [..., I] -> [..., G n]
-        """Return what the input sites and all biases add to the preactivations, by targets."""
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """Return the sites' matrices by name."""
+        names = dict.fromkeys(site.weight for site in self.sites if site.weight is not None)
+        return {name: self.site_weight(name) for name in names}
+
+    def _check_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Raise ``ShapeError`` unless the matrices have the shapes that the sites declare."""
+        known = {INPUT: self.input_size, **self.components}
+        for stage in self.stages:
+            for site in stage.sites:
+                if site.weight is not None:
+                    start, stop, _ = (site.columns or slice(None)).indices(known[str(site.source)])
+                    steps = [self.steps] if site.per_step else []
+                    expected = [*steps, len(site.targets) * stage.units, stop - start]
+                    found = list(weights[site.weight].shape)
+                    if found != expected:
+                        raise ShapeError(mismatch(f"weight of site {site.label}", f"shape {expected}", found))
+            known |= {output + PRIME: stage.units for output in stage.outputs}
+
+    def _drive(
+        self, weights: Mapping[str, torch.Tensor], x: torch.Tensor
+    ) -> dict[tuple[str, ...], torch.Tensor]:  # [..., I] -> [..., G n]
+        """Return what input sites and biases that are the same at each step add, by targets."""
         drive: dict[tuple[str, ...], torch.Tensor] = {}
         for site in self.sites:
-            bias = None if site.bias is None else self._weight(site.bias)
+            if site.per_step:
+                continue
+            bias = None if site.bias is None else self._bias(site)
             if site.source == INPUT:
-                y = torch.nn.functional.linear(x, self._weight(site.weight), bias)
+                z = site.read(x)
+                y = z if site.weight is None else torch.nn.functional.linear(z, weights[site.weight], bias)
             elif bias is not None:
                 y = bias.expand(*x.shape[:-1], -1)
             else:
@@ -163,85 +209,157 @@ class SiteModel(Model):
         return drive
 
     def _next(
-        self, drive: Mapping[tuple[str, ...], torch.Tensor], h: torch.Tensor, t: torch.Tensor | None
+        self,
+        weights: Mapping[str, torch.Tensor],
+        drive: Mapping[tuple[str, ...], torch.Tensor],
+        x: torch.Tensor,
+        h: torch.Tensor,
+        t: When | None,
     ) -> torch.Tensor:  # [N, H]
         """Return the next state from the input's drive and the state ``[N, H]``."""
-        state = self._split(h)
-        new = self._combine(self._preactivations(drive, state), state, t)
-        return torch.cat([new[name] for name in self.components], dim=-1)
+        known = self._split(h)
+        index = torch.full((len(h),), t, device=h.device) if isinstance(t, int) and self.time_varying else t
+        for stage in self.stages:
+            u = self._preactivations(stage, weights, drive, {INPUT: x, **known}, t)
+            new = self._combine(stage, u, known, index)
+            known |= {name + PRIME: new[name] for name in stage.outputs}
+        pieces = [known[name + PRIME] for name in self.components]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
 
     def _combine(
-        self, u: Mapping[str, torch.Tensor], h: Mapping[str, torch.Tensor], t: torch.Tensor | None
+        self, stage: Stage, u: Mapping[str, torch.Tensor], known: Mapping[str, torch.Tensor], t: When | None
     ) -> Mapping[str, torch.Tensor]:
-        return self.combine(u, h, t) if self.time_varying else self.combine(u, h)
+        combine = getattr(self, stage.combine)
+        h = {name: value for name, value in known.items() if value.shape[-1] == stage.units}
+        return combine(u, h, t) if self.time_varying else combine(u, h)  # type: ignore[no-any-return]
 
     def _preactivations(
-        self, drive: Mapping[tuple[str, ...], torch.Tensor], state: Mapping[str, torch.Tensor]
+        self,
+        stage: Stage,
+        weights: Mapping[str, torch.Tensor],
+        drive: Mapping[tuple[str, ...], torch.Tensor],
+        known: Mapping[str, torch.Tensor],
+        t: When | None,
     ) -> dict[str, torch.Tensor]:  # target -> [..., n]
-        sums = dict(drive)
-        for site in self.sites:
-            if site.source != INPUT:
-                y = torch.nn.functional.linear(self._source(site, state), self._weight(site.weight))
+        sums: dict[tuple[str, ...], torch.Tensor] = {}
+        for site in stage.sites:
+            if site.targets in drive:
+                sums[site.targets] = drive[site.targets]
+        for site in stage.sites:
+            if site.per_step or site.recurrent:
+                y = self._product(site, weights[str(site.weight)], known[str(site.source)], t)
                 sums[site.targets] = sums[site.targets] + y if site.targets in sums else y
         u: dict[str, torch.Tensor] = {}
         for targets, y in sums.items():
-            for target, block in zip(targets, y.chunk(len(targets), dim=-1), strict=True):
-                u[target] = u[target] + block if target in u else block
+            scatter(targets, y, u)
         return u
 
-    @staticmethod
-    def _source(site: Site, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        z = state[site.source]
-        return z if site.transform is None else site.transform(z)
+    def _product(
+        self, site: Site, weight: torch.Tensor, source: torch.Tensor, t: When | None
+    ) -> torch.Tensor:
+        """Return ``W z`` of a site, with the bias where both differ from step to step."""
+        z = site.read(source)
+        if site.transform is not None:
+            z = site.transform(z)
+        if not site.per_step:
+            return torch.nn.functional.linear(z, weight)
+        bias = None if site.bias is None else self._bias(site)
+        if isinstance(t, torch.Tensor):  # rows of different steps
+            y = (weight[t] @ z.unsqueeze(-1)).squeeze(-1)
+            return y if bias is None else y + bias[t]
+        y = z @ weight[t].mT
+        if bias is None:
+            return y
+        return y + (bias[t] if isinstance(t, int) else bias.unsqueeze(1))
+
+    def _bias(self, site: Site) -> torch.Tensor:
+        value = getattr(self, str(site.bias))
+        assert isinstance(value, torch.Tensor)
+        return value
 
     def _split(self, h: torch.Tensor) -> dict[str, torch.Tensor]:
-        return dict(zip(self.components, torch.split(h, self.units, dim=-1), strict=True))
+        if len(self.components) == 1:
+            return dict.fromkeys(self.components, h)
+        return dict(zip(self.components, torch.split(h, list(self.components.values()), dim=-1), strict=True))
+
+    # -- the gains along a trajectory ------------------------------------------------------------------------
 
     def _gains(self, trajectory: Trajectory) -> SiteGains:
-        """Return the gains of ``combine`` along a trajectory, time outermost."""
+        """Return the gains of every stage along a trajectory, time outermost."""
         batch, time, _ = trajectory.space.shape
         x = trajectory.inputs.detach().transpose(0, 1)  # [T, B, I]
-        state = self._split(trajectory.previous.detach().transpose(0, 1))  # component -> [T, B, n]
-        with torch.no_grad():
-            u = self._preactivations(self._drive(x), state)
         with torch.enable_grad():
-            u = {name: value.reshape(time * batch, -1).detach().requires_grad_() for name, value in u.items()}
-            h = {
-                name: value.reshape(time * batch, -1).detach().requires_grad_()
-                for name, value in state.items()
-            }
-            t = torch.arange(time, device=x.device).repeat_interleave(batch) if self.time_varying else None
-            new = self._combine(u, h, t)
-            gains = {name: _pointwise_gains(new[name], u, h) for name in self.components}
-            placed = [self._place(site, x, state) for site in self.sites]
-        mask = None if trajectory.mask is None else trajectory.mask.transpose(0, 1).unsqueeze(-1)
-        return SiteGains.of(trajectory.space, self.units, gains, placed, mask)
+            weights = self._weights()
+        fixed = {name: weight.detach() for name, weight in weights.items()}
+        with torch.no_grad():
+            drive = self._drive(fixed, x)
+        known = {INPUT: x, **self._split(trajectory.previous.detach().transpose(0, 1))}  # name -> [T, B, n]
+        index = torch.arange(time, device=x.device).repeat_interleave(batch) if self.time_varying else None
+        held = None
+        if trajectory.mask is not None:
+            held = (~trajectory.mask.T.unsqueeze(-1)).to(x)
+        stages = []
+        for stage in self.stages:
+            with torch.no_grad():
+                u = self._preactivations(stage, fixed, drive, known, slice(None))
+            new, gains = self._linearize_stage(stage, u, known, index)
+            sites = [self._place(site, weights, known) for site in stage.sites]
+            shape = (time, batch, stage.units)
+            stages.append(PlacedStage.of(sites, gains, shape, held, tuple(self.components)))
+            known |= {name + PRIME: value.reshape(shape) for name, value in new.items()}
+        return SiteGains(trajectory.space, dict(self.components), tuple(stages), trajectory.states)
 
-    def _place(self, site: Site, x: torch.Tensor, state: Mapping[str, torch.Tensor]) -> PlacedSite:
-        z, slope = x, None
-        if site.source != INPUT:
-            z = state[site.source]
-            if site.transform is not None:
+    def _linearize_stage(
+        self,
+        stage: Stage,
+        u: Mapping[str, torch.Tensor],
+        known: Mapping[str, torch.Tensor],
+        index: torch.Tensor | None,
+    ) -> tuple[dict[str, torch.Tensor], dict[str, tuple[Gain, Gain]]]:
+        """Return a stage's outputs ``[T * B, n]`` and their derivatives by targets and by what it reads."""
+
+        def leaf(value: torch.Tensor) -> torch.Tensor:
+            return value.flatten(0, 1).detach().requires_grad_()
+
+        with torch.enable_grad():
+            u = {name: leaf(value) for name, value in u.items()}
+            h = {name: leaf(value) for name, value in known.items() if name != INPUT}
+            new = self._combine(stage, u, h, index)
+            read = {name: value for name, value in h.items() if value.shape[-1] == stage.units}
+            gains: dict[str, tuple[Gain, Gain]] = {}
+            for name in stage.outputs:
+                gains[name] = _pointwise_gains(new[name], u, read)
+        return {name: new[name].detach() for name in stage.outputs}, gains
+
+    def _place(
+        self, site: Site, weights: Mapping[str, torch.Tensor], known: Mapping[str, torch.Tensor]
+    ) -> PlacedSite:
+        if site.weight is None:
+            return PlacedSite(site, None, None)
+        source = known[str(site.source)]
+        z, slope = site.read(source), None
+        if site.transform is not None:
+            with torch.enable_grad():
                 leaf = z.detach().requires_grad_()
                 z = site.transform(leaf)
                 (slope,) = torch.autograd.grad(z.sum(), leaf)
-        weight = self._weight(site.weight).detach()
-        source = None if site.source == INPUT else site.source
-        return PlacedSite(site.weight, site.bias, site.targets, source, weight, z.detach(), slope)
+        chain: Linearization | None = None
+        made_of: tuple[str, ...] = ()
+        if site.parameters:
+            made_of = tuple(name for name in site.parameters if getattr(self, name).requires_grad)
+            chain = Linearization(weights[site.weight], [getattr(self, name) for name in made_of])
+        weight = weights[site.weight].detach()
+        return PlacedSite(site, weight, z.detach(), slope, source.shape[-1], chain, made_of)
 
 
 def _pointwise_gains(
     new: torch.Tensor, u: Mapping[str, torch.Tensor], h: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Return the derivatives of one component by each preactivation and component it depends on."""
-    sources = [*u.items(), *h.items()]
+    """Return the derivatives of one output by each preactivation and component it depends on."""
     if not new.requires_grad:
         return {}, {}
-    gradients = torch.autograd.grad(
-        new.sum(), [value for _, value in sources], retain_graph=True, allow_unused=True
-    )
-    present = [(name, g) for (name, _), g in zip(sources, gradients, strict=True)]
-    return (
-        {name: g for name, g in present[: len(u)] if g is not None},
-        {name: g for name, g in present[len(u) :] if g is not None},
-    )
+    sources = [*u.values(), *h.values()]
+    gradients = torch.autograd.grad(new.sum(), sources, retain_graph=True, allow_unused=True)
+    by_target = {name: g for name, g in zip(u, gradients, strict=False) if g is not None}
+    by_source = {name: g for name, g in zip(h, gradients[len(u) :], strict=True) if g is not None}
+    return by_target, by_source

@@ -81,6 +81,7 @@ def check_inputs(
     *,
     input_size: int,
     width: int,
+    steps: int | None,
     dtype: torch.dtype | None,
     device: torch.device | None,
 ) -> None:
@@ -91,6 +92,8 @@ def check_inputs(
     batch, time = x.shape[:2]
     if batch == 0 or time == 0:
         raise ShapeError(mismatch("x", "at least one trial and one step", f"shape {list(x.shape)}"))
+    if steps is not None and time != steps:
+        raise ShapeError(mismatch("x", f"{steps} steps, as many as the model has", f"shape {list(x.shape)}"))
     if x.dtype not in (torch.float32, torch.float64):
         raise DtypeError(mismatch("x", "dtype torch.float32 or torch.float64", x.dtype))
     _check_like("x", x, dtype, device, "the model's")

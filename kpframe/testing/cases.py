@@ -77,20 +77,21 @@ class FlowCase:
 
     def _build(self, dtype: torch.dtype) -> Problem:
         model = self.build_model(dtype)
-        x = values((self.batch, self.time, model.input_size), self.seed + 101, self.kind, dtype)
+        time = model.steps or self.time
+        x = values((self.batch, time, model.input_size), self.seed + 101, self.kind, dtype)
         h0 = None
         if self.h0 == "given":
             h0 = values((self.batch, model.width), self.seed + 102, dtype=dtype)
-        return Problem(model, x, h0, self._mask(), self.seed)
+        return Problem(model, x, h0, self._mask(time), self.seed)
 
-    def _mask(self) -> torch.Tensor | None:
+    def _mask(self, time: int) -> torch.Tensor | None:
         """Return trials of different lengths, the last one short; padding is at the end."""
         if not self.mask:
             return None
         generator = torch.Generator().manual_seed(self.seed + 103)
-        lengths = torch.randint(1, self.time + 1, (self.batch,), generator=generator)
-        lengths[-1] = max(1, self.time - 1)
-        return torch.arange(self.time) < lengths.unsqueeze(1)
+        lengths = torch.randint(1, time + 1, (self.batch,), generator=generator)
+        lengths[-1] = max(1, time - 1)
+        return torch.arange(time) < lengths.unsqueeze(1)
 
     def single(self) -> Problem:
         """Return the same in float32."""

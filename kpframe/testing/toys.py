@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from kpframe.model import Model
-from kpframe.sites import Site, SiteModel
+from kpframe.site_layout import Site
+from kpframe.sites import SiteModel
 
 
 def _parameter(*shape: int) -> torch.nn.Parameter:

@@ -48,7 +48,7 @@ class SignSlip(Gated):
         """Return P with a sign error in one gate."""
         right = super().propagator(trajectory)
         gains = right.A.gains  # type: ignore[attr-defined]
-        gains.targets["h"]["z"].neg_()
+        gains.stages[0].outputs[0].gains["z"].neg_()
         return right
 
 

@@ -1,0 +1,149 @@
+"""How an author declares the weight sites of a cell, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from attrs import field, frozen
+
+from kpframe.errors import ArgumentError, mismatch
+
+INPUT = "input"
+#: Marks what was computed within the step: ``"h'"`` is the new h, ``"h"`` the old one.
+PRIME = "'"
+
+
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _sites(sites: Iterable[Site]) -> tuple[Site, ...]:
+    return tuple(sites)
+
+
+@frozen
+class Site:
+    """One place where a weight matrix acts: ``W z + b``, its rows split evenly over ``targets``.
+
+    Attributes:
+        weight: name of the matrix ``[len(targets) * n, width read]``, a parameter, or a buffer that does
+            not learn. None: the input's own columns are the target (no bias), or, without a source, the
+            bias is (a constant for each unit that learns).
+        source: ``"input"``, the name of a state component, or an output of an earlier stage of the same
+            step with a prime (``"h'"``).
+        targets: names of the preactivations the row blocks add to, in order.
+        bias: name of the parameter ``[len(targets) * n]``, or None.
+        transform: pointwise function of the source (``torch.tanh``), or None for the identity.
+        columns: stretch of the source that is read; None for all of it.
+        parameters: what the matrix is made of, where it is not itself a parameter: the model's
+            ``site_weight(weight)`` returns the matrix (masks, Dale's law, products of low rank).
+        per_step: the weight is ``[T, len(targets) * n, width read]`` and the bias
+            ``[T, len(targets) * n]``, another one at each step.
+    """
+
+    weight: str | None
+    source: str | None
+    targets: tuple[str, ...] = field(converter=_names)
+    bias: str | None = None
+    transform: Callable[[torch.Tensor], torch.Tensor] | None = None
+    columns: slice | None = None
+    parameters: tuple[str, ...] = field(default=(), converter=_names)
+    per_step: bool = False
+
+    @property
+    def label(self) -> str:
+        """The site's name in messages."""
+        return repr(self.weight or self.bias or self.targets[0])
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether it reads the state or something computed within the step."""
+        return self.source not in (None, INPUT)
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """Names of the parameters (or fixed buffers) that act here."""
+        own = self.parameters or (() if self.weight is None else (self.weight,))
+        return own if self.bias is None else (*own, self.bias)
+
+    def read(self, source: torch.Tensor) -> torch.Tensor:
+        """Return the columns of a source ``[..., w]`` that the site reads."""
+        return source if self.columns is None else source[..., self.columns]
+
+
+@frozen
+class Stage:
+    """One pointwise function of a step and the sites that feed it.
+
+    Attributes:
+        outputs: names of what it computes; one with the name of a state component is its new value.
+        units: number n of units, the width of each output.
+        sites: its weight sites; no other stage uses the same target names.
+        combine: name of the model's method ``(u, h, t=None) -> outputs``. ``u`` holds the targets, ``h``
+            every component and (primed) earlier output of width n, all ``[N, n]``.
+    """
+
+    outputs: tuple[str, ...] = field(converter=_names)
+    units: int
+    sites: tuple[Site, ...] = field(converter=_sites)
+    combine: str = "combine"
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the preactivations, in order of first use."""
+        return list(dict.fromkeys(target for site in self.sites for target in site.targets))
+
+
+def widths(components: Sequence[str], stages: Sequence[Stage], input_size: int) -> dict[str, int]:
+    """Return the widths of the state's components, the declarations checked.
+
+    Raises:
+        ArgumentError: naming the site or stage that does not fit.
+    """
+    if not any(stage.sites for stage in stages):
+        raise ArgumentError(mismatch("sites", "at least one", "none"))
+    made = [output for stage in stages for output in stage.outputs]
+    if len(set(made)) < len(made):
+        raise ArgumentError(mismatch("stages", "each output computed once", made))
+    missing = [name for name in components if name not in made]
+    if missing:
+        raise ArgumentError(mismatch("stages", f"an output for each component {list(components)}", made))
+    width = {output: stage.units for stage in stages for output in stage.outputs}
+    known = {INPUT: input_size, **{name: width[name] for name in components}}
+    targets: set[str] = set()
+    for stage in stages:
+        if twice := targets & set(stage.targets):
+            raise ArgumentError(mismatch("targets", "names that one stage uses", sorted(twice)))
+        targets |= set(stage.targets)
+        for site in stage.sites:
+            _check(site, stage, known)
+        known |= {output + PRIME: stage.units for output in stage.outputs}
+    return {name: width[name] for name in components}
+
+
+def _check(site: Site, stage: Stage, known: Mapping[str, int]) -> None:
+    where = f"site {site.label}"
+    if site.source is None:
+        if site.weight is not None or site.bias is None or site.columns is not None:
+            raise ArgumentError(mismatch(where, "a bias and no weight where there is no source", site))
+        return
+    if site.source not in known:
+        names = ", ".join(repr(name) for name in known)
+        raise ArgumentError(mismatch(f"{where}: source", f"one of {names}", repr(site.source)))
+    if site.source == INPUT and site.transform is not None:
+        raise ArgumentError(mismatch(f"{where}: transform", "None on the input", site.transform))
+    total = known[site.source]
+    start, stop, step = (site.columns or slice(None)).indices(total)
+    ends = (0, total) if site.columns is None else (site.columns.start or 0, site.columns.stop or total)
+    if step != 1 or (start, stop) != ends or start >= stop:
+        raise ArgumentError(mismatch(f"{where}: columns", f"a slice inside 0:{total}", site.columns))
+    if site.weight is None and (
+        site.source != INPUT or site.bias is not None or len(site.targets) != 1 or stop - start != stage.units
+    ):
+        expected = f"{stage.units} columns of the input, one target and no bias where there is no weight"
+        raise ArgumentError(mismatch(where, expected, site))
+    if site.parameters and site.per_step:
+        raise ArgumentError(
+            mismatch(f"{where}: parameters", "none for a weight of each step", site.parameters)
+        )
