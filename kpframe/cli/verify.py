@@ -12,19 +12,29 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", required=False)
 @click.option(
     "--examples",
     type=click.IntRange(min=1),
     help="Cases that each check draws (default: 20, or KPFRAME_CHECK_EXAMPLES).",
 )
+@click.option(
+    "--theorem",
+    type=click.Choice(["weight-sites"]),
+    help="Instead, look a theorem up in numbers, for NAME or all models: weight-sites says for which K is "
+    "a Gram matrix of what the weight sites read.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verify(name: str, examples: int | None, as_json: bool) -> int:
+def verify(name: str | None, examples: int | None, theorem: str | None, as_json: bool) -> int:
     """Check every identity that NAME must satisfy, on drawn cases; the same ones each time.
 
     NAME is a registered model, package.module:Class, or a checkpoint (*.safetensors);
     rule:NAME and reducer:NAME check those. Exit code 1 when a check fails.
     """
+    if theorem is not None:
+        return _weight_sites(name, as_json)
+    if name is None:
+        raise click.UsageError("Missing argument 'NAME'.")
     import torch
 
     from kpframe.testing.checks import check_model, check_reducer, check_rule
@@ -79,3 +89,41 @@ def _summary(report: Report) -> str:
         for verdict in ("passed", "failed", "not applicable", "not run")
     }
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+
+
+def _weight_sites(name: str | None, as_json: bool) -> int:
+    """Print which models' K is a Gram matrix; a setting has a row of its own where it changes the case."""
+    from kpframe.cli.plugins import _console, _table
+    from kpframe.plugin import get_manager
+    from kpframe.testing.weight_sites import TOLERANCE, survey
+
+    names = [spec.name for spec in get_manager().specs("model")] if name is None else [name]
+    surveys = {name: list(survey(name)) for name in names}
+    if as_json:
+        rows = [found.to_dict() for found_all in surveys.values() for found in found_all]
+        click.echo(json.dumps({"tolerance": TOLERANCE, "models": rows}, indent=2))
+        return 0
+    table = _table("model", "K is", "between neurons", "from one Gram matrix", "from declared inputs")
+    alike = 0
+    for found_all in surveys.values():
+        base = found_all[0]
+        for found in found_all:
+            if found is not base and found.verdict == base.verdict:
+                alike += 1
+                continue
+            settings = " ".join(f"{key}={value}" for key, value in found.settings.items())
+            declared = "-" if found.undeclared is None else f"{found.undeclared:.0e}"
+            table.add_row(
+                f"{found.model} {settings}".strip(),
+                found.verdict,
+                f"{found.between:.0e}",
+                f"{found.unshared:.0e}",
+                declared,
+            )
+    console = _console()
+    console.print(table)
+    console.print(
+        f"Measured on K by automatic differentiation; below {TOLERANCE:.0e} counts as zero. "
+        f"{alike} more settings, each changed alone, leave their model's case as it is."
+    )
+    return 0

@@ -83,3 +83,23 @@ def test_examples_must_be_positive(run) -> None:
     code, _, err = run("verify", "gru", "--examples", "0")
     assert code == 2
     assert "--examples" in err
+
+
+def test_the_theorem_of_weight_sites(run) -> None:
+    code, out, err = run("verify", "--theorem", "weight-sites", "kpframe.testing.toys:Elman")
+    assert (code, err) == (0, "")
+    (line,) = [line for line in out.splitlines() if "Elman" in line]
+    assert "Gram matrix of site inputs" in line
+    code, out, err = run("verify", "--theorem", "weight-sites", "kpframe.testing.toys:Gated", "--json")
+    assert (code, err) == (0, "")
+    (row,) = json.loads(out)["models"]
+    assert row["verdict"] == "neuron-diagonal"
+    assert row["between_neurons"] == 0
+    assert row["from_one_gram_matrix"] > 1e-4
+
+
+def test_a_name_is_needed_but_for_a_theorem(run) -> None:
+    code, out, err = run("verify")
+    assert (code, out) == (2, "")
+    assert "Missing argument 'NAME'" in err
+    assert run("verify", "--theorem", "weight-sites", "nothing")[0] == 2
