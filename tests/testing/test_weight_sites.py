@@ -7,7 +7,7 @@ from torch import nn
 
 from kpframe import Model
 from kpframe.testing import weight_sites as module
-from kpframe.testing.toys import Elman, Gated, Plain
+from kpframe.testing.toys import Elman, Plain
 from kpframe.testing.weight_sites import TOLERANCE, weight_sites
 
 TOYS = "kpframe.testing.toys"
@@ -32,10 +32,10 @@ class OwnGain(Model):
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, {"h": hidden_size})
-        self.gain = nn.Parameter(torch.randn(hidden_size))
+        self.gain, self.drive = nn.Parameter(torch.randn(hidden_size)), nn.Parameter(torch.randn(hidden_size))
 
     def step(self, x, h, t=None):
-        return torch.tanh(self.gain * h + x[:, :1])
+        return torch.tanh(self.gain * h + self.drive * x[:, : self.width])
 
 
 def test_one_site_gives_one_gram_matrix() -> None:
