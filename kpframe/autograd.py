@@ -27,22 +27,30 @@ class Linearization:
         self._cotangent = torch.zeros_like(output, requires_grad=True)
         self._pullback: tuple[torch.Tensor, ...] | None = None
 
-    def vjp(self, cotangents: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return ``J* r`` for cotangents ``[k, *output]``, one tensor ``[k, *input]`` for each input."""
-        if not self.output.requires_grad or not self.inputs:
-            return tuple(i.new_zeros(len(cotangents), *i.shape) for i in self.inputs)
-        return _gradients((self.output,), self.inputs, (cotangents,))
+    def vjp(self, cotangents: torch.Tensor, only: slice = slice(None)) -> tuple[torch.Tensor, ...]:
+        """Return ``J* r`` for cotangents ``[k, *output]``, one tensor ``[k, *input]`` for each input.
 
-    def jvp(self, tangents: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return ``J d`` for tangents ``[k, *input]``, one tensor for each input: ``[k, *output]``."""
+        ``only`` some inputs cost only the passes to them.
+        """
+        inputs = self.inputs[only]
+        if not self.output.requires_grad or not inputs:
+            return tuple(i.new_zeros(len(cotangents), *i.shape) for i in inputs)
+        return _gradients((self.output,), inputs, (cotangents,))
+
+    def jvp(self, tangents: Sequence[torch.Tensor | None]) -> torch.Tensor:
+        """Return ``J d`` for tangents ``[k, *input]``, one tensor for each input: ``[k, *output]``.
+
+        None stands for an input that does not move.
+        """
         with torch.enable_grad():
             if self._pullback is None:
                 self._pullback = self._record_pullback()
-        live = [place for place, g in enumerate(self._pullback) if g.requires_grad]
+        moved = [(g, d) for g, d in zip(self._pullback, tangents, strict=True) if d is not None]
+        live = [(g, d) for g, d in moved if g.requires_grad]
         if not live:
-            return self.output.new_zeros(len(tangents[0]) if tangents else 1, *self.output.shape)
-        outputs = tuple(self._pullback[place] for place in live)
-        return _gradients(outputs, (self._cotangent,), tuple(tangents[place] for place in live))[0]
+            return self.output.new_zeros(len(moved[0][1]) if moved else 1, *self.output.shape)
+        outputs, vectors = zip(*live, strict=True)
+        return _gradients(outputs, (self._cotangent,), vectors)[0]
 
     def _record_pullback(self) -> tuple[torch.Tensor, ...]:
         if not self.output.requires_grad or not self.inputs:

@@ -9,11 +9,13 @@ import torch
 from attrs import evolve
 
 from kpframe.errors import ArgumentError, mismatch
-from kpframe.model import AutogradParameterJacobian, AutogradStepJacobian, Model
+from kpframe.memory import check_memory
+from kpframe.model import AutogradParameterJacobian, AutogradStepJacobian, Model, graph_bytes, step_blocks
 from kpframe.operators.base import Operator
 from kpframe.parameter import ParameterJacobian, ParameterOperator
 from kpframe.propagator import Propagator
-from kpframe.step_jacobian import StepJacobian
+from kpframe.rollout_graph import GraphPropagator, RolloutGraph
+from kpframe.step_jacobian import DenseStepJacobian, StepJacobian
 from kpframe.trajectory import Trajectory, check_finite
 
 
@@ -49,13 +51,17 @@ class Flow:
     @cached_property
     def Phi(self) -> Operator:
         """The neural tangent operator ``P K P*``; equals ``G G*`` with ``G = dh/dtheta = P J``."""
-        return self.P @ self.K @ self.P.T
+        return self.P.around(self.K)
 
     def __repr__(self) -> str:
         return (
             f"Flow({type(self.model).__name__}, {self.trajectory.space}, "
             f"parameters={self.J.domain.size}, P: {self.P.method}, K: {self.K.method})"
         )
+
+
+#: How the operators of a flow can be computed.
+METHODS = ("auto", "autograd", "graph", "dense")
 
 
 def linearize(
@@ -65,6 +71,7 @@ def linearize(
     mask: torch.Tensor | None = None,
     *,
     method: str = "auto",
+    max_bytes: int | None = None,
 ) -> Flow:
     """Roll a model out and return the operators along the trajectory.
 
@@ -73,20 +80,29 @@ def linearize(
         x: ``[B, T, I]`` inputs, of the model's dtype, on its device.
         h0: ``[B, H]`` initial states, taken as constants; the model's own (zero, or trainable) when left out.
         mask: bool ``[B, T]``; False marks padded steps, which hold the state: A = I and J = 0 there.
-        method: ``"auto"`` uses the structure the model brings; ``"autograd"`` derives everything by
-            automatic differentiation, the independent twin that structured forms are tested against.
+        method: ``"auto"`` uses the structure the model brings and else chooses by the width of the state
+            (``flow.P.method`` and ``flow.P.why`` say what and why). The others know no structure: ``"graph"``
+            keeps the graph of the whole roll-out, ``"dense"`` writes the step Jacobians ``[B, T, H, H]`` out,
+            ``"autograd"`` keeps a graph for each step and is the independent twin that the others are tested
+            against.
+        max_bytes: largest memory that recording may take, about; most of what is free when left out.
 
     Raises:
         ShapeError, DtypeError, DeviceError: for inputs that do not fit the model.
         NonFiniteError: for NaN or infinity in inputs, parameters or the roll-out; names the first step,
             trial and component.
+        MemoryBudgetError: before anything is recorded, when the need is over ``max_bytes``.
     """
     if not isinstance(model, Model):
         raise ArgumentError(
             mismatch("model", "a kpframe.Model (kpframe.wrap makes one of a cell)", type(model).__name__)
         )
-    if method not in ("auto", "autograd"):
-        raise ArgumentError(mismatch("method", "'auto' or 'autograd'", repr(method)))
+    if method not in METHODS:
+        raise ArgumentError(mismatch("method", f"one of {', '.join(map(repr, METHODS))}", repr(method)))
+    if isinstance(x, torch.Tensor) and x.ndim == 3:  # the roll-out says what is wrong with another x
+        _check_memory(
+            model, x, 4 * model.width * x.itemsize, max_bytes
+        )  # states, twice while they are stacked
     model = copy.deepcopy(model)
     for name, parameter in model.named_parameters():
         check_finite(parameter.detach(), f"parameter {name}")
@@ -100,7 +116,37 @@ def linearize(
         mask=None if run.mask is None else run.mask.clone(),
     )
     check_finite(trajectory.states, "roll-out", trajectory.space)
-    if method == "autograd":
-        P = Propagator(AutogradStepJacobian(model, trajectory))
-        return Flow(model, trajectory, P, ParameterOperator(AutogradParameterJacobian(model, trajectory)))
-    return Flow(model, trajectory, *model.operators(trajectory))
+    each = model.recorded_bytes() if method == "auto" else graph_bytes(model, method)
+    _check_memory(model, x, each, max_bytes)
+    if method == "auto":
+        return Flow(model, trajectory, *model.operators(trajectory))
+    K = ParameterOperator(AutogradParameterJacobian(model, trajectory))
+    return Flow(model, trajectory, _FORMS[method](model, trajectory), K)
+
+
+def _autograd(model: Model, trajectory: Trajectory) -> Propagator:
+    return Propagator(AutogradStepJacobian(model, trajectory), why="method='autograd'")
+
+
+def _graph(model: Model, trajectory: Trajectory) -> Propagator:
+    A = AutogradStepJacobian(model, trajectory)
+    return GraphPropagator(A, RolloutGraph(model, trajectory), why="method='graph'")
+
+
+def _dense(model: Model, trajectory: Trajectory) -> Propagator:
+    blocks = step_blocks(model, trajectory)
+    return Propagator(DenseStepJacobian(blocks, trajectory.space), why="method='dense'")
+
+
+_FORMS = {"autograd": _autograd, "graph": _graph, "dense": _dense}
+
+
+def _check_memory(model: Model, x: torch.Tensor, each: int, max_bytes: int | None) -> None:
+    """Refuse what would not fit; ``each`` is what a step of a trial needs [bytes]."""
+    needed = each * len(x) * x.shape[1]
+    what = f"linearize of {type(model).__name__} on [batch={len(x)}, time={x.shape[1]}, hidden={model.width}]"
+    remedy = (
+        "take fewer trials or steps at a time, float32 instead of float64, or set max_bytes to go ahead with "
+        "an estimate above what is free"
+    )
+    check_memory(what, needed, x.device, remedy, max_bytes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 
 import torch
 
@@ -11,6 +12,7 @@ from kpframe.autograd import Linearization
 from kpframe.errors import ArgumentError, DtypeError, ShapeError, mismatch
 from kpframe.parameter import ParameterJacobian, ParameterOperator
 from kpframe.propagator import Propagator
+from kpframe.rollout_graph import GraphPropagator, RolloutGraph
 from kpframe.spaces import Space, parameter_space, state_space
 from kpframe.step_jacobian import DenseStepJacobian, StepJacobian
 from kpframe.trajectory import Trajectory, check_inputs
@@ -121,12 +123,17 @@ class Model(torch.nn.Module, ABC):
         """Return ``P`` along a trajectory; override to return a structured one.
 
         A state of at most ``DENSE_WIDTH`` entries gets its blocks ``A_t`` written out, ``[B, T, H, H]``: that
-        is at most ``DENSE_WIDTH`` trajectories, and each product is then cheap. A wider one keeps a graph
-        for each step.
+        is at most ``DENSE_WIDTH`` trajectories, and each product is then cheap. A wider one keeps the graph
+        of the whole roll-out.
         """
         if self.width <= DENSE_WIDTH:
-            return Propagator(DenseStepJacobian(step_blocks(self, trajectory), trajectory.space))
-        return Propagator(AutogradStepJacobian(self, trajectory))
+            blocks = DenseStepJacobian(step_blocks(self, trajectory), trajectory.space)
+            return Propagator(
+                blocks, why=f"a state of {self.width} <= {DENSE_WIDTH} entries, no structure known"
+            )
+        why = f"a state of {self.width} > {DENSE_WIDTH} entries, no structure known"
+        A = AutogradStepJacobian(self, trajectory)
+        return GraphPropagator(A, RolloutGraph(self, trajectory), why=why)
 
     def parameter_operator(self, trajectory: Trajectory) -> ParameterOperator:
         """Return ``K`` along a trajectory; override to return a structured one."""
@@ -135,6 +142,13 @@ class Model(torch.nn.Module, ABC):
     def operators(self, trajectory: Trajectory) -> tuple[Propagator, ParameterOperator]:
         """Return ``P`` and ``K``; override where the two can share work."""
         return self.propagator(trajectory), self.parameter_operator(trajectory)
+
+    def recorded_bytes(self) -> int:
+        """Return about how many bytes the operators need for each step of each trial.
+
+        ``linearize`` refuses by this what would not fit; override beside ``operators``.
+        """
+        return graph_bytes(self, "dense" if self.width <= DENSE_WIDTH else "graph")
 
     # -- shared by roll-outs and linearizations --------------------------------------------------------------
 
@@ -198,6 +212,39 @@ class Model(torch.nn.Module, ABC):
         return Trajectory(states, t.inputs, t.initial_state, t.space, t.mask, t.given)
 
 
+def graph_bytes(model: Model, method: str) -> int:
+    """Return about how many bytes a form by automatic differentiation needs for a step of a trial.
+
+    What one more row makes autograd keep, for the step and twice as much for its reverse pass; for P and
+    for J. Beside that the states of the roll-out, and blocks twice while they are formed.
+    """
+    like = model._like()
+    item = 4 if like is None else like.dtype.itemsize
+    kept = 3 * (2 if method == "dense" else 1) * saved_by_a_row(model)
+    return kept + item * model.width * (4 + (2 * model.width if method == "dense" else 0))
+
+
+def saved_by_a_row(model: Model) -> int:
+    """Return how many bytes autograd keeps for each row of ``step``."""
+    like = model._like()
+    like = torch.zeros(()) if like is None else like
+    kept: list[int] = []
+    for rows in (1, 2):
+        tensors: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, tensors: dict[int, int] = tensors) -> torch.Tensor:
+            tensors[tensor.data_ptr()] = tensor.numel() * tensor.itemsize
+            return tensor
+
+        x = like.new_zeros(rows, model.input_size)
+        h = like.new_zeros(rows, model.width).requires_grad_()
+        t = torch.zeros(rows, dtype=torch.int64, device=h.device) if model.time_varying else None
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model._rows(x, h, t, None)
+        kept.append(sum(tensors.values()))
+    return max(0, kept[1] - kept[0])
+
+
 def step_blocks(model: Model, trajectory: Trajectory) -> torch.Tensor:  # [B, T, H, H]
     """Return the dense ``A_t`` of any model by H reverse passes over all trials and steps at once."""
     batch, time, hidden = trajectory.space.shape
@@ -246,7 +293,10 @@ class AutogradStepJacobian(StepJacobian):
 
 
 class AutogradParameterJacobian(ParameterJacobian):
-    """``J`` of any model: one retained graph of all steps at once, each from its own ``h_{t-1}``."""
+    """``J`` of any model: one retained graph of all steps at once, each from its own ``h_{t-1}``.
+
+    It is recorded with the first product.
+    """
 
     method = "autograd"
 
@@ -254,10 +304,11 @@ class AutogradParameterJacobian(ParameterJacobian):
         states = trajectory.states
         super().__init__(model.parameter_space, trajectory.space, dtype=states.dtype, device=states.device)
         self._parts = self.domain.axes[0].parts
-        self._linearization = self._record(model, trajectory)
+        self._model, self._trajectory = model, trajectory
 
-    @staticmethod
-    def _record(model: Model, trajectory: Trajectory) -> Linearization:
+    @cached_property
+    def _linearization(self) -> Linearization:
+        model, trajectory = self._model, self._trajectory
         batch, time, hidden = trajectory.space.shape
         with torch.enable_grad():
             previous = trajectory.previous.detach()

@@ -9,6 +9,7 @@ import torch
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.operators.base import ATOM, Operator
+from kpframe.parameter import ParameterOperator
 from kpframe.spaces import TIME
 from kpframe.step_jacobian import StepJacobian
 
@@ -20,10 +21,14 @@ class Propagator(Operator):
     every step. A rule that changes what flows through time is the same ``P`` with another ``A``.
     """
 
-    def __init__(self, A: StepJacobian, *, name: str = "P") -> None:
+    def __init__(
+        self, A: StepJacobian, *, name: str = "P", why: str = "the form of its step Jacobian"
+    ) -> None:
         super().__init__(A.domain, A.domain, dtype=A.dtype, device=A.device)
         self.A = A
         self.name = name
+        #: Why the products are computed as ``method`` says.
+        self.why = why
 
     @property
     def method(self) -> str:
@@ -45,6 +50,10 @@ class Propagator(Operator):
         for t in range(self.A.steps - 1, 0, -1):
             carry = torch.add(self.A.step_adjoint(t, carry), sources[t - 1], out=out[t - 1])
         return out.movedim(0, -2)
+
+    def around(self, K: ParameterOperator) -> Operator:
+        """Return ``P K P*``."""
+        return self @ K @ self.T
 
     @property
     def inverse(self) -> Operator:

@@ -84,6 +84,11 @@ class PlacedStage:
     outputs: tuple[PlacedOutput, ...]
     units: int
 
+    @property
+    def targets(self) -> set[str]:
+        """Names of its preactivations."""
+        return {target for placed in self.sites for target in placed.site.targets}
+
     @classmethod
     def of(
         cls,

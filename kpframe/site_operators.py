@@ -11,17 +11,17 @@ so nothing of size ``[B, T, H, H]`` is ever formed. A step of several stages is 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from functools import cached_property
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
-from attrs import frozen
 
 from kpframe.errors import ArgumentError, ShapeError, closest, mismatch
 from kpframe.operators.atoms import IdentityOperator
 from kpframe.operators.base import Operator
+from kpframe.operators.dense import CHUNK_BYTES
 from kpframe.parameter import GroupProjector, ParameterJacobian, ParameterOperator
 from kpframe.site_gains import PlacedSite, SiteGains, add, gather, scatter
+from kpframe.site_groups import SiteGroup, group_sites
 from kpframe.spaces import Space
 from kpframe.step_jacobian import DiagonalStepJacobian, StepJacobian
 
@@ -122,7 +122,10 @@ class SiteStepJacobian(StepJacobian):
 
 
 class SiteParameterJacobian(ParameterJacobian):
-    """``J dtheta = D (dW z + db)``, two matrix products for each site over all trials and steps."""
+    """``J dtheta = D (dW z + db)``, one matrix product for each set of targets.
+
+    The products run over stretches of steps whose temporaries stay in the processor's cache.
+    """
 
     method = "sites"
 
@@ -132,13 +135,22 @@ class SiteParameterJacobian(ParameterJacobian):
         self._parts = {part.name: part for part in domain.axes[0].parts}
         self.first_step = SiteStepJacobian(gains) if trains_start else None
         names = [name for placed in gains.sites for name in placed.site.learned if name in self._parts]
-        #: Whether one parameter acts at several sites, so that their Gram matrices do not just add up.
+        #: Whether one parameter acts at several sites, so that what the sites do not just adds up.
         self.ties = len(set(names)) < len(names)
+        self._groups: dict[frozenset[str], list[SiteGroup]] = {}
+
+    def groups(self, names: Collection[str]) -> list[SiteGroup]:
+        """Return the sites of the named parameters, those of the same targets together."""
+        key = frozenset(names)
+        if key not in self._groups:
+            self._groups[key] = group_sites(self.gains, key)
+        return self._groups[key]
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         probes = q.shape[:-1]
         moved = {name: q[..., part.slice].reshape(*probes, *part.shape) for name, part in self._parts.items()}
-        return self.forward(moved, probes)
+        groups = self.groups(self._parts)
+        return self.push(groups, [group.weight(moved, probes) for group in groups], moved.get("h0"), probes)
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         probes = r.shape[:-3]
@@ -149,54 +161,73 @@ class SiteParameterJacobian(ParameterJacobian):
         ]
         return torch.cat(flat, dim=-1) if flat else r.new_zeros(*probes, 0)
 
-    def forward(
-        self, moved: Mapping[str, torch.Tensor], probes: torch.Size
-    ) -> torch.Tensor:  # [..., B, T, H]
-        """Return how the state moves within each step when the named parameters move."""
-        batch, time, _ = self.codomain.shape
-        du: dict[str, torch.Tensor] = {}
-        for placed in self.gains.sites:
-            y = _moved_products(placed, moved, (*probes, time, batch))
-            if y is not None:
-                scatter(placed.site.targets, y, du)
-        return self.push(du, moved.get("h0"), probes)
+    def forward(self, moved: Mapping[str, torch.Tensor], probes: torch.Size) -> torch.Tensor:
+        """Return how the state ``[..., B, T, H]`` moves within each step when named parameters move."""
+        groups = self.groups(moved)
+        return self.push(groups, [group.weight(moved, probes) for group in groups], moved.get("h0"), probes)
+
+    def backward(self, r: torch.Tensor, names: Collection[str]) -> dict[str, torch.Tensor]:
+        """Return the gradients ``[..., *parameter]`` of the named parameters for a state vector."""
+        groups = self.groups(names)
+        out: dict[str, torch.Tensor] = {}
+        for group, total in zip(groups, self.pull(groups, r), strict=True):
+            if total is not None:
+                for name, value in group.gradients(total):
+                    add(out, name, value)
+        if self.first_step is not None and "h0" in names:
+            add(out, "h0", self.pull_start(r))
+        return out
 
     def push(
-        self, du: Mapping[str, torch.Tensor], start: torch.Tensor | None, probes: torch.Size
+        self,
+        groups: Sequence[SiteGroup],
+        weights: Sequence[torch.Tensor | None],
+        start: torch.Tensor | None,
+        probes: torch.Size,
     ) -> torch.Tensor:  # [..., B, T, H]
-        """Return how the state moves within each step with the preactivations and ``h_0`` ``[..., H]``."""
-        batch, time, _ = self.codomain.shape
-        out = self.gains.join(self.gains.tangent(slice(None), {}, du), (*probes, time, batch))
+        """Return how the state moves within each step with the groups' weights and ``h_0`` ``[..., H]``."""
+        batch, time, hidden = self.codomain.shape
+        out = self.gains.like.new_empty(*probes, time, batch, hidden)
+        for steps in self._stretches(probes):
+            du: dict[str, torch.Tensor] = {}
+            for group, weight in zip(groups, weights, strict=True):
+                if weight is not None:
+                    scatter(group.targets, group.products(steps, weight), du)
+            part = out[..., steps, :, :]
+            part.copy_(self.gains.join(self.gains.tangent(steps, {}, du), part.shape[:-1]))
         if self.first_step is not None and start is not None:
             out[..., 0, :, :] += self.first_step.step(0, start.unsqueeze(-2).expand(*probes, batch, -1))
         return out.transpose(-3, -2)
 
-    def pull(self, r: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return what reaches each preactivation ``[..., T, B, n]`` within the steps of ``r``."""
-        parts = self.gains.split(r.transpose(-3, -2).contiguous())
-        return self.gains.cotangent(slice(None), parts, state=False)[1]
+    def pull(self, groups: Sequence[SiteGroup], r: torch.Tensor) -> list[torch.Tensor | None]:
+        """Return what reaches the groups' weights for a state vector ``[..., B, T, H]``; None: nothing."""
+        found: list[list[torch.Tensor]] = [[] for _ in groups]
+        turned = r.transpose(-3, -2)
+        for steps in self._stretches(r.shape[:-3]):
+            parts = self.gains.split(turned[..., steps, :, :].contiguous())
+            _, pulled = self.gains.cotangent(steps, parts, state=False)
+            for group, totals in zip(groups, found, strict=True):
+                columns = gather(group.targets, pulled)
+                if columns is not None:
+                    group.accumulate(steps, columns, totals)
+        return [group.total(totals) if totals else None for group, totals in zip(groups, found, strict=True)]
 
     def pull_start(self, r: torch.Tensor) -> torch.Tensor:  # [..., B, T, H] -> [..., H]
         """Return what reaches a trainable initial state through the first step."""
         assert self.first_step is not None
         return self.first_step.step_adjoint(0, r[..., 0, :]).sum(dim=-2)
 
-    def backward(self, r: torch.Tensor, names: Collection[str]) -> dict[str, torch.Tensor]:
-        """Return the gradients ``[..., *parameter]`` of the named parameters for a state vector."""
-        pulled = self.pull(r)
-        out: dict[str, torch.Tensor] = {}
-        for placed in self.gains.sites:
-            if any(name in names for name in placed.site.learned):
-                columns = gather(placed.site.targets, pulled)
-                if columns is not None:
-                    _add_gradients(placed, columns, names, out)
-        if self.first_step is not None and "h0" in names:
-            add(out, "h0", self.pull_start(r))
-        return out
+    def _stretches(self, probes: torch.Size) -> list[slice]:
+        """Return slices of steps whose states and preactivations fit in a cache, all probes together."""
+        batch, time, hidden = self.codomain.shape
+        targets = sum(stage.units * len(stage.targets) for stage in self.gains.stages)
+        each = max(1, math.prod(probes)) * batch * (hidden + targets) * self.dtype.itemsize
+        length = max(1, min(time, CHUNK_BYTES // each))
+        return [slice(start, min(start + length, time)) for start in range(0, time, length)]
 
 
 class SiteParameterOperator(ParameterOperator):
-    """``K = J M J*`` of weight sites, as Gram matrices of what the sites read, between the gains.
+    """``K = J M J*`` of weight sites: Gram matrices of what the sites read, between the gains.
 
     Sites that act on the same targets share one Gram matrix, and each bias that learns adds a one to it:
     ``K = Sum D (Z Z^T + c 1 1^T) D*``, two matrix products for each set of targets. Groups that a
@@ -209,135 +240,21 @@ class SiteParameterOperator(ParameterOperator):
             metric, IdentityOperator | GroupProjector
         ):
             return super()._sandwich(metric, q)
+        names, probes = self.parameters, q.shape[:-3]
         if jacobian.ties:
-            return jacobian.forward(jacobian.backward(q, self.parameters), q.shape[:-3])
-        pulled = jacobian.pull(q)
-        du: dict[str, torch.Tensor] = {}
-        for gram in self._grams:
-            columns = gather(gram.targets, pulled)
-            if columns is not None:
-                scatter(gram.targets, gram.apply(columns), du)
-        for placed in self._chained:
-            columns = gather(placed.site.targets, pulled)
-            if columns is not None:
-                moved: dict[str, torch.Tensor] = {}
-                _add_gradients(placed, columns, self.parameters, moved)
-                y = _moved_products(placed, moved, columns.shape[:-1])
-                if y is not None:
-                    scatter(placed.site.targets, y, du)
-        learns_start = jacobian.first_step is not None and "h0" in self.parameters
-        return jacobian.push(du, jacobian.pull_start(q) if learns_start else None, q.shape[:-3])
-
-    @cached_property
-    def _grams(self) -> list[_Gram]:
-        """For each set of targets, what its learning sites read, side by side."""
-        assert isinstance(self.jacobian, SiteParameterJacobian)
-        learning, like = set(self.parameters), self.jacobian.gains.like
-        batch, time, _ = self.codomain.shape
-        columns: dict[tuple[tuple[str, ...], bool], list[torch.Tensor]] = {}
-        biases: dict[tuple[tuple[str, ...], bool], int] = {}
-        for placed in self.jacobian.gains.sites:
-            if placed.chain is not None:
-                continue
-            key = (placed.site.targets, placed.site.per_step)
-            if placed.site.weight in learning and placed.z is not None:
-                columns.setdefault(key, []).append(placed.z)
-            biases[key] = biases.get(key, 0) + (placed.site.bias in learning)
-        for key, count in biases.items():
-            if count:
-                columns.setdefault(key, []).append(like.new_full((time, batch, 1), math.sqrt(count)))
-        return [
-            _Gram(targets, torch.cat(parts, dim=-1), per_step)
-            for (targets, per_step), parts in columns.items()
+            return jacobian.forward(jacobian.backward(q, names), probes)
+        groups = jacobian.groups(names)
+        totals = jacobian.pull(groups, q)
+        weights = [
+            None if total is None else group.returned(total)
+            for group, total in zip(groups, totals, strict=True)
         ]
-
-    @cached_property
-    def _chained(self) -> list[PlacedSite]:
-        """Learning sites whose matrix is made of its parameters."""
-        assert isinstance(self.jacobian, SiteParameterJacobian)
-        learning = set(self.parameters)
-        return [
-            placed
-            for placed in self.jacobian.gains.sites
-            if placed.chain is not None and learning & set(placed.site.learned)
-        ]
+        learns_start = jacobian.first_step is not None and "h0" in names
+        return jacobian.push(groups, weights, jacobian.pull_start(q) if learns_start else None, probes)
 
     def with_metric(self, metric: Operator, *, name: str = "K_M") -> ParameterOperator:
         """Return ``J M J*`` with another metric on the parameter space."""
         return SiteParameterOperator(self.jacobian, metric, name=name)
-
-
-@frozen(eq=False)
-class _Gram:
-    """The Gram matrix over trials and steps (or over the trials of each step) of ``z`` ``[T, B, m]``."""
-
-    targets: tuple[str, ...]
-    z: torch.Tensor
-    per_step: bool
-
-    def apply(self, columns: torch.Tensor) -> torch.Tensor:  # [..., T, B, G n]
-        if self.per_step:
-            return self.z @ (self.z.mT @ columns)
-        z = self.z.flatten(0, 1)
-        return (z @ (z.mT @ columns.flatten(-3, -2))).reshape(columns.shape)
-
-
-def _moved_products(
-    placed: PlacedSite, moved: Mapping[str, torch.Tensor], shape: tuple[int, ...]
-) -> torch.Tensor | None:  # [*shape, G n], where shape = [..., T, B]
-    """Return how a site's products move with its parameters; None where none of them moves."""
-    site, probes = placed.site, shape[:-2]
-    y: torch.Tensor | None = None
-    weight = _moved_weight(placed, moved, probes)
-    if weight is not None and placed.z is not None:
-        if site.per_step:
-            y = placed.z @ weight.mT
-        else:
-            y = (placed.z.flatten(0, 1) @ weight.mT).reshape(*shape, -1)
-    if site.bias is not None and site.bias in moved:
-        bias = moved[site.bias].unsqueeze(-2)
-        bias = bias if site.per_step else bias.unsqueeze(-2)
-        y = bias.expand(*shape, -1) if y is None else y + bias
-    return y
-
-
-def _moved_weight(
-    placed: PlacedSite, moved: Mapping[str, torch.Tensor], probes: tuple[int, ...]
-) -> torch.Tensor | None:  # [..., G n, m]
-    site = placed.site
-    if placed.chain is None:
-        return None if site.weight is None else moved.get(site.weight)
-    if not any(name in moved for name in placed.made_of):
-        return None
-    count = math.prod(probes)
-    tangents = [
-        moved[name].reshape(count, *own.shape) if name in moved else own.new_zeros(count, *own.shape)
-        for name, own in zip(placed.made_of, placed.chain.inputs, strict=True)
-    ]
-    return placed.chain.jvp(tangents).reshape(*probes, *placed.chain.output.shape)
-
-
-def _add_gradients(
-    placed: PlacedSite, columns: torch.Tensor, names: Collection[str], out: dict[str, torch.Tensor]
-) -> None:
-    """Add the gradients of a site's parameters for what reaches its targets, ``[..., T, B, G n]``."""
-    site = placed.site
-    made_of = (site.weight,) if placed.chain is None else placed.made_of
-    if placed.z is not None and any(name in names for name in made_of):
-        if site.per_step:
-            gradient = columns.mT @ placed.z
-        else:
-            gradient = columns.flatten(-3, -2).mT @ placed.z.flatten(0, 1)
-        if placed.chain is None:
-            add(out, str(site.weight), gradient)
-        else:
-            probes = gradient.shape[:-2]
-            pulled = placed.chain.vjp(gradient.reshape(-1, *gradient.shape[-2:]))
-            for name, value in zip(placed.made_of, pulled, strict=True):
-                if name in names:
-                    add(out, name, value.reshape(*probes, *value.shape[1:]))
-    if site.bias is not None and site.bias in names:
-        add(out, site.bias, columns.sum(dim=-2 if site.per_step else (-3, -2)))
 
 
 def _matrix(placed: PlacedSite) -> torch.Tensor:

@@ -15,7 +15,7 @@ import torch
 
 from kpframe.autograd import Linearization
 from kpframe.errors import ArgumentError, ShapeError, mismatch
-from kpframe.model import Model
+from kpframe.model import Model, saved_by_a_row
 from kpframe.parameter import ParameterOperator
 from kpframe.propagator import Propagator
 from kpframe.site_gains import Gain, PlacedSite, PlacedStage, SiteGains, scatter
@@ -134,7 +134,7 @@ class SiteModel(Model):
 
     def propagator(self, trajectory: Trajectory) -> Propagator:
         """Return ``P`` with the structured step Jacobian."""
-        return Propagator(SiteStepJacobian(self._gains(trajectory)))
+        return self._scan(self._gains(trajectory))
 
     def parameter_operator(self, trajectory: Trajectory) -> ParameterOperator:
         """Return ``K`` between the gains of the sites, or by autograd if a parameter is at no site."""
@@ -151,7 +151,20 @@ class SiteModel(Model):
         if not derived or not self._all_at_sites(trajectory):
             return super().operators(trajectory)
         gains = self._gains(trajectory)
-        return Propagator(SiteStepJacobian(gains)), self._between(gains, trajectory)
+        return self._scan(gains), self._between(gains, trajectory)
+
+    @staticmethod
+    def _scan(gains: SiteGains) -> Propagator:
+        return Propagator(SiteStepJacobian(gains), why="the weight sites that the model declares")
+
+    def recorded_bytes(self) -> int:
+        """Return about how many bytes the gains need for each step of each trial."""
+        item = next(iter(self._weights().values())).itemsize
+        gains = sum(
+            len(stage.outputs) * stage.units * (len(stage.targets) + len(self.components))
+            for stage in self.stages
+        )
+        return item * (2 * gains + 4 * self.width + self.input_size) + saved_by_a_row(self)
 
     def _between(self, gains: SiteGains, trajectory: Trajectory) -> ParameterOperator:
         trains_start = "h0" in self.trainable() and not trajectory.given

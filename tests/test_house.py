@@ -19,11 +19,12 @@ FILES = sorted(ROOT.rglob("*.py"))
 #: Rooms from the ground up; a room imports only rooms of its own line and of the lines before.
 FLOORS = [
     {"errors"},
-    {"spaces", "settings"},
+    {"spaces", "settings", "memory"},
     {"plugin", "operators", "autograd", "tasks"},
     {"trajectory", "step_jacobian", "parameter", "reducer", "readout", "site_layout"},
-    {"site_gains"},
-    {"propagator", "site_operators"},
+    {"site_gains", "propagator"},
+    {"site_groups", "rollout_graph"},
+    {"site_operators"},
     {"model"},
     {"sites", "wrapped", "flow"},
     {"rules", "registry"},

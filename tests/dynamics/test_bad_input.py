@@ -49,7 +49,7 @@ NAN = float("nan")
         ({"mask": MASK.double()}, DtypeError, r"^mask: expected dtype torch.bool, got torch.float64$"),
         ({"mask": MASK.tolist()}, ShapeError, r"^mask: .*got list$"),
         ({"mask": MASK.to("meta")}, DeviceError, r"^mask: expected x's device cpu, got meta"),
-        ({"method": "fast"}, ArgumentError, r"^method: expected 'auto' or 'autograd', got 'fast'$"),
+        ({"method": "fast"}, ArgumentError, r"^method: expected one of 'auto', .*'dense', got 'fast'$"),
     ],
 )
 @pytest.mark.parametrize("toy_name", ["rnn", "plain"])

@@ -31,7 +31,7 @@ def test_rollout_is_a_loop_of_step(lab, toy, seed, sizes, h0, mask, trains) -> N
     lab.close(run.previous[:, 1:].detach(), expected[:, :-1], 1e-12)
     assert torch.equal(run.final, run.states[:, -1])
     changed = dict(data, x=data["x"] + 0.5)
-    lab.differ(model.rollout(**changed).states.detach(), expected)
+    lab.differ(model.rollout(**changed).states.detach(), expected, 1e-6)  # a unit may be saturated
 
 
 def test_trials_can_be_permuted(lab, toy) -> None:

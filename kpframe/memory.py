@@ -1,0 +1,68 @@
+"""How much memory there is, and refusals before it runs out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from kpframe.errors import MemoryBudgetError
+
+#: Part of the free memory that a request may take without being asked to.
+SHARE = 0.9
+
+
+def available(device: torch.device) -> int | None:
+    """Return the free bytes of a device, None where the system does not say.
+
+    On a CPU what a control group still allows counts, where there is one.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = _kibibytes(Path("/proc/meminfo"), "MemAvailable:")
+    limit, used = (_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
+    if limit is None or used is None:
+        return free
+    # what the group's file cache holds is given back on demand
+    reclaimable = _number(Path("/sys/fs/cgroup/memory.stat"), "inactive_file") or 0
+    return limit - used + reclaimable if free is None else min(free, limit - used + reclaimable)
+
+
+def check_memory(what: str, needed: int, device: torch.device, remedy: str, max_bytes: int | None) -> None:
+    """Raise unless ``needed`` bytes are within ``max_bytes``, by default most of what is free.
+
+    Raises:
+        MemoryBudgetError: saying how much is needed, how much there is, and the ``remedy``.
+    """
+    if max_bytes is None:
+        free = available(device)
+        if free is None or needed <= SHARE * free:
+            return
+        budget, whose = int(SHARE * free), f"{SHARE:.0%} of the {_gib(free)} free on {device}"
+    elif needed <= max_bytes:
+        return
+    else:
+        budget, whose = max_bytes, "max_bytes"
+    raise MemoryBudgetError(
+        f"{what}: expected a need within {_gib(budget)} ({whose}), got about {_gib(needed)}; {remedy}"
+    )
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.3g} GiB"
+
+
+def _kibibytes(path: Path, key: str) -> int | None:
+    number = _number(path, key)
+    return None if number is None else 1024 * number
+
+
+def _number(path: Path, key: str | None = None) -> int | None:
+    """Return the number in a file, or the one after a key; None where there is none."""
+    try:
+        words = path.read_text(encoding="ascii").split()
+    except OSError:
+        return None
+    if key is not None:
+        words = words[words.index(key) + 1 :] if key in words else []
+    return int(words[0]) if words and words[0].isdigit() else None

@@ -1,0 +1,98 @@
+"""``P`` and ``Phi`` of a model without structure, from one retained graph of its whole roll-out.
+
+A leaf is added to every state. ``P*`` is then a reverse pass to the leaves, and ``P`` the reverse pass of
+that reverse pass: no work in Python for each step, and no forward mode. The same graph reaches the
+parameters, which gives ``G = dh/dtheta = P J`` and ``Phi = G G*`` in one pass each way.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from kpframe.autograd import Linearization
+from kpframe.operators.atoms import IdentityOperator
+from kpframe.operators.base import PRODUCT, Operator, SelfAdjointOperator
+from kpframe.parameter import ParameterOperator
+from kpframe.propagator import Propagator
+from kpframe.step_jacobian import StepJacobian
+from kpframe.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from kpframe.model import Model
+
+
+class RolloutGraph:
+    """The graph of a roll-out, with a leaf added to each state and the parameters that learn."""
+
+    def __init__(self, model: Model, trajectory: Trajectory) -> None:
+        self.theta = tuple(model.trainable().values())
+        states = trajectory.states
+        with torch.enable_grad():
+            kicks = torch.zeros_like(states, requires_grad=True)  # [B, T, H]
+            h = trajectory.initial_state
+            if not trajectory.given:  # it may depend on theta
+                h = model.initial_state(len(states)).to(states)
+            out = []
+            for t, kick in enumerate(kicks.unbind(1)):
+                h = model._advance(trajectory, t, h) + kick
+                out.append(h)
+            self._linearization = Linearization(torch.stack(out, dim=1), (kicks, *self.theta))
+
+    def from_kicks(self, q: torch.Tensor) -> torch.Tensor:
+        """Return how the states ``[k, B, T, H]`` move with what is added to them, ``P q``."""
+        return self._linearization.jvp([q, *(None for _ in self.theta)])
+
+    def to_kicks(self, r: torch.Tensor) -> torch.Tensor:
+        """Return ``P* r``."""
+        return self._linearization.vjp(r, only=slice(0, 1))[0]
+
+    def there_and_back(self, q: torch.Tensor) -> torch.Tensor:
+        """Return ``G G* q``."""
+        if not self.theta:
+            return torch.zeros_like(q)
+        return self._linearization.jvp([None, *self._linearization.vjp(q, only=slice(1, None))])
+
+
+class GraphPropagator(Propagator):
+    """``P`` from the graph of the whole roll-out; a changed ``A`` goes through the scan as ever."""
+
+    def __init__(self, A: StepJacobian, graph: RolloutGraph, *, why: str) -> None:
+        super().__init__(A, why=why)
+        self.graph = graph
+
+    @property
+    def method(self) -> str:
+        """Always ``"graph"``."""
+        return "graph"
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return self.graph.from_kicks(q.reshape(-1, *self.domain.shape)).reshape(q.shape)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return self.graph.to_kicks(r.reshape(-1, *self.domain.shape)).reshape(r.shape)
+
+    def around(self, K: ParameterOperator) -> Operator:
+        """Return ``P K P*``, through the graph to the parameters and back if K has no metric."""
+        own = K.method == "autograd" and isinstance(K.metric, IdentityOperator)
+        return GraphTangent(self, K) if own else super().around(K)
+
+
+class GraphTangent(SelfAdjointOperator):
+    """``Phi = G G*`` with ``G = P J`` from one graph; it prints as ``P K P*``."""
+
+    def __init__(self, P: GraphPropagator, K: ParameterOperator) -> None:
+        super().__init__(P.domain, P.domain, dtype=P.dtype, device=P.device)
+        self.P, self.K = P, K
+
+    @property
+    def positive(self) -> bool:
+        """Always true."""
+        return True
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return self.P.graph.there_and_back(q.reshape(-1, *self.domain.shape)).reshape(q.shape)
+
+    def _formula(self) -> tuple[str, int]:
+        return f"{self.P.name} {self.K.name} {self.P.name}*", PRODUCT
