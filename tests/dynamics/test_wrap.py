@@ -1,48 +1,42 @@
-"""Any cell as a model: the ones torch brings, other signatures, and misuse."""
+"""Any cell as a model: the ones torch brings, and what a wrapped cell keeps of its module."""
 
 from __future__ import annotations
+
+import copy
+import pickle
 
 import pytest
 import torch
 from torch import nn
 
 from kpframe import linearize, wrap
-from kpframe.errors import ArgumentError, ShapeError
+from kpframe.checkpoint import load_checkpoint, save_checkpoint
+
+LAYERS = {nn.RNNCell: nn.RNN, nn.GRUCell: nn.GRU, nn.LSTMCell: nn.LSTM}
 
 
-class Cell(nn.Module):
-    """A cell with its own signature: ``(h, x) -> (output, state)``."""
+class Sized(nn.Module):
+    """A cell that says its sizes under other names."""
+
+    def __init__(self, **sizes: object) -> None:
+        super().__init__()
+        self.core = nn.GRUCell(2, 3)
+        for name, value in sizes.items():
+            setattr(self, name, value)
+
+    def forward(self, x, h):
+        return self.core(x, h)
+
+
+class Started(nn.GRUCell):
+    """A cell with a parameter ``h0`` of its own."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(5, 3)
-
-    def forward(self, h, x):
-        new = torch.tanh(self.linear(torch.cat([h, x], dim=-1)))
-        return new.sum(-1), new
+        super().__init__(2, 3)
+        self.h0 = nn.Parameter(torch.zeros(3))
 
 
-class Pair(nn.Module):
-    """A cell on a tuple of states of unlike widths."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(5, 3), nn.Linear(3, 2)
-
-    def forward(self, x, state):
-        slow, fast = state
-        new = torch.tanh(self.a(torch.cat([slow, x[:, :0], fast], dim=-1)) + x.sum(-1, keepdim=True))
-        return new, torch.sigmoid(self.b(new)) * fast
-
-
-class One(nn.Module):
-    """Returns one tensor for a tuple of states."""
-
-    def forward(self, x, state):
-        return torch.cat(state, dim=-1)
-
-
-@pytest.mark.parametrize("cell", [nn.RNNCell, nn.GRUCell, nn.LSTMCell])
+@pytest.mark.parametrize("cell", LAYERS)
 @pytest.mark.parametrize("bias", [True, False])
 def test_cells_of_torch(lab, cell, bias) -> None:
     module = cell(2, 3, bias=bias).double()
@@ -52,31 +46,33 @@ def test_cells_of_torch(lab, cell, bias) -> None:
     assert model.input_size == 2
     assert tuple(model.trainable()) == tuple(name for name, _ in module.named_parameters())
     data = lab.trials(model, time=5)
-    states = model.rollout(**data).states
-    layer = {nn.RNNCell: nn.RNN, nn.GRUCell: nn.GRU, nn.LSTMCell: nn.LSTM}[cell](
-        2, 3, bias=bias, batch_first=True
-    ).double()
+    flow = linearize(model, **data)
+    states = flow.trajectory.states
+    layer = LAYERS[cell](2, 3, bias=bias, batch_first=True).double()
+    other = layer(data["x"])[0].detach()
     layer.load_state_dict({f"{name}_l0": value for name, value in module.state_dict().items()})
-    lab.close(states[..., :3].detach(), layer(data["x"])[0].detach(), 1e-12)
+    out = layer(data["x"])[0]
+    lab.close(states[..., :3], out.detach(), 1e-12)
+    lab.differ(states[..., :3], other)
+    err = lab.randn(3, *states.shape)
+    err[..., 3:] = 0  # a layer returns h alone
+    (out * err[..., :3]).sum().backward()
+    gradient = torch.cat([getattr(layer, f"{name}_l0").grad.reshape(-1) for name in model.trainable()])
+    lab.close(flow.J.T(flow.P.T(err)), gradient)
+    lab.differ(flow.J.T(err), gradient)
     G = lab.total_jacobian(model, **data)
-    lab.close(linearize(model, **data).Phi.to_dense(), G @ G.T)
+    lab.close(flow.Phi.to_dense(), G @ G.T)
 
 
-def test_other_signatures(lab) -> None:
-    model = wrap(Cell(), "h,x", input_size=2, state=3, returns="output,state").double()
-    x = lab.randn(1, 2, 4, 2)
-    h = torch.zeros(2, 3, dtype=torch.float64)
-    for t in range(4):
-        _, h = model.cell(h, x[:, t])
-    lab.close(model.rollout(x).final.detach(), h.detach(), 1e-12)
-    G = lab.total_jacobian(model, x)
-    lab.close(linearize(model, x).Phi.to_dense(), G @ G.T)
-    assert tuple(model.trainable()) == ("linear.weight", "linear.bias")
+def test_components_of_a_trainable_initial_state(lab) -> None:
+    state = {"slow": 3, "fast": 2}
+    core = nn.Linear(7, 5)
 
+    def step(module, x, parts):
+        return torch.tanh(module(torch.cat([*parts, x], dim=-1))).split([3, 2], dim=-1)
 
-def test_tuple_states(lab) -> None:
-    model = wrap(Pair(), input_size=2, state={"slow": 3, "fast": 2}, trainable_initial_state=True).double()
-    assert next(iter(model.trainable())) == "h0"
+    model = wrap(core, step, input_size=2, state=state, trainable_initial_state=True).double()
+    assert tuple(model.trainable()) == ("h0", "weight", "bias")
     with torch.no_grad():
         model.h0.copy_(lab.randn(0, 5))
     x = lab.randn(1, 2, 4, 2)
@@ -87,54 +83,73 @@ def test_tuple_states(lab) -> None:
     lab.check_operator(flow.Phi.select(hidden="fast"))
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: wrap(nn.GRU(2, 3)), r"^module: expected a cell that computes one step .*, got GRU$"),
-        (lambda: wrap(nn.LSTM(2, 3)), r"^module: expected a cell .*, got LSTM$"),
-        (lambda: wrap(torch.tanh), r"^module: expected a torch.nn.Module, got builtin"),
-        (lambda: wrap(nn.GRUCell), r"^module: expected a torch.nn.Module, got type$"),
-        (
-            lambda: wrap(Cell()),
-            r"^input_size: expected a size, as Cell has no integer attribute 'input_size'",
-        ),
-        (
-            lambda: wrap(Cell(), input_size=2),
-            r"^state: expected a size, as Cell has no .* 'hidden_size', got no",
-        ),
-        (lambda: wrap(nn.GRUCell(2, 3), "x"), r"^call: expected one of \('x,h', 'h,x'\), got 'x'$"),
-        (lambda: wrap(nn.GRUCell(2, 3), "x, h"), r"^call: expected one of .*, got 'x, h'$"),
-        (
-            lambda: wrap(nn.GRUCell(2, 3), returns="h"),
-            r"^returns: expected one of \('state', 'output,state'\)",
-        ),
-        (lambda: wrap(nn.GRUCell(2, 3), state=0), r"^state\['h'\]: expected a whole number >= 1, got 0$"),
-    ],
-)
-def test_misuse(call, message) -> None:
-    with pytest.raises(ArgumentError, match=message):
-        call()
-
-
-def test_a_cell_that_returns_another_state() -> None:
-    x = torch.zeros(2, 4, 2)
-    with pytest.raises(ShapeError, match=r"WrappedCell.step: expected a state \[2, 3\], got tuple"):
-        linearize(wrap(Cell(), "h,x", input_size=2, state=3), x)
-
-    class Forgets(Pair):
-        def forward(self, x, state):
-            return super().forward(x, state)[:1]
-
-    for module, got in ((Forgets(), "1 parts"), (One(), "Tensor")):
-        model = wrap(module, input_size=2, state={"slow": 3, "fast": 2})
-        message = rf"state returned by \w+: expected \{{'slow': 3, 'fast': 2\}}, got {got}"
-        with pytest.raises(ArgumentError, match=message):
-            linearize(model, x)
-
-
-def test_one_named_component_is_a_plain_tensor(lab) -> None:
+def test_one_named_component_is_a_plain_tensor() -> None:
     cell = nn.GRUCell(2, 3)
     x = torch.randn(4, 5, 2)
     named = wrap(cell, state={"rate": 3}).rollout(x)
     assert [part.name for part in named.space["hidden"].parts] == ["rate"]
-    assert torch.equal(named.states, wrap(cell).rollout(x).states)
+    for same in (wrap(cell), wrap(cell, "x, state"), wrap(cell, "x,rate", state={"rate": 3}, returns="rate")):
+        assert torch.equal(named.states, same.rollout(x).states)
+
+
+@pytest.mark.parametrize("names", [("input_size", "hidden_size"), ("input_dim", "state_size")])
+def test_sizes_are_read_from_the_module(names) -> None:
+    model = wrap(Sized(**dict(zip(names, (2, 3), strict=True)), hidden_dim=3))
+    assert (model.input_size, model.components) == (2, {"h": 3})
+
+
+def test_frozen_parameters_are_not_part_of_theta() -> None:
+    cell = nn.GRUCell(2, 3)
+    cell.weight_hh.requires_grad_(False)
+    model = wrap(cell)
+    assert tuple(model.trainable()) == ("weight_ih", "bias_ih", "bias_hh")
+    assert model.parameter_space.shape == (18 + 9 + 9,)
+    cell.weight_hh.requires_grad_(True)
+    assert len(model.trainable()) == 4
+
+
+@pytest.mark.parametrize("remake", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_are_independent_and_equal(remake) -> None:
+    model = wrap(nn.LSTMCell(2, 3), trainable_initial_state=True, constants={})
+    x = torch.randn(2, 4, 2)
+    other = remake(model)
+    states = model.rollout(x).states
+    assert torch.equal(other.rollout(x).states, states)
+    with torch.no_grad():
+        other.cell.weight_hh.mul_(2)
+    assert torch.equal(model.rollout(x).states, states)
+    assert not torch.allclose(other.rollout(x).states, states, rtol=1e-3)
+    assert tuple(other.trainable()) == tuple(model.trainable())
+
+
+def test_states_are_loaded_from_dictionaries_and_checkpoints(tmp_path) -> None:
+    first, second, third = (wrap(nn.LSTMCell(2, 3), trainable_initial_state=True) for _ in range(3))
+    assert set(first.state_dict()) == {"h0", *(f"cell.{name}" for name in first.cell.state_dict())}
+    x = torch.randn(2, 4, 2)
+    states = first.rollout(x).states
+    assert not torch.allclose(second.rollout(x).states, states, rtol=1e-3)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(second.rollout(x).states, states)
+    load_checkpoint(save_checkpoint(tmp_path / "cell.safetensors", first)).load_into(third)
+    assert torch.equal(third.rollout(x).states, states)
+
+
+def test_repr_says_how_the_cell_is_called() -> None:
+    text = repr(wrap(nn.LSTMCell(2, 3)))
+    assert "input_size=2, state={'h': (3,), 'c': (3,)}, call='x,h', returns='state'" in text
+    assert "(cell): LSTMCell(2, 3)" in text
+    assert "call=run_cell" in repr(wrap(nn.GRUCell(2, 3), run_cell))
+
+
+def run_cell(module, x, h):
+    return module(x, h)
+
+
+def test_a_parameter_h0_of_the_cells_own_keeps_its_name() -> None:
+    assert tuple(wrap(Started()).trainable()) == tuple(name for name, _ in Started().named_parameters())
+
+
+def test_a_trainable_initial_state_has_the_cells_dtype() -> None:
+    model = wrap(nn.LSTMCell(3, 4).double(), trainable_initial_state=True)
+    assert model.h0.dtype == torch.float64
+    assert wrap(nn.LSTMCell(3, 4), trainable_initial_state=True).h0.dtype == torch.float32
