@@ -34,9 +34,11 @@ _HOME = {
     "Space": "spaces",
     "Stage": "site_layout",
     "StepJacobian": "step_jacobian",
+    "StochasticRule": "rules",
     "Task": "tasks",
     "Trajectory": "trajectory",
     "Trials": "tasks",
+    "Update": "update",
     "ZeroOperator": "operators",
     "alignment": "spectra",
     "create_model": "registry",
@@ -74,7 +76,7 @@ if TYPE_CHECKING:
     from kpframe.readout import Readout
     from kpframe.reducer import Reducer
     from kpframe.registry import create_model, create_reducer, create_rule, create_task
-    from kpframe.rules import LearningRule
+    from kpframe.rules import LearningRule, StochasticRule
     from kpframe.site_layout import Site, Stage
     from kpframe.sites import SiteModel
     from kpframe.spaces import Space
@@ -92,6 +94,7 @@ if TYPE_CHECKING:
     from kpframe.step_jacobian import StepJacobian
     from kpframe.tasks import Task, Trials
     from kpframe.trajectory import Trajectory
+    from kpframe.update import Update
     from kpframe.wrapped import wrap
 
 

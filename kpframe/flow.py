@@ -116,7 +116,7 @@ def linearize(
         mask=None if run.mask is None else run.mask.clone(),
     )
     check_finite(trajectory.states, "roll-out", trajectory.space)
-    each = model.recorded_bytes() if method == "auto" else graph_bytes(model, method)
+    each = model.recorded_bytes(trajectory) if method == "auto" else graph_bytes(model, trajectory, method)
     _check_memory(model, x, each, max_bytes)
     if method == "auto":
         return Flow(model, trajectory, *model.operators(trajectory))

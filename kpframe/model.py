@@ -143,12 +143,12 @@ class Model(torch.nn.Module, ABC):
         """Return ``P`` and ``K``; override where the two can share work."""
         return self.propagator(trajectory), self.parameter_operator(trajectory)
 
-    def recorded_bytes(self) -> int:
+    def recorded_bytes(self, trajectory: Trajectory) -> int:
         """Return about how many bytes the operators need for each step of each trial.
 
         ``linearize`` refuses by this what would not fit; override beside ``operators``.
         """
-        return graph_bytes(self, "dense" if self.width <= DENSE_WIDTH else "graph")
+        return graph_bytes(self, trajectory, "dense" if self.width <= DENSE_WIDTH else "graph")
 
     # -- shared by roll-outs and linearizations --------------------------------------------------------------
 
@@ -212,22 +212,19 @@ class Model(torch.nn.Module, ABC):
         return Trajectory(states, t.inputs, t.initial_state, t.space, t.mask, t.given)
 
 
-def graph_bytes(model: Model, method: str) -> int:
+def graph_bytes(model: Model, trajectory: Trajectory, method: str) -> int:
     """Return about how many bytes a form by automatic differentiation needs for a step of a trial.
 
     What one more row makes autograd keep, for the step and twice as much for its reverse pass; for P and
     for J. Beside that the states of the roll-out, and blocks twice while they are formed.
     """
-    like = model._like()
-    item = 4 if like is None else like.dtype.itemsize
-    kept = 3 * (2 if method == "dense" else 1) * saved_by_a_row(model)
-    return kept + item * model.width * (4 + (2 * model.width if method == "dense" else 0))
+    kept = 3 * (1 if method == "dense" else 2) * saved_by_a_row(model, trajectory)
+    entries = 4 + (2 * model.width if method == "dense" else 0)
+    return kept + trajectory.states.itemsize * model.width * entries
 
 
-def saved_by_a_row(model: Model) -> int:
+def saved_by_a_row(model: Model, trajectory: Trajectory) -> int:
     """Return how many bytes autograd keeps for each row of ``step``."""
-    like = model._like()
-    like = torch.zeros(()) if like is None else like
     kept: list[int] = []
     for rows in (1, 2):
         tensors: dict[int, int] = {}
@@ -236,8 +233,8 @@ def saved_by_a_row(model: Model) -> int:
             tensors[tensor.data_ptr()] = tensor.numel() * tensor.itemsize
             return tensor
 
-        x = like.new_zeros(rows, model.input_size)
-        h = like.new_zeros(rows, model.width).requires_grad_()
+        x = trajectory.inputs[:1, 0].repeat(rows, 1)
+        h = trajectory.initial_state[:1].repeat(rows, 1).requires_grad_()
         t = torch.zeros(rows, dtype=torch.int64, device=h.device) if model.time_varying else None
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             model._rows(x, h, t, None)

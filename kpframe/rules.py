@@ -1,57 +1,204 @@
 """Learning rules as operator compositions.
 
 A rule maps the instantaneous error ``Err = d loss / d h`` to a parameter gradient,
-``g = M J* P_rule* Err``; along it the state moves by ``dh = -eta P J g = -eta Phi_rule Err``.
+``g = M J* P_rule* E Err``; along it the state moves by ``dh = -eta P J g = -eta Phi_rule Err``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from copy import copy
+from typing import TypeVar
 
 import torch
 
+from kpframe.errors import ArgumentError, NotLinearError, UnsupportedError, mismatch
 from kpframe.flow import Flow
+from kpframe.model import Model
 from kpframe.operators.base import Operator
 from kpframe.parameter import ParameterOperator
+from kpframe.readout import Readout
+from kpframe.update import Update
+
+Rule = TypeVar("Rule", bound="StochasticRule")
+
+#: Most outcomes of a stochastic rule that ``expectation`` goes through.
+MAX_OUTCOMES = 2**14
 
 
 class LearningRule(ABC):
-    """A learning rule: what it puts in the place of P, and which metric it puts on the parameters.
+    """A learning rule: what it replaces in the exact update.
 
-    Backpropagation through time replaces nothing. A subclass says what flows through time
-    (``propagator``) and, where it treats parameters differently, gives its own
-    ``parameter_operator``; the compositions follow.
+    Backpropagation through time replaces nothing. A subclass defines ``change``; the compositions follow.
+    ``frozen @ truncated`` is the rule that truncates first and freezes then.
     """
 
     #: Whether the update is linear in the error; a rule that is not pretends no operator.
     linear = True
+    #: Whether the rule needs the readout that the error comes through.
+    needs_readout = False
 
     @abstractmethod
-    def propagator(self, flow: Flow) -> Operator:
+    def change(self, update: Update) -> Update:
+        """Return what the rule makes of an update: ``update.replace(P=update.propagator.truncated(5))``."""
+
+    def update(self, flow: Flow, readout: Readout | None = None) -> Update:
+        """Return the rule's update along a flow.
+
+        Raises:
+            UnsupportedError: for a rule that needs a readout, without one; for a flow without the structure
+                that the rule needs.
+        """
+        if self.needs_readout and readout is None:
+            raise UnsupportedError(
+                mismatch("readout", f"the readout that the error comes through, which {self!r} needs", None)
+            )
+        return self.change(Update.exact(flow, readout))
+
+    def propagator(self, flow: Flow, readout: Readout | None = None) -> Operator:
         """Return the rule's ``P_rule``, an operator on the state space."""
+        return self.update(flow, readout).P
 
-    def parameter_operator(self, flow: Flow) -> ParameterOperator:
-        """Return the rule's ``K = J M J*``; that of the flow by default (``M = I``)."""
-        return flow.K
+    def parameter_operator(self, flow: Flow, readout: Readout | None = None) -> ParameterOperator:
+        """Return the rule's ``K = J M J*``."""
+        return self.update(flow, readout).K
 
-    def update_operator(self, flow: Flow) -> Operator:
-        """Return ``M J* P_rule*``: error ``(batch, time, hidden)`` -> gradient ``(parameter,)``."""
-        K = self.parameter_operator(flow)
-        return K.metric @ K.jacobian.T @ self.propagator(flow).T
+    def update_operator(self, flow: Flow, readout: Readout | None = None) -> Operator:
+        """Return ``M J* P_rule* E``: error ``(batch, time, hidden)`` -> gradient ``(parameter,)``.
 
-    def flow_operator(self, flow: Flow) -> Operator:
-        """Return ``Phi_rule = P J M J* P_rule*``, printed ``P K P_rule*``: ``dh = -eta Phi_rule Err``."""
-        return flow.P @ self.parameter_operator(flow) @ self.propagator(flow).T
+        Raises:
+            NotLinearError: for a rule that is not linear in the error.
+            UnsupportedError: as ``update``.
+        """
+        self._check_linear()
+        return self.update(flow, readout).operator
 
-    def gradient(self, flow: Flow, err: torch.Tensor) -> dict[str, torch.Tensor]:
+    def flow_operator(self, flow: Flow, readout: Readout | None = None) -> Operator:
+        """Return ``Phi_rule = P J M J* P_rule* E``, printed ``P K P_rule*``: ``dh = -eta Phi_rule Err``.
+
+        Raises like ``update_operator``.
+        """
+        self._check_linear()
+        return self.update(flow, readout).flow_operator
+
+    def gradient(
+        self, flow: Flow, err: torch.Tensor, readout: Readout | None = None
+    ) -> dict[str, torch.Tensor]:
         """Return the rule's gradient by parameter name, for an error ``[B, T, H]``.
 
         Raises:
             ShapeError, DtypeError, DeviceError: when ``err`` does not lie in the state space.
+            UnsupportedError: as ``update``.
         """
         flow.P.domain.check(err, "err", dtype=flow.P.dtype, device=flow.P.device)
-        flat = self.update_operator(flow)(err)
-        return {part.name: flat[part.slice].reshape(part.shape) for part in flow.J.domain.axes[0].parts}
+        return by_name(flow, self.update_operator(flow, readout)(err))
+
+    def apply_gradient(
+        self, model: Model, flow: Flow, err: torch.Tensor, readout: Readout | None = None
+    ) -> None:
+        """Fill ``.grad`` of a model's parameters with the rule's gradient, for any torch optimizer.
+
+        Raises:
+            ArgumentError: when the flow is that of another model.
+            ShapeError, DtypeError, DeviceError, UnsupportedError: as ``gradient``.
+        """
+        theta = model.trainable()
+        shapes = {name: tuple(p.shape) for name, p in theta.items()}
+        expected = {part.name: part.shape for part in flow.J.domain.axes[0].parts}
+        if shapes != expected:
+            raise ArgumentError(mismatch("model", f"the parameters of the flow, {expected}", shapes))
+        for name, value in self.gradient(flow, err, readout).items():
+            theta[name].grad = value
+
+    def __matmul__(self, other: object) -> LearningRule:
+        if not isinstance(other, LearningRule):
+            return NotImplemented
+        return ComposedRule(self, other)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+    def _check_linear(self) -> None:
+        if not self.linear:
+            raise NotLinearError(
+                f"{self!r} is not linear in the error, so it has no operator; gradient() gives its update"
+            )
+
+
+def by_name(flow: Flow, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return a flat gradient ``[M]`` by parameter name, each in its shape."""
+    return {part.name: flat[part.slice].reshape(part.shape) for part in flow.J.domain.axes[0].parts}
+
+
+class ComposedRule(LearningRule):
+    """``outer @ inner``: what the outer rule makes of the inner one's update."""
+
+    def __init__(self, outer: LearningRule, inner: LearningRule) -> None:
+        for rule in (outer, inner):
+            if not rule.linear:
+                raise NotLinearError(mismatch("rule", "rules that are linear in the error", repr(rule)))
+        self.outer, self.inner = outer, inner
+        self.needs_readout = outer.needs_readout or inner.needs_readout
+
+    def change(self, update: Update) -> Update:
+        """Return the outer rule's change of the inner one's."""
+        return self.outer.change(self.inner.change(update))
+
+    def __repr__(self) -> str:
+        return f"{self.outer!r} @ {self.inner!r}"
+
+
+class StochasticRule(LearningRule):
+    """A rule that draws at random: one seed, one draw along a given flow.
+
+    ``change`` uses ``self.generator()``, a new generator of the rule's seed, so that the same rule on the
+    same flow gives the same operator.
+
+    Args:
+        seed: of the draw.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise ArgumentError(mismatch("seed", "a whole number in [0, 2**63)", repr(seed)))
+        self.seed = seed
+
+    def generator(self) -> torch.Generator:
+        """Return a CPU generator at the rule's seed."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def sample(self: Rule, generator: torch.Generator) -> Rule:
+        """Return the same rule with a seed drawn from a generator."""
+        drawn = copy(self)
+        drawn.seed = int(torch.randint(2**62, (), generator=generator))
+        return drawn
+
+    def outcomes(self, update: Update) -> Iterator[tuple[float, Update]]:
+        """Yield the probability of every outcome and the update it makes, where they are finitely many.
+
+        Raises:
+            UnsupportedError: for a rule with a continuum of outcomes.
+        """
+        raise UnsupportedError(f"{self!r} has a continuum of outcomes; average over sample(generator)")
+
+    def expectation(self, flow: Flow, readout: Readout | None = None) -> Operator:
+        """Return the exact mean of the update operator, by going through every outcome.
+
+        Raises:
+            ArgumentError: for more than ``MAX_OUTCOMES`` outcomes.
+            UnsupportedError: as ``outcomes``.
+        """
+        total: Operator | None = None
+        mass = 0.0
+        for count, (probability, update) in enumerate(self.outcomes(Update.exact(flow, readout))):
+            if count >= MAX_OUTCOMES:
+                raise ArgumentError(
+                    mismatch("flow", f"a trajectory with at most {MAX_OUTCOMES} outcomes of {self!r}", "more")
+                )
+            part = probability * update.operator
+            total = part if total is None else total + part
+            mass += probability
+        if total is None or abs(mass - 1) > 1e-9:
+            raise ArgumentError(mismatch(f"outcomes of {self!r}", "probabilities that add up to 1", mass))
+        return total

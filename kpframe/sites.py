@@ -157,14 +157,14 @@ class SiteModel(Model):
     def _scan(gains: SiteGains) -> Propagator:
         return Propagator(SiteStepJacobian(gains), why="the weight sites that the model declares")
 
-    def recorded_bytes(self) -> int:
+    def recorded_bytes(self, trajectory: Trajectory) -> int:
         """Return about how many bytes the gains need for each step of each trial."""
-        item = next(iter(self._weights().values())).itemsize
+        item = trajectory.states.itemsize
         gains = sum(
             len(stage.outputs) * stage.units * (len(stage.targets) + len(self.components))
             for stage in self.stages
         )
-        return item * (2 * gains + 4 * self.width + self.input_size) + saved_by_a_row(self)
+        return item * (2 * gains + 4 * self.width + self.input_size) + saved_by_a_row(self, trajectory)
 
     def _between(self, gains: SiteGains, trajectory: Trajectory) -> ParameterOperator:
         trains_start = "h0" in self.trainable() and not trajectory.given

@@ -53,7 +53,7 @@ class Trainer:
         seed: seed of the training trials; the task's own stream when left out.
 
     Raises:
-        ArgumentError: when a rule is missing, not linear, or given where autograd is asked for.
+        ArgumentError: when a rule is missing, or given where autograd is asked for.
     """
 
     def __init__(
@@ -69,8 +69,6 @@ class Trainer:
         if (rule is not None) != (settings.gradient == "operators"):
             expected = "a LearningRule" if rule is None else "None with gradient='autograd'"
             raise ArgumentError(mismatch("rule", expected, rule))
-        if rule is not None and not rule.linear:
-            raise ArgumentError(mismatch("rule", "a rule that is linear in the error", rule))
         self.model, self.readout, self.task, self.settings, self.rule = model, readout, task, settings, rule
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
         self._dtype, self._device = readout.weight.dtype, readout.weight.device
@@ -139,7 +137,5 @@ def operator_gradient(
     loss = task_loss(readout(states), trials, task.loss)
     if loss.requires_grad:  # the states carry no graph: the readout's own gradient, if it is trained
         loss.backward()  # type: ignore[no-untyped-call]
-    gradient = rule.gradient(flow, error(readout, states, trials, task.loss))
-    for name, parameter in model.trainable().items():
-        parameter.grad = gradient[name]
+    rule.apply_gradient(model, flow, error(readout, states, trials, task.loss), readout)
     return loss.detach()

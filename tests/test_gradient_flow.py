@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kpframe import Flow, LearningRule, Operator, linearize, wrap
+from kpframe import Flow, LearningRule, Update, linearize, wrap
 from kpframe.errors import ArgumentError, SpaceMismatchError
 from kpframe.gradient_flow import (
     actual_change,
@@ -26,8 +26,8 @@ F64 = torch.float64
 class OneStep(LearningRule):
     """P := I."""
 
-    def propagator(self, flow: Flow) -> Operator:
-        return flow.P.truncated(1)
+    def change(self, update: Update) -> Update:
+        return update.replace(P=update.propagator.truncated(1))
 
 
 def make(seed: int = 0, batch: int = 3, trained_start: bool = False) -> tuple[Flow, torch.Tensor]:

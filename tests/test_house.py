@@ -27,6 +27,7 @@ FLOORS = [
     {"site_operators"},
     {"model"},
     {"sites", "wrapped", "flow"},
+    {"update"},
     {"rules", "registry"},
     {"training", "checkpoint", "spectra"},
     {"gradient_flow", "interchange"},

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kpframe import LearningRule, Model, Task
-from kpframe.errors import ArgumentError, NonFiniteError, SettingsError
+from kpframe.errors import ArgumentError, NonFiniteError, NotLinearError, SettingsError
 from kpframe.readout import Readout
 from kpframe.settings import build_settings
 from kpframe.tasks import Trials
@@ -47,13 +47,13 @@ class Sum(Task):
 
 
 class Exact(LearningRule):
-    def propagator(self, flow):
-        return flow.P
+    def change(self, update):
+        return update
 
 
 class Window(LearningRule):
-    def propagator(self, flow):
-        return flow.P.truncated(2)
+    def change(self, update):
+        return update.replace(P=update.propagator.truncated(2))
 
 
 class Bent(Exact):
@@ -214,8 +214,8 @@ def test_rule_and_gradient_go_together() -> None:
         trainer(gradient="operators")
     with pytest.raises(ArgumentError, match=r"rule: expected None with gradient='autograd', got Exact\(\)"):
         trainer(Exact(), gradient="autograd")
-    with pytest.raises(ArgumentError, match=r"rule: expected a rule that is linear .* got Bent\(\)"):
-        trainer(Bent())
+    with pytest.raises(NotLinearError, match=r"Bent\(\) is not linear in the error"):
+        losses(trainer(Bent()))
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def _scaled(case: RuleCase) -> Residual | None:
 @identity(
     "rule",
     source=_SOURCE,
-    look="the adjoint of what propagator() returns: update_operator uses its transpose",
+    look="the adjoint of what change() puts in the place of P or J: the update uses its transpose",
 )
 def adjoint_of_update(case: RuleCase) -> Residual:
     """``<update e, d> = <e, update* d>``, and the same for the flow operator."""
@@ -199,7 +199,7 @@ def _errors_only(case: RuleCase) -> Residual | None:
 @identity(
     "rule",
     source="docs/mathematics.md: learning rules, bptt",
-    look="propagator() and parameter_operator(): a rule with the capability 'exact' replaces neither",
+    look="change(): a rule with the capability 'exact' replaces nothing",
 )
 def exact_rule_equals_backward(case: RuleCase) -> Residual:
     """A rule with the capability ``exact`` gives the gradient of ``loss.backward()``."""

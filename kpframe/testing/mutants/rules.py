@@ -8,8 +8,10 @@ import torch
 
 from kpframe.flow import Flow
 from kpframe.operators import FunctionOperator, IdentityOperator, Operator
+from kpframe.readout import Readout
 from kpframe.rules import LearningRule
 from kpframe.testing.mutants.mutant import Mutant
+from kpframe.update import Update
 
 Tensor = torch.Tensor
 
@@ -19,9 +21,9 @@ class Exact(LearningRule):
 
     exact = True
 
-    def propagator(self, flow: Flow) -> Operator:
-        """Return P."""
-        return flow.P
+    def change(self, update: Update) -> Update:
+        """Return the update as it is."""
+        return update
 
 
 class NoRule:
@@ -31,7 +33,7 @@ class NoRule:
 class StateUpdate(Exact):
     """An update that stays in the state space."""
 
-    def update_operator(self, flow: Flow) -> Operator:
+    def update_operator(self, flow: Flow, readout: Readout | None = None) -> Operator:
         """Return ``P*``, without ``J*``."""
         return flow.P.T
 
@@ -39,7 +41,7 @@ class StateUpdate(Exact):
 class SignOfGradient(Exact):
     """The sign of the gradient, passed off as linear."""
 
-    def gradient(self, flow: Flow, err: Tensor) -> dict[str, Tensor]:
+    def gradient(self, flow: Flow, err: Tensor, readout: Readout | None = None) -> dict[str, Tensor]:
         """Return the sign of the gradient."""
         return {name: g.sign() for name, g in super().gradient(flow, err).items()}
 
@@ -47,11 +49,11 @@ class SignOfGradient(Exact):
 class LocalFlow(Exact):
     """A flow operator with the rule's propagator on the left."""
 
-    def propagator(self, flow: Flow) -> Operator:
-        """Return P of one term."""
-        return flow.P.truncated(1)
+    def change(self, update: Update) -> Update:
+        """Return the update with one term of P."""
+        return update.replace(P=update.propagator.truncated(1))
 
-    def flow_operator(self, flow: Flow) -> Operator:
+    def flow_operator(self, flow: Flow, readout: Readout | None = None) -> Operator:
         """Return ``P_1 K P_1*``."""
         P = self.propagator(flow)
         return P @ flow.K @ P.T
@@ -60,10 +62,10 @@ class LocalFlow(Exact):
 class WrongAdjoint(Exact):
     """A propagator whose adjoint runs forward."""
 
-    def propagator(self, flow: Flow) -> Operator:
-        """Return P with itself as adjoint."""
-        P = flow.P
-        return FunctionOperator(P.domain, P.codomain, P._apply, P._apply, dtype=P.dtype)
+    def change(self, update: Update) -> Update:
+        """Return the update with P as its own adjoint."""
+        P = update.P
+        return update.replace(P=FunctionOperator(P.domain, P.codomain, P._apply, P._apply, dtype=P.dtype))
 
 
 class Momentum(Exact):
@@ -72,7 +74,7 @@ class Momentum(Exact):
     def __init__(self) -> None:
         self.last: dict[str, Tensor] = {}
 
-    def gradient(self, flow: Flow, err: Tensor) -> dict[str, Tensor]:
+    def gradient(self, flow: Flow, err: Tensor, readout: Readout | None = None) -> dict[str, Tensor]:
         """Return a running mean."""
         new = super().gradient(flow, err)
         self.last = {name: 0.5 * g + 0.5 * self.last.get(name, g) for name, g in new.items()}
@@ -82,7 +84,7 @@ class Momentum(Exact):
 class FirstTrial(Exact):
     """Only the first trial's error counts fully."""
 
-    def gradient(self, flow: Flow, err: Tensor) -> dict[str, Tensor]:
+    def gradient(self, flow: Flow, err: Tensor, readout: Readout | None = None) -> dict[str, Tensor]:
         """Return the gradient of errors weighed by trial."""
         weights = 1 / torch.arange(1, len(err) + 1, dtype=err.dtype)
         return super().gradient(flow, err * weights[:, None, None])
@@ -91,15 +93,15 @@ class FirstTrial(Exact):
 class Local(Exact):
     """Tagged exact, with nothing propagated."""
 
-    def propagator(self, flow: Flow) -> Operator:
-        """Return the identity."""
-        return IdentityOperator(flow.P.domain, dtype=flow.P.dtype)
+    def change(self, update: Update) -> Update:
+        """Return the update with the identity in the place of P."""
+        return update.replace(P=IdentityOperator(update.P.domain, dtype=update.P.dtype))
 
 
 class Doubles(Exact):
     """An update in float64 whatever the flow."""
 
-    def gradient(self, flow: Flow, err: Tensor) -> dict[str, Tensor]:
+    def gradient(self, flow: Flow, err: Tensor, readout: Readout | None = None) -> dict[str, Tensor]:
         """Return float64 gradients."""
         return {name: g.double() for name, g in super().gradient(flow, err).items()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kpframe import Flow, LearningRule, Operator
+from kpframe import LearningRule, Update
 
 
 class BPTT(LearningRule):
@@ -12,6 +12,6 @@ class BPTT(LearningRule):
     product with ``J*``.
     """
 
-    def propagator(self, flow: Flow) -> Operator:
-        """Return P."""
-        return flow.P
+    def change(self, update: Update) -> Update:
+        """Return the update as it is."""
+        return update

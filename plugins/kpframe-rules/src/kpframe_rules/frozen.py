@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kpframe import Flow, LearningRule, Operator, ParameterOperator
+from kpframe import LearningRule, Update
 from kpframe.errors import ArgumentError, mismatch
 
 
@@ -27,13 +27,9 @@ class Frozen(LearningRule):
             raise ArgumentError(mismatch("parameters", f"a list such as [{parameters!r}]", repr(parameters)))
         self.parameters = tuple(parameters)
 
-    def propagator(self, flow: Flow) -> Operator:
-        """Return P."""
-        return flow.P
-
-    def parameter_operator(self, flow: Flow) -> ParameterOperator:
-        """Return ``K = J M J*`` of the parameters that learn."""
-        return flow.K.freeze(self.parameters)
+    def change(self, update: Update) -> Update:
+        """Return the update of the parameters that learn."""
+        return update.replace(K=update.K.freeze(self.parameters))
 
     def __repr__(self) -> str:
         return f"Frozen(parameters={list(self.parameters)})"

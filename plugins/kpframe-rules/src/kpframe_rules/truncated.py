@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kpframe import Flow, LearningRule, Operator
+from kpframe import LearningRule, Update
 from kpframe.errors import ArgumentError, mismatch
 
 
@@ -37,11 +37,11 @@ class TruncatedBPTT(LearningRule):
             raise ArgumentError(mismatch("offset", f"a whole number in [0, {bound - 1}]", repr(offset)))
         self.window, self.mode, self.offset = window, mode, offset
 
-    def propagator(self, flow: Flow) -> Operator:
-        """Return the truncated propagator."""
+    def change(self, update: Update) -> Update:
+        """Return the update with a truncated propagator."""
         if self.mode == "sliding":
-            return flow.P.truncated(self.window)
-        return flow.P.chunked(self.window, self.offset)
+            return update.replace(P=update.propagator.truncated(self.window))
+        return update.replace(P=update.propagator.chunked(self.window, self.offset))
 
     def __repr__(self) -> str:
         return f"TruncatedBPTT(window={self.window}, mode={self.mode!r}, offset={self.offset})"
