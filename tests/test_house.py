@@ -32,7 +32,7 @@ FLOORS = [
     {"training", "checkpoint", "spectra"},
     {"gradient_flow", "interchange"},
     {"testing"},
-    {"study", "report"},
+    {"study", "report", "bench"},
     {"cli"},
 ]
 
@@ -118,6 +118,7 @@ def test_public_names_load_and_are_documented() -> None:
     assert {"linearize", "Model", "SiteModel", "Propagator", "ParameterOperator", "create_model"} <= set(
         kpframe.__all__
     )
+    assert kpframe.__all__ == sorted(kpframe._HOME)
     for name in kpframe.__all__:
         assert getattr(kpframe, name).__doc__, name
     assert set(kpframe.__all__) <= set(dir(kpframe))

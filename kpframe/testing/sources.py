@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from operator import attrgetter
@@ -12,7 +13,7 @@ from typing import Any
 from attrs import fields, frozen
 
 from kpframe.checkpoint import load_checkpoint
-from kpframe.errors import ArgumentError, UnknownNameError, mismatch
+from kpframe.errors import ArgumentError, StabilityWarning, UnknownNameError, mismatch
 from kpframe.model import Model
 from kpframe.plugin import KINDS, Spec, get_manager
 from kpframe.plugin.loading import load_factory, say
@@ -98,7 +99,9 @@ def create(kind: str, reference: Any, settings: Mapping[str, Any]) -> Any:
     if isinstance(reference, base):
         return copy.deepcopy(reference)
     try:
-        made = _make(kind, reference, dict(settings))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", StabilityWarning)  # drawn settings may be unstable ones
+            made = _make(kind, reference, dict(settings))
     except (ValueError, UnknownNameError):
         raise  # settings that do not go together are not drawn again; the caller tells them apart
     except Exception as error:
