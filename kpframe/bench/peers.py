@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 
@@ -53,6 +54,10 @@ def by_hand(model: Model, x: torch.Tensor, q: torch.Tensor) -> Call:
     def states(theta: dict[str, torch.Tensor]) -> torch.Tensor:
         out: torch.Tensor = torch.func.functional_call(rollout, theta, (x,))
         return out
+
+    with warnings.catch_warnings():  # the first use of forward mode loads parts of torch that warn
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.func.jvp(torch.sin, (q,), (q,))
 
     def product() -> torch.Tensor:
         gradient = torch.func.vjp(states, theta)[1](q)[0]

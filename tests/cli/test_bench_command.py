@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from kpframe.cli import app
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str], threads) -> None:
+    path = tmp_path / "bench.json"
+    code = app.run(
+        ["bench", "wrapped cell", "--size", "2x3x4", "--runs", "1", "--no-spectra", "--json", str(path)]
+    )
+    out = capsys.readouterr().out
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if " linearize " in line and "roll-out forward" in line]
+    assert "P: dense, K: autograd" in line
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert document["settings"]["dtype"] == "float32"
+    assert {row["size"] for row in document["rows"]} == {"2 x 3 x 4"}
+    assert document["sweeps"] == []
+
+
+def test_sizes_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("20x90", "axbxc", "0x1x1"):
+        assert app.run(["bench", "--size", text]) == 2
+        assert "expected BxTxH such as 20x90x256, got" in capsys.readouterr().err
