@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -26,6 +27,7 @@ class Linearization:
         self.inputs = tuple(inputs)
         self._cotangent = torch.zeros_like(output, requires_grad=True)
         self._pullback: tuple[torch.Tensor, ...] | None = None
+        self._batches: dict[object, bool] = {}  # by the node that a graph ends in
 
     def vjp(self, cotangents: torch.Tensor, only: slice = slice(None)) -> tuple[torch.Tensor, ...]:
         """Return ``J* r`` for cotangents ``[k, *output]``, one tensor ``[k, *input]`` for each input.
@@ -35,7 +37,7 @@ class Linearization:
         inputs = self.inputs[only]
         if not self.output.requires_grad or not inputs:
             return tuple(i.new_zeros(len(cotangents), *i.shape) for i in inputs)
-        return _gradients((self.output,), inputs, (cotangents,))
+        return _gradients((self.output,), inputs, (cotangents,), self._batches)
 
     def jvp(self, tangents: Sequence[torch.Tensor | None]) -> torch.Tensor:
         """Return ``J d`` for tangents ``[k, *input]``, one tensor for each input: ``[k, *output]``.
@@ -50,7 +52,7 @@ class Linearization:
         if not live:
             return self.output.new_zeros(len(moved[0][1]) if moved else 1, *self.output.shape)
         outputs, vectors = zip(*live, strict=True)
-        return _gradients(outputs, (self._cotangent,), vectors)[0]
+        return _gradients(outputs, (self._cotangent,), vectors, self._batches)[0]
 
     def _record_pullback(self) -> tuple[torch.Tensor, ...]:
         if not self.output.requires_grad or not self.inputs:
@@ -67,13 +69,16 @@ class Linearization:
 
 
 def _gradients(
-    outputs: tuple[torch.Tensor, ...], inputs: tuple[torch.Tensor, ...], vectors: tuple[torch.Tensor, ...]
+    outputs: tuple[torch.Tensor, ...],
+    inputs: tuple[torch.Tensor, ...],
+    vectors: tuple[torch.Tensor, ...],
+    known: dict[object, bool],
 ) -> tuple[torch.Tensor, ...]:
     """Return the vector-Jacobian products of a batch of vectors, each ``[k, *output]``."""
     if len(vectors[0]) == 1:
         single = _gradient(outputs, inputs, tuple(v[0] for v in vectors))
         return tuple(g.unsqueeze(0) for g in single)
-    if len(vectors[0]) > 1 and all(_batches(o) for o in outputs):
+    if len(vectors[0]) > 1 and all(_batches(o, known) for o in outputs):
         with warnings.catch_warnings():
             # an operation without a batching rule is looped over inside torch, which warns about speed
             warnings.filterwarnings("ignore", message="There is a performance drop")
@@ -97,10 +102,20 @@ def _gradient(
     )
 
 
-def _batches(output: torch.Tensor) -> bool:
-    """Whether the graph can take a batch of vectors: custom autograd functions without a vmap rule cannot."""
+def _batches(output: torch.Tensor, known: dict[object, bool]) -> bool:
+    """Whether the graph can take a batch of vectors: custom autograd functions without a vmap rule cannot.
+
+    The walk through a graph is made once; ``known`` keeps its result.
+    """
+    end = output.grad_fn
+    if end not in known:
+        known[end] = _can_batch(end)
+    return known[end]
+
+
+def _can_batch(end: object) -> bool:
     seen: set[object] = set()
-    stack = [output.grad_fn]
+    stack: list[Any] = [end]
     while stack:
         node = stack.pop()
         if node is None or node in seen:

@@ -224,7 +224,12 @@ def graph_bytes(model: Model, trajectory: Trajectory, method: str) -> int:
 
 
 def saved_by_a_row(model: Model, trajectory: Trajectory) -> int:
-    """Return how many bytes autograd keeps for each row of ``step``."""
+    """Return how many bytes autograd keeps for each row of ``step``, at the step that needs most."""
+    last = trajectory.states.shape[1] - 1
+    return max(_saved_at(model, trajectory, t) for t in ((0, last) if model.time_varying else (0,)))
+
+
+def _saved_at(model: Model, trajectory: Trajectory, step: int) -> int:
     kept: list[int] = []
     for rows in (1, 2):
         tensors: dict[int, int] = {}
@@ -233,9 +238,9 @@ def saved_by_a_row(model: Model, trajectory: Trajectory) -> int:
             tensors[tensor.data_ptr()] = tensor.numel() * tensor.itemsize
             return tensor
 
-        x = trajectory.inputs[:1, 0].repeat(rows, 1)
-        h = trajectory.initial_state[:1].repeat(rows, 1).requires_grad_()
-        t = torch.zeros(rows, dtype=torch.int64, device=h.device) if model.time_varying else None
+        x = trajectory.inputs[:1, step].repeat(rows, 1)
+        h = trajectory.previous[:1, step].repeat(rows, 1).requires_grad_()
+        t = torch.full((rows,), step, device=h.device) if model.time_varying else None
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             model._rows(x, h, t, None)
         kept.append(sum(tensors.values()))

@@ -71,7 +71,7 @@ class LearningRule(ABC):
             NotLinearError: for a rule that is not linear in the error.
             UnsupportedError: as ``update``.
         """
-        self._check_linear()
+        self.check_linear()
         return self.update(flow, readout).operator
 
     def flow_operator(self, flow: Flow, readout: Readout | None = None) -> Operator:
@@ -79,7 +79,7 @@ class LearningRule(ABC):
 
         Raises like ``update_operator``.
         """
-        self._check_linear()
+        self.check_linear()
         return self.update(flow, readout).flow_operator
 
     def gradient(
@@ -119,7 +119,8 @@ class LearningRule(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
-    def _check_linear(self) -> None:
+    def check_linear(self) -> None:
+        """Raise ``NotLinearError`` for a rule that is not linear in the error."""
         if not self.linear:
             raise NotLinearError(
                 f"{self!r} is not linear in the error, so it has no operator; gradient() gives its update"

@@ -125,8 +125,10 @@ def widths(components: Sequence[str], stages: Sequence[Stage], input_size: int) 
 def _check(site: Site, stage: Stage, known: Mapping[str, int]) -> None:
     where = f"site {site.label}"
     if site.source is None:
-        if site.weight is not None or site.bias is None or site.columns is not None:
-            raise ArgumentError(mismatch(where, "a bias and no weight where there is no source", site))
+        if site.weight is not None or site.bias is None or site.columns is not None or site.per_step:
+            raise ArgumentError(
+                mismatch(where, "a bias of all steps and no weight where there is no source", site)
+            )
         return
     if site.source not in known:
         names = ", ".join(repr(name) for name in known)

@@ -12,18 +12,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import cast
 
 import torch
+from attrs import evolve
 
 from kpframe.errors import ArgumentError, ShapeError, closest, mismatch
 from kpframe.operators.atoms import IdentityOperator
 from kpframe.operators.base import Operator
 from kpframe.operators.dense import CHUNK_BYTES
 from kpframe.parameter import GroupProjector, ParameterJacobian, ParameterOperator
-from kpframe.site_gains import PlacedSite, SiteGains, add, gather, scatter
+from kpframe.site_gains import PlacedOutput, PlacedSite, PlacedStage, SiteGains, add, gather, scatter
 from kpframe.site_groups import SiteGroup, group_sites
+from kpframe.site_layout import PRIME
 from kpframe.spaces import Space
 from kpframe.step_jacobian import DiagonalStepJacobian, StepJacobian
+
+#: The path that goes around all weights.
+DIRECT = "direct"
 
 
 class SiteStepJacobian(StepJacobian):
@@ -56,30 +63,36 @@ class SiteStepJacobian(StepJacobian):
         back, _ = self.gains.cotangent(t, self.gains.split(r), state=True)
         return self.gains.join(back, r.shape[:-1])
 
+    @property
+    def units(self) -> torch.Tensor:  # [H], int64
+        """Which unit each entry of the state belongs to: entries that pointwise functions connect."""
+        return _neurons(self.gains).to(self.device)
+
     def diagonal(self) -> DiagonalStepJacobian:
         """Return the operator that keeps the diagonal of each ``A_t``, in closed form for one stage."""
         gains = self.gains
         if len(gains.stages) > 1:
             return super().diagonal()
         batch, time, _ = self.domain.shape
-        (stage,) = gains.stages
-        outputs = {output.name: output for output in stage.outputs}
-        columns: dict[str, torch.Tensor] = {}
-        for component in gains.components:
-            output = outputs[component]
-            total = gains.like.new_zeros(time, batch, stage.units)
-            for placed in stage.sites:
-                if placed.site.source == component:
-                    for target, own in zip(
-                        placed.site.targets, _own_weights(placed, stage.units), strict=True
-                    ):
-                        if target in output.gains:
-                            total = total + own * output.gains[target]
-            if component in output.direct:
-                total = total + output.direct[component]
-            columns[component] = total
-        values = gains.join(columns, (time, batch)).transpose(0, 1).contiguous()
+        own = {name: paths[name] for name, paths in _own_gains(gains.stages[0]).items() if name in paths}
+        values = gains.join(own, (time, batch)).transpose(0, 1).contiguous()
         return DiagonalStepJacobian(values, self.domain, name=f"diag({self.name})")
+
+    def unit_blocks(self) -> StepJacobian:
+        """Return the operator that keeps the entries within each unit, in closed form for one stage.
+
+        A product is then pointwise: no weight matrix is left.
+        """
+        if len(self.gains.stages) > 1:
+            return super().unit_blocks()
+        name = f"{self.name}[units]"
+        if len(self.gains.components) == 1:  # a unit is one entry
+            return DiagonalStepJacobian(self.diagonal().values, self.domain, name=name)
+        (stage,) = self.gains.stages
+        outputs = tuple(PlacedOutput(output, {}, paths) for output, paths in _own_gains(stage).items())
+        return SiteStepJacobian(
+            evolve(self.gains, stages=(evolve(stage, sites=(), outputs=outputs),)), name=name
+        )
 
     def replace(self, weights: Mapping[str, torch.Tensor]) -> SiteStepJacobian:
         """Return ``A`` with other weights on its paths, the gains unchanged.
@@ -117,8 +130,64 @@ class SiteStepJacobian(StepJacobian):
 
     def direct(self) -> SiteStepJacobian:
         """Return ``A`` by its direct path ``E`` only: no weight site passes anything on."""
-        gains = self.gains.with_weights(lambda p: torch.zeros_like(_matrix(p)))
-        return SiteStepJacobian(gains, name=f"{self.name}[direct]")
+        stages = tuple(
+            evolve(stage, sites=tuple(placed for placed in stage.sites if not placed.site.recurrent))
+            for stage in self.gains.stages
+        )
+        return SiteStepJacobian(evolve(self.gains, stages=stages), name=f"{self.name}[direct]")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """What ``cut`` knows: the preactivations that the state reaches, its weights there, ``"direct"``."""
+        sites = [placed.site for placed in self.gains.sites if placed.site.recurrent]
+        targets = [target for site in sites for target in site.targets]
+        return tuple(dict.fromkeys((*targets, *(str(site.weight) for site in sites), DIRECT)))
+
+    def cut(self, paths: Sequence[str]) -> StepJacobian:
+        """Return ``A`` without some of its paths.
+
+        Args:
+            paths: names among ``paths``; ``*`` and ``?`` match as in file names. A preactivation
+                (``"z"``: the state reaches it no more, as if detached), a weight (no site of it passes
+                anything on), or ``"direct"`` (what goes around all weights, where a padded step that holds
+                the state is direct, too).
+
+        Raises:
+            ArgumentError: for a name that is no path; lists those there are.
+        """
+        chosen = self._match(paths)
+
+        def cut(placed: PlacedSite) -> torch.Tensor:
+            matrix, targets = _matrix(placed), placed.site.targets
+            keep = [target not in chosen and placed.site.weight not in chosen for target in targets]
+            if all(keep):
+                return matrix
+            on = torch.tensor(keep, device=matrix.device).repeat_interleave(matrix.shape[-2] // len(targets))
+            return matrix * on.unsqueeze(-1)
+
+        name = f"{self.name}[cut {', '.join(paths)}]" if paths else self.name
+        kept = SiteStepJacobian(self.gains.with_weights(cut), name=name)
+        if DIRECT not in chosen:
+            return kept
+        if len(self.gains.stages) > 1:  # there, what is pointwise leads to weights, too
+            return cast(StepJacobian, kept - self.direct())
+        (stage,) = kept.gains.stages
+        outputs = tuple(evolve(output, direct={}) for output in stage.outputs)
+        return SiteStepJacobian(evolve(kept.gains, stages=(evolve(stage, outputs=outputs),)), name=name)
+
+    def _match(self, paths: Sequence[str]) -> set[str]:
+        if isinstance(paths, str):
+            raise ArgumentError(mismatch("paths", f"a list such as [{paths!r}]", repr(paths)))
+        chosen: set[str] = set()
+        for pattern in paths:
+            matched = [name for name in self.paths if pattern == name or fnmatchcase(name, pattern)]
+            if not matched:
+                known = ", ".join(map(repr, self.paths))
+                raise ArgumentError(
+                    mismatch("paths", f"names among {known}", f"{pattern!r}{closest(pattern, self.paths)}")
+                )
+            chosen.update(matched)
+        return chosen
 
 
 class SiteParameterJacobian(ParameterJacobian):
@@ -275,3 +344,41 @@ def _own_weights(placed: PlacedSite, units: int) -> list[torch.Tensor]:
     if site.per_step:
         blocks = [block.unsqueeze(1) for block in blocks]  # [T, 1, n]
     return blocks if slope is None else [block * slope for block in blocks]
+
+
+def _own_gains(stage: PlacedStage) -> dict[str, dict[str, torch.Tensor]]:
+    """Return how a unit's outputs move with its own old components: output -> component -> ``[T, B, n]``.
+
+    For the only stage of a model, in which a unit's own weights are the diagonals of the row blocks.
+    """
+    total = {output.name: dict(output.direct) for output in stage.outputs}
+    for placed in stage.sites:
+        if placed.site.recurrent:
+            own = zip(placed.site.targets, _own_weights(placed, stage.units), strict=True)
+            for target, weight in own:
+                for output in stage.outputs:
+                    if target in output.gains:
+                        add(total[output.name], str(placed.site.source), weight * output.gains[target])
+    return total
+
+
+def _neurons(gains: SiteGains) -> torch.Tensor:  # [H], int64
+    """Return the unit of each entry of the state: one index of all that pointwise functions connect.
+
+    Outputs of one stage belong together, and with what they read directly; layers that reach each other
+    through weights alone are apart.
+    """
+    groups: list[set[str]] = []
+    for stage in gains.stages:
+        names = {output.name for output in stage.outputs}
+        names |= {name.removesuffix(PRIME) for output in stage.outputs for name in output.direct}
+        joined = names.union(*(group for group in groups if group & names))
+        groups = [group for group in groups if not group & names] + [joined]
+    group_of = {name: place for place, group in enumerate(groups) for name in group}
+    first: dict[int, int] = {}
+    total, labels = 0, []
+    for name, width in gains.components.items():
+        if group_of[name] not in first:
+            first[group_of[name]], total = total, total + width
+        labels.append(torch.arange(width) + first[group_of[name]])
+    return torch.cat(labels)

@@ -30,7 +30,7 @@ FLOORS = [
     {"update"},
     {"rules", "registry"},
     {"training", "checkpoint", "spectra"},
-    {"gradient_flow", "interchange"},
+    {"gradient_flow", "comparison", "interchange"},
     {"testing"},
     {"study", "report", "bench"},
     {"cli"},

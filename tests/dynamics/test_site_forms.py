@@ -296,8 +296,14 @@ def site_model(*sites: Site, stages=None, **kwargs) -> SiteModel:
         ([Site("w", "h", "u", columns=slice(0, 4, 2))], r"site 'w': columns: expected a slice inside 0:4"),
         ([Site(None, "h", "u")], "site 'u': expected 4 columns of the input, one target and no bias"),
         ([Site(None, "input", "u")], "site 'u': expected 4 columns of the input, one target and no bias"),
-        ([Site(None, None, "u")], "site 'u': expected a bias and no weight where there is no source"),
-        ([Site("w", None, "u", "b")], "site 'w': expected a bias and no weight where there is no source"),
+        (
+            [Site(None, None, "u")],
+            "site 'u': expected a bias of all steps and no weight where there is no source",
+        ),
+        (
+            [Site("w", None, "u", "b")],
+            "site 'w': expected a bias of all steps and no weight where there is no source",
+        ),
         ([Site("w", "h", "u", per_step=True)], "per_step: expected a model with time_varying = True"),
     ],
 )

@@ -1,0 +1,175 @@
+"""Compare learning rules on a trained network: updates, flows and spectra, as a dataset with named dims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import xarray as xr
+
+from kpframe.comparison import FACINGS, UpdateComparison, compare_update
+from kpframe.errors import ArgumentError, mismatch
+from kpframe.flow import Flow, linearize
+from kpframe.model import Model
+from kpframe.operators.base import Operator
+from kpframe.readout import Readout, error
+from kpframe.rules import LearningRule
+from kpframe.spectra import alignment, effective_rank, eigsh, svd
+from kpframe.tasks import Loss, Trials
+
+_LONG_NAMES = {
+    "update_cosine": "cosine of the rule's update with the exact gradient",
+    "rule_cosine": "cosine between the updates of two rules",
+    "norm_ratio": "norm of the rule's update over that of the exact gradient",
+    "loss_rate": "change of the loss per unit learning rate",
+    "descent": "rate of descent of the loss, relative to the exact gradient's",
+    "metric_condition": "least condition number of a metric that makes the rule a gradient",
+    "loss_rate_by_parameter": "change of the loss per unit learning rate, by parameter",
+    "loss_rate_by_pair": "change of the loss per unit learning rate, by step of the error and of its use",
+    "loss_rate_by_lag": "change of the loss per unit learning rate, by steps the error travels back",
+    "cosine_by_time": "cosine of updates step by step",
+    "flow_alignment": "alignment of the rule's flow with Phi",
+    "flow_alignment_stderr": "standard error of the alignment",
+    "effective_rank": "effective rank of the rule's flow",
+    "effective_rank_stderr": "standard error of the effective rank",
+    "singular_value": "leading singular values of the rule's flow",
+    "symmetric_largest": "largest eigenvalue of the flow's symmetric part",
+    "symmetric_smallest": "smallest eigenvalue of the flow's symmetric part",
+    "propagator_error": "norm of P - P_rule, relative to that of P",
+}
+
+
+def compare_rules(
+    model: Model,
+    readout: Readout,
+    trials: Trials,
+    loss: Loss,
+    rules: Mapping[str, LearningRule],
+    *,
+    budget: int = 60,
+    values: int = 8,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Return what each rule does beside backpropagation through time.
+
+    Args:
+        model, readout: the network.
+        trials: the trials along which the rules are compared.
+        loss: the task's loss.
+        rules: label -> rule, linear in the error.
+        budget: operator products spent on each estimate.
+        values: leading singular values kept.
+        seed: of the random probes.
+
+    Returns:
+        A dataset with dims ``rule, rule_other, parameter, time, time_used, lag, facing, k``.
+
+    Raises:
+        ArgumentError: for no rules at all, and as ``compare_update``.
+    """
+    if not rules:
+        raise ArgumentError(mismatch("rules", "at least one learning rule", "none"))
+    flow = linearize(model, trials.inputs, mask=trials.mask)
+    err = error(readout, flow.trajectory.states, trials, loss)
+    found = {label: compare_update(flow, err, rule, readout) for label, rule in rules.items()}
+    updates = torch.stack([rule.update_operator(flow, readout)(err) for rule in rules.values()])
+    operators = {label: rule.flow_operator(flow, readout) for label, rule in rules.items()}
+    data = xr.Dataset(_of_updates(found), coords=_coordinates(found, flow))
+    sizes = updates.norm(dim=1).clamp_min(torch.finfo(updates.dtype).tiny)
+    cosines = (updates @ updates.T) / sizes.unsqueeze(1) / sizes
+    data["rule_cosine"] = (("rule", "rule_other"), cosines.double().cpu().numpy())
+    data = data.assign_coords(
+        rule_other=list(rules), formula=("rule", [repr(operator) for operator in operators.values()])
+    )
+    rows = []
+    for place, (label, operator) in enumerate(operators.items()):
+        P_rule = rules[label].propagator(flow, readout)
+        rows.append(_of_flow(flow, operator, P_rule, budget, values, 1000 * seed + place))
+    flows = xr.concat(rows, dim=xr.Variable("rule", list(operators)))
+    data = data.merge(flows)
+    for name, text in _LONG_NAMES.items():
+        data[name].attrs = {"long_name": text, "units": "1"}
+    return data
+
+
+def _coordinates(found: Mapping[str, UpdateComparison], flow: Flow) -> dict[str, object]:
+    steps = np.arange(flow.P.domain.shape[1])
+    parameters = list(next(iter(found.values())).by_parameter)
+    return {
+        "rule": list(found),
+        "parameter": parameters,
+        "time": steps,
+        "time_used": steps,
+        "lag": steps,
+        "facing": list(FACINGS),
+    }
+
+
+def _of_updates(found: Mapping[str, UpdateComparison]) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    """Return what ``compare_update`` gives, rule by rule."""
+    all_found = list(found.values())
+
+    def stacked(parts: list[torch.Tensor]) -> np.ndarray:
+        return np.stack([part.double().cpu().numpy() for part in parts])
+
+    data: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
+        "loss_rate_by_pair": (("rule", "time", "time_used"), stacked([one.by_pair for one in all_found])),
+        "loss_rate_by_lag": (("rule", "lag"), stacked([one.by_lag for one in all_found])),
+        "cosine_by_time": (
+            ("rule", "facing", "time"),
+            stacked([torch.stack([one.by_time[name] for name in FACINGS]) for one in all_found]),
+        ),
+        "loss_rate_by_parameter": (
+            ("rule", "parameter"),
+            np.array([list(one.by_parameter.values()) for one in all_found]),
+        ),
+    }
+    for name in ("norm_ratio", "loss_rate", "descent", "metric_condition"):
+        data[name] = (("rule",), np.array([getattr(one, name) for one in all_found]))
+    data["update_cosine"] = (("rule",), np.array([one.cosine for one in all_found]))
+    return data
+
+
+def _of_flow(
+    flow: Flow, operator: Operator, P_rule: Operator, budget: int, values: int, seed: int
+) -> xr.Dataset:
+    """Return spectra and likeness of a rule's flow."""
+
+    def generator(place: int) -> torch.Generator:
+        return torch.Generator(flow.P.device).manual_seed(100 * seed + place)
+
+    likeness = alignment(operator, flow.Phi, budget=budget, generator=generator(0))
+    rank = effective_rank(operator, budget=budget, generator=generator(1))
+    count = min(values, flow.P.domain.size)
+    singular = svd(operator, k=count, budget=max(2 * budget, 4 * count), tol=1e-2, generator=generator(2))
+    ends = {}
+    for which in ("largest", "smallest"):
+        pairs = eigsh(
+            operator.symmetric_part, k=1, budget=budget, tol=1e-2, which=which, generator=generator(3)
+        )
+        ends[which] = float(pairs.eigenvalues[0])
+    return xr.Dataset(
+        {
+            "flow_alignment": ((), float(likeness.value)),
+            "flow_alignment_stderr": ((), float(likeness.stderr)),
+            "effective_rank": ((), float(rank.value)),
+            "effective_rank_stderr": ((), float(rank.stderr)),
+            "singular_value": (("k",), singular.S.double().cpu().numpy()),
+            "symmetric_largest": ((), ends["largest"]),
+            "symmetric_smallest": ((), ends["smallest"]),
+            "propagator_error": ((), _apart(flow, P_rule, budget, generator(4))),
+        },
+        coords={"k": np.arange(1, count + 1)},
+    )
+
+
+def _apart(flow: Flow, P_rule: Operator, budget: int, generator: torch.Generator) -> float:
+    """Return ``|P - P_rule| / |P|`` in the operator norm, by the largest singular values."""
+    if P_rule is flow.P:
+        return 0.0
+    sizes = [
+        float(svd(op, k=1, budget=2 * budget, tol=1e-2, generator=generator).S[0])
+        for op in (flow.P - P_rule, flow.P)
+    ]
+    return sizes[0] / sizes[1]
