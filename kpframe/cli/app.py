@@ -19,6 +19,7 @@ from kpframe.plugin import PluginWarning
 # name: (where the command is, what --help says of it without loading it)
 COMMANDS = {
     "bench": ("kpframe.cli.bench:bench", "Time the operators beside a training step."),
+    "compare": ("kpframe.cli.compare:compare", "Compare learning rules on trained networks."),
     "demo": ("kpframe.cli.demo:demo", "The main job, on real data."),
     "new-plugin": ("kpframe.cli.new_plugin:new_plugin", "Write a plugin to start from."),
     "plugins": ("kpframe.cli.plugins:plugins", "List the installed plugins and what they offer."),

@@ -28,7 +28,7 @@ def svg(figure: Figure) -> str:
 
 def learning(data: xr.Dataset) -> Figure:
     """Training loss and test accuracy of each network."""
-    figure, (left, right) = _panels(1, 2, (8.2, 2.9))
+    figure, (left, right) = panels_of(1, 2, (8.2, 2.9))
     for place, network in enumerate(data.network.values):
         one = data.sel(network=network)
         loss = one.training_loss.values
@@ -47,7 +47,7 @@ def learning(data: xr.Dataset) -> Figure:
 
 def effective_ranks(data: xr.Dataset) -> Figure:
     """Effective rank of each operator along the training, a panel a network, 95% intervals as bars."""
-    figure, panels = _panels(1, data.sizes["network"], (8.2, 2.9), sharey=True)
+    figure, panels = panels_of(1, data.sizes["network"], (8.2, 2.9), sharey=True)
     for panel, network in zip(panels, data.network.values, strict=True):
         for place, operator in enumerate(data.operator.values):
             one = data.sel(network=network, operator=operator)
@@ -131,7 +131,7 @@ def time_eigenfunctions(data: xr.Dataset) -> Figure:
 def trial_kernels(data: xr.Dataset, operator: str = "Phi") -> Figure:
     """How alike the updates that two trials ask for are: the trial kernel as cosines, before and after."""
     steps = (int(data.step[0]), int(data.step[-1]))
-    figure, panels = _panels(data.sizes["network"], 2, (6.6, 3.1 * data.sizes["network"]), square=True)
+    figure, panels = panels_of(data.sizes["network"], 2, (6.6, 3.1 * data.sizes["network"]), square=True)
     rows = np.array(panels).reshape(data.sizes["network"], 2)
     edges = _label_edges(data)
     for row, network in zip(rows, data.network.values, strict=True):
@@ -158,7 +158,7 @@ def trial_kernels(data: xr.Dataset, operator: str = "Phi") -> Figure:
 
 def rules(data: xr.Dataset) -> Figure:
     """How close each rule's update and flow stay to those of the exact gradient."""
-    figure, panels = _panels(2, data.sizes["network"], (8.2, 5.2), sharey="row")
+    figure, panels = panels_of(2, data.sizes["network"], (8.2, 5.2), sharey="row")
     grid = np.array(panels).reshape(2, data.sizes["network"])
     for column, network in enumerate(data.network.values):
         for place, rule in enumerate(data.rule.values):
@@ -182,7 +182,7 @@ def rules(data: xr.Dataset) -> Figure:
     return figure
 
 
-def _panels(
+def panels_of(
     rows: int,
     columns: int,
     size: tuple[float, float],
@@ -190,6 +190,7 @@ def _panels(
     sharey: bool | Literal["row"] = False,
     square: bool = False,
 ) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its panels, row by row, in the house's style."""
     figure = Figure(figsize=size, layout="constrained")
     panels = np.array(figure.subplots(rows, columns, sharey=sharey, squeeze=False)).ravel().tolist()
     for panel in panels:
@@ -203,7 +204,7 @@ def _panels(
 
 def _grid(data: xr.Dataset, *, sharey: bool = False) -> tuple[Figure, list[list[Axes]]]:
     rows, columns = data.sizes["network"], data.sizes["operator"]
-    figure, panels = _panels(rows, columns, (8.2, 2.6 * rows), sharey=sharey)
+    figure, panels = panels_of(rows, columns, (8.2, 2.6 * rows), sharey=sharey)
     return figure, [panels[row * columns : (row + 1) * columns] for row in range(rows)]
 
 

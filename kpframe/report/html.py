@@ -29,21 +29,25 @@ class Section:
 
 def write_report(data: xr.Dataset, path: Path) -> Path:
     """Write the report of a study's dataset (see ``kpframe.study.run.run_study``); return its path."""
-    template = Environment(
-        loader=PackageLoader("kpframe.report"), autoescape=True, undefined=StrictUndefined
-    ).get_template("report.html.j2")
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(
-        template.render(
-            title=data.attrs["title"],
-            lead=_lead(data),
-            sections=_sections(data),
-            ranks=_rank_rows(data),
-            rules=_rule_rows(data) if "rule" in data.dims else [],
-            provenance=_provenance(data),
-        ),
-        encoding="utf-8",
+    return write_page(
+        path,
+        "report.html.j2",
+        title=data.attrs["title"],
+        lead=_lead(data),
+        sections=_sections(data),
+        ranks=_rank_rows(data),
+        rules=_rule_rows(data) if "rule" in data.dims else [],
+        provenance=provenance_rows(data),
     )
+
+
+def write_page(path: Path, template: str, **values: object) -> Path:
+    """Write a page from a template of this room, renamed into place when it is complete."""
+    environment = Environment(
+        loader=PackageLoader("kpframe.report"), autoescape=True, undefined=StrictUndefined
+    )
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(environment.get_template(template).render(**values), encoding="utf-8")
     partial.replace(path)
     return path
 
@@ -166,8 +170,8 @@ def _rank_rows(data: xr.Dataset) -> list[list[str]]:
                         str(network),
                         str(operator),
                         str(step),
-                        _pm(one.effective_rank, one.effective_rank_stderr),
-                        _pm(one.trace, one.trace_stderr),
+                        plus_minus(one.effective_rank, one.effective_rank_stderr),
+                        plus_minus(one.trace, one.trace_stderr),
                         f"{float(one.singular_value[0]):.4g}",
                         str(one.method.item()),
                     ]
@@ -184,7 +188,7 @@ def _rule_rows(data: xr.Dataset) -> list[list[str]]:
             str(one.formula.item()),
             f"{float(one.gradient_cosine):.4f}",
             f"{float(one.loss_rate_ratio):.4f}",
-            _pm(one.flow_alignment, one.flow_alignment_stderr),
+            plus_minus(one.flow_alignment, one.flow_alignment_stderr),
         ]
         for network in data.network.values
         for rule in data.rule.values
@@ -192,7 +196,8 @@ def _rule_rows(data: xr.Dataset) -> list[list[str]]:
     ]
 
 
-def _provenance(data: xr.Dataset) -> list[tuple[str, str]]:
+def provenance_rows(data: xr.Dataset) -> list[tuple[str, str]]:
+    """Return a dataset's attributes as rows of a table, settings indented."""
     rows = []
     for name, value in data.attrs.items():
         if name == "settings":
@@ -206,7 +211,7 @@ def _dimension(data: xr.Dataset) -> str:
     return " or ".join(str(size) for size in sizes)
 
 
-def _pm(value: xr.DataArray, stderr: xr.DataArray) -> str:
+def plus_minus(value: xr.DataArray, stderr: xr.DataArray) -> str:
     """Return a value and its standard error, both to two digits of the error."""
     number, error = float(value), float(stderr)
     if not (0 < error < math.inf):

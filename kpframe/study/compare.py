@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 import xarray as xr
 
+from kpframe.checkpoint import Checkpoint, load_checkpoint
 from kpframe.comparison import FACINGS, UpdateComparison, compare_update
-from kpframe.errors import ArgumentError, mismatch
+from kpframe.errors import ArgumentError, CheckpointError, mismatch
 from kpframe.flow import Flow, linearize
 from kpframe.model import Model
 from kpframe.operators.base import Operator
 from kpframe.readout import Readout, error
+from kpframe.registry import create_task
 from kpframe.rules import LearningRule
 from kpframe.spectra import alignment, effective_rank, eigsh, svd
-from kpframe.tasks import Loss, Trials
+from kpframe.tasks import Loss, Task, Trials
 
 _LONG_NAMES = {
     "update_cosine": "cosine of the rule's update with the exact gradient",
@@ -173,3 +176,71 @@ def _apart(flow: Flow, P_rule: Operator, budget: int, generator: torch.Generator
         for op in (flow.P - P_rule, flow.P)
     ]
     return sizes[0] / sizes[1]
+
+
+def load_network(path: Path) -> tuple[Model, Readout, Checkpoint]:
+    """Return the model and the readout of a checkpoint.
+
+    Raises:
+        CheckpointError: for a file that is missing, corrupt, or without a readout.
+    """
+    checkpoint = load_checkpoint(path)
+    model = checkpoint.build_model()
+    weight = checkpoint.tensors.get("readout.weight")
+    if weight is None:
+        raise CheckpointError(f"{str(path)!r} holds no readout, through which the error comes")
+    hidden = None if weight.shape[1] == model.width else slice(0, weight.shape[1])
+    readout = Readout(model.width, weight.shape[0], hidden=hidden, dtype=weight.dtype)
+    checkpoint.load_into(readout, "readout")
+    return model, readout, checkpoint
+
+
+def compare_source(
+    source: Path,
+    rules: Mapping[str, LearningRule],
+    *,
+    task: Task | None = None,
+    trials: int = 24,
+    budget: int = 60,
+    seed: int = 0,
+    report: Callable[[str], None] | None = None,
+) -> xr.Dataset:
+    """Return the comparison on a checkpoint, or on every checkpoint of a run's folder.
+
+    Args:
+        source: a ``*.safetensors`` file, or a folder with ``checkpoints/``.
+        rules: label -> rule.
+        task: the source of trials; that of the checkpoint when left out.
+        trials, budget, seed: size of the probe batch, products for each estimate, seed of both.
+        report: called with the name of each checkpoint before it is compared.
+
+    Returns:
+        As ``compare_rules``, with a dimension ``checkpoint`` and its coordinates ``model`` and ``step``.
+
+    Raises:
+        ArgumentError: when there is no checkpoint, or no task is known.
+        CheckpointError: as ``load_network``.
+    """
+    paths = [source] if source.is_file() else sorted((source / "checkpoints").glob("*.safetensors"))
+    if not paths:
+        expected = "a checkpoint (*.safetensors), or the folder of a run with checkpoints/"
+        raise ArgumentError(mismatch("source", expected, str(source)))
+    found, steps, models = [], [], []
+    for path in paths:
+        if report is not None:
+            report(path.stem)
+        model, readout, checkpoint = load_network(path)
+        own = task if task is not None else _task_of(checkpoint, path)
+        probe = own.sample(trials, generator=seed, split="test", dtype=readout.weight.dtype)
+        found.append(compare_rules(model, readout, probe, own.loss, rules, budget=budget, seed=seed))
+        steps.append(checkpoint.step)
+        models.append(str(checkpoint.model))
+    data = xr.concat(found, dim=xr.Variable("checkpoint", [path.stem for path in paths]), join="outer")
+    return data.assign_coords(step=("checkpoint", steps), model=("checkpoint", models))
+
+
+def _task_of(checkpoint: Checkpoint, path: Path) -> Task:
+    task = checkpoint.extra.get("task")
+    if task is None:
+        raise ArgumentError(mismatch("task", f"a task, as {str(path)!r} names none", "none"))
+    return create_task(task["name"], **task["settings"])

@@ -61,7 +61,7 @@ def measure(
     data = _operators(flow, settings, seed)
     if rules:
         err = error(readout, flow.trajectory.states, probe, loss)
-        data = data.merge(_rules(flow, err, rules, settings, seed))
+        data = data.merge(_rules(flow, err, readout, rules, settings, seed))
     unit = "nat" if loss == "cross_entropy" else "1"
     data["test_loss"] = ((), scores[0], {"long_name": "test loss", "units": unit})
     data["test_accuracy"] = ((), scores[1], {"long_name": "test accuracy", "units": "1"})
@@ -116,15 +116,20 @@ def _operators(flow: Flow, settings: MeasureSettings, seed: int) -> xr.Dataset:
 
 
 def _rules(
-    flow: Flow, err: torch.Tensor, rules: Mapping[str, LearningRule], settings: MeasureSettings, seed: int
+    flow: Flow,
+    err: torch.Tensor,
+    readout: Readout,
+    rules: Mapping[str, LearningRule],
+    settings: MeasureSettings,
+    seed: int,
 ) -> xr.Dataset:
     exact = (flow.J.T @ flow.P.T)(err)
     exact_norm = exact.norm()
     rows = []
     for place, rule in enumerate(rules.values()):
-        update = rule.update_operator(flow)(err)
+        update = rule.update_operator(flow, readout)(err)
         likeness = alignment(
-            rule.flow_operator(flow),
+            rule.flow_operator(flow, readout),
             flow.Phi,
             budget=settings.budget,
             generator=_generator(seed, 100 + place),
@@ -138,7 +143,7 @@ def _rules(
         {name: ("rule", column) for name, column in zip(names, np.array(rows).T, strict=True)},
         coords={
             "rule": list(rules),
-            "formula": ("rule", [repr(rule.flow_operator(flow)) for rule in rules.values()]),
+            "formula": ("rule", [repr(rule.flow_operator(flow, readout)) for rule in rules.values()]),
         },
     )
     for name in names:

@@ -20,20 +20,27 @@ from kpframe.study.config import StudySettings
 
 def provenance(settings: StudySettings) -> dict[str, str]:
     """Return what is needed to repeat a study: settings, seeds, versions of kpframe, torch and plugins."""
+    return {
+        "title": settings.title,
+        **versions(),
+        "seed": str(settings.seed),
+        "settings": json.dumps(attrs.asdict(settings), sort_keys=True),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return when and with which versions of kpframe, plugins and libraries something was made."""
     plugins = {
         info.distribution: str(info.version) for info in get_manager().plugins if info.status == "loaded"
     }
     libraries = ("torch", "numpy", "scipy", "xarray")
     return {
-        "title": settings.title,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "kpframe_version": version("kpframe"),
         "plugin_versions": json.dumps(plugins, sort_keys=True),
         "library_versions": json.dumps({name: version(name) for name in libraries}),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "seed": str(settings.seed),
-        "settings": json.dumps(attrs.asdict(settings), sort_keys=True),
         "Conventions": "named axes; standard errors end in _stderr; time in steps",
     }
 

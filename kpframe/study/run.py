@@ -91,7 +91,13 @@ def _run_network(
         checkpoints = output / "checkpoints"
         checkpoints.mkdir(parents=True, exist_ok=True)
         save_checkpoint(
-            checkpoints / f"{stem}.safetensors", model, readout, name=network.name, settings=values, step=step
+            checkpoints / f"{stem}.safetensors",
+            model,
+            readout,
+            name=network.name,
+            settings=values,
+            step=step,
+            extra={"task": {"name": settings.task, "settings": settings.task_settings}},
         )
         measured.append(data)
 

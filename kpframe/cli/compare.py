@@ -1,0 +1,101 @@
+"""``kpframe compare``: learning rules beside backpropagation through time, on trained networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--rules",
+    "texts",
+    multiple=True,
+    required=True,
+    help='As truncated_bptt(window=5) or frozen(parameters=["bias*"]) @ bptt; repeat, or join by ";".',
+)
+@click.option("--task", "task_name", help="Registered task; that of the checkpoint by default.")
+@click.option(
+    "--trials", type=click.IntRange(min=1), default=24, show_default=True, help="Trials to compare on."
+)
+@click.option(
+    "--budget", type=click.IntRange(min=16), default=60, show_default=True, help="Products for each estimate."
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of trials and probes."
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("kpframe-compare"),
+    show_default=True,
+    help="Folder to write the page and the numbers into.",
+)
+def compare(
+    source: Path,
+    texts: tuple[str, ...],
+    task_name: str | None,
+    trials: int,
+    budget: int,
+    seed: int,
+    output: Path,
+) -> None:
+    """Compare learning rules on SOURCE, a checkpoint or the folder of a run.
+
+    Writes OUTPUT/comparison.html and OUTPUT/comparison.nc: cosines of the updates, whole and step by
+    step, loss rates by parameter and by how far errors travel, spectra and ranks of the flows, alignment
+    with Phi, and whether a rule is descent.
+    """
+    import torch
+
+    from kpframe.registry import create_task
+    from kpframe.report.comparison import write_comparison
+    from kpframe.study.compare import compare_source
+    from kpframe.study.results import versions, write_dataset
+    from kpframe.study.rule_text import parse_rule
+
+    labels = [part.strip() for text in texts for part in text.split(";") if part.strip()]
+    rules = {label: parse_rule(label) for label in labels}
+    torch.set_num_threads(1)  # small networks lose more to waiting threads than they gain
+    data = compare_source(
+        source,
+        rules,
+        task=None if task_name is None else create_task(task_name),
+        trials=trials,
+        budget=budget,
+        seed=seed,
+        report=lambda name: click.echo(f"comparing on {name}", err=True),
+    )
+    data.attrs = {"title": f"Learning rules compared on {source.name}", "source": str(source)} | versions()
+    output.mkdir(parents=True, exist_ok=True)
+    write_dataset(data, output / "comparison.nc")
+    page = write_comparison(data, output / "comparison.html")
+    _show(data)
+    click.echo(f"numbers: {output / 'comparison.nc'}")
+    click.echo(f"open:    {page.resolve()}")
+
+
+def _show(data: object) -> None:
+    import xarray as xr
+
+    from kpframe.cli.plugins import _console, _table
+
+    assert isinstance(data, xr.Dataset)
+    table = _table(
+        "checkpoint", "rule", "cosine", "descent", "alignment with Phi", "effective rank", "smallest"
+    )
+    for name in data.checkpoint.values:
+        for rule in data.rule.values:
+            one = data.sel(checkpoint=name, rule=rule)
+            table.add_row(
+                str(name),
+                str(rule),
+                f"{float(one.update_cosine):.4f}",
+                f"{float(one.descent):.4f}",
+                f"{float(one.flow_alignment):.4f}",
+                f"{float(one.effective_rank):.4g}",
+                f"{float(one.symmetric_smallest):.3g}",
+            )
+    _console().print(table)
