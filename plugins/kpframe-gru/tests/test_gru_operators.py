@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kpframe import linearize
+from kpframe.errors import ArgumentError
 
 
 def jacobians(model, trajectory) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,13 +32,13 @@ def between_units(op) -> tuple[torch.Tensor, torch.Tensor]:
     return entries[same], entries[~same]
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_step_jacobians(make, draw, close, differ, x, bias) -> None:
-    model = make(bias=bias)
-    flow = linearize(model, x, draw(2, 4, seed=5))
+def test_step_jacobians(make, draw, close, differ, x, form) -> None:
+    model = make(**form)
+    flow = linearize(model, x, draw(2, model.width, seed=5))
     assert (flow.P.method, flow.K.method) == ("sites", "sites")
     A, J = jacobians(model, flow.trajectory)
     close(flow.A.blocks(), A, 1e-12)
+    close(flow.A.diagonal().values, A.diagonal(dim1=2, dim2=3), 1e-12)
     close(flow.J.to_dense(), J, 1e-12)
     differ(flow.A.blocks(), A.mT)
     differ(linearize(model, x).J.to_dense(), J)
@@ -45,12 +46,11 @@ def test_step_jacobians(make, draw, close, differ, x, bias) -> None:
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("initial", ["zero", "given", "trainable"])
-@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 def test_structured_is_autograd_is_total(
-    make, draw, close, differ, total_jacobian, x, mask, bias, masked, initial
+    make, draw, close, differ, total_jacobian, x, mask, form, masked, initial
 ) -> None:
-    model = make(bias=bias, trainable_initial_state=initial == "trainable")
-    h0 = draw(2, 4, seed=5) if initial == "given" else None
+    model = make(**form, trainable_initial_state=initial == "trainable")
+    h0 = draw(2, model.width, seed=5) if initial == "given" else None
     chosen = mask if masked else None
     flow, twin = linearize(model, x, h0, chosen), linearize(model, x, h0, chosen, method="autograd")
     assert (twin.P.method, twin.K.method) == ("autograd", "autograd")
@@ -64,13 +64,14 @@ def test_structured_is_autograd_is_total(
     differ(Phi, other @ other.T)
 
 
-def test_masked_steps_hold_the_state(make, x, mask) -> None:
-    flow = linearize(make(), x, None, mask)
-    unit = torch.eye(4, dtype=torch.float64)
+def test_masked_steps_hold_the_state(make, x, mask, form) -> None:
+    model = make(**form)
+    flow = linearize(model, x, None, mask)
+    unit = torch.eye(model.width, dtype=torch.float64)
     blocks = flow.A.blocks()
-    assert torch.equal(blocks[~mask], unit.expand(2, 4, 4))
+    assert torch.equal(blocks[~mask], unit.expand(2, -1, -1))
     assert all(not torch.equal(block, unit) for block in blocks[mask])
-    J = flow.J.to_dense().reshape(2, 5, 4, -1)
+    J = flow.J.to_dense().reshape(2, 5, model.width, -1)
     assert torch.equal(J[~mask], torch.zeros_like(J[~mask]))
     assert all(bool(rows.any()) for rows in J[mask])
 
@@ -81,6 +82,26 @@ def test_K_is_diagonal_over_units(make, x, method) -> None:
     same, different = between_units(flow.K)
     assert float(different.abs().max()) <= 1e-15 * float(same.abs().max())
     same, different = between_units(flow.Phi)
+    assert float(different.abs().max()) > 1e-2 * float(same.abs().max())
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+def test_resetting_before_the_product_couples_the_units(make, x, method) -> None:
+    """The reset gates do it, through the states they scale: from zero states K is diagonal for one step."""
+    model = make(reset="before")
+    flow = linearize(model, x, method=method)
+    same, different = between_units(flow.K.select(time=slice(0, 1)))
+    assert float(different.abs().max()) <= 1e-15 * float(same.abs().max())
+    same, different = between_units(flow.K.select(time=slice(1, None)))
+    assert float(different.abs().max()) > 1e-2 * float(same.abs().max())
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+def test_a_second_layer_couples_the_units(make, x, method) -> None:
+    K = linearize(make(num_layers=2), x, method=method).K
+    same, different = between_units(K.select(hidden="h_l0"))
+    assert float(different.abs().max()) <= 1e-15 * float(same.abs().max())
+    same, different = between_units(K.select(hidden="h_l1"))
     assert float(different.abs().max()) > 1e-2 * float(same.abs().max())
 
 
@@ -117,3 +138,46 @@ def test_K_in_closed_form(make, draw, close, differ, x, bias, constant) -> None:
     flow = linearize(model, x, draw(2, 4, seed=5))
     close(flow.K.to_dense(), gram(model, flow.trajectory, constant), 1e-12)
     differ(flow.K.to_dense(), gram(model, flow.trajectory, 1 - constant))
+
+
+def test_K_of_resetting_before_in_closed_form(make, draw, close, differ, x) -> None:
+    """The gates' part is carried on by what the reset states do to n: ``slope W_hn diag(h r')``."""
+    model = make(reset="before")
+    flow = linearize(model, x, draw(2, 4, seed=5))
+    X, Z = flow.trajectory.inputs.flatten(0, 1), flow.trajectory.previous.flatten(0, 1)
+    W = model.weight_hh_l0.detach()
+    u = X @ model.weight_ih_l0.T + model.bias_ih_l0 + model.bias_hh_l0
+    h_r, h_z, _ = (Z @ W.T).chunk(3, dim=1)
+    u_r, u_z, u_n = u.chunk(3, dim=1)
+    r, z = torch.sigmoid(u_r + h_r), torch.sigmoid(u_z + h_z)
+    n = torch.tanh(u_n + (r * Z) @ W[8:].T)
+    slope = (1 - z) * (1 - n**2)
+    units = torch.eye(4, dtype=X.dtype)
+    gain_r = torch.einsum("ni,ij,nj->nij", slope, W[8:], Z * r * (1 - r))  # every unit's reset acts on all
+    gain_z = torch.einsum("ni,ij->nij", (Z - n) * z * (1 - z), units)
+    gain_n = torch.einsum("ni,ij->nij", slope, units)
+    both, reset = X @ X.T + Z @ Z.T + 2, X @ X.T + (r * Z) @ (r * Z).T + 2
+
+    def expected(gain_r: torch.Tensor) -> torch.Tensor:
+        parts = ((gain_r, both), (gain_z, both), (gain_n, reset))
+        K = sum(torch.einsum("nik,nm,mjk->nimj", gain, gram, gain) for gain, gram in parts)
+        return K.reshape(len(X) * 4, -1).detach()
+
+    close(flow.K.to_dense(), expected(gain_r), 1e-12)
+    differ(flow.K.to_dense(), expected(gain_r * units))
+
+
+def test_recurrent_weights_are_replaced_by_name(make, draw, close, differ, x) -> None:
+    flow = linearize(make(reset="before"), x)
+    W_gates, W_new = draw(8, 4, seed=1), draw(4, 4, seed=2)
+    swapped = make(reset="before")
+    with torch.no_grad():
+        swapped.weight_hh_l0.copy_(torch.cat([W_gates, W_new]))
+    replaced = flow.A.replace({"weight_hh_l0[r,z]": W_gates, "weight_hh_l0[n]": W_new})
+    same = flow.A.replace({"weight_hh_l0[n]": flow.model.weight_hh_l0.detach()[8:]})
+    close(same.blocks(), flow.A.blocks(), 1e-15)
+    differ(replaced.blocks(), flow.A.blocks())
+    first = linearize(swapped, x[:, :1], flow.trajectory.previous[:, 0])  # zero states: the gains agree
+    close(replaced.blocks()[:, :1], first.A.blocks(), 1e-12)
+    with pytest.raises(ArgumentError, match=r"weights: expected names among .*'weight_hh_l0\[r,z\]'"):
+        flow.A.replace({"weight_hh_l0": swapped.weight_hh_l0.detach()})

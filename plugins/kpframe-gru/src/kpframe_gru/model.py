@@ -1,64 +1,83 @@
-"""``h' = (1-z) n + z h`` with torch's gate order r, z, n."""
+"""``h' = (1-z) n + z h`` with torch's gate order r, z, n, in both published forms."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 
-from kpframe import Site, SiteModel
+from kpframe import SiteModel
+from kpframe.errors import ArgumentError, ShapeError, mismatch
+from kpframe_gru.layers import FORMS, stack
 
 
 class GRU(SiteModel):
-    """The gated recurrent unit, exactly ``torch.nn.GRU`` (Cho et al. 2014, as cuDNN defines it)::
+    """The gated recurrent unit; with ``reset="after"`` exactly ``torch.nn.GRU``::
 
         r  = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
         z  = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
-        n  = tanh(W_in x + b_in + r (W_hn h + b_hn))
+        n  = tanh(W_in x + b_in + r (W_hn h + b_hn))        reset="after": as cuDNN and torch define it
+        n  = tanh(W_in x + b_in + W_hn (r h) + b_hn)        reset="before": Cho et al. 2014
         h' = (1 - z) n + z h
 
-    with torch's parameter names and shapes: ``weight_ih_l0 [3H, I]``, ``weight_hh_l0 [3H, H]``,
-    ``bias_ih_l0 [3H]``, ``bias_hh_l0 [3H]``. The reset gate acts after the product, so K is diagonal over
-    units between the gates' gains.
+    Both forms have torch's parameter names and shapes, for layer k: ``weight_ih_lk [3H, I]`` (``[3H, H]``
+    above the first layer), ``weight_hh_lk [3H, H]``, ``bias_ih_lk [3H]``, ``bias_hh_lk [3H]``. A layer reads
+    the new state of the one below in the same step.
+
+    The state is ``h`` ``[H]``; with several layers its components are ``h_l0, h_l1 ...``, and ``pack_state``
+    and ``unpack_state`` go to and from torch's ``h_0``. In one layer that resets after the product, K is
+    diagonal over units between the gates' gains; resetting before it couples the units, for the reset gate
+    of one then acts on all, and so do further layers. ``A.replace`` knows the recurrent weights as
+    ``weight_hh_lk``, and where the reset is before the product as ``weight_hh_lk[r,z]`` and
+    ``weight_hh_lk[n]``.
 
     Args:
-        input_size: inputs per step.
-        hidden_size: number of units.
-        bias: two bias vectors, as torch has them.
-        trainable_initial_state: makes ``h_0`` a parameter.
+        input_size: inputs per step, I.
+        hidden_size: number of units of each layer, H.
+        num_layers: number of layers.
+        bias: two bias vectors a layer, as torch has them.
+        reset: whether the reset gate acts ``"after"`` the product with ``W_hn`` or ``"before"`` it.
+        trainable_initial_state: makes ``h_0`` a parameter ``h0``, all layers side by side.
         seed: seed of the initial weights, uniform in +-1/sqrt(H) as in torch.
+
+    Raises:
+        ArgumentError: naming the argument that is unusable.
     """
 
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
+        num_layers: int = 1,
         bias: bool = True,
+        reset: str = "after",
         trainable_initial_state: bool = False,
         seed: int | None = None,
     ) -> None:
+        for name, value in (("hidden_size", hidden_size), ("num_layers", num_layers)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ArgumentError(mismatch(name, "a whole number >= 1", repr(value)))
+        if reset not in FORMS:
+            raise ArgumentError(mismatch("reset", "'after' or 'before'", repr(reset)))
+        layers = stack(input_size, hidden_size, num_layers, bias, reset)
         super().__init__(
             input_size,
-            hidden_size,
-            components=("h",),
-            sites=(
-                Site("weight_ih_l0", "input", ("r", "z", "n_input"), bias="bias_ih_l0" if bias else None),
-                Site("weight_hh_l0", "h", ("r", "z", "n_hidden"), bias="bias_hh_l0" if bias else None),
-            ),
+            components=[layer.component for layer in layers],
+            stages=[stage for layer in layers for stage in layer.stages],
             trainable_initial_state=trainable_initial_state,
         )
-        self.weight_ih_l0 = torch.nn.Parameter(torch.empty(3 * hidden_size, input_size))
-        self.weight_hh_l0 = torch.nn.Parameter(torch.empty(3 * hidden_size, hidden_size))
-        if bias:
-            self.bias_ih_l0 = torch.nn.Parameter(torch.empty(3 * hidden_size))
-            self.bias_hh_l0 = torch.nn.Parameter(torch.empty(3 * hidden_size))
+        self.hidden_size, self.num_layers, self.reset = hidden_size, num_layers, reset
+        for layer in layers:
+            for name, function in layer.functions.items():
+                setattr(self, name, function)
+            for name, shape in layer.shapes.items():
+                self.register_parameter(name, torch.nn.Parameter(torch.empty(shape)))
         self.reset_parameters(seed)
 
     def reset_parameters(self, seed: int | None = None) -> None:
         """Draw the weights anew; the initial state is set to zero."""
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        bound = 1 / math.sqrt(self.units)
+        bound = 1 / math.sqrt(self.hidden_size)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if name == "h0":
@@ -66,11 +85,38 @@ class GRU(SiteModel):
                 else:
                     parameter.uniform_(-bound, bound, generator=generator)
 
-    def combine(
-        self, u: Mapping[str, torch.Tensor], h: Mapping[str, torch.Tensor], t: torch.Tensor | None = None
-    ) -> dict[str, torch.Tensor]:
-        """Return the next state from the gates' preactivations and the state ``h``."""
-        r = torch.sigmoid(u["r"])
-        z = torch.sigmoid(u["z"])
-        n = torch.tanh(u["n_input"] + r * u["n_hidden"])
-        return {"h": (1 - z) * n + z * h["h"]}
+    def site_weight(self, name: str) -> torch.Tensor:
+        """Return the matrix of a site: a parameter, or the row blocks ``[r,z]`` or ``[n]`` of one."""
+        parameter, _, rows = name.partition("[")
+        weight = super().site_weight(parameter)
+        new = 2 * self.hidden_size
+        return {"": weight, "r,z]": weight[:new], "n]": weight[new:]}[rows]
+
+    def pack_state(self, h: torch.Tensor) -> torch.Tensor:
+        """Return a state ``[..., width]`` from torch's ``[num_layers, ..., H]``.
+
+        ``rollout(x, model.pack_state(h_0))`` is ``torch.nn.GRU``'s ``(x, h_0)``.
+
+        Raises:
+            ShapeError: when the first or last dimension does not fit.
+        """
+        if h.ndim < 2 or h.shape[0] != self.num_layers or h.shape[-1] != self.hidden_size:
+            expected = f"shape [{self.num_layers}, ..., {self.hidden_size}]"
+            raise ShapeError(mismatch("h", expected, list(h.shape)))
+        return torch.cat(h.unbind(), dim=-1)
+
+    def unpack_state(self, state: torch.Tensor) -> torch.Tensor:
+        """Return torch's ``[num_layers, ..., H]`` of states ``[..., width]``.
+
+        ``model.unpack_state(trajectory.final)`` is the second value that ``torch.nn.GRU`` returns.
+
+        Raises:
+            ShapeError: when the last dimension is not the width of the state.
+        """
+        if state.ndim == 0 or state.shape[-1] != self.width:
+            raise ShapeError(mismatch("state", f"shape [..., {self.width}]", list(state.shape)))
+        return torch.stack(state.chunk(self.num_layers, dim=-1))
+
+    def extra_repr(self) -> str:
+        """Return the sizes and the form for ``repr``."""
+        return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, reset={self.reset!r}"

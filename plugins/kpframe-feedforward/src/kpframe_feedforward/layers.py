@@ -1,0 +1,55 @@
+"""What the feedforward models share: pointwise functions, checks, and samples as inputs of the first step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+
+import torch
+
+from kpframe.errors import ArgumentError, ShapeError, closest, mismatch
+
+
+def _identity(u: torch.Tensor) -> torch.Tensor:
+    return u
+
+
+PHI: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "gelu": torch.nn.functional.gelu,
+    "silu": torch.nn.functional.silu,
+    "erf": torch.erf,
+    "sigmoid": torch.sigmoid,
+    "identity": _identity,
+}
+
+
+def at_first_step(samples: torch.Tensor, steps: int, input_size: int) -> torch.Tensor:  # [B, T, I]
+    """Return samples ``[B, I]`` as inputs of the first of so many steps, zeros at the later ones.
+
+    Raises:
+        ShapeError: for samples of another shape.
+    """
+    if samples.ndim != 2 or samples.shape[1] != input_size:
+        raise ShapeError(mismatch("samples", f"shape [batch, input={input_size}]", list(samples.shape)))
+    return torch.nn.functional.pad(samples.unsqueeze(1), (0, 0, 0, steps - 1))
+
+
+def check_choice(argument: str, value: str, choices: Collection[str]) -> None:
+    """Raise ``ArgumentError`` unless the value is one of the choices."""
+    if value not in choices:
+        names = ", ".join(repr(choice) for choice in choices)
+        raise ArgumentError(mismatch(argument, f"one of {names}", f"{value!r}{closest(str(value), choices)}"))
+
+
+def check_count(argument: str, value: object, least: int = 1) -> None:
+    """Raise ``ArgumentError`` unless the value is a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ArgumentError(mismatch(argument, f"a whole number >= {least}", repr(value)))
+
+
+def check_positive(argument: str, value: float) -> None:
+    """Raise ``ArgumentError`` unless the value is a finite number above zero."""
+    if not 0 < value < math.inf:
+        raise ArgumentError(mismatch(argument, "a finite number > 0", value))

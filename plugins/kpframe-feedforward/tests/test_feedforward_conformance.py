@@ -1,0 +1,41 @@
+"""The conformance kit on the feedforward models, in every form that changes the mathematics."""
+
+from __future__ import annotations
+
+from attrs import frozen
+from kpframe_feedforward import ACTIVATIONS, MLPSettings
+
+from kpframe.plugin import ModelSpec, setting
+from kpframe.testing import parametrize_with_checks
+
+
+@frozen
+class SeveralLayers(MLPSettings):
+    """The settings of ``mlp`` with two layers or more: checks compare steps with one another."""
+
+    depth: int = setting(2, ge=2)
+
+
+@frozen
+class SmallAttention:
+    """The settings of ``attention`` that change its mathematics, in sizes that are quickly written out."""
+
+    input_size: int = setting(ge=1)
+    tokens: int = setting(ge=1, le=2)
+    hidden_size: int = setting(ge=2, le=3)
+    mlp_size: int = setting(ge=1, le=2)
+    heads: int = setting(1, ge=1)
+    activation: str = setting("gelu", choices=ACTIVATIONS)
+    causal: bool = setting(True)
+
+
+MODELS = [
+    ModelSpec(name="mlp", factory="kpframe_feedforward.mlp:MLP", settings=SeveralLayers),
+    ModelSpec(name="attention", factory="kpframe_feedforward.attention:Attention", settings=SmallAttention),
+]
+SHORTER = "the check rolls out fewer steps than there are layers, which these models refuse"
+
+
+@parametrize_with_checks(MODELS, expected_failures={"select_commutes": SHORTER})
+def test_conformance(check) -> None:
+    check()

@@ -1,0 +1,142 @@
+"""``c' = f c + i g``, ``h' = o tanh(c')`` with torch's gate order i, f, g, o."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from kpframe import SiteModel
+from kpframe.errors import ArgumentError, DeviceError, DtypeError, ShapeError, mismatch
+from kpframe_lstm.layers import stack
+
+
+class LSTM(SiteModel):
+    """Long short-term memory, exactly ``torch.nn.LSTM`` (Hochreiter & Schmidhuber 1997; Gers et al. 2000)::
+
+        i  = sigmoid(W_ii x + b_ii + W_hi h + b_hi)
+        f  = sigmoid(W_if x + b_if + W_hf h + b_hf)
+        g  =    tanh(W_ig x + b_ig + W_hg h + b_hg)
+        o  = sigmoid(W_io x + b_io + W_ho h + b_ho)
+        c' = f c + i g
+        h' = o tanh(c')          or, with proj_size (Sak et al. 2014), W_hr (o tanh(c'))
+
+    with torch's parameter names and shapes, for layer k and P = proj_size or H: ``weight_ih_lk [4H, I]``
+    (``[4H, P]`` above the first layer), ``weight_hh_lk [4H, P]``, ``bias_ih_lk [4H]``, ``bias_hh_lk [4H]``,
+    ``weight_hr_lk [P, H]``. A layer reads the new ``h`` of the one below in the same step.
+
+    The state's components are ``h`` ``[P]`` and ``c`` ``[H]``, in this order; with several layers
+    ``h_l0, c_l0, h_l1, c_l1 ...``. ``pack_state`` and ``unpack_state`` go to and from torch's
+    ``(h_0, c_0)``. In one layer without projection K couples unit i with itself only, by a 2 x 2 block over
+    its ``h`` and ``c`` for each pair of trials and steps; a projection or further layers couple the units.
+
+    Args:
+        input_size: inputs per step, I.
+        hidden_size: number of units of each layer, H.
+        num_layers: number of layers.
+        bias: two bias vectors a layer, as torch has them.
+        proj_size: width P of the projected ``h``, less than ``hidden_size``; 0 for no projection.
+        forget_bias: initial bias of the forget gates, the two vectors together (Jozefowicz et al. 2015
+            advise 1); None leaves torch's uniform values.
+        trainable_initial_state: makes ``h_0`` and ``c_0``, side by side, the parameter ``h0``.
+        seed: seed of the initial weights, uniform in +-1/sqrt(H) as in torch.
+
+    Raises:
+        ArgumentError: naming the argument that is unusable.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        proj_size: int = 0,
+        forget_bias: float | None = None,
+        trainable_initial_state: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        for name, value, low in (
+            ("hidden_size", hidden_size, 1),
+            ("num_layers", num_layers, 1),
+            ("proj_size", proj_size, 0),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ArgumentError(mismatch(name, f"a whole number >= {low}", repr(value)))
+        if proj_size >= hidden_size:
+            raise ArgumentError(mismatch("proj_size", f"less than hidden_size={hidden_size}", proj_size))
+        if forget_bias is not None and not bias:
+            raise ArgumentError(mismatch("forget_bias", "None with bias=False", forget_bias))
+        if forget_bias is not None and not math.isfinite(forget_bias):
+            raise ArgumentError(mismatch("forget_bias", "a finite number", forget_bias))
+        layers = stack(input_size, hidden_size, num_layers, proj_size, bias)
+        super().__init__(
+            input_size,
+            components=[name for layer in layers for name in layer.components],
+            stages=[stage for layer in layers for stage in layer.stages],
+            trainable_initial_state=trainable_initial_state,
+        )
+        self.hidden_size, self.num_layers, self.proj_size = hidden_size, num_layers, proj_size
+        for layer in layers:
+            for name, function in layer.functions.items():
+                setattr(self, name, function)
+            for name, shape in layer.shapes.items():
+                self.register_parameter(name, torch.nn.Parameter(torch.empty(shape)))
+        self.reset_parameters(forget_bias, seed)
+
+    def reset_parameters(self, forget_bias: float | None = None, seed: int | None = None) -> None:
+        """Draw the weights anew; the initial state is set to zero."""
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        bound = 1 / math.sqrt(self.hidden_size)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name == "h0":
+                    parameter.zero_()
+                    continue
+                parameter.uniform_(-bound, bound, generator=generator)
+                if forget_bias is not None and name.startswith("bias"):
+                    _, forget, _, _ = parameter.chunk(4)
+                    forget.fill_(forget_bias if name.startswith("bias_ih") else 0)
+
+    def pack_state(self, h: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        """Return a state ``[..., width]`` from torch's pair: ``rollout(x, model.pack_state(h_0, c_0))``.
+
+        Args:
+            h: ``[num_layers, ..., P]``, with P = proj_size or hidden_size.
+            c: ``[num_layers, ..., H]``.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: naming the argument that does not fit.
+        """
+        width = self.proj_size or self.hidden_size
+        rows = list(h.shape[1:-1])
+        for name, value, size in (("h", h, width), ("c", c, self.hidden_size)):
+            expected = [self.num_layers, *rows, size]
+            if list(value.shape) != expected:
+                raise ShapeError(mismatch(name, f"shape {expected}", list(value.shape)))
+        if c.dtype != h.dtype:
+            raise DtypeError(mismatch("c", f"the dtype {h.dtype} of h", f"{c.dtype} (nothing is cast)"))
+        if c.device != h.device:
+            raise DeviceError(mismatch("c", f"the device {h.device} of h", f"{c.device} (nothing is moved)"))
+        return torch.cat([part for layer in zip(h, c, strict=True) for part in layer], dim=-1)
+
+    def unpack_state(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return torch's ``h [num_layers, ..., P]`` and ``c [num_layers, ..., H]`` of states.
+
+        ``model.unpack_state(trajectory.final)`` is the second value that ``torch.nn.LSTM`` returns.
+
+        Args:
+            state: ``[..., width]``.
+
+        Raises:
+            ShapeError: when the last dimension is not the width of the state.
+        """
+        if state.ndim == 0 or state.shape[-1] != self.width:
+            raise ShapeError(mismatch("state", f"shape [..., {self.width}]", list(state.shape)))
+        parts = torch.split(state, list(self.components.values()), dim=-1)
+        return torch.stack(parts[::2]), torch.stack(parts[1::2])
+
+    def extra_repr(self) -> str:
+        """Return the sizes for ``repr``."""
+        sizes = f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
+        return f"{sizes}, proj_size={self.proj_size}"

@@ -1,0 +1,77 @@
+"""Multi-plasticity networks for kpframe."""
+
+import math
+from collections.abc import Iterator
+
+from attrs import frozen
+
+from kpframe.plugin import ModelSpec, hookimpl, setting
+
+SHAPES = ("scalar", "pre", "post", "matrix")
+
+
+@frozen
+class MPNSettings:
+    """Settings of the model ``mpn``."""
+
+    input_size: int = setting(ge=1, help="inputs per step, k")
+    hidden_size: int = setting(ge=1, help="number of neurons n; the state is h and M, n + n k wide")
+    form: str = setting(
+        "multiplicative",
+        choices=("multiplicative", "additive"),
+        help="modulated weights: multiplicative W o (1 + M), additive W + M",
+    )
+    rule: str = setting(
+        "hebbian",
+        choices=("hebbian", "presynaptic", "oja"),
+        help="what eta multiplies: h x^T; 1/sqrt(n) x^T; h x^T with the stabilising term -|eta| h^2 M",
+    )
+    normalization: str = setting(
+        "none",
+        choices=("none", "row", "tanh"),
+        help="what is done to the new M: nothing; each neuron's row to unit length; tanh of each entry",
+    )
+    nonlinearity: str = setting(
+        "tanh", choices=("tanh", "sigmoid", "relu", "identity"), help="pointwise function phi"
+    )
+    bias: bool = setting(True, help="a bias vector")
+    eta: float | tuple[float, ...] = setting(
+        0.1,
+        gt=-math.inf,
+        lt=math.inf,
+        help="initial plasticity rate eta, one number or one for each entry of its shape, row by row",
+    )
+    eta_shape: str = setting(
+        "scalar", choices=SHAPES, help="one eta; one for each input, each neuron, or each synapse"
+    )
+    eta_constraint: str = setting(
+        "free", choices=("free", "positive"), help="positive: eta = softplus(raw) while it trains"
+    )
+    train_eta: bool = setting(True, help="eta is a parameter")
+    lam: float | tuple[float, ...] = setting(
+        0.95, ge=0, lt=math.inf, help="initial decay lambda of M a step, as eta; at most lam_max"
+    )
+    lam_max: float = setting(
+        1.0, gt=0, lt=math.inf, help="bound of lambda, which trains as lam_max * sigmoid(raw)"
+    )
+    lam_shape: str = setting(
+        "scalar", choices=SHAPES, help="one lambda; one for each input, each neuron, or each synapse"
+    )
+    train_lam: bool = setting(True, help="lambda is a parameter")
+    trainable_initial_state: bool = setting(False, help="h_0 and M_0 are a parameter, zero at first")
+    seed: int | None = setting(
+        None, ge=0, lt=2**32, help="seed of the initial weights; unset: torch's own generator"
+    )
+
+
+@hookimpl
+def kpframe_models() -> Iterator[ModelSpec]:
+    """Offer the model ``mpn``."""
+    yield ModelSpec(
+        name="mpn",
+        factory="kpframe_mpn.model:MPN",
+        settings=MPNSettings,
+        capabilities=frozenset({"structured"}),
+        api=1,
+        summary="multi-plasticity network: weights modulated by Hebbian plasticity (Aitken & Mihalas 2023)",
+    )

@@ -1,0 +1,185 @@
+"""``h_t = phi(W_eff x_t + b)``, and the modulations ``M_t`` that plasticity leaves behind."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from kpframe.errors import ArgumentError, mismatch
+from kpframe.model import Model
+from kpframe.parameter import ParameterOperator
+from kpframe.propagator import Propagator
+from kpframe.trajectory import Trajectory
+from kpframe_mpn.gains import gains_along
+from kpframe_mpn.operators import (
+    ModulationParameterJacobian,
+    ModulationParameterOperator,
+    ModulationStepJacobian,
+)
+from kpframe_mpn.rates import Range, Rate, Values
+from kpframe_mpn.stability import warn_if_unstable
+
+FORMS = ("multiplicative", "additive")
+RULES = ("hebbian", "presynaptic", "oja")
+NORMALIZATIONS = ("none", "row", "tanh")
+PHI = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "relu": torch.relu, "identity": torch.positive}
+CONSTRAINTS = {"free": Range(), "positive": Range(0.0)}
+
+
+class MPN(Model):
+    """The multi-plasticity network: one layer of weights W that plasticity modulates at every step.
+
+    The old modulations act on the input, the new activity writes the new ones::
+
+        h_t = phi(W_eff x_t + b)        W_eff = W o (1 + M_{t-1})   (multiplicative)
+                                        W_eff = W + M_{t-1}         (additive)
+        M_t = N(lambda M_{t-1} + eta Delta_t)
+
+    ===========================  ==========================================================
+    ``rule="hebbian"``           ``Delta = h_t x_t^T``
+    ``rule="presynaptic"``       ``Delta = n^{-1/2} 1 x_t^T``: the input alone
+    ``rule="oja"``               ``Delta = h_t x_t^T - sign(eta) h_t^2 o M_{t-1}``
+    ``normalization="none"``     ``N(M) = M``
+    ``normalization="row"``      ``N(M)_i = M_i / |M_i|``, for the inputs of each neuron; zero stays zero
+    ``normalization="tanh"``     ``N(M) = tanh(M)``, entry by entry
+    ===========================  ==========================================================
+
+    There are no recurrent weights: all memory is in M. The first two rules, both forms and the order of the
+    update are those of Aitken & Mihalas (2023), Neural population dynamics of computing with synaptic
+    modulations, eLife 12:e83035, whose network is multiplicative with tanh; rates that differ from input to
+    input or from neuron to neuron, and unit rows or tanh of M, are options of their published code. The
+    additive form is a linear layer with fast weights (Schmidhuber 1992; Ba et al. 2016). Oja's rule is that
+    of Oja (1982), J. Math. Biology 15:267, with a decay besides; for negative eta its second term keeps the
+    sign that stabilises. Where ``|M_i|`` is zero, the row has no direction and counts as constant:
+    its derivatives are taken as zero.
+
+    The state is ``h`` [n], then ``M`` [n k], row by row (neuron by neuron). Parameters: ``weight_ih_l0``
+    [n, k], ``bias_ih_l0`` [n], ``eta.raw`` and ``lam.raw``, each [], [k], [n] or [n, k]. ``model.eta()`` and
+    ``model.lam()`` give the rates in plain units.
+
+    Args:
+        input_size: inputs per step, k.
+        hidden_size: number of neurons, n.
+        form: ``"multiplicative"`` or ``"additive"``.
+        rule: ``"hebbian"``, ``"presynaptic"`` or ``"oja"``.
+        normalization: ``"none"``, ``"row"`` or ``"tanh"``.
+        nonlinearity: phi, one of ``"tanh"``, ``"sigmoid"``, ``"relu"``, ``"identity"``.
+        bias: a bias vector.
+        eta: initial plasticity rate: a number, or one for each entry of ``eta_shape``, row by row.
+        eta_shape: ``"scalar"``, ``"pre"`` (one for each input), ``"post"`` (each neuron) or ``"matrix"``.
+        eta_constraint: ``"free"``, or ``"positive"`` (a softplus, while it trains).
+        train_eta: whether eta is a parameter.
+        lam: initial decay lambda a step, as ``eta``.
+        lam_max: lambda trains in (0, lam_max), as ``lam_max * sigmoid(raw)``; fixed, it is at most lam_max.
+        lam_shape: as ``eta_shape``.
+        train_lam: whether lambda is a parameter.
+        trainable_initial_state: makes ``h_0`` and ``M_0`` a parameter ``h0`` [n + n k].
+        seed: seed of the initial weights, uniform in ``+-sqrt(6 / (n + k))`` (Glorot & Bengio 2010).
+
+    Raises:
+        ArgumentError: for an unknown name, a size below 1, or rates of another shape or out of range.
+
+    Warns:
+        StabilityWarning: when M is known to grow without bound; see ``kpframe_mpn.stability``.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        form: str = "multiplicative",
+        rule: str = "hebbian",
+        normalization: str = "none",
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        eta: Values = 0.1,
+        eta_shape: str = "scalar",
+        eta_constraint: str = "free",
+        train_eta: bool = True,
+        lam: Values = 0.95,
+        lam_max: float = 1.0,
+        lam_shape: str = "scalar",
+        train_lam: bool = True,
+        trainable_initial_state: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        for argument, value, known in (
+            ("form", form, FORMS),
+            ("rule", rule, RULES),
+            ("normalization", normalization, NORMALIZATIONS),
+            ("nonlinearity", nonlinearity, PHI),
+            ("eta_constraint", eta_constraint, CONSTRAINTS),
+        ):
+            if value not in known:
+                raise ArgumentError(mismatch(argument, f"one of {', '.join(known)}", repr(value)))
+        for argument, count in (("input_size", input_size), ("hidden_size", hidden_size)):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise ArgumentError(mismatch(argument, "a whole number >= 1", repr(count)))
+        if not 0 < lam_max < math.inf:
+            raise ArgumentError(mismatch("lam_max", "a finite number > 0", lam_max))
+        super().__init__(
+            input_size,
+            {"h": hidden_size, "M": hidden_size * input_size},
+            trainable_initial_state=trainable_initial_state,
+        )
+        self.hidden_size = hidden_size
+        self.form, self.rule, self.normalization, self.nonlinearity = form, rule, normalization, nonlinearity
+        size = (hidden_size, input_size)
+        self.weight_ih_l0 = torch.nn.Parameter(torch.empty(size))
+        self.bias_ih_l0 = torch.nn.Parameter(torch.empty(hidden_size)) if bias else None
+        self.eta = Rate("eta", eta, eta_shape, size, CONSTRAINTS[eta_constraint], train_eta)
+        self.lam = Rate("lam", lam, lam_shape, size, Range(0.0, lam_max), train_lam)
+        self.reset_parameters(seed)
+        warn_if_unstable(self)
+
+    def reset_parameters(self, seed: int | None = None) -> None:
+        """Draw the weights anew; bias and initial state are set to zero, the rates stay."""
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        torch.nn.init.xavier_uniform_(self.weight_ih_l0, generator=generator)
+        with torch.no_grad():
+            for parameter in (self.bias_ih_l0, self.h0 if self.trainable_initial_state else None):
+                if parameter is not None:
+                    parameter.zero_()
+
+    def step(self, x: torch.Tensor, h: torch.Tensor, t: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the next state: x ``[N, k]``, h ``[N, n + n k]`` -> ``[N, n + n k]``."""
+        M = h[:, self.hidden_size :].reshape(-1, self.hidden_size, self.input_size)
+        modulated = M if self.form == "additive" else self.weight_ih_l0 * M
+        drive = torch.nn.functional.linear(x, self.weight_ih_l0, self.bias_ih_l0)
+        new = PHI[self.nonlinearity](drive + (modulated @ x.unsqueeze(-1)).squeeze(-1))
+        return torch.cat([new, self.plasticity(x, new, M).flatten(1)], dim=1)
+
+    def plasticity(self, x: torch.Tensor, h: torch.Tensor, M: torch.Tensor) -> torch.Tensor:
+        """Return the new modulations: x ``[N, k]``, the new h ``[N, n]``, the old M ``[N, n, k]``."""
+        eta = self.eta()
+        post = h.unsqueeze(-1)
+        if self.rule == "presynaptic":
+            change = eta * (x.unsqueeze(1) / math.sqrt(self.hidden_size))
+        else:
+            change = eta * (post * x.unsqueeze(1))
+        new: torch.Tensor = self.lam() * M + change
+        if self.rule == "oja":
+            new = new - abs(eta) * post.square() * M
+        if self.normalization == "tanh":
+            return torch.tanh(new)
+        if self.normalization == "row":
+            squares = new.square().sum(dim=-1, keepdim=True)
+            zero = squares == 0  # filled twice: neither the root nor its derivative sees a zero
+            return new.masked_fill(zero, 0) / squares.masked_fill(zero, 1).sqrt()
+        return new
+
+    def operators(self, trajectory: Trajectory) -> tuple[Propagator, ParameterOperator]:
+        """Return ``P`` and ``K``, which share their gains."""
+        gains = gains_along(self, trajectory)
+        trains_start = "h0" in self.trainable() and not trajectory.given
+        jacobian = ModulationParameterJacobian(gains, self.parameter_space, trains_start)
+        return Propagator(ModulationStepJacobian(gains)), ModulationParameterOperator(jacobian)
+
+    def propagator(self, trajectory: Trajectory) -> Propagator:
+        """Return ``P`` with the step Jacobian by neurons."""
+        return self.operators(trajectory)[0]
+
+    def parameter_operator(self, trajectory: Trajectory) -> ParameterOperator:
+        """Return ``K`` by neurons."""
+        return self.operators(trajectory)[1]
