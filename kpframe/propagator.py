@@ -36,20 +36,10 @@ class Propagator(Operator):
         return self.A.method
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        sources = q.unbind(-2)
-        out = _time_outermost(q)
-        carry = out[0].copy_(sources[0])
-        for t in range(1, self.A.steps):
-            carry = torch.add(self.A.step(t, carry), sources[t], out=out[t])
-        return out.movedim(0, -2)
+        return self.A.scan(_time_outermost(q)).movedim(0, -2)
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        sources = r.unbind(-2)
-        out = _time_outermost(r)
-        carry = out[-1].copy_(sources[-1])
-        for t in range(self.A.steps - 1, 0, -1):
-            carry = torch.add(self.A.step_adjoint(t, carry), sources[t - 1], out=out[t - 1])
-        return out.movedim(0, -2)
+        return self.A.scan_adjoint(_time_outermost(r)).movedim(0, -2)
 
     def around(self, K: ParameterOperator) -> Operator:
         """Return ``P K P*``."""
@@ -176,8 +166,8 @@ class TransitionOperator(Operator):
 
 
 def _time_outermost(q: torch.Tensor) -> torch.Tensor:  # [..., B, T, H] -> [T, ..., B, H]
-    """Return an empty tensor for a scan's result in which each step is contiguous."""
-    return q.new_empty(q.shape[-2], *q.shape[:-2], q.shape[-1])
+    """Return a copy in which each step is contiguous, for a scan to work in."""
+    return q.movedim(-2, 0).clone(memory_format=torch.contiguous_format)
 
 
 def shift(q: torch.Tensor) -> torch.Tensor:

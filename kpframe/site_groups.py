@@ -44,14 +44,16 @@ class SiteGroup:
         z = self.z[steps]
         if self.per_step:
             totals.append(columns.mT @ z)
-        elif totals:
-            totals[0] += columns.flatten(-3, -2).mT @ z.flatten(0, 1)
+            return
+        found = z.flatten(0, 1).mT @ columns.flatten(-3, -2)  # [..., m, G n]: the faster way round
+        if totals:
+            totals[0] += found
         else:
-            totals.append(columns.flatten(-3, -2).mT @ z.flatten(0, 1))
+            totals.append(found)
 
     def total(self, totals: Sequence[torch.Tensor]) -> torch.Tensor:  # [..., G n, m], or [..., T, G n, m]
         """Return what ``accumulate`` gathered."""
-        return torch.cat(list(totals), dim=-3) if self.per_step else totals[0]
+        return torch.cat(list(totals), dim=-3) if self.per_step else totals[0].mT
 
     def gradients(self, total: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the gradients ``[..., *parameter]`` for what reaches the group's weight."""

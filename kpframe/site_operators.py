@@ -26,6 +26,7 @@ from kpframe.parameter import GroupProjector, ParameterJacobian, ParameterOperat
 from kpframe.site_gains import PlacedOutput, PlacedSite, PlacedStage, SiteGains, add, gather, scatter
 from kpframe.site_groups import SiteGroup, group_sites
 from kpframe.site_layout import PRIME
+from kpframe.site_scan import can_scan, scan, scan_adjoint
 from kpframe.spaces import Space
 from kpframe.step_jacobian import DiagonalStepJacobian, StepJacobian
 
@@ -49,6 +50,14 @@ class SiteStepJacobian(StepJacobian):
     def step_adjoint(self, t: int, v: torch.Tensor) -> torch.Tensor:
         """Return ``A_t* v``."""
         return self._product_adjoint(t, v)
+
+    def scan(self, q: torch.Tensor) -> torch.Tensor:
+        """Turn ``q`` ``[T, ..., B, H]`` into ``(I - A Z)^{-1} q`` in place, and return it."""
+        return scan(self.gains, q) if can_scan(self.gains) else super().scan(q)
+
+    def scan_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        """Turn ``r`` ``[T, ..., B, H]`` into ``(I - A Z)^{-*} r`` in place, and return it."""
+        return scan_adjoint(self.gains, r) if can_scan(self.gains) else super().scan_adjoint(r)
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         return self._product(slice(None), q.transpose(-3, -2)).transpose(-3, -2)

@@ -23,7 +23,7 @@ FLOORS = [
     {"plugin", "operators", "autograd", "tasks"},
     {"trajectory", "step_jacobian", "parameter", "reducer", "readout", "site_layout"},
     {"site_gains", "propagator"},
-    {"site_groups", "rollout_graph"},
+    {"site_groups", "site_scan", "rollout_graph"},
     {"site_operators"},
     {"model"},
     {"sites", "wrapped", "flow"},

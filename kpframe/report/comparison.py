@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,18 @@ import numpy as np
 import xarray as xr
 from attrs import frozen
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from kpframe.report.figures import COLOURS, MARKERS, panels_of, svg
 from kpframe.report.html import Section, plus_minus, provenance_rows, write_page
 
 #: Most checkpoints that get figures of their own; the tables have all of them.
 FIGURES = 4
+#: Width of every figure [inch].
+WIDTH = 8.2
 
 
 @frozen
@@ -86,45 +92,52 @@ def _sections(one: xr.Dataset, name: str) -> list[Section]:
 
 
 def rule_cosines(one: xr.Dataset) -> Figure:
-    """Heat map of the cosines between the updates of the rules."""
-    labels = [str(rule) for rule in one.rule.values]
-    size = 2.4 + 0.42 * len(labels)
-    figure, (panel,) = panels_of(1, 1, (size + 1.4, size), square=True)
+    """Heat map of the cosines between the updates of the rules; columns are numbered like the rows."""
+    count = one.sizes["rule"]
+    rules = [f"{_short(str(rule), 36)}  {place}" for place, rule in enumerate(one.rule.values, 1)]
+    figure, (panel,) = panels_of(1, 1, (4.3 + 0.36 * count, 1.1 + 0.36 * count), square=True)
     image = panel.imshow(one.rule_cosine, vmin=-1, vmax=1, cmap="RdBu_r")
-    panel.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
-    panel.set_yticks(range(len(labels)), labels)
+    panel.set_xticks(range(count), [str(place) for place in range(1, count + 1)])
+    panel.set_yticks(range(count), rules)
+    panel.tick_params(length=0, labelsize=8)
     for (row, column), value in np.ndenumerate(one.rule_cosine.values):
         colour = "w" if abs(value) > 0.6 else "k"
-        panel.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
-    figure.colorbar(image, ax=panel, shrink=0.8, label="cosine of updates")
-    return figure
+        panel.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=colour)
+    bar = figure.colorbar(image, ax=panel, fraction=0.05, ticks=(-1, 0, 1))
+    bar.ax.tick_params(labelsize=8)
+    return _as_wide(figure)
 
 
 def lags(one: xr.Dataset) -> Figure:
     """Lines of the loss rate by lag."""
-    figure, (panel,) = panels_of(1, 1, (8.2, 3.0))
+    figure, (panel,) = panels_of(1, 1, (WIDTH, 2.9 + _legend_height(one)))
     for place, rule in enumerate(one.rule.values):
         panel.plot(one.lag, one.loss_rate_by_lag.sel(rule=rule), **_style(place, str(rule)))
     panel.axhline(0, color="0.7", lw=0.8, zorder=0)
     panel.set(xlabel="steps the error travels back", ylabel="change of the loss\nper unit learning rate")
-    _legend(panel)
-    return figure
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(figure, panel)
+    return _as_wide(figure)
 
 
 def cosines_by_time(one: xr.Dataset) -> Figure:
     """Lines of the cosines at each step, a panel for each facing."""
     facings = [str(facing) for facing in one.facing.values]
-    figure, panels = panels_of(2, 2, (8.2, 4.6), sharey=True)
+    figure, panels = panels_of(2, 2, (WIDTH, 4.6 + _legend_height(one)), sharey=True)
+    last = one.sizes["time"] - 1
     for panel, facing in zip(panels, facings, strict=True):
         for place, rule in enumerate(one.rule.values):
             panel.plot(one.time, one.cosine_by_time.sel(rule=rule, facing=facing), **_style(place, str(rule)))
         panel.set_title(f"{facing}-facing" if facing in ("past", "future") else facing)
         panel.axhline(0, color="0.7", lw=0.8, zorder=0)
-        panel.set(xlabel="step", ylim=(-1.05, 1.05))
-    panels[0].set_ylabel("cosine")
-    panels[2].set_ylabel("cosine")
-    _legend(panels[1])
-    return figure
+        panel.set(ylim=(-1.08, 1.08), xlim=(-0.02 * last - 0.3, 1.02 * last + 0.3))
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for panel in panels[2:]:
+        panel.set_xlabel("step")
+    for panel in panels[::2]:
+        panel.set_ylabel("cosine")
+    _legend(figure, panels[0])
+    return _as_wide(figure)
 
 
 def pairs(one: xr.Dataset) -> Figure:
@@ -132,45 +145,83 @@ def pairs(one: xr.Dataset) -> Figure:
     rules = [str(rule) for rule in one.rule.values]
     columns = min(4, len(rules))
     rows = -(-len(rules) // columns)
-    figure, panels = panels_of(rows, columns, (1.2 + 2.1 * columns, 0.4 + 2.2 * rows), square=True)
+    figure, panels = panels_of(rows, columns, (1.0 + 1.8 * columns, 0.4 + 1.95 * rows), square=True)
     values = -one.loss_rate_by_pair
-    limit = float(np.quantile(np.abs(values), 0.995)) or 1.0
+    limit = float(np.quantile(np.abs(values), 0.995)) or float(np.abs(values).max()) or 1.0
     for panel in panels[len(rules) :]:
         panel.set_axis_off()
-    for panel, rule in zip(panels, rules, strict=False):
+    for place, (panel, rule) in enumerate(zip(panels, rules, strict=False)):
         image = panel.imshow(values.sel(rule=rule), vmin=-limit, vmax=limit, cmap="RdBu_r", origin="lower")
-        panel.set_title(rule, fontsize=8)
-        panel.set(xlabel="step of use", ylabel="step of error")
-    figure.colorbar(image, ax=panels, shrink=0.7, label="fall of the loss\nper unit learning rate")
-    return figure
+        panel.set_title(_short(rule, 26), fontsize=7.5)
+        panel.tick_params(labelsize=8)
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+        if place + columns >= len(rules):
+            panel.set_xlabel("step of use", fontsize=8)
+        if place % columns == 0:
+            panel.set_ylabel("step of error", fontsize=8)
+    bar = figure.colorbar(image, ax=panels, fraction=0.05)
+    bar.ax.tick_params(labelsize=8)
+    bar.set_label("fall of the loss\nper unit learning rate", fontsize=8)
+    return _as_wide(figure)
 
 
 def spectra(one: xr.Dataset) -> Figure:
     """Leading singular values of each rule's flow."""
-    figure, (panel,) = panels_of(1, 1, (8.2, 3.0))
+    figure, (panel,) = panels_of(1, 1, (WIDTH, 2.9 + _legend_height(one)))
     for place, rule in enumerate(one.rule.values):
         values = one.singular_value.sel(rule=rule)
         panel.plot(one.k, values.where(values > 0), **_style(place, str(rule)))
     panel.set(xlabel="place", ylabel="singular value", yscale="log")
     panel.set_xticks(one.k.values)
-    _legend(panel)
-    return figure
+    _legend(figure, panel)
+    return _as_wide(figure)
+
+
+def _short(label: str, width: int) -> str:
+    """Return a label on at most two lines of ``width`` characters, with an ellipsis for what is left out."""
+    lines = textwrap.wrap(label, width)
+    if len(lines) <= 2:
+        return "\n".join(lines)
+    return f"{lines[0]}\n{lines[1][: width - 1]}…"
 
 
 def _style(place: int, label: str) -> dict[str, Any]:
+    """Return how a rule's line is drawn: colours come again with other markers, dashed."""
+    turn = place // len(COLOURS)
     return {
         "color": COLOURS[place % len(COLOURS)],
-        "marker": MARKERS[place % len(MARKERS)],
+        "marker": MARKERS[(place + turn) % len(MARKERS)],
+        "linestyle": ("-", "--", ":")[turn % 3],
         "ms": 3.5,
         "lw": 1.2,
-        "label": label,
+        "label": _short(label, 54),
     }
 
 
-def _legend(panel: object) -> None:
-    panel.legend(  # type: ignore[attr-defined]
-        frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8
+def _legend(figure: Figure, panel: Axes) -> None:
+    """Draw one legend below the panels, where long names have room."""
+    figure.legend(
+        *panel.get_legend_handles_labels(),
+        frameon=False,
+        loc="outside lower left",
+        ncols=2,
+        fontsize=8,
     )
+
+
+def _legend_height(one: xr.Dataset) -> float:  # [inch]
+    lines = [_short(str(rule), 54).count("\n") + 1 for rule in one.rule.values]
+    return 0.2 + 0.17 * max(1, sum(lines) / 2)
+
+
+def _as_wide(figure: Figure) -> Figure:
+    """Give a figure the width of the page with an empty frame, so that text is of one size in all."""
+    share = max(1.0, WIDTH / figure.get_figwidth())
+    frame = Rectangle((0, 0), share, 1, transform=figure.transFigure, facecolor="none", edgecolor="none")
+    frame.set_in_layout(False)
+    figure.add_artist(frame)
+    return figure
 
 
 _HEAD = [

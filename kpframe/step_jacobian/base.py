@@ -50,6 +50,18 @@ class StepJacobian(Operator):
     def step_adjoint(self, t: int, v: torch.Tensor) -> torch.Tensor:  # [..., B, H] -> [..., B, H]
         """Return ``A_t* v``."""
 
+    def scan(self, q: torch.Tensor) -> torch.Tensor:  # [T, ..., B, H]
+        """Turn ``q``, time outermost, into ``(I - A Z)^{-1} q`` in place, and return it."""
+        for t in range(1, self.steps):
+            q[t] += self.step(t, q[t - 1])
+        return q
+
+    def scan_adjoint(self, r: torch.Tensor) -> torch.Tensor:  # [T, ..., B, H]
+        """Turn ``r``, time outermost, into ``(I - A Z)^{-*} r`` in place, and return it."""
+        for t in range(self.steps - 1, 0, -1):
+            r[t - 1] += self.step_adjoint(t, r[t])
+        return r
+
     @property
     def steps(self) -> int:
         """Number of time steps T."""

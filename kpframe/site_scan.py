@@ -1,0 +1,128 @@
+"""The scans of ``P`` and ``P*`` for cells of one stage, without work in Python that a step does not need.
+
+Everything is split into views of single steps once for each product; each step then is one matrix
+product for each site and one fused multiply-add for each gain, written in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from kpframe.site_gains import PlacedSite, SiteGains
+
+Steps = Sequence[torch.Tensor]
+
+
+def can_scan(gains: SiteGains) -> bool:
+    """Whether the cell has one stage, whose weights are the same at each step."""
+    return len(gains.stages) == 1 and not any(placed.site.per_step for placed in gains.sites)
+
+
+def scan(gains: SiteGains, out: torch.Tensor) -> torch.Tensor:  # [T, ..., B, H]
+    """Turn ``q`` into ``P q`` in place: ``out_t += A_t out_{t-1}``, forward in time."""
+    states = _components(gains, out)
+    sites = [_Forward(placed, states, gains) for placed in _recurrent(gains)]
+    direct = _direct(gains, states)
+    for t in range(1, len(out)):
+        for site in sites:
+            site.step(t)
+        for target, gain, source in direct:
+            target[t].addcmul_(gain[t], source[t - 1])
+    return out
+
+
+def scan_adjoint(gains: SiteGains, out: torch.Tensor) -> torch.Tensor:  # [T, ..., B, H]
+    """Turn ``r`` into ``P* r`` in place: ``out_{t-1} += A_t* out_t``, backward in time."""
+    states = _components(gains, out)
+    sites = [_Backward(placed, states, gains, out) for placed in _recurrent(gains)]
+    direct = _direct(gains, states)
+    for t in range(len(out) - 1, 0, -1):
+        for site in sites:
+            site.step(t)
+        for target, gain, source in direct:
+            source[t - 1].addcmul_(gain[t], target[t])
+    return out
+
+
+class _Forward:
+    """One site going forward: its products, times the gains, added to the outputs."""
+
+    def __init__(self, placed: PlacedSite, states: dict[str, Steps], gains: SiteGains) -> None:
+        assert placed.weight is not None  # sites that read a state have one
+        self.read = [placed.site.read(state) for state in states[str(placed.site.source)]]
+        self.slope = None if placed.slope is None else placed.slope.unbind(0)
+        self.weight = placed.weight.mT
+        self.units = gains.stages[0].units
+        self.added = _gains_of(placed, gains, states)
+
+    def step(self, t: int) -> None:
+        """Add what the state before step ``t`` does through this site."""
+        z = self.read[t - 1]
+        y = (z if self.slope is None else self.slope[t] * z) @ self.weight
+        blocks = torch.split(y, self.units, dim=-1)
+        for state, gain, block in self.added:
+            state[t].addcmul_(gain[t], blocks[block])
+
+
+class _Backward:
+    """One site going backward: the gains gather what reaches its targets, the weight sends it back."""
+
+    def __init__(
+        self, placed: PlacedSite, states: dict[str, Steps], gains: SiteGains, out: torch.Tensor
+    ) -> None:
+        assert placed.weight is not None  # sites that read a state have one
+        self.back = [placed.site.read(state) for state in states[str(placed.site.source)]]
+        self.slope = None if placed.slope is None else placed.slope.unbind(0)
+        self.weight = placed.weight
+        self.columns = out.new_zeros(*out.shape[1:-1], len(placed.weight))
+        self.blocks = torch.split(self.columns, gains.stages[0].units, dim=-1)
+        added = _gains_of(placed, gains, states)
+        first: dict[int, int] = {}
+        for place, (_, _, block) in enumerate(added):
+            first.setdefault(block, place)
+        self.written = [added[place] for place in first.values()]
+        self.added = [entry for place, entry in enumerate(added) if place not in first.values()]
+
+    def step(self, t: int) -> None:
+        """Add what the state of step ``t`` sends back through this site."""
+        for state, gain, block in self.written:
+            torch.mul(gain[t], state[t], out=self.blocks[block])
+        for state, gain, block in self.added:
+            self.blocks[block].addcmul_(gain[t], state[t])
+        sent = self.columns @ self.weight
+        if self.slope is None:
+            self.back[t - 1].add_(sent)
+        else:
+            self.back[t - 1].addcmul_(self.slope[t], sent)
+
+
+def _recurrent(gains: SiteGains) -> list[PlacedSite]:
+    return [placed for placed in gains.sites if placed.site.recurrent]
+
+
+def _components(gains: SiteGains, out: torch.Tensor) -> dict[str, Steps]:
+    """Return each component's views of the steps, ``[..., B, n]``."""
+    return {name: part.unbind(0) for name, part in gains.split(out).items()}
+
+
+def _gains_of(
+    placed: PlacedSite, gains: SiteGains, states: dict[str, Steps]
+) -> list[tuple[Steps, Steps, int]]:
+    """Return for each gain of a site the steps of its output, its own, and the block of its target."""
+    return [
+        (states[output.name], output.gains[target].unbind(0), block)
+        for output in gains.stages[0].outputs
+        for block, target in enumerate(placed.site.targets)
+        if target in output.gains
+    ]
+
+
+def _direct(gains: SiteGains, states: dict[str, Steps]) -> list[tuple[Steps, Steps, Steps]]:
+    """Return for each direct path the steps of its output, of its gain and of what it reads."""
+    return [
+        (states[output.name], gain.unbind(0), states[source])
+        for output in gains.stages[0].outputs
+        for source, gain in output.direct.items()
+    ]
