@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 
 from kpframe.autograd import Linearization
-from kpframe.errors import ArgumentError, DtypeError, ShapeError, mismatch
+from kpframe.errors import ArgumentError, DtypeError, ShapeError, closest, mismatch
 from kpframe.parameter import ParameterJacobian, ParameterOperator
 from kpframe.propagator import Propagator
 from kpframe.rollout_graph import GraphPropagator, RolloutGraph
@@ -79,6 +79,19 @@ class Model(torch.nn.Module, ABC):
     def width(self) -> int:
         """Width H of the state, all components together."""
         return sum(self.components.values())
+
+    def stretch(self, component: str) -> slice:
+        """Return where a component lies in the state; raises ``ArgumentError`` for an unknown one."""
+        if component not in self.components:
+            known = ", ".join(map(repr, self.components))
+            raise ArgumentError(
+                mismatch(
+                    "component", f"one of {known}", f"{component!r}{closest(component, self.components)}"
+                )
+            )
+        names = list(self.components)
+        start = sum(self.components[name] for name in names[: names.index(component)])
+        return slice(start, start + self.components[component])
 
     def initial_state(self, batch: int) -> torch.Tensor:  # [batch, H]
         """Return ``h_0``: the parameter ``h0`` when it is trainable, else zeros."""

@@ -80,14 +80,15 @@ class Stage:
         outputs: names of what it computes; one with the name of a state component is its new value.
         units: number n of units, the width of each output.
         sites: its weight sites; no other stage uses the same target names.
-        combine: name of the model's method ``(u, h, t=None) -> outputs``. ``u`` holds the targets, ``h``
-            every component and (primed) earlier output of width n, all ``[N, n]``.
+        combine: the pointwise function ``(u, h, t=None) -> outputs``, or the name of the model's method.
+            ``u`` holds the targets, ``h`` every component and (primed) earlier output of width n, all
+            ``[N, n]``.
     """
 
     outputs: tuple[str, ...] = field(converter=_names)
     units: int
     sites: tuple[Site, ...] = field(converter=_sites)
-    combine: str = "combine"
+    combine: str | Callable[..., Mapping[str, torch.Tensor]] = "combine"
 
     @property
     def targets(self) -> list[str]:

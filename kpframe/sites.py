@@ -242,9 +242,9 @@ class SiteModel(Model):
     def _combine(
         self, stage: Stage, u: Mapping[str, torch.Tensor], known: Mapping[str, torch.Tensor], t: When | None
     ) -> Mapping[str, torch.Tensor]:
-        combine = getattr(self, stage.combine)
+        combine = getattr(self, stage.combine) if isinstance(stage.combine, str) else stage.combine
         h = {name: value for name, value in known.items() if value.shape[-1] == stage.units}
-        return combine(u, h, t) if self.time_varying else combine(u, h)  # type: ignore[no-any-return]
+        return combine(u, h, t) if self.time_varying else combine(u, h)
 
     def _preactivations(
         self,

@@ -63,7 +63,8 @@ def _sections(one: xr.Dataset, name: str) -> list[Section]:
         (
             "Which rules agree",
             rule_cosines,
-            "Cosines between the updates of two rules, summed over trials and steps.",
+            "Cosines between the updates of two rules, summed over trials and steps; columns "
+            "are numbered like the rows.",
         ),
         (
             "How far errors travel",
@@ -219,7 +220,6 @@ def _as_wide(figure: Figure) -> Figure:
     """Give a figure the width of the page with an empty frame, so that text is of one size in all."""
     share = max(1.0, WIDTH / figure.get_figwidth())
     frame = Rectangle((0, 0), share, 1, transform=figure.transFigure, facecolor="none", edgecolor="none")
-    frame.set_in_layout(False)
     figure.add_artist(frame)
     return figure
 

@@ -189,7 +189,7 @@ def load_network(path: Path) -> tuple[Model, Readout, Checkpoint]:
     weight = checkpoint.tensors.get("readout.weight")
     if weight is None:
         raise CheckpointError(f"{str(path)!r} holds no readout, through which the error comes")
-    hidden = None if weight.shape[1] == model.width else slice(0, weight.shape[1])
+    hidden = slice(*checkpoint.extra.get("reads", (0, model.width)))
     readout = Readout(model.width, weight.shape[0], hidden=hidden, dtype=weight.dtype)
     checkpoint.load_into(readout, "readout")
     return model, readout, checkpoint

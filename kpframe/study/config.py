@@ -22,6 +22,7 @@ class NetworkSettings:
     name: str = setting(help="registered name of the model")
     label: str = setting(help="what figures and tables call it")
     settings: dict[str, Any] = setting(help="the model's own settings; input_size comes from the task")
+    reads: str | None = setting(None, help="component of the state that is read out; all of it by default")
 
 
 @frozen
@@ -136,4 +137,6 @@ def _named(cls: type[Named], row: Mapping[str, Any], owner: str) -> Named:
     rest = dict(row)
     name = rest.pop("name", None)
     values = {} if name is None else {"name": name, "label": rest.pop("label", name)}
+    if cls is NetworkSettings and "reads" in rest:
+        values["reads"] = rest.pop("reads")
     return build_settings(cls, {**values, "settings": rest}, owner=owner)

@@ -77,7 +77,13 @@ def _run_network(
     with torch.random.fork_rng():  # initial weights follow the study's seed, torch's own stream does not
         torch.manual_seed(settings.seed)
         model = create_model(network.name, **values).to(probe.inputs.dtype)
-    readout = Readout(model.width, task.output_size, generator=settings.seed, dtype=probe.inputs.dtype)
+    readout = Readout(
+        model.width,
+        task.output_size,
+        hidden=None if network.reads is None else model.stretch(network.reads),
+        generator=settings.seed,
+        dtype=probe.inputs.dtype,
+    )
     trainer = Trainer(model, readout, task, settings.training, seed=settings.seed)
     losses = np.full(settings.training.steps, np.nan)
     measured = []
@@ -97,7 +103,10 @@ def _run_network(
             name=network.name,
             settings=values,
             step=step,
-            extra={"task": {"name": settings.task, "settings": settings.task_settings}},
+            extra={
+                "task": {"name": settings.task, "settings": settings.task_settings},
+                "reads": [readout.hidden.start, readout.hidden.stop],
+            },
         )
         measured.append(data)
 

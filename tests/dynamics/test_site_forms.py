@@ -331,3 +331,10 @@ def test_a_weight_of_the_wrong_shape_is_named() -> None:
     model.w_hr = parameter(2, 4, seed=1)
     with pytest.raises(ShapeError, match=r"weight of site 'w_hr': expected shape \[2, 5\], got \[2, 4\]"):
         linearize(model, draw(1, 2, 3, seed=1))
+
+
+def test_where_a_component_lies() -> None:
+    model = Projected()
+    assert (model.stretch("h"), model.stretch("c")) == (slice(0, 2), slice(2, 7))
+    with pytest.raises(ArgumentError, match=r"component: expected one of 'h', 'c', got 'c1'; did you mean 'c'\?"):
+        model.stretch("c1")

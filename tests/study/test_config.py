@@ -26,6 +26,13 @@ def test_names_labels_and_settings_are_told_apart() -> None:
     assert study.training.batch_size == 64
 
 
+def test_what_is_read_out_is_no_setting_of_the_model() -> None:
+    row = {"name": "lstm", "hidden_size": 4, "reads": "h"}
+    study = parse_study({**GOOD, "network": [row]}, "here")
+    assert (study.networks[0].reads, study.networks[0].settings) == ("h", {"hidden_size": 4})
+    assert parse_study(GOOD, "here").networks[0].reads is None
+
+
 @pytest.mark.parametrize("name", ["demo", "demo_quick"])
 def test_the_bundled_studies_are_valid(name: str) -> None:
     study = bundled_study(name)

@@ -59,11 +59,6 @@ class Layer(ABC):
     def stages(self) -> tuple[Stage, ...]:
         """The stages of a step."""
 
-    @property
-    @abstractmethod
-    def functions(self) -> dict[str, Function]:
-        """The stages' pointwise functions, by the names they are called by."""
-
     def _named(self, name: str) -> str:
         return name + self.suffix
 
@@ -87,12 +82,7 @@ class ResetAfter(Layer):
             Site(self._parameter("weight_ih"), self.source, read, self._bias("bias_ih")),
             Site(self._parameter("weight_hh"), self.component, recurrent, self._bias("bias_hh")),
         )
-        return (Stage(self.component, self.units, sites, combine=self._named("unit")),)
-
-    @property
-    def functions(self) -> dict[str, Function]:
-        """The stage's function."""
-        return {self._named("unit"): self.unit}
+        return (Stage(self.component, self.units, sites, combine=self.unit),)
 
     def unit(self, u: Tensors, h: Tensors, t: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Return the new state from the gates' preactivations and the state."""
@@ -125,14 +115,9 @@ class ResetBefore(Layer):
         product = Site(f"{weight}[n]", f"{self._named('rh')}'", self._named("n_hidden"), parameters=weight)
         outputs = tuple(self._named(output) for output in ("rh", "z", "n_input"))
         return (
-            Stage(outputs, self.units, sites, combine=self._named("gates")),
-            Stage(self.component, self.units, (product,), combine=self._named("unit")),
+            Stage(outputs, self.units, sites, combine=self.gates),
+            Stage(self.component, self.units, (product,), combine=self.unit),
         )
-
-    @property
-    def functions(self) -> dict[str, Function]:
-        """The two stages' functions."""
-        return {self._named("gates"): self.gates, self._named("unit"): self.unit}
 
     def gates(self, u: Tensors, h: Tensors, t: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Return ``r h``, ``z`` and what of n's preactivation is known already."""

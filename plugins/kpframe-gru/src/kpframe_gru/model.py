@@ -68,8 +68,6 @@ class GRU(SiteModel):
         )
         self.hidden_size, self.num_layers, self.reset = hidden_size, num_layers, reset
         for layer in layers:
-            for name, function in layer.functions.items():
-                setattr(self, name, function)
             for name, shape in layer.shapes.items():
                 self.register_parameter(name, torch.nn.Parameter(torch.empty(shape)))
         self.reset_parameters(seed)

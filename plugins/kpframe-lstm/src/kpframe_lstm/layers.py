@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from attrs import frozen
@@ -71,16 +71,11 @@ class Layer:
             Site(self._parameter("weight_ih"), self.source, gates, self._bias("bias_ih")),
             Site(self._parameter("weight_hh"), h, gates, self._bias("bias_hh")),
         )
-        cell = Stage((c, self._out), self.units, sites, combine=self._named("cell"))
+        cell = Stage((c, self._out), self.units, sites, combine=self.cell)
         if not self.projected:
             return (cell,)
         read = Site(self._parameter("weight_hr"), f"{self._out}'", self._named("read"))
-        return cell, Stage(h, self.projected, (read,), combine=self._named("project"))
-
-    @property
-    def functions(self) -> dict[str, Callable[..., dict[str, torch.Tensor]]]:
-        """The stages' pointwise functions, by the names they are called by."""
-        return {self._named("cell"): self.cell, self._named("project"): self.project}
+        return cell, Stage(h, self.projected, (read,), combine=self.project)
 
     def cell(self, u: Tensors, h: Tensors, t: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Return the new memory and what the cell puts out."""

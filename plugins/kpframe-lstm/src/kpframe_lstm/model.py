@@ -78,8 +78,6 @@ class LSTM(SiteModel):
         )
         self.hidden_size, self.num_layers, self.proj_size = hidden_size, num_layers, proj_size
         for layer in layers:
-            for name, function in layer.functions.items():
-                setattr(self, name, function)
             for name, shape in layer.shapes.items():
                 self.register_parameter(name, torch.nn.Parameter(torch.empty(shape)))
         self.reset_parameters(forget_bias, seed)
