@@ -19,6 +19,21 @@ FORMS = {
     "rate relu": {"form": "rate", "alpha": 0.6, "nonlinearity": "relu"},
     "current": {"form": "current", "alpha": 0.3},
     "current relu": {"form": "current", "alpha": 0.6, "nonlinearity": "relu"},
+    "masked": {"density": 0.5, "self_connections": False},
+    "masked current": {"density": 0.5, "form": "current", "alpha": 0.3},
+    "dale": {"excitatory_fraction": 0.5, "nonlinearity": "relu"},
+    "dale relu": {"excitatory_fraction": 0.5, "rectifier": "relu", "form": "rate", "alpha": 0.3},
+    "dale softplus masked": {"excitatory_fraction": 0.5, "rectifier": "softplus", "density": 0.7},
+    "low rank": {"rank": 2, "gain": None},
+    "low rank and bulk": {"rank": 1, "form": "current", "alpha": 0.3},
+    "low rank and trained bulk masked": {"rank": 1, "train_bulk": True, "density": 0.5},
+    "stacked": {"num_layers": 2},
+    "stacked current": {"num_layers": 2, "form": "current", "alpha": 0.3},
+    "stacked dale": {"num_layers": 3, "excitatory_fraction": 0.5, "form": "rate", "alpha": 0.6},
+    "stacked low rank": {"num_layers": 2, "rank": 1, "form": "rate", "alpha": 0.6},
+    "state noise": {"state_noise": 0.3, "form": "rate", "alpha": 0.3},
+    "noise": {"input_noise": 0.2, "state_noise": 0.3, "form": "current", "alpha": 0.3, "num_layers": 2},
+    "input noise": {"input_noise": 0.2, "density": 0.5},
 }
 
 
@@ -35,8 +50,12 @@ def make() -> Callable[..., Model]:
     """
 
     def build(seed: int = 74, **settings: object) -> Model:
-        settings = {"input_size": INPUTS, "hidden_size": UNITS, "gain": 1.4, "seed": seed} | settings
-        model = create_model("rnn", **settings).double()
+        settings = {"hidden_size": UNITS, "gain": 1.4, "seed": seed} | settings
+        if "input_noise" in settings or "state_noise" in settings:
+            model = create_model("noisy_rnn", **{"signal_size": INPUTS, "state_noise": 0.0} | settings)
+        else:
+            model = create_model("rnn", **{"input_size": INPUTS} | settings)
+        model = model.double()
         if model.trainable_initial_state:
             with torch.no_grad():
                 model.h0.copy_(torch.linspace(-1, 1, model.width, dtype=torch.float64))
@@ -53,6 +72,19 @@ def draw() -> Callable[..., torch.Tensor]:
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
     return normal
+
+
+@pytest.fixture
+def scramble(draw) -> Callable[[Model], Model]:
+    """Move a network's parameters, so that nothing holds of initial values only; signs change as well."""
+
+    def moved(model: Model) -> Model:
+        with torch.no_grad():
+            for i, p in enumerate(model.parameters()):
+                p.add_(0.7 * draw(*p.shape, seed=30 + i))
+        return model
+
+    return moved
 
 
 @pytest.fixture

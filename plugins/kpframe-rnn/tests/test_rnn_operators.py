@@ -34,9 +34,10 @@ def solve(A: torch.Tensor) -> torch.Tensor:
     return torch.linalg.inv(system.reshape(batch * time * hidden, -1))
 
 
-def test_step_jacobians(make, draw, close, differ, form, x) -> None:
+def test_step_jacobians(make, draw, close, differ, form) -> None:
     model = make(**form)
-    flow = linearize(model, x, draw(2, 4, seed=5))
+    x = draw(2, 5, model.input_size, seed=11)
+    flow = linearize(model, x, draw(2, model.width, seed=5))
     assert (flow.P.method, flow.K.method) == ("sites", "sites")
     A, J = jacobians(model, flow.trajectory)
     close(flow.A.blocks(), A, 1e-12)
@@ -52,10 +53,11 @@ def test_step_jacobians(make, draw, close, differ, form, x) -> None:
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("initial", ["zero", "given", "trainable"])
 def test_structured_is_autograd_is_total(
-    make, draw, close, differ, total_jacobian, form, x, mask, masked, initial
+    make, draw, close, differ, total_jacobian, form, mask, masked, initial
 ) -> None:
     model = make(**form, trainable_initial_state=initial == "trainable")
-    h0 = draw(2, 4, seed=5) if initial == "given" else None
+    x = draw(2, 5, model.input_size, seed=11)
+    h0 = draw(2, model.width, seed=5) if initial == "given" else None
     chosen = mask if masked else None
     flow, twin = linearize(model, x, h0, chosen), linearize(model, x, h0, chosen, method="autograd")
     assert (twin.P.method, twin.K.method) == ("autograd", "autograd")
@@ -67,6 +69,16 @@ def test_structured_is_autograd_is_total(
     differ(Phi, flow.K.to_dense())
     other = total_jacobian(model, x, h0, None if masked else mask)
     differ(Phi, other @ other.T)
+
+
+def test_everything_follows_device_and_dtype(make, draw, form, device) -> None:
+    model = make(**form)
+    x = draw(2, 5, model.input_size, seed=11)
+    expected = linearize(model, x).Phi(draw(2, 5, model.width, seed=3))
+    model = model.to(device, torch.float32)
+    found = linearize(model, x.to(device).float()).Phi(draw(2, 5, model.width, seed=3).to(device).float())
+    assert (found.device.type, found.dtype) == (device.type, torch.float32)
+    assert float((found.cpu().double() - expected).norm()) <= 1e-4 * float(expected.norm())
 
 
 def test_masked_steps_hold_the_state(make, x, mask) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from kpframe_rnn.model import RNN
 
 from kpframe import create_model
-from kpframe.errors import ArgumentError, SettingsError
+from kpframe.errors import ArgumentError, SettingsError, StabilityWarning
 
 
 @pytest.mark.parametrize("gain", [0.5, 1.5])
@@ -73,6 +75,13 @@ def test_initial_state_starts_at_zero() -> None:
         ({"seed": -1}, "seed: expected .* >= 0 and < 4294967296, got -1"),
         ({"form": "curent"}, "form: expected one of .* did you mean 'current'"),
         ({"nonlinearity": "sigmoid"}, "nonlinearity: expected one of 'tanh', 'relu'.* got 'sigmoid'"),
+        ({"num_layers": 0}, "num_layers: expected .* >= 1, got 0"),
+        ({"density": 0}, "density: expected .* > 0 and <= 1, got 0"),
+        ({"density": 1.2}, "density: expected .* > 0 and <= 1, got 1.2"),
+        ({"excitatory_fraction": -0.1}, "excitatory_fraction: expected .* >= 0 and <= 1, got -0.1"),
+        ({"rectifier": "exp"}, "rectifier: expected one of 'abs', 'relu', 'softplus', got 'exp'"),
+        ({"rank": 0}, "rank: expected .* >= 1, got 0"),
+        ({"state_noise": 0.1}, "state_noise: expected one of its settings"),
     ],
 )
 def test_refused_settings(settings, message) -> None:
@@ -102,8 +111,75 @@ def test_vanilla_takes_no_leak() -> None:
         ({"nonlinearity": "sin"}, "nonlinearity: expected 'tanh' or 'relu', got 'sin'"),
         ({"form": "leaky"}, "form: expected 'vanilla', 'rate' or 'current', got 'leaky'"),
         ({"form": "rate", "alpha": 3}, r"alpha: expected a number in \(0, 1\], got 3"),
+        ({"gain": -1.0}, "gain: expected a finite number > 0, got -1"),
+        ({"num_layers": 1.5}, r"num_layers: expected a whole number >= 1, got 1\.5"),
+        ({"density": 0.0}, r"density: expected a number in \(0, 1\], got 0"),
+        ({"excitatory_fraction": 2}, "excitatory_fraction: expected a number from 0 to 1, got 2"),
+        ({"rectifier": "square"}, "rectifier: expected one of 'abs', 'relu', 'softplus', got 'square'"),
+        ({"rectifier": "relu"}, "rectifier: expected none without an excitatory_fraction .*got 'relu'"),
+        ({"rank": 5}, "rank: expected a whole number from 1 to hidden_size = 4, got 5"),
+        ({"rank": True}, "rank: expected a whole number from 1 to hidden_size = 4, got True"),
+        ({"rank": 1, "excitatory_fraction": 0.8}, "rank: expected none beside excitatory_fraction"),
+        ({"train_bulk": True}, "train_bulk: expected False without a rank"),
+        ({"train_bulk": True, "rank": 1}, "train_bulk: expected False without a gain"),
+        ({"input_noise": -1}, "input_noise: expected a finite number >= 0, got -1"),
+        ({"state_noise": float("inf")}, "state_noise: expected a finite number >= 0, got inf"),
     ],
 )
 def test_the_class_itself_refuses_too(settings, message) -> None:
     with pytest.raises(ArgumentError, match=message):
         RNN(3, 4, **settings)
+
+
+def test_a_noisy_network_says_how_many_signals_it_reads() -> None:
+    model = create_model("noisy_rnn", signal_size=3, hidden_size=4)
+    assert (model.signal_size, model.input_size) == (3, 7)
+    with pytest.raises(SettingsError, match="signal_size: expected int >= 1, got nothing"):
+        create_model("noisy_rnn", input_size=3, hidden_size=4)
+
+
+GROWS = "activity grows without bound"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"gain": 1.42},
+            f"gain: expected at most sqrt.2. in a large network of relu units, got 1.42; {GROWS}",
+        ),
+        ({"gain": 2.0, "density": 0.5, "form": "rate", "alpha": 0.1}, GROWS),
+        ({"gain": 2.0, "rank": 1}, GROWS),
+        (
+            {"gain": 1.1, "excitatory_fraction": 1.0},
+            "gain: expected at most 1 where all units are excitatory",
+        ),
+    ],
+)
+def test_growing_activity_is_warned_of(settings, message) -> None:
+    settings = {"input_size": 3, "hidden_size": 4, "nonlinearity": "relu", "seed": 1} | settings
+    with pytest.warns(StabilityWarning, match=message):
+        create_model("rnn", **settings)
+    create_model("rnn", **settings | {"nonlinearity": "tanh"})  # bounded: a warning would be an error here
+    create_model("rnn", **settings | {"gain": 0.99})
+
+
+def growth(form: str, gain: float, seed: int, **settings) -> float:
+    """Return by what the logarithm of a relu network's activity grows a step, nothing driving it."""
+    alpha = 1.0 if form == "vanilla" else 0.5
+    settings |= {"nonlinearity": "relu", "bias": False, "form": form, "alpha": alpha}
+    model = RNN(1, 200, gain=gain, seed=seed, **settings).double()
+    start = torch.rand(1, 200, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    states = model.rollout(torch.zeros(1, 120, 1, dtype=torch.float64), start).states.detach()
+    return float((states[0, -1].norm() / states[0, 40].norm()).log()) / 79
+
+
+@pytest.mark.parametrize("form", ["vanilla", "rate", "current"])
+@pytest.mark.filterwarnings("ignore::kpframe.errors.StabilityWarning")
+def test_activity_grows_above_the_gains_that_are_warned_of(form) -> None:
+    for gain, sign in ((1.25, -1), (1.6, 1)):  # below and above sqrt(2), for networks of 200 units
+        rates = torch.tensor([growth(form, gain, seed) for seed in range(8)])
+        assert sign * float(rates.mean()) > 3 * float(rates.std()) / 8**0.5
+    for gain in (0.99, 1.01):
+        expected = math.log(gain if form == "vanilla" else 0.5 + 0.5 * gain)
+        assert growth(form, gain, 0, excitatory_fraction=1.0) == pytest.approx(expected, abs=1e-6)

@@ -2,18 +2,21 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
-from attrs import frozen
+from attrs import NOTHING, Attribute, frozen
 
 from kpframe.plugin import ModelSpec, hookimpl, setting
 
 
-@frozen
-class RNNSettings:
-    """Settings of the model ``rnn``."""
+def _required_first(cls: type, fields: list["Attribute[Any]"]) -> list["Attribute[Any]"]:
+    return sorted(fields, key=lambda field: field.default is not NOTHING)
 
-    input_size: int = setting(ge=1, help="inputs per step")
-    hidden_size: int = setting(ge=1, help="number of units")
+
+@frozen
+class NetworkSettings:
+    """What ``rnn`` and ``noisy_rnn`` share."""
+
     nonlinearity: str = setting("tanh", choices=("tanh", "relu"), help="pointwise function phi")
     bias: bool = setting(True, help="two bias vectors, as in torch.nn.RNN")
     form: str = setting(
@@ -25,20 +28,67 @@ class RNNSettings:
     gain: float | None = setting(
         None, gt=0, lt=math.inf, help="W_hh ~ N(0, gain^2/hidden_size); unset: torch.nn.RNN's uniform values"
     )
+    num_layers: int = setting(1, ge=1, help="stacked layers, as in torch.nn.RNN")
+    density: float | None = setting(
+        None, gt=0, le=1, help="share of recurrent connections that exist (mask_hh_l0); unset: no mask"
+    )
+    self_connections: bool = setting(True, help="whether units reach themselves")
+    excitatory_fraction: float | None = setting(
+        None, ge=0, le=1, help="Dale's law: share of excitatory units, the others inhibit; unset: none"
+    )
+    rectifier: str = setting(
+        "abs",
+        choices=("abs", "relu", "softplus"),
+        help="Dale's law: what keeps weights from changing sign; with relu, silent ones stay silent",
+    )
+    rank: int | None = setting(
+        None, ge=1, help="W_hh = m n^T / hidden_size of this rank, plus a random bulk if gain is set"
+    )
+    train_bulk: bool = setting(False, help="whether the bulk beside a low-rank matrix learns")
     trainable_initial_state: bool = setting(False, help="h_0 is a parameter, zero at first")
     seed: int | None = setting(
-        None, ge=0, lt=2**32, help="seed of the initial weights; unset: torch's own generator"
+        None, ge=0, lt=2**32, help="seed of the initial weights and masks; unset: torch's own generator"
+    )
+
+
+@frozen(field_transformer=_required_first)
+class RNNSettings(NetworkSettings):
+    """Settings of the model ``rnn``."""
+
+    input_size: int = setting(ge=1, help="inputs per step")
+    hidden_size: int = setting(ge=1, help="number of units of a layer")
+
+
+@frozen(field_transformer=_required_first)
+class NoisyRNNSettings(NetworkSettings):
+    """Settings of the model ``noisy_rnn``."""
+
+    signal_size: int = setting(ge=1, help="signals per step; columns of noise come beside them")
+    hidden_size: int = setting(ge=1, help="number of units of a layer")
+    input_noise: float = setting(
+        0.0, ge=0, lt=math.inf, help="sigma of the noise on each signal; 0: none, and no columns for it"
+    )
+    state_noise: float = setting(
+        0.05, ge=0, lt=math.inf, help="sigma of the noise on each unit; 0: none, and no columns for it"
     )
 
 
 @hookimpl
 def kpframe_models() -> Iterator[ModelSpec]:
-    """Offer the model ``rnn``."""
+    """Offer the models ``rnn`` and ``noisy_rnn``."""
     yield ModelSpec(
         name="rnn",
         factory="kpframe_rnn.model:RNN",
         settings=RNNSettings,
         capabilities=frozenset({"sites"}),
         api=1,
-        summary="vanilla RNN (exactly torch.nn.RNN) and its leaky rate and current forms",
+        summary="vanilla RNN (exactly torch.nn.RNN) and leaky forms; layers, masks, Dale's law, low rank",
+    )
+    yield ModelSpec(
+        name="noisy_rnn",
+        factory="kpframe_rnn.model:noisy_rnn",
+        settings=NoisyRNNSettings,
+        capabilities=frozenset({"sites"}),
+        api=1,
+        summary="rnn whose input carries noise beside its signals: model.with_noise(x, generator)",
     )

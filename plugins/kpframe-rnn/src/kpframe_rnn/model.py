@@ -1,14 +1,20 @@
-"""``h' = phi(W_ih x + b_ih + W_hh h + b_hh)`` and its leaky forms."""
+"""``h' = phi(W_ih x + b_ih + W_hh h + b_hh)``, its leaky forms and layers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
+from attrs import evolve
 
-from kpframe import Site, SiteModel
-from kpframe.errors import ArgumentError, mismatch
+from kpframe import SiteModel, Trajectory
+from kpframe.errors import ArgumentError, ShapeError, closest, mismatch
+from kpframe.tasks import seeded_generator
+from kpframe_rnn.connectivity import RECTIFIERS, Connectivity, check_mask
+from kpframe_rnn.layers import declare, names, shapes
+from kpframe_rnn.noise import Noise
 
 _PHI = {"tanh": torch.tanh, "relu": torch.relu}
 
@@ -27,21 +33,63 @@ class RNN(SiteModel):
     With ``a = 1`` the rate form is the vanilla one. In the current form the state is a current and the
     rate, which a readout usually reads, is ``phi(h)``.
 
+    **Layers** are stacked as in ``torch.nn.RNN(num_layers=...)``: each reads what the layer below has just
+    computed (its rate). The state's component is ``h``; those of several layers are ``h_l0, h_l1 ...``.
+
+    **Connectivity.** The matrix that acts, ``site_weight("weight_hh_l0")``, is made in this order:
+
+    - low rank (Mastrogiuseppe & Ostojic 2018, Neuron 99:609; Dubreuil et al. 2022, Nature Neuroscience
+      25:783): ``W = m n^T / H`` of the parameters ``m_l0, n_l0 [H, rank]``, standard normal at first; with
+      ``gain`` plus a random matrix ``bulk_hh_l0 [H, H]``, which is fixed unless ``train_bulk``.
+    - Dale's law (Song, Yang & Wang 2016, PLoS Computational Biology 12:e1004792): the first
+      ``round(excitatory_fraction H)`` units are excitatory, the others inhibitory, and
+      ``W = rectifier(weight) diag(signs)``. It holds for all weights between units, those from layer to
+      layer included, not for the input's. How they start: ``Connectivity.start``. ``"abs"`` passes
+      every gradient on but for its sign, so no synapse is lost (only at an exact 0, where none starts,
+      is the derivative 0). ``"relu"`` is the paper's: a weight that falls to 0 or below has no gradient
+      any more and stays silent. ``"softplus"`` is smooth, and its weights are never zero.
+    - a mask of zeros and ones, ``mask_hh_l0``: see ``set_mask``. Random ones let each unit receive from
+      ``round(density n)`` of the n units that may reach it, at least one.
+
+    **Noise** stands in the input: ``input_size`` signals, then columns of standard normal draws, which
+    ``with_noise`` appends; so a step is a pure function and A and J are those at the given noise. Input
+    noise is added to the signals, state noise to the preactivations, both times ``sqrt(2 / a) sigma`` in the
+    leaky forms (Song et al. 2016; Yang et al. 2019, Nature Neuroscience 22:297) and times ``sigma`` in the
+    vanilla form, which has no time constant. The current of a unit that nothing else drives then has the
+    variance ``2 sigma^2 / (2 - a)``: sigma^2 for small time steps.
+
     Args:
-        input_size: inputs per step.
-        hidden_size: number of units.
-        nonlinearity: ``"tanh"`` or ``"relu"``.
-        bias: two bias vectors, as torch has them.
+        input_size: inputs (signals) per step.
+        hidden_size: number of units H of a layer.
+        nonlinearity: ``"tanh"`` or ``"relu"``. Under Dale's law only rates that are not negative (relu) let
+            a unit excite, or inhibit, at all times.
+        bias: two bias vectors a layer, as torch has them.
         form: ``"vanilla"``, ``"rate"`` or ``"current"``.
         alpha: ``a``, in (0, 1]; the vanilla form takes 1 only.
-        gain: standard deviation of the recurrent weights times sqrt(H); left out, all weights are
-            uniform in +-1/sqrt(H) as in torch.
-        trainable_initial_state: makes ``h_0`` a parameter.
-        seed: seed of the initial weights.
+        gain: standard deviation of the recurrent weights times sqrt(H), their spectral radius in a large
+            network; under Dale's law exactly the spectral radius. Left out, all weights are uniform in
+            +-1/sqrt(H) as in torch.
+        trainable_initial_state: makes ``h_0`` a parameter, ``[num_layers * H]``.
+        seed: seed of the initial weights and, apart from these, of masks.
+        num_layers: number of layers.
+        density: share of recurrent connections that exist, in (0, 1]; None: no mask.
+        self_connections: whether units reach themselves.
+        excitatory_fraction: share of excitatory units, 0 to 1; None: no Dale's law.
+        rectifier: ``"abs"``, ``"relu"`` or ``"softplus"``, under Dale's law.
+        rank: rank of the recurrent weights; None: full.
+        train_bulk: whether ``bulk_hh_l0`` is a parameter.
+        input_noise, state_noise: standard deviations sigma; 0: none, and no columns for it.
+        masks: weight's name -> mask, instead of a random one or for other weights; see ``set_mask``.
+
+    Attributes:
+        connectivity, noise: the settings of either, checked.
+        signal_size: number of signals; ``input_size`` counts all columns of the input.
 
     Raises:
-        ArgumentError: for an unknown name, or an ``alpha`` that the form does not use.
+        ArgumentError: for an unknown name, a value out of bounds, or settings that do not go together.
     """
+
+    signs: torch.Tensor
 
     def __init__(
         self,
@@ -54,6 +102,17 @@ class RNN(SiteModel):
         gain: float | None = None,
         trainable_initial_state: bool = False,
         seed: int | None = None,
+        *,
+        num_layers: int = 1,
+        density: float | None = None,
+        self_connections: bool = True,
+        excitatory_fraction: float | None = None,
+        rectifier: str = "abs",
+        rank: int | None = None,
+        train_bulk: bool = False,
+        input_noise: float = 0.0,
+        state_noise: float = 0.0,
+        masks: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         if nonlinearity not in _PHI:
             raise ArgumentError(mismatch("nonlinearity", "'tanh' or 'relu'", repr(nonlinearity)))
@@ -65,44 +124,164 @@ class RNN(SiteModel):
             raise ArgumentError(
                 mismatch("alpha", "1 with form='vanilla'", f"{alpha}; leaky: 'rate', 'current'")
             )
+        sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
+        for name, size in sizes.items():
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise ArgumentError(mismatch(name, "a whole number >= 1", repr(size)))
+        connectivity = Connectivity(
+            hidden_size, gain, density, self_connections, excitatory_fraction, rectifier, rank, train_bulk
+        )
+        leak = None if form == "vanilla" else alpha
+        noise = Noise(input_size, hidden_size, num_layers, input_noise, state_noise, leak)
         phi = _PHI[nonlinearity]
-        transform = phi if form == "current" else None
+        self._names = names(num_layers)
         super().__init__(
-            input_size,
-            hidden_size,
-            components=("h",),
-            sites=(
-                Site("weight_ih_l0", "input", ("u",), bias="bias_ih_l0" if bias else None),
-                Site("weight_hh_l0", "h", ("u",), bias="bias_hh_l0" if bias else None, transform=transform),
-            ),
+            noise.width,
+            components=[component for component, _ in self._names.values()],
+            stages=declare(connectivity, noise, bias=bias, transform=phi if form == "current" else None),
             trainable_initial_state=trainable_initial_state,
         )
         self.form, self.alpha, self.phi = form, alpha, phi
-        self.weight_ih_l0 = torch.nn.Parameter(torch.empty(hidden_size, input_size))
-        self.weight_hh_l0 = torch.nn.Parameter(torch.empty(hidden_size, hidden_size))
-        if bias:
-            self.bias_ih_l0 = torch.nn.Parameter(torch.empty(hidden_size))
-            self.bias_hh_l0 = torch.nn.Parameter(torch.empty(hidden_size))
-        self.reset_parameters(gain, seed)
+        self.signal_size, self.connectivity, self.noise = input_size, connectivity, noise
+        self._shapes = shapes(connectivity, noise, bias=bias)
+        for name, shape in self._shapes.items():
+            if name.startswith("bulk") and not train_bulk:
+                self.register_buffer(name, torch.empty(shape))
+            else:
+                self.register_parameter(name, torch.nn.Parameter(torch.empty(shape)))
+        if connectivity.dale:
+            self.register_buffer("signs", connectivity.signs())
+        if connectivity.sparse:
+            generator = None if seed is None else seeded_generator(seed, 1)
+            for k in range(num_layers):
+                self.set_mask(connectivity.draw_mask(generator), f"weight_hh_l{k}")
+        for name, mask in (masks or {}).items():
+            self.set_mask(mask, name)
+        self.reset_parameters(seed)
+        connectivity.warn_if_unstable(nonlinearity)
 
-    def reset_parameters(self, gain: float | None = None, seed: int | None = None) -> None:
-        """Draw the weights anew; the initial state is set to zero."""
+    def reset_parameters(self, seed: int | None = None) -> None:
+        """Draw the weights anew, to fit the masks, which stay; the initial state is set to zero."""
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        bound = 1 / math.sqrt(self.units)
+        bound, gain = 1 / math.sqrt(self.units), self.connectivity.gain
         with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if name == "h0":
-                    parameter.zero_()
-                elif name == "weight_hh_l0" and gain is not None:
-                    parameter.normal_(0, gain * bound, generator=generator)
+            if self.trainable_initial_state:
+                self.h0.zero_()
+            for name in self._shapes:
+                tensor = self.get_parameter(name) if name in self._parameters else self.get_buffer(name)
+                if name.startswith(("m_", "n_")):
+                    tensor.normal_(generator=generator)
+                elif name.startswith(("weight_hh", "bulk_hh")) and gain is not None:
+                    tensor.normal_(0, gain * bound, generator=generator)
                 else:
-                    parameter.uniform_(-bound, bound, generator=generator)
+                    tensor.uniform_(-bound, bound, generator=generator)
+                if name.startswith(("weight", "bulk")):
+                    tensor.copy_(self._start(name, tensor))
+
+    def _start(self, name: str, drawn: torch.Tensor) -> torch.Tensor:
+        """Return what a matrix starts from, given its drawn values."""
+        layer = name.partition("_")[2]
+        mask, signs = self._mask(layer), self.signs if self._obeys_dale(name) else None
+        if mask is None and signs is None:
+            return drawn
+        return self.connectivity.start(drawn, mask, signs, recurrent=layer.startswith("hh"))
+
+    def _mask(self, layer: str) -> torch.Tensor | None:
+        """Return the mask of ``"hh_l0"``, ``"ih_l0"`` ..., None where there is none."""
+        mask: torch.Tensor | None = getattr(self, f"mask_{layer}", None)
+        return mask
+
+    def _obeys_dale(self, weight: str) -> bool:
+        return self.connectivity.dale and weight != "weight_ih_l0"
+
+    def set_mask(self, mask: torch.Tensor, weight: str = "weight_hh_l0") -> None:
+        """Let only some of a matrix's connections act; the others neither act nor learn.
+
+        The mask is a buffer (``mask_hh_l0``), saved with the parameters. A network that loads such a state
+        needs a mask as well: ``density=1.0`` makes one of ones. The weights stay what they are.
+
+        Args:
+            mask: zeros and ones, or bool, of the shape of the matrix: rows receive, columns send.
+            weight: ``"weight_hh_l0"``, ``"weight_ih_l0"``, or those of another layer.
+
+        Raises:
+            ArgumentError: for an unknown weight, or other entries than 0 and 1.
+            ShapeError: for another shape.
+        """
+        known = [str(site.weight) for site in self.sites if site.weight is not None]
+        if weight not in known:
+            raise ArgumentError(mismatch("weight", f"one of {known}", f"{weight!r}{closest(weight, known)}"))
+        mask = check_mask(mask, weight, self._shapes.get(weight, (self.units, self.units)))
+        like = self._like()
+        assert like is not None  # there are parameters
+        self.register_buffer(weight.replace("weight", "mask"), mask.detach().to(like, copy=True))
+        self.stages = tuple(
+            evolve(
+                stage,
+                sites=[
+                    evolve(site, parameters=site.parameters or weight) if site.weight == weight else site
+                    for site in stage.sites
+                ],
+            )
+            for stage in self.stages
+        )
+
+    def site_weight(self, name: str) -> torch.Tensor:
+        """Return the matrix that acts: made of its factors, rectified and signed, masked; see the class."""
+        layer = name.partition("_")[2]
+        if name in self._shapes:
+            weight = super().site_weight(name)
+        else:
+            factors = layer.removeprefix("hh_")
+            weight = getattr(self, f"m_{factors}") @ getattr(self, f"n_{factors}").T / self.units
+            bulk = f"bulk_{layer}"
+            weight = weight + getattr(self, bulk) if bulk in self._shapes else weight
+        if self._obeys_dale(name):
+            weight = RECTIFIERS[self.connectivity.rectifier](weight) * self.signs
+        mask = self._mask(layer)
+        if mask is not None:
+            weight = mask * weight
+        if self.noise.input_noise and name == "weight_ih_l0":  # for the signals and their noise
+            weight = torch.cat([weight, self.noise.scale(self.noise.input_noise) * weight], dim=1)
+        return weight
+
+    def with_noise(
+        self, x: torch.Tensor, generator: torch.Generator | int | None = None
+    ) -> torch.Tensor:  # [..., signal_size] -> [..., input_size]
+        """Return signals with standard normal draws beside them, as many as the model's noise needs.
+
+        See ``Noise.append`` for arguments and errors.
+        """
+        return self.noise.append(x, generator)
+
+    def rollout(
+        self, x: torch.Tensor, h0: torch.Tensor | None = None, mask: torch.Tensor | None = None
+    ) -> Trajectory:
+        """Run the model over ``x``; see ``Model.rollout``."""
+        bare = isinstance(x, torch.Tensor) and x.ndim == 3 and x.shape[2] == self.signal_size
+        if bare and self.signal_size != self.input_size:
+            columns = f"{self.signal_size} signals and {self.input_size - self.signal_size} columns of noise"
+            expected = f"{columns}, as model.with_noise(x, generator) makes them"
+            raise ShapeError(mismatch("x", expected, f"shape {list(x.shape)}"))
+        return super().rollout(x, h0, mask)
 
     def combine(
         self, u: Mapping[str, torch.Tensor], h: Mapping[str, torch.Tensor], t: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """Return the next state from the summed preactivation ``u`` and the state ``h``."""
+        """Return a layer's next state from its summed preactivation ``u`` and its state ``h``."""
+        for target in self._names:  # at each step, where a generator would cost more than all the rest
+            if target in u:
+                break
+        name, noise = self._names[target]
+        drive = u[target]
+        if self.noise.state_noise:
+            drive = drive + self.noise.scale(self.noise.state_noise) * u[noise]
         if self.form == "vanilla":
-            return {"h": self.phi(u["u"])}
-        drive = u["u"] if self.form == "current" else self.phi(u["u"])
-        return {"h": (1 - self.alpha) * h["h"] + self.alpha * drive}
+            return {name: self.phi(drive)}
+        drive = drive if self.form == "current" else self.phi(drive)
+        return {name: (1 - self.alpha) * h[name] + self.alpha * drive}
+
+
+def noisy_rnn(signal_size: int, hidden_size: int, **settings: Any) -> RNN:
+    """Return the network that reads ``signal_size`` signals and columns of noise; see ``RNN``."""
+    return RNN(signal_size, hidden_size, **settings)
