@@ -53,6 +53,8 @@ class Model(torch.nn.Module, ABC):
         if not state:
             raise ArgumentError(mismatch("state", "at least one component", "none"))
         self.input_size = input_size
+        #: Number of signals among the input's columns; a model that also takes noise there has fewer.
+        self.signal_size = input_size
         self.components = dict(state)
         self.trainable_initial_state = trainable_initial_state
         if trainable_initial_state:

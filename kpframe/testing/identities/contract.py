@@ -39,7 +39,8 @@ def factory_builds(case: FlowCase) -> Residual:
     for name, size in case.settings.items():
         if name == "input_size":
             require(
-                model.input_size == size, f"{label}: input_size={size} was asked for, got {model.input_size}"
+                model.signal_size == size,
+                f"{label}: input_size={size} was asked for, got {model.signal_size}",
             )
     one, two = ({n: tuple(p.shape) for n, p in m.named_parameters()} for m in (model, again))
     require(

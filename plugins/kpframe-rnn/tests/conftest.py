@@ -52,7 +52,7 @@ def make() -> Callable[..., Model]:
     def build(seed: int = 74, **settings: object) -> Model:
         settings = {"hidden_size": UNITS, "gain": 1.4, "seed": seed} | settings
         if "input_noise" in settings or "state_noise" in settings:
-            model = create_model("noisy_rnn", **{"signal_size": INPUTS, "state_noise": 0.0} | settings)
+            model = create_model("noisy_rnn", **{"input_size": INPUTS, "state_noise": 0.0} | settings)
         else:
             model = create_model("rnn", **{"input_size": INPUTS} | settings)
         model = model.double()

@@ -32,7 +32,7 @@ WAYS: list[list[dict[str, object]]] = [
 def every_way(hidden_size: int, row: int, column: int) -> Model:
     settings = {"hidden_size": hidden_size, **WAYS[row - 1][column - 1]}
     if "state_noise" in settings:
-        return create_model("noisy_rnn", signal_size=2, **settings)
+        return create_model("noisy_rnn", input_size=2, **settings)
     return create_model("rnn", input_size=2, **settings)
 
 

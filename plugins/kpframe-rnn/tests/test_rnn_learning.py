@@ -44,7 +44,7 @@ def test_flip_flop(kind, seed) -> None:
     own, steps, rate, reached = FLIP_FLOP[kind]
     task, own = create_task("flip_flop", bits=2, steps=25), {"hidden_size": UNITS, "seed": seed, **own}
     if "state_noise" in own:
-        model = create_model("noisy_rnn", signal_size=2, **own)
+        model = create_model("noisy_rnn", input_size=2, **own)
         task = NoisyTask(task, model.noise)
     else:
         model = create_model("rnn", input_size=2, **own)

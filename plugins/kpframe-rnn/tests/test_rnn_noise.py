@@ -172,7 +172,7 @@ def test_signals_alone_are_refused(make, draw) -> None:
 
 def test_a_noisy_task_trains_a_noisy_network() -> None:
     task = create_task("flip_flop", bits=2, steps=20)
-    model = create_model("noisy_rnn", signal_size=2, hidden_size=16, state_noise=0.05, seed=1)
+    model = create_model("noisy_rnn", input_size=2, hidden_size=16, state_noise=0.05, seed=1)
     noisy = NoisyTask(task, model.noise)
     plain, trials = task.sample(4, generator=3), noisy.sample(4, generator=3)
     assert torch.equal(trials.inputs[..., :2], plain.inputs)

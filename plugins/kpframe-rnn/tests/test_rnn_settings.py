@@ -132,10 +132,10 @@ def test_the_class_itself_refuses_too(settings, message) -> None:
 
 
 def test_a_noisy_network_says_how_many_signals_it_reads() -> None:
-    model = create_model("noisy_rnn", signal_size=3, hidden_size=4)
+    model = create_model("noisy_rnn", input_size=3, hidden_size=4)
     assert (model.signal_size, model.input_size) == (3, 7)
-    with pytest.raises(SettingsError, match="signal_size: expected int >= 1, got nothing"):
-        create_model("noisy_rnn", input_size=3, hidden_size=4)
+    with pytest.raises(SettingsError, match="input_size: expected int >= 1, got nothing"):
+        create_model("noisy_rnn", hidden_size=4)
 
 
 GROWS = "activity grows without bound"

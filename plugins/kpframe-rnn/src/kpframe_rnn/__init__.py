@@ -63,7 +63,7 @@ class RNNSettings(NetworkSettings):
 class NoisyRNNSettings(NetworkSettings):
     """Settings of the model ``noisy_rnn``."""
 
-    signal_size: int = setting(ge=1, help="signals per step; columns of noise come beside them")
+    input_size: int = setting(ge=1, help="signals per step; columns of noise come beside them")
     hidden_size: int = setting(ge=1, help="number of units of a layer")
     input_noise: float = setting(
         0.0, ge=0, lt=math.inf, help="sigma of the noise on each signal; 0: none, and no columns for it"

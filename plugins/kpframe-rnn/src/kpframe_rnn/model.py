@@ -282,6 +282,6 @@ class RNN(SiteModel):
         return {name: (1 - self.alpha) * h[name] + self.alpha * drive}
 
 
-def noisy_rnn(signal_size: int, hidden_size: int, **settings: Any) -> RNN:
-    """Return the network that reads ``signal_size`` signals and columns of noise; see ``RNN``."""
-    return RNN(signal_size, hidden_size, **settings)
+def noisy_rnn(input_size: int, hidden_size: int, **settings: Any) -> RNN:
+    """Return the network that reads ``input_size`` signals and columns of noise; see ``RNN``."""
+    return RNN(input_size, hidden_size, **settings)
