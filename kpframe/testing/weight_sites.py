@@ -48,7 +48,7 @@ class WeightSites:
         between: largest entry of K between different neurons, relative to the largest entry.
         unshared: how far K is from one Gram matrix shared by all neurons, relative.
         undeclared: how far that Gram matrix is from the one of the inputs that the model's sites declare;
-            None for a model that declares none, or with several kinds of gains.
+            None for a model that declares none, with several kinds of gains, or with made weights.
         verdict: the theorem's case.
     """
 
@@ -182,7 +182,7 @@ def _from_inputs(model: Model, flow: Any, kernel: torch.Tensor) -> float | None:
         return None
     learning = set(model.trainable())
     sites = [placed for placed in gains.sites if learning & set(placed.site.learned)]
-    if len({placed.site.targets for placed in sites}) != 1:
+    if len({placed.site.targets for placed in sites}) != 1 or any(placed.chain for placed in sites):
         return None
     gram = torch.zeros_like(kernel)
     for placed in sites:

@@ -1,0 +1,38 @@
+"""Times of the products by pytest-benchmark: ``pytest tests/benchmarks --slow --benchmark-only``.
+
+The ratios that count are those of ``kpframe bench``, which times pairs in one process. No test here or
+elsewhere fails on a time.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kpframe import linearize
+from kpframe.bench.peers import LAYERS
+from kpframe.bench.products import INPUTS, WRAPPED, make
+from kpframe.plugin import get_manager
+
+pytestmark = pytest.mark.slow
+NAMES = [*(spec.name for spec in get_manager().specs("model") if spec.name in LAYERS), WRAPPED]
+
+
+@pytest.fixture(params=NAMES)
+def problem(request, device):
+    model = make(request.param, 256, torch.float32, device)
+    return model, torch.randn(20, 90, INPUTS, device=device)
+
+
+@pytest.mark.parametrize("probes", [1, 16])
+@pytest.mark.parametrize("name", ["P", "K", "Phi"])
+def test_product(benchmark, problem, name, probes) -> None:
+    op = getattr(linearize(*problem), name)
+    q = torch.randn(probes, *op.domain.shape, device=op.device)
+    found = benchmark(op, q)
+    assert found.shape == q.shape
+
+
+def test_linearize(benchmark, problem) -> None:
+    flow = benchmark(linearize, *problem)
+    assert flow.P.domain.shape[:2] == (20, 90)
