@@ -160,6 +160,9 @@ class StochasticRule(LearningRule):
         seed: of the draw.
     """
 
+    #: Whether each trial has a draw of its own, so that trials in another order give another update.
+    draws_by_trial = False
+
     def __init__(self, seed: int = 0) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise ArgumentError(mismatch("seed", "a whole number in [0, 2**63)", repr(seed)))
@@ -177,6 +180,8 @@ class StochasticRule(LearningRule):
 
     def outcomes(self, update: Update) -> Iterator[tuple[float, Update]]:
         """Yield the probability of every outcome and the update it makes, where they are finitely many.
+
+        A rule that can count them refuses too many before it makes the first.
 
         Raises:
             UnsupportedError: for a rule with a continuum of outcomes.

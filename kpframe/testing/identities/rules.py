@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from kpframe.errors import KpframeError
+from kpframe.errors import KpframeError, UnsupportedError
 from kpframe.flow import Flow, linearize
 from kpframe.operators.base import Operator
 from kpframe.plugin.loading import say
-from kpframe.rules import LearningRule
+from kpframe.readout import Readout
+from kpframe.rules import LearningRule, StochasticRule
 from kpframe.testing.cases import RuleCase
 from kpframe.testing.drawing import smallest_settings
 from kpframe.testing.identities import operators
@@ -20,8 +21,27 @@ from kpframe.testing.sources import create, find_spec, show
 _SOURCE = "docs/mathematics.md: learning rules, g = M J* P_rule* Err, dh = -eta P J g"
 
 
-def _linear(case: RuleCase) -> tuple[LearningRule, Flow, Problem]:
+def _rule(case: RuleCase) -> LearningRule:
+    """Return the rule, where the model has the structure that it needs."""
     rule = case.build_rule()
+    flow = case.flow.problem.flow
+    try:
+        if rule.linear:
+            rule.update(flow, _readout(rule, flow))
+    except UnsupportedError as error:
+        raise NotApplicable(f"{rule!r} does not apply to this model: {error}") from error
+    return rule
+
+
+def _readout(rule: LearningRule, flow: Flow) -> Readout | None:
+    """Return the readout that the error comes through, for rules that need one."""
+    if not rule.needs_readout:
+        return None
+    return Readout(flow.P.domain.shape[2], 2, generator=7, dtype=flow.P.dtype)
+
+
+def _linear(case: RuleCase) -> tuple[LearningRule, Flow, Problem]:
+    rule = _rule(case)
     if not rule.linear:
         raise NotApplicable("the rule is not linear in the error")
     return rule, case.flow.problem.flow, case.flow.problem
@@ -29,7 +49,7 @@ def _linear(case: RuleCase) -> tuple[LearningRule, Flow, Problem]:
 
 def _update(case: RuleCase) -> tuple[Operator, torch.Tensor]:
     rule, flow, problem = _linear(case)
-    return rule.update_operator(flow), problem.vector(problem.space)
+    return rule.update_operator(flow, _readout(rule, flow)), problem.vector(problem.space)
 
 
 @identity(
@@ -58,17 +78,21 @@ def rule_builds(case: RuleCase) -> Residual:
 )
 def update_shape(case: RuleCase) -> Residual:
     """The update maps ``[B, T, H]`` errors to the parameters; ``gradient`` gives each by name and shape."""
-    rule, flow, problem = case.build_rule(), case.flow.problem.flow, case.flow.problem
+    rule, flow, problem = _rule(case), case.flow.problem.flow, case.flow.problem
     err = problem.vector(problem.space)
     if rule.linear:
-        update = rule.update_operator(flow)
+        update = rule.update_operator(flow, _readout(rule, flow))
         for got, expected, what in (
             (update.domain, problem.space, "domain"),
             (update.codomain, flow.J.domain, "codomain"),
-            (rule.flow_operator(flow).codomain, problem.space, "codomain of flow_operator"),
+            (
+                rule.flow_operator(flow, _readout(rule, flow)).codomain,
+                problem.space,
+                "codomain of flow_operator",
+            ),
         ):
             require(got == expected, f"{rule!r}, {what}: expected ({expected}), got ({got})")
-    shapes = {name: tuple(g.shape) for name, g in rule.gradient(flow, err).items()}
+    shapes = {name: tuple(g.shape) for name, g in rule.gradient(flow, err, _readout(rule, flow)).items()}
     expected_shapes = {name: tuple(p.shape) for name, p in problem.model.trainable().items()}
     require(shapes == expected_shapes, f"{rule!r}.gradient: expected {expected_shapes}, got {shapes}")
     return Residual(0.0)
@@ -84,8 +108,8 @@ def linear_in_error(case: RuleCase) -> Residual:
     update, err = _update(case)
     rule, flow, problem = _linear(case)
     found = operators.linear(update, problem.vector, f"update of {rule!r}")
-    gradient = torch.cat([g.reshape(-1) for g in rule.gradient(flow, err).values()])
-    doubled = torch.cat([g.reshape(-1) for g in rule.gradient(flow, 2 * err).values()])
+    gradient = torch.cat([g.reshape(-1) for g in rule.gradient(flow, err, _readout(rule, flow)).values()])
+    doubled = torch.cat([g.reshape(-1) for g in rule.gradient(flow, 2 * err, _readout(rule, flow)).values()])
     return worst(
         found,
         compare(gradient, update(err), f"{rule!r}.gradient against update_operator"),
@@ -107,11 +131,11 @@ def _affine(case: RuleCase) -> Residual | None:
 def flow_operator_is_P_J_update(case: RuleCase) -> Residual:
     """``Phi_rule = P J update``: how the states move along the rule's update."""
     rule, flow, problem = _linear(case)
-    update = rule.update_operator(flow).to_dense()
+    update = rule.update_operator(flow, _readout(rule, flow)).to_dense()
     PJ = (flow.P @ flow.J).to_dense()
     scale = float(PJ.norm() * update.norm())
     return compare(
-        rule.flow_operator(flow).to_dense(),
+        rule.flow_operator(flow, _readout(rule, flow)).to_dense(),
         PJ @ update,
         f"flow_operator of {rule!r}",
         scale=scale,
@@ -122,7 +146,7 @@ def flow_operator_is_P_J_update(case: RuleCase) -> Residual:
 @flow_operator_is_P_J_update.differs
 def _scaled(case: RuleCase) -> Residual | None:
     rule, flow, _ = _linear(case)
-    dense = rule.flow_operator(flow).to_dense()
+    dense = rule.flow_operator(flow, _readout(rule, flow)).to_dense()
     return contrast(1.1 * dense, dense)
 
 
@@ -134,7 +158,11 @@ def _scaled(case: RuleCase) -> Residual | None:
 def adjoint_of_update(case: RuleCase) -> Residual:
     """``<update e, d> = <e, update* d>``, and the same for the flow operator."""
     rule, flow, problem = _linear(case)
-    named = {"update": rule.update_operator(flow), "flow_operator": rule.flow_operator(flow)}
+    readout = _readout(rule, flow)
+    named = {
+        "update": rule.update_operator(flow, readout),
+        "flow_operator": rule.flow_operator(flow, readout),
+    }
     return worst(*(operators.adjoint(op, problem.vector, f"{n} of {rule!r}") for n, op in named.items()))
 
 
@@ -152,7 +180,7 @@ def _negated(case: RuleCase) -> Residual | None:
 )
 def rule_is_pure(case: RuleCase) -> Residual:
     """Applied twice, and in between to another flow, a rule gives the same, and changes neither argument."""
-    rule, flow, problem = case.build_rule(), case.flow.problem.flow, case.flow.problem
+    rule, flow, problem = _rule(case), case.flow.problem.flow, case.flow.problem
     err = problem.vector(problem.space)
     kept, states = err.clone(), flow.trajectory.states.clone()
     first = _flat(rule, flow, err)
@@ -166,7 +194,7 @@ def rule_is_pure(case: RuleCase) -> Residual:
 
 @rule_is_pure.differs
 def _other_error(case: RuleCase) -> Residual | None:
-    problem, rule = case.flow.problem, case.build_rule()
+    problem, rule = case.flow.problem, _rule(case)
     if not rule.linear:
         return None
     first, second = (_flat(rule, problem.flow, problem.vector(problem.space, i)) for i in (0, 1))
@@ -180,7 +208,9 @@ def _other_error(case: RuleCase) -> Residual | None:
 )
 def trial_order_does_not_matter(case: RuleCase) -> Residual:
     """Trials in another order, errors with them, give the same update."""
-    rule, problem = case.build_rule(), case.flow.problem
+    rule, problem = _rule(case), case.flow.problem
+    if isinstance(rule, StochasticRule) and rule.draws_by_trial:
+        raise NotApplicable("each trial has a draw of its own")
     err = problem.vector(problem.space)
     h0 = None if problem.h0 is None else problem.h0.flip(0)
     mask = None if problem.mask is None else problem.mask.flip(0)
@@ -190,7 +220,7 @@ def trial_order_does_not_matter(case: RuleCase) -> Residual:
 
 @trial_order_does_not_matter.differs
 def _errors_only(case: RuleCase) -> Residual | None:
-    rule, problem = case.build_rule(), case.flow.problem
+    rule, problem = _rule(case), case.flow.problem
     err = problem.vector(problem.space)
     first, second = _flat(rule, problem.flow, err), _flat(rule, problem.flow, 1.5 * err)
     return contrast(first, second) if rule.linear else None
@@ -203,7 +233,7 @@ def _errors_only(case: RuleCase) -> Residual | None:
 )
 def exact_rule_equals_backward(case: RuleCase) -> Residual:
     """A rule with the capability ``exact`` gives the gradient of ``loss.backward()``."""
-    spec, rule, problem = find_spec("rule", case.rule), case.build_rule(), case.flow.problem
+    spec, rule, problem = find_spec("rule", case.rule), _rule(case), case.flow.problem
     if "exact" not in (spec.capabilities if spec else ()) and not getattr(rule, "exact", False):
         raise NotApplicable("the rule is not tagged with the capability 'exact'")
     err = problem.vector(problem.space)
@@ -231,7 +261,7 @@ def _without_propagation(case: RuleCase) -> Residual | None:
 )
 def rule_dtype_kept(case: RuleCase) -> Residual:
     """On a float32 flow the update is float32, and agrees with float64."""
-    rule, double, single = case.build_rule(), case.flow.problem, case.flow.single()
+    rule, double, single = _rule(case), case.flow.problem, case.flow.single()
     err = double.vector(double.space)
     out = _flat(rule, single.flow, err.float())
     require(
@@ -245,4 +275,4 @@ def rule_dtype_kept(case: RuleCase) -> Residual:
 
 
 def _flat(rule: LearningRule, flow: Flow, err: torch.Tensor) -> torch.Tensor:
-    return torch.cat([g.reshape(-1) for g in rule.gradient(flow, err).values()])
+    return torch.cat([g.reshape(-1) for g in rule.gradient(flow, err, _readout(rule, flow)).values()])

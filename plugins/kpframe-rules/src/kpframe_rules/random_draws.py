@@ -1,0 +1,54 @@
+"""Random signs and normal numbers, and going through all signs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+import torch
+
+from kpframe import Operator
+from kpframe.errors import ArgumentError, mismatch
+from kpframe.rules import MAX_OUTCOMES
+
+
+def signs(shape: Sequence[int], generator: torch.Generator, like: Operator) -> torch.Tensor:
+    """Return random signs, in an operator's dtype and on its device; the draw depends on neither."""
+    drawn = torch.randint(2, tuple(shape), generator=generator)
+    return (2 * drawn - 1).to(like.device, like.dtype)
+
+
+def normals(shape: Sequence[int], generator: torch.Generator, like: Operator) -> torch.Tensor:
+    """Return independent normal numbers of variance 1; see ``signs``."""
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float64).to(like.device, like.dtype)
+
+
+def sign_patterns(rule: object, count: int, like: Operator) -> Iterator[tuple[float, torch.Tensor]]:
+    """Yield ``count`` signs ``[count]`` in all ways that differ by more than all signs at once.
+
+    Each with its probability. The first sign is ``+1``: what is quadratic in the signs takes the same value
+    for the opposite ones.
+
+    Raises:
+        ArgumentError: for more than ``MAX_OUTCOMES`` ways.
+    """
+    free = max(0, count - 1)
+    if 2**free > MAX_OUTCOMES:
+        expected = f"a trajectory with at most {MAX_OUTCOMES} outcomes of {rule!r}"
+        raise ArgumentError(mismatch("flow", expected, f"2**{free}"))
+    for rest in product((1.0, -1.0), repeat=free):
+        pattern = torch.tensor((1.0, *rest)[:count], dtype=like.dtype, device=like.device)
+        yield 0.5**free, pattern
+
+
+def check_count(argument: str, value: object) -> int:
+    """Return a whole number >= 1, checked; raises ``ArgumentError``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ArgumentError(mismatch(argument, "a whole number >= 1", repr(value)))
+    return value
+
+
+def divided(values: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+    """Return ``values / by``, and 0 where ``by`` is."""
+    zero = by == 0
+    return torch.where(zero, 0.0, values / torch.where(zero, 1.0, by))

@@ -1,0 +1,204 @@
+"""Training one network by several rules: against autograd, by seed, and with a rule that diverges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from attrs import evolve
+
+from kpframe import LearningRule, StochasticRule, create_rule, create_task, linearize
+from kpframe.checkpoint import load_checkpoint
+from kpframe.errors import ArgumentError, UnsupportedError
+from kpframe.report.training import write_training
+from kpframe.study.results import read_dataset, write_dataset
+from kpframe.study.train_rules import Experiment, checkpoint_names, redrawn, train_rules
+from kpframe.training import Trainer, TrainingSettings
+
+TASK = {"fixation": 1, "stimulus": 2, "memory": 2, "response": 2, "grace": 0}
+EXPERIMENT = Experiment(
+    model="rnn",
+    task="memory_pro",
+    training=TrainingSettings(steps=12, batch_size=5, learning_rate=0.02, gradient="operators"),
+    model_settings={"hidden_size": 6, "gain": 1.2},
+    task_settings=TASK,
+    dtype="float64",
+    trials=3,
+    budget=200,
+)
+
+
+class Exploding(LearningRule):
+    """Exact but for one update that is not finite."""
+
+    def __init__(self, after: int) -> None:
+        self.after, self.calls = after, 0
+
+    def change(self, update):
+        return update
+
+    def apply_gradient(self, model, flow, err, readout=None) -> None:
+        super().apply_gradient(model, flow, err, readout)
+        self.calls += 1
+        if self.calls == self.after:
+            next(iter(model.trainable().values())).grad.fill_(torch.nan)  # type: ignore[union-attr]
+
+
+class Signs(StochasticRule):
+    """Uphill or downhill, at random."""
+
+    def change(self, update):
+        sign = 1.0 if int(torch.randint(2, (), generator=self.generator())) else -1.0
+        return update.replace(P=sign * update.P)
+
+
+RULES = {"bptt": create_rule("bptt"), "short": create_rule("truncated_bptt", window=1)}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[xr.Dataset, Path]:
+    folder = tmp_path_factory.mktemp("trained")
+    return train_rules(RULES, EXPERIMENT, folder), folder
+
+
+def by_autograd(experiment: Experiment) -> tuple[np.ndarray, Trainer]:
+    task = create_task(experiment.task, **experiment.task_settings)
+    model, readout = experiment.network(task)
+    settings = evolve(experiment.training, gradient="autograd")
+    made = Trainer(model, readout, task, settings, seed=experiment.seed)
+    return np.array([progress.loss for progress in made.run()]), made
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_backpropagation_is_training_by_autograd(tmp_path: Path, optimizer: str) -> None:
+    training = evolve(EXPERIMENT.training, optimizer=optimizer)
+    experiment = evolve(EXPERIMENT, training=training, budget=16)
+    data = train_rules(RULES, experiment, tmp_path)
+    losses, made = by_autograd(experiment)
+    np.testing.assert_allclose(data.training_loss.sel(rule="bptt"), losses, rtol=1e-10)
+    apart = np.abs(data.training_loss.sel(rule="short").values / losses - 1)
+    assert apart[0] < 1e-12  # the same network on the same trials, until the first update
+    assert apart.max() > 1e-4
+    for name, value in made.model.state_dict().items():
+        one, other = (
+            load_checkpoint(tmp_path / "checkpoints" / f"{rule}.safetensors").tensors[f"model.{name}"]
+            for rule in ("bptt", "short")
+        )
+        assert torch.allclose(one, value, rtol=1e-10, atol=1e-12), name
+        assert not torch.allclose(other, value, rtol=1e-4), name
+
+
+def test_figures_are_those_of_the_checkpoints(trained) -> None:
+    data, folder = trained
+    assert dict(data.sizes) == {"rule": 2, "update": 12, "operator": 2, "parameter": 4, "rule_other": 2}
+    task = create_task("memory_pro", **TASK)
+    probe = task.sample(3, generator=0, split="test", dtype=torch.float64)
+    networks = {
+        name: load_checkpoint(folder / "checkpoints" / f"{name}.safetensors").build_model()
+        for name in ("initial", "bptt", "short")
+    }
+    Phi = {name: linearize(model, probe.inputs).Phi.to_dense() for name, model in networks.items()}
+    for rule in RULES:
+        one = data.sel(rule=rule)
+        rank = float(Phi[rule].trace() ** 2 / Phi[rule].norm() ** 2)
+        spread = 4 * float(one.effective_rank_stderr.sel(operator="Phi")) + 1e-8
+        assert float(one.effective_rank.sel(operator="Phi")) == pytest.approx(rank, abs=spread)
+        for name, other in (("first", "bptt"), ("initial", "initial")):
+            likeness = float((Phi[rule] * Phi[other]).sum() / Phi[rule].norm() / Phi[other].norm())
+            spread = 4 * float(one[f"alignment_with_{name}_stderr"]) + 1e-8
+            assert float(one[f"alignment_with_{name}"]) == pytest.approx(likeness, abs=spread)
+        for name in data.parameter.values:
+            moved = networks[rule].get_parameter(name) - networks["initial"].get_parameter(name)
+            assert float(one.parameter_change.sel(parameter=name)) == pytest.approx(
+                float(moved.detach().norm())
+            )
+    assert float(data.alignment_with_first.sel(rule="bptt")) == pytest.approx(1)
+    assert float(data.alignment_with_first.sel(rule="short")) < 0.9999
+    assert data.change_cosine.values.diagonal() == pytest.approx([1, 1])
+    assert float(data.change_cosine[0, 1]) < 0.99
+    assert bool((data.test_loss < data.test_loss_before).all())
+    _, made = by_autograd(EXPERIMENT)
+    test = task.sample(500, generator=1, split="test", dtype=torch.float64)
+    loss, accuracy = made.evaluate(test)
+    assert float(data.test_loss.sel(rule="bptt")) == pytest.approx(loss, rel=1e-9)
+    assert float(data.test_accuracy.sel(rule="bptt")) == pytest.approx(accuracy, rel=1e-9)
+    assert float(data.test_loss.sel(rule="short")) != pytest.approx(loss, rel=1e-6)
+    assert bool(data.diverged_at.isnull().all())
+
+
+def test_the_seed_decides(trained) -> None:
+    torch.manual_seed(11)
+    before = torch.random.get_rng_state()
+    again = train_rules(RULES, EXPERIMENT)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    xr.testing.assert_identical(again, trained[0])
+    other = train_rules(RULES, evolve(EXPERIMENT, seed=1))
+    assert not bool((other.training_loss == again.training_loss).any())
+
+
+def test_a_stochastic_rule_draws_anew() -> None:
+    rule = Signs(seed=4)
+    generator = torch.Generator().manual_seed(0)
+    seeds = [redrawn(rule, generator).seed for _ in range(3)]  # type: ignore[attr-defined]
+    assert len({*seeds, 4}) == 4
+    composed = redrawn(RULES["short"] @ rule, generator)
+    assert repr(composed.outer) == repr(RULES["short"])  # type: ignore[attr-defined]
+    assert composed.inner.seed not in (*seeds, 4)  # type: ignore[attr-defined]
+    assert redrawn(RULES["short"], generator) is RULES["short"]
+    data = train_rules({"signs": rule, "bptt": RULES["bptt"]}, evolve(EXPERIMENT, budget=16))
+    apart = (data.training_loss.sel(rule="signs") - data.training_loss.sel(rule="bptt")).values
+    assert np.abs(apart[0]) < 1e-12
+    assert np.abs(apart).max() > 1e-3
+
+
+def test_a_rule_that_diverges_leaves_the_others(tmp_path: Path) -> None:
+    rules = {"bptt": RULES["bptt"], "nan": Exploding(4), "short": RULES["short"]}
+    data = train_rules(rules, EXPERIMENT, tmp_path)
+    assert data.diverged_at.values.tolist() == pytest.approx([np.nan, 5, np.nan], nan_ok=True)
+    gone = data.sel(rule="nan")
+    assert np.isfinite(gone.training_loss).values.tolist() == [True] * 4 + [False] * 8
+    for name in ("test_loss", "test_accuracy", "alignment_with_first", "effective_rank", "parameter_change"):
+        assert bool(gone[name].isnull().all()), name
+        assert bool(data[name].sel(rule="short").notnull().all()), name
+    alone = train_rules(RULES, EXPERIMENT)
+    xr.testing.assert_allclose(alone.training_loss, data.training_loss.sel(rule=["bptt", "short"]))
+    names = sorted(path.stem for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["bptt", "initial", "short"]
+    xr.testing.assert_identical(read_dataset(write_dataset(data, tmp_path / "t.nc")), data)
+    page = write_training(data, tmp_path / "t.html").read_text(encoding="utf-8")
+    assert "Diverged, at the crosses: nan." in page
+    assert "update 5" in page
+    first = train_rules({"nan": Exploding(1), "bptt": RULES["bptt"]}, EXPERIMENT)
+    assert first.diverged_at.values.tolist() == pytest.approx([2, np.nan], nan_ok=True)
+    assert bool(first.alignment_with_first.isnull().all())
+    write_training(first, tmp_path / "u.html")
+
+
+def test_rules_that_cannot_be_used_are_known_before(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="rules: expected at least one learning rule, got none"):
+        train_rules({}, EXPERIMENT)
+    experiment = evolve(EXPERIMENT, model="gru", model_settings={"hidden_size": 4})
+    seen: list[str] = []
+    with pytest.raises(UnsupportedError, match=r"rflo needs"):
+        train_rules(
+            {"bptt": RULES["bptt"], "rflo": create_rule("rflo")},
+            experiment,
+            tmp_path,
+            lambda label, *_: seen.append(label),
+        )
+    assert seen == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_files() -> None:
+    labels = ['frozen(parameters=["b/*"]) @ bptt', "a b", "a(b)", "initial", "@"]
+    assert list(checkpoint_names(labels).values()) == [
+        "frozen-parameters=-b-bptt",
+        "a-b",
+        "a-b-2",
+        "initial-2",
+        "rule",
+    ]
