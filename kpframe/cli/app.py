@@ -24,6 +24,7 @@ COMMANDS = {
     "new-plugin": ("kpframe.cli.new_plugin:new_plugin", "Write a plugin to start from."),
     "plugins": ("kpframe.cli.plugins:plugins", "List the installed plugins and what they offer."),
     "show": ("kpframe.cli.plugins:show", "Show one model, rule, task ... and its settings."),
+    "train": ("kpframe.cli.train:train", "Train a network by several learning rules."),
     "verify": ("kpframe.cli.verify:verify", "Check the identities that a model or rule must satisfy."),
 }
 

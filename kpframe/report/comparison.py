@@ -95,7 +95,7 @@ def _sections(one: xr.Dataset, name: str) -> list[Section]:
 def rule_cosines(one: xr.Dataset) -> Figure:
     """Heat map of the cosines between the updates of the rules; columns are numbered like the rows."""
     count = one.sizes["rule"]
-    rules = [f"{_short(str(rule), 36)}  {place}" for place, rule in enumerate(one.rule.values, 1)]
+    rules = [f"{short(str(rule), 36)}  {place}" for place, rule in enumerate(one.rule.values, 1)]
     figure, (panel,) = panels_of(1, 1, (4.3 + 0.36 * count, 1.1 + 0.36 * count), square=True)
     image = panel.imshow(one.rule_cosine, vmin=-1, vmax=1, cmap="RdBu_r")
     panel.set_xticks(range(count), [str(place) for place in range(1, count + 1)])
@@ -106,29 +106,29 @@ def rule_cosines(one: xr.Dataset) -> Figure:
         panel.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=colour)
     bar = figure.colorbar(image, ax=panel, fraction=0.05, ticks=(-1, 0, 1))
     bar.ax.tick_params(labelsize=8)
-    return _as_wide(figure)
+    return as_wide(figure)
 
 
 def lags(one: xr.Dataset) -> Figure:
     """Lines of the loss rate by lag."""
-    figure, (panel,) = panels_of(1, 1, (WIDTH, 2.9 + _legend_height(one)))
+    figure, (panel,) = panels_of(1, 1, (WIDTH, 2.9 + legend_height(one)))
     for place, rule in enumerate(one.rule.values):
-        panel.plot(one.lag, one.loss_rate_by_lag.sel(rule=rule), **_style(place, str(rule)))
+        panel.plot(one.lag, one.loss_rate_by_lag.sel(rule=rule), **style(place, str(rule)))
     panel.axhline(0, color="0.7", lw=0.8, zorder=0)
     panel.set(xlabel="steps the error travels back", ylabel="change of the loss\nper unit learning rate")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(figure, panel)
-    return _as_wide(figure)
+    draw_legend(figure, panel)
+    return as_wide(figure)
 
 
 def cosines_by_time(one: xr.Dataset) -> Figure:
     """Lines of the cosines at each step, a panel for each facing."""
     facings = [str(facing) for facing in one.facing.values]
-    figure, panels = panels_of(2, 2, (WIDTH, 4.6 + _legend_height(one)), sharey=True)
+    figure, panels = panels_of(2, 2, (WIDTH, 4.6 + legend_height(one)), sharey=True)
     last = one.sizes["time"] - 1
     for panel, facing in zip(panels, facings, strict=True):
         for place, rule in enumerate(one.rule.values):
-            panel.plot(one.time, one.cosine_by_time.sel(rule=rule, facing=facing), **_style(place, str(rule)))
+            panel.plot(one.time, one.cosine_by_time.sel(rule=rule, facing=facing), **style(place, str(rule)))
         panel.set_title(f"{facing}-facing" if facing in ("past", "future") else facing)
         panel.axhline(0, color="0.7", lw=0.8, zorder=0)
         panel.set(ylim=(-1.08, 1.08), xlim=(-0.02 * last - 0.3, 1.02 * last + 0.3))
@@ -137,8 +137,8 @@ def cosines_by_time(one: xr.Dataset) -> Figure:
         panel.set_xlabel("step")
     for panel in panels[::2]:
         panel.set_ylabel("cosine")
-    _legend(figure, panels[0])
-    return _as_wide(figure)
+    draw_legend(figure, panels[0])
+    return as_wide(figure)
 
 
 def pairs(one: xr.Dataset) -> Figure:
@@ -153,7 +153,7 @@ def pairs(one: xr.Dataset) -> Figure:
         panel.set_axis_off()
     for place, (panel, rule) in enumerate(zip(panels, rules, strict=False)):
         image = panel.imshow(values.sel(rule=rule), vmin=-limit, vmax=limit, cmap="RdBu_r", origin="lower")
-        panel.set_title(_short(rule, 26), fontsize=7.5)
+        panel.set_title(short(rule, 26), fontsize=7.5)
         panel.tick_params(labelsize=8)
         for axis in (panel.xaxis, panel.yaxis):
             axis.set_major_locator(MaxNLocator(nbins=4, integer=True))
@@ -164,22 +164,22 @@ def pairs(one: xr.Dataset) -> Figure:
     bar = figure.colorbar(image, ax=panels, fraction=0.05)
     bar.ax.tick_params(labelsize=8)
     bar.set_label("fall of the loss\nper unit learning rate", fontsize=8)
-    return _as_wide(figure)
+    return as_wide(figure)
 
 
 def spectra(one: xr.Dataset) -> Figure:
     """Leading singular values of each rule's flow."""
-    figure, (panel,) = panels_of(1, 1, (WIDTH, 2.9 + _legend_height(one)))
+    figure, (panel,) = panels_of(1, 1, (WIDTH, 2.9 + legend_height(one)))
     for place, rule in enumerate(one.rule.values):
         values = one.singular_value.sel(rule=rule)
-        panel.plot(one.k, values.where(values > 0), **_style(place, str(rule)))
+        panel.plot(one.k, values.where(values > 0), **style(place, str(rule)))
     panel.set(xlabel="place", ylabel="singular value", yscale="log")
     panel.set_xticks(one.k.values)
-    _legend(figure, panel)
-    return _as_wide(figure)
+    draw_legend(figure, panel)
+    return as_wide(figure)
 
 
-def _short(label: str, width: int) -> str:
+def short(label: str, width: int) -> str:
     """Return a label on at most two lines of ``width`` characters, with an ellipsis for what is left out."""
     lines = textwrap.wrap(label, width)
     if len(lines) <= 2:
@@ -187,7 +187,7 @@ def _short(label: str, width: int) -> str:
     return f"{lines[0]}\n{lines[1][: width - 1]}…"
 
 
-def _style(place: int, label: str) -> dict[str, Any]:
+def style(place: int, label: str) -> dict[str, Any]:
     """Return how a rule's line is drawn: colours come again with other markers, dashed."""
     turn = place // len(COLOURS)
     return {
@@ -196,11 +196,11 @@ def _style(place: int, label: str) -> dict[str, Any]:
         "linestyle": ("-", "--", ":")[turn % 3],
         "ms": 3.5,
         "lw": 1.2,
-        "label": _short(label, 54),
+        "label": short(label, 54),
     }
 
 
-def _legend(figure: Figure, panel: Axes) -> None:
+def draw_legend(figure: Figure, panel: Axes) -> None:
     """Draw one legend below the panels, where long names have room."""
     figure.legend(
         *panel.get_legend_handles_labels(),
@@ -211,12 +211,13 @@ def _legend(figure: Figure, panel: Axes) -> None:
     )
 
 
-def _legend_height(one: xr.Dataset) -> float:  # [inch]
-    lines = [_short(str(rule), 54).count("\n") + 1 for rule in one.rule.values]
+def legend_height(one: xr.Dataset) -> float:
+    """Return the height that the legend of a dataset's rules takes [inch]."""
+    lines = [short(str(rule), 54).count("\n") + 1 for rule in one.rule.values]
     return 0.2 + 0.17 * max(1, sum(lines) / 2)
 
 
-def _as_wide(figure: Figure) -> Figure:
+def as_wide(figure: Figure) -> Figure:
     """Give a figure the width of the page with an empty frame, so that text is of one size in all."""
     share = max(1.0, WIDTH / figure.get_figwidth())
     frame = Rectangle((0, 0), share, 1, transform=figure.transFigure, facecolor="none", edgecolor="none")

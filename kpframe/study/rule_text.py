@@ -32,7 +32,11 @@ def _rule(node: ast.expr, text: str) -> LearningRule:
     if isinstance(node, ast.Name):
         return create_rule(node.id)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
-        settings = {str(word.arg): _value(word, text) for word in node.keywords}
+        settings: dict[str, Any] = {}
+        for word in node.keywords:
+            if word.arg in settings:
+                raise ArgumentError(mismatch(f"rule {text!r}: {word.arg}", "one value", "several"))
+            settings[str(word.arg)] = _value(word, text)
         return create_rule(node.func.id, **settings)
     raise ArgumentError(mismatch("rule", _FORM, repr(text)))
 
@@ -40,6 +44,8 @@ def _rule(node: ast.expr, text: str) -> LearningRule:
 def _value(word: ast.keyword, text: str) -> Any:
     if word.arg is None:
         raise ArgumentError(mismatch("rule", _FORM, repr(text)))
+    if word.arg == "rule":  # a rule around another one
+        return _rule(word.value, text)
     if isinstance(word.value, ast.Name) and word.value.id not in ("True", "False", "None"):
         return word.value.id  # mode=chunked, without quotes
     try:

@@ -52,7 +52,7 @@ def _run(settings: StudySettings, output: Path, report: Report | None) -> xr.Dat
     dtype = getattr(torch, settings.dtype)
     probe = task.sample(settings.measure.trials, generator=settings.seed, split="test", dtype=dtype)
     probe = _by_first_coordinate(probe)
-    test = _test_trials(task, settings.seed, dtype)
+    test = test_trials(task, settings.seed, dtype)
     networks = [
         _run_network(network, settings, task, rules, probe, test, output, report)
         for network in settings.networks
@@ -124,7 +124,7 @@ def _run_network(
     return data.assign_coords(update=np.arange(1, len(losses) + 1))
 
 
-def _test_trials(task: Task, seed: int, dtype: torch.dtype) -> Trials:
+def test_trials(task: Task, seed: int, dtype: torch.dtype) -> Trials:
     """Return the whole test set of a finite task, 500 fixed trials of another."""
     if task.num_trials("test") is not None:
         return task.dataset("test", dtype=dtype)

@@ -71,3 +71,15 @@ def test_names_and_settings_that_are_none() -> None:
         parse_rule("bptt @ truncated_bptt(windw=3)")
     with pytest.raises(SettingsError, match=r"rule 'truncated_bptt': window: expected .* >= 1, got 0"):
         parse_rule("truncated_bptt(window=0)")
+
+
+def test_a_setting_given_twice() -> None:
+    with pytest.raises(ArgumentError, match=r"rule '.*': window: expected one value, got several"):
+        parse_rule("truncated_bptt(window=2, window=3)")
+
+
+def test_a_rule_around_another_one() -> None:
+    rule = parse_rule("clipped(max_norm=0.5, rule=truncated_bptt(window=3))")
+    assert not rule.linear
+    assert "TruncatedBPTT(window=3" in repr(rule)
+    assert "window" not in repr(parse_rule("clipped(max_norm=0.5)"))

@@ -1,10 +1,10 @@
 """How well rules follow the exact gradient on the delayed sum of Marschall, Cho & Savin (JMLR 21, 2020).
 
-The task: from bits x of probability 1/2, ``y(t) = 0.5 + 0.5 x(t - 6) - 0.25 x(t - 10)``, presented as the
-pairs ``[x, 1 - x]`` and ``[y, 1 - y]``; softmax outputs, cross-entropy. The network: 32 tanh units, alpha = 1,
-``W_in ~ N(0, 1/2)``, ``W_rec`` orthogonal, ``W_out ~ N(0, 1/32)``, no biases at first. It learns a part of the
-task (200 steps of gradient descent), is frozen, and then runs along a stream of 5,000 steps. The figures are
-ours: the paper shows alignments step by step while networks learn, not of sums.
+The task: from bits x of probability 1/2, ``y(t) = 0.5 + 0.5 x(t - 6) - 0.25 x(t - 10)``, given as the pairs
+``[x, 1 - x]`` and ``[y, 1 - y]``; softmax outputs, cross-entropy. The network: 32 tanh units, alpha = 1,
+``W_in ~ N(0, 1/2)``, ``W_rec`` orthogonal, ``W_out ~ N(0, 1/32)``, biases of 0 at first. It learns a part of
+the task (200 updates), is frozen, and runs along a stream of 5,000 steps. How long it learns is our choice:
+before learning, errors are constant offsets that every rule follows well.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def cosine(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 def step_cosines(flow: Flow, err: torch.Tensor, rule: LearningRule, chosen: list[int]) -> dict[str, float]:
-    """Return mean cosines at chosen steps between a rule's past-facing parts and the exact ones of each facing."""
+    """Return mean cosines of a rule's past-facing parts with the exact ones of each facing."""
     P_rule, J = rule.propagator(flow), flow.J
     carried = flow.P.T(err)
     parts: dict[str, list[torch.Tensor]] = {"rule": [], "past": [], "future": []}

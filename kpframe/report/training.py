@@ -1,0 +1,142 @@
+"""The page of networks trained by several learning rules: loss curves, geometry and tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from kpframe.report.comparison import WIDTH, Table, as_wide, draw_legend, legend_height, short, style
+from kpframe.report.figures import panels_of, svg
+from kpframe.report.html import Section, plus_minus, provenance_rows, write_page
+
+
+def write_training(data: xr.Dataset, path: Path) -> Path:
+    """Write the page of a training (see ``kpframe.study.train_rules.train_rules``); return its path."""
+    names = ", ".join(str(rule) for rule in data.rule.values)
+    return write_page(
+        path,
+        "comparison.html.j2",
+        title=data.attrs.get("title", "Networks trained by learning rules"),
+        lead=f"One initial network, trained on the same trials for {data.sizes['update']} updates by each of "
+        f"the rules: {names}.",
+        sections=[
+            Section("Learning", Markup(svg(losses(data))), "Training losses", _learning_text(data)),
+            Section("The geometry they end in", Markup(svg(geometry(data))), "Geometry", _GEOMETRY),
+        ],
+        tables=[
+            Table("Results", *training_rows(data)),
+            Table("Change of each parameter, |change| / |initial|", *_parameters(data)),
+            Table("Cosines between the changes of the parameters", *_cosines(data)),
+        ],
+        provenance=provenance_rows(data),
+    )
+
+
+def losses(data: xr.Dataset) -> Figure:
+    """Loss curves, a running mean of each; a cross where a rule diverged."""
+    figure, (panel,) = panels_of(1, 1, (WIDTH, 3.2 + legend_height(data)))
+    window = max(1, data.sizes["update"] // 60)
+    label = "training loss" if window == 1 else f"training loss, mean of {window} updates"
+    for place, rule in enumerate(data.rule.values):
+        loss = data.training_loss.sel(rule=rule).values
+        loss = loss[np.isfinite(loss)]
+        smooth = loss if len(loss) < window else np.convolve(loss, np.ones(window) / window, mode="valid")
+        look = style(place, str(rule)) | {"markevery": max(1, len(smooth) // 10)}
+        panel.plot(np.arange(len(smooth)) + min(window, len(loss)), smooth, **look)
+        if bool(data.diverged_at.sel(rule=rule) > 0) and len(smooth):
+            panel.plot(len(loss), smooth[-1], marker="x", ms=9, mew=2, color=look["color"])
+    panel.set(xlabel="update", ylabel=label, yscale="log")
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    draw_legend(figure, panel)
+    return as_wide(figure)
+
+
+def geometry(data: xr.Dataset) -> Figure:
+    """Effective ranks, and the alignment of Phi with that of the first rule, a bar for each rule."""
+    rules = [short(str(rule), 30) for rule in data.rule.values]
+    operators = [str(operator) for operator in data.operator.values]
+    figure, panels = panels_of(1, len(operators) + 1, (WIDTH, 1.2 + 0.3 * len(rules)), sharey=True)
+    places = np.arange(len(rules))
+    for panel, operator in zip(panels, operators, strict=False):
+        one = data.sel(operator=operator)
+        panel.barh(places, one.effective_rank, xerr=1.96 * one.effective_rank_stderr, color="#56B4E9")
+        panel.axvline(float(one.effective_rank_before), color="0.4", lw=1, ls="--")
+        panel.set_xlabel(f"effective rank of {operator}", fontsize=8)
+    panels[-1].barh(
+        places, data.alignment_with_first, xerr=1.96 * data.alignment_with_first_stderr, color="#56B4E9"
+    )
+    panels[-1].set_xlabel("alignment of Phi with\nthat of the first rule", fontsize=8)
+    panels[0].set_yticks(places, rules)
+    panels[0].invert_yaxis()
+    for panel in panels:
+        panel.tick_params(labelsize=8)
+    return as_wide(figure)
+
+
+_GEOMETRY = (
+    "After training, on the same held-out trials, with 95% intervals. Dashed: before training. A rule that "
+    "diverged has no bar. Two rules may reach one loss by networks whose Phi differ: they would learn the "
+    "next task differently."
+)
+
+
+def _learning_text(data: xr.Dataset) -> str:
+    text = (
+        f"Test loss {float(data.test_loss_before):.4f} and accuracy {float(data.test_accuracy_before):.4f} "
+        "before training; see the table for what they are afterwards."
+    )
+    gone = [str(rule) for rule in data.rule.values if bool(data.diverged_at.sel(rule=rule) > 0)]
+    return f"{text} Diverged, at the crosses: {', '.join(gone)}." if gone else text
+
+
+def training_rows(data: xr.Dataset) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the rows of the table of results."""
+    head = ["rule", "test loss", "test accuracy", "diverged at"]
+    head += [f"effective rank of {name}" for name in data.operator.values]
+    head += ["alignment with the first", "alignment with the initial", "checkpoint"]
+    rows = []
+    for rule in data.rule.values:
+        one = data.sel(rule=rule)
+        diverged = bool(one.diverged_at > 0)
+        estimates = list(zip(one.effective_rank, one.effective_rank_stderr, strict=True))
+        for name in ("first", "initial"):
+            estimates.append((one[f"alignment_with_{name}"], one[f"alignment_with_{name}_stderr"]))
+        rows.append(
+            [
+                str(rule),
+                _number(one.test_loss),
+                _number(one.test_accuracy),
+                f"update {int(one.diverged_at)}" if diverged else "-",
+                *("-" if bool(value.isnull()) else plus_minus(value, stderr) for value, stderr in estimates),
+                "-" if diverged else str(one.checkpoint.item()),
+            ]
+        )
+    return head, rows
+
+
+def _parameters(data: xr.Dataset) -> tuple[list[str], list[list[str]]]:
+    share = data.parameter_change / data.parameter_norm_before.where(data.parameter_norm_before > 0)
+    names = [str(name) for name in data.parameter.values]
+    rows = [
+        [str(rule), *(_number(share.sel(rule=rule, parameter=name)) for name in names)]
+        for rule in data.rule.values
+    ]
+    return ["rule", *names], rows
+
+
+def _cosines(data: xr.Dataset) -> tuple[list[str], list[list[str]]]:
+    labels = [str(rule) for rule in data.rule.values]
+    rows = [
+        [f"{place}  {rule}", *(_number(value) for value in data.change_cosine.sel(rule=rule))]
+        for place, rule in enumerate(labels, 1)
+    ]
+    return ["rule", *(str(place) for place in range(1, len(labels) + 1))], rows
+
+
+def _number(value: xr.DataArray) -> str:
+    return "-" if bool(value.isnull()) else f"{float(value):.4f}"

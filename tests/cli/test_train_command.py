@@ -1,0 +1,89 @@
+"""``kpframe train``: exit codes, files, messages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from kpframe.checkpoint import load_checkpoint
+from kpframe.cli import app
+from kpframe.study.results import read_dataset
+
+TASK = [f"--task-set={pair}" for pair in ("fixation=1", "stimulus=1", "memory=1", "response=2", "grace=0")]
+SMALL = ["--model", "rnn", "--set", "hidden_size=5", "--task", "memory_pro", *TASK]
+SMALL += ["--steps", "6", "--batch-size", "4", "--trials", "3", "--budget", "16"]
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_files_that_compare_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rules = ["--rule", "bptt", "--rule", "truncated_bptt(window=1)"]
+    output = tmp_path / "out"
+    options = ["--set", "nonlinearity=relu", "--optimizer", "sgd", "--momentum", "0.5"]
+    assert app.run(["train", *rules, *SMALL, *options, "--seed", "3", "--output", str(output)]) == 0
+    out, err = capsys.readouterr()
+    assert out.rstrip().endswith(str((output / "training.html").resolve()))
+    assert "truncated_bptt(window=1): update 6 of 6, loss" in err
+    data = read_dataset(output / "training.nc")
+    assert data.rule.values.tolist() == ["bptt", "truncated_bptt(window=1)"]
+    assert data.checkpoint.values.tolist() == ["bptt", "truncated_bptt-window=1"]
+    settings = json.loads(data.attrs["settings"])
+    assert settings["model_settings"] == {"hidden_size": 5, "nonlinearity": "relu"}
+    assert settings["training"]["momentum"] == 0.5
+    assert settings["seed"] == 3
+    names = sorted(path.name for path in (output / "checkpoints").iterdir())
+    assert names == ["bptt.safetensors", "initial.safetensors", "truncated_bptt-window=1.safetensors"]
+    header = load_checkpoint(output / "checkpoints" / names[2])
+    assert header.extra["rule"] == "truncated_bptt(window=1)"
+    assert header.extra["task"]["settings"]["memory"] == 1
+    assert (header.model, header.step) == ("rnn", 6)
+    page = (output / "training.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 2
+    assert "<title>rnn trained on memory_pro by 2 learning rules</title>" in page
+    compared = ["compare", str(output), "--rules", "bptt", "--trials", "2", "--budget", "16"]
+    assert app.run([*compared, "--output", str(tmp_path / "compared")]) == 0
+    assert read_dataset(tmp_path / "compared" / "comparison.nc").step.values.tolist() == [6, 0, 6]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rule", "bpt"], "no rule 'bpt'"),
+        (["--rule", "bptt("], "expected a rule such as bptt, truncated_bptt(window=5) or two joined by @"),
+        (["--rule", "rflo", "--model", "gru"], "rflo needs"),
+        (["--rule", "bptt", "--model", "rnnn"], "did you mean 'rnn'?"),
+        (["--rule", "bptt", "--task", "memory_pr"], "did you mean 'memory_pro'?"),
+        (["--rule", "bptt", "--set", "hidden"], "expected KEY=VALUE, got 'hidden'"),
+        (["--rule", "bptt", "--set", "hidden_size=6"], "'hidden_size' is given twice"),
+        (["--rule", "bptt", "--set", "hidden_sizes=6"], "hidden_sizes: expected one of its settings"),
+        (["--rule", "bptt", "--task-set", "delay=3"], "delay: expected one of its settings"),
+        (["--rule", "bptt", "--reads", "c"], "component: expected one of 'h', got 'c'"),
+        (["--rule", "bptt", "--steps", "0"], "0 is not in the range x>=1"),
+        ([], "Missing option '--rule'"),
+    ],
+)
+def test_one_line_says_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments, message
+) -> None:
+    output = tmp_path / "out"
+    assert app.run(["train", *SMALL, *arguments, "--output", str(output)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]
+    assert message in line
+    assert not output.exists()
+
+
+def test_a_rule_that_diverges_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--set", "nonlinearity=relu", "--optimizer", "sgd", "--learning-rate", "1e20"]
+    output = tmp_path / "out"
+    assert app.run(["train", "--rule", "bptt", *SMALL, *options, "--output", str(output)]) == 0
+    assert "update " in capsys.readouterr().out
+    assert [path.stem for path in (output / "checkpoints").iterdir()] == ["initial"]
+    assert "Diverged, at the crosses: bptt." in (output / "training.html").read_text(encoding="utf-8")
