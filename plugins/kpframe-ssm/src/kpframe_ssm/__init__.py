@@ -1,0 +1,65 @@
+"""State-space models for kpframe."""
+
+from collections.abc import Iterator
+
+from kpframe.plugin import ModelSpec, hookimpl
+from kpframe_ssm.settings import (
+    LRUSettings,
+    LTISettings,
+    MambaSettings,
+    S4DSettings,
+    S5Settings,
+    SSMSettings,
+)
+
+
+@hookimpl
+def kpframe_models() -> Iterator[ModelSpec]:
+    """Offer the state-space models, one name each, and ``ssm``, which picks one by its setting ``kind``."""
+    yield ModelSpec(
+        name="lti",
+        factory="kpframe_ssm.lti:LTI",
+        settings=LTISettings,
+        capabilities=frozenset({"sites"}),
+        api=1,
+        summary="general linear time-invariant system h' = A h + B x with dense matrices",
+    )
+    yield ModelSpec(
+        name="s4d",
+        factory="kpframe_ssm.s4d:S4D",
+        settings=S4DSettings,
+        capabilities=frozenset({"modes"}),
+        api=1,
+        summary="S4D: a bank of diagonal complex systems, one for each channel (zoh, bilinear)",
+    )
+    yield ModelSpec(
+        name="s5",
+        factory="kpframe_ssm.s5:S5",
+        settings=S5Settings,
+        capabilities=frozenset({"modes"}),
+        api=1,
+        summary="S5: one diagonal complex system that all channels share (zoh, bilinear)",
+    )
+    yield ModelSpec(
+        name="lru",
+        factory="kpframe_ssm.lru:LRU",
+        settings=LRUSettings,
+        capabilities=frozenset({"modes"}),
+        api=1,
+        summary="linear recurrent unit, |lambda| < 1 by its form, inputs normalised",
+    )
+    yield ModelSpec(
+        name="mamba",
+        factory="kpframe_ssm.mamba:Mamba",
+        settings=MambaSettings,
+        capabilities=frozenset({"modes"}),
+        api=1,
+        summary="the Mamba block: a selective state-space model with a causal convolution",
+    )
+    yield ModelSpec(
+        name="ssm",
+        factory="kpframe_ssm.kinds:ssm",
+        settings=SSMSettings,
+        api=1,
+        summary="any of these by the setting kind, for studies that compare them",
+    )

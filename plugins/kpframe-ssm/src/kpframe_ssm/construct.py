@@ -1,0 +1,51 @@
+"""What the constructors share: seeded initial values, checks, and the warning of instability."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+from kpframe.errors import ArgumentError, StabilityWarning, mismatch
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Draw from a seed inside the block, and leave torch's generator as it was; None: draw from it."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def parameters(module: torch.nn.Module, values: Mapping[str, torch.Tensor]) -> None:
+    """Make parameters of a module from values, in torch's default dtype."""
+    for name, value in values.items():
+        real = torch.view_as_real(value) if value.is_complex() else value
+        module.register_parameter(name, torch.nn.Parameter(real.to(torch.get_default_dtype()).contiguous()))
+
+
+def check_size(name: str, value: object) -> int:
+    """Return a size; raises ``ArgumentError`` unless it is a whole number >= 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ArgumentError(mismatch(name, "a whole number >= 1", repr(value)))
+    return value
+
+
+def check_range(low_name: str, low: float, high_name: str, high: float, top: float) -> None:
+    """Raise ``ArgumentError`` unless ``0 <= low <= high <= top``."""
+    if not 0 <= low <= high <= top:
+        expected = f"0 <= {low_name} <= {high_name}" + (f" <= {top:g}" if math.isfinite(top) else "")
+        raise ArgumentError(mismatch(f"{low_name}, {high_name}", expected, f"{low}, {high}"))
+
+
+def warn_unless_stable(stable: bool, what: str, expected: str, got: object) -> None:
+    """Issue a ``StabilityWarning`` for a model, to the caller of what calls its constructor's check."""
+    if not stable:
+        message = mismatch(what, expected, got) + ": states grow or never decay"
+        warnings.warn(message, StabilityWarning, stacklevel=4)

@@ -1,0 +1,208 @@
+"""The Mamba block: a selective state-space model as a recurrence (Gu & Dao 2023)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn.functional import linear, silu, softplus
+
+from kpframe import ParameterOperator, Trajectory
+from kpframe.errors import ArgumentError, mismatch
+from kpframe_ssm.base import ScanModel
+from kpframe_ssm.construct import check_range, check_size, seeded
+from kpframe_ssm.mamba_operators import (
+    MambaGains,
+    MambaParameterJacobian,
+    MambaPropagator,
+    MambaStepJacobian,
+)
+from kpframe_ssm.modes import unflatten
+from kpframe_ssm.scan import linear_scan
+from kpframe_ssm.selection import Selection, SelectionGains
+from kpframe_ssm.step import check_scan
+
+SCANS = ("auto", "sequential", "chunked")
+
+
+class Mamba(ScanModel):
+    """One Mamba block, parameter for parameter that of ``mambapy`` and of the paper's own code.
+
+    With E = hidden_size inner channels, N modes of each, a causal convolution over K steps and R =
+    dt_rank, a step is::
+
+        u, z = in_proj x                      # [E] each; z gates the output only
+        a = silu(conv1d(u_{t-K+1} .. u_t))    # channel by channel
+        delta, B, C = x_proj a                # [R], [N], [N]
+        Delta = softplus(dt_proj delta)       # [E]
+        h' = exp(Delta A) o h + Delta a B^T   # [E, N], A = -exp(A_log)
+        y = out_proj((h' C + D a) o silu(z))
+
+    What the convolution remembers is part of the state, so that ``step`` is a pure recurrence: component
+    ``conv [E (K-1)]``, the last K - 1 values of u of each channel, the oldest first (absent for K = 1),
+    then ``h [E N]``, the modes of a channel side by side.
+
+    What only the output reads has zero columns in J: ``D``, ``out_proj``, the z rows of ``in_proj`` and the
+    C rows of ``x_proj``.
+
+    Args:
+        input_size: inputs per step (d_model), also the outputs.
+        hidden_size: number E of inner channels (d_inner; the paper's choice is 2 d_model).
+        state_size: number N of modes of a channel (d_state).
+        conv_size: number K of steps that the convolution sees (d_conv).
+        dt_rank: R; ceil(d_model / 16) where left out.
+        bias: whether in_proj and out_proj have biases.
+        conv_bias: whether conv1d has one.
+        dt_min, dt_max: Delta is log-uniform between these at the start, for a zero input.
+        scan: form of the scan over h: ``"auto"``, ``"sequential"`` or ``"chunked"``.
+        trainable_initial_state: makes the initial state a parameter.
+        seed: seed of the initial values.
+
+    Raises:
+        ArgumentError: for an unknown name, or a size or range that makes no sense.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        state_size: int = 16,
+        conv_size: int = 4,
+        dt_rank: int | None = None,
+        bias: bool = False,
+        conv_bias: bool = True,
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        scan: str = "auto",
+        trainable_initial_state: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        sizes = {"hidden_size": hidden_size, "state_size": state_size, "conv_size": conv_size}
+        for name, size in sizes.items():
+            check_size(name, size)
+        state = {"conv": hidden_size * (conv_size - 1), "h": hidden_size * state_size}
+        state = {name: width for name, width in state.items() if width}
+        super().__init__(input_size, state, trainable_initial_state=trainable_initial_state)
+        self.hidden_size, self.state_size, self.conv_size = hidden_size, state_size, conv_size
+        self.dt_rank = check_size("dt_rank", math.ceil(input_size / 16) if dt_rank is None else dt_rank)
+        self.scan = check_scan(scan, SCANS)
+        if not dt_min > 0:
+            raise ArgumentError(mismatch("dt_min", "a positive number", dt_min))
+        check_range("dt_min", dt_min, "dt_max", dt_max, math.inf)
+        with seeded(seed):
+            self._make(bias, conv_bias, dt_min, dt_max)
+
+    def _make(self, bias: bool, conv_bias: bool, dt_min: float, dt_max: float) -> None:
+        inner, modes, rank = self.hidden_size, self.state_size, self.dt_rank
+        self.in_proj = torch.nn.Linear(self.input_size, 2 * inner, bias=bias)
+        self.conv1d = torch.nn.Conv1d(inner, inner, self.conv_size, groups=inner, bias=conv_bias)
+        self.x_proj = torch.nn.Linear(inner, rank + 2 * modes, bias=False)
+        self.dt_proj = torch.nn.Linear(rank, inner)
+        low, high = math.log(dt_min), math.log(dt_max)
+        dt = torch.exp(low + (high - low) * torch.rand(inner, dtype=torch.float64)).clamp(min=1e-4)
+        with torch.no_grad():
+            self.dt_proj.weight.uniform_(-(rank**-0.5), rank**-0.5)
+            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        order = torch.arange(1, modes + 1, dtype=torch.get_default_dtype())
+        self.A_log = torch.nn.Parameter(order.log().repeat(inner, 1))  # S4D's real spectrum
+        self.D = torch.nn.Parameter(torch.ones(inner))
+        self.out_proj = torch.nn.Linear(inner, self.input_size, bias=bias)
+
+    # -- the recurrence --------------------------------------------------------------------------------------
+
+    def split(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the components of states ``[..., H]``: ``[..., E, K-1]`` and ``[..., E, N]``."""
+        cut = self.hidden_size * (self.conv_size - 1)
+        past = unflatten(h[..., :cut], self.hidden_size, self.conv_size - 1)
+        return past, unflatten(h[..., cut:], self.hidden_size, self.state_size)
+
+    def entering(self, x: torch.Tensor) -> torch.Tensor:  # [..., I] -> [..., E]
+        """Return what the inputs send into the convolution, u."""
+        bias = self.in_proj.bias
+        inner = self.hidden_size
+        return linear(x, self.in_proj.weight[:inner], None if bias is None else bias[:inner])
+
+    def select(self, window: torch.Tensor) -> Selection:  # [..., E, K]
+        """Return what the last K values of u make of the step's coefficients."""
+        c = (window * self.conv1d.weight[:, 0]).sum(-1)
+        c = c if self.conv1d.bias is None else c + self.conv1d.bias
+        a = silu(c)
+        delta, B, C = torch.split(
+            linear(a, self.x_proj.weight), [self.dt_rank, self.state_size, self.state_size], dim=-1
+        )
+        v = linear(delta, self.dt_proj.weight, self.dt_proj.bias)
+        return Selection(window, c, a, delta, B, C, v, softplus(v))
+
+    def step(self, x: torch.Tensor, h: torch.Tensor, t: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the next state ``[N, H]``."""
+        past, modes = self.split(h)
+        window = torch.cat([past, self.entering(x).unsqueeze(-1)], dim=-1)
+        now = self.select(window)
+        modes = now.decay(self.A) * modes + now.source
+        return torch.cat([window[..., 1:].flatten(-2), modes.flatten(-2)], dim=-1)
+
+    def run(self, x: torch.Tensor, h0: torch.Tensor) -> torch.Tensor:
+        """Return the states ``[B, T, H]``, by one convolution and one scan."""
+        past, modes = self.split(h0)
+        series = torch.cat([past, self.entering(x).transpose(1, 2)], dim=-1)  # [B, E, K-1+T]
+        windows = series.unfold(-1, self.conv_size, 1).permute(2, 0, 1, 3)  # [T, B, E, K]
+        now = self.select(windows)
+        decay, source = now.decay(self.A), now.source
+        source = torch.cat([source[:1] + decay[:1] * modes, source[1:]])
+        h = linear_scan(decay.flatten(-2).unsqueeze(1), source.flatten(-2).unsqueeze(1), self.scan)
+        return torch.cat([windows[..., 1:].flatten(-2), h[:, 0]], dim=-1).transpose(0, 1)
+
+    @property
+    def A(self) -> torch.Tensor:
+        """The modes' rates ``[E, N]``, negative."""
+        return -self.A_log.exp()
+
+    def output(self, trajectory: Trajectory) -> torch.Tensor:  # [B, T, I]
+        """Return the block's output along a trajectory, differentiable; zero where the mask is False."""
+        past, _ = self.split(trajectory.previous)
+        _, h = self.split(trajectory.states)
+        x = trajectory.inputs
+        now = self.select(torch.cat([past, self.entering(x).unsqueeze(-1)], dim=-1))
+        y = (h @ now.C.unsqueeze(-1)).squeeze(-1) + self.D * now.a
+        bias = self.in_proj.bias
+        inner = self.hidden_size
+        z = linear(x, self.in_proj.weight[inner:], None if bias is None else bias[inner:])
+        out: torch.Tensor = self.out_proj(y * silu(z))
+        return out if trajectory.mask is None else out * trajectory.mask.unsqueeze(-1)
+
+    # -- the operators ---------------------------------------------------------------------------------------
+
+    def propagator(self, trajectory: Trajectory) -> MambaPropagator:
+        """Return ``P``: shifts of the convolution's memory and a scan over modes."""
+        return MambaPropagator(self._step_jacobian(trajectory), self.scan)
+
+    def parameter_operator(self, trajectory: Trajectory) -> ParameterOperator:
+        """Return ``K`` between the gains of the selection."""
+        return self._between(self._step_jacobian(trajectory), trajectory)
+
+    def operators(self, trajectory: Trajectory) -> tuple[MambaPropagator, ParameterOperator]:
+        """Return ``P`` and ``K``, the gains computed once for both."""
+        A = self._step_jacobian(trajectory)
+        return MambaPropagator(A, self.scan), self._between(A, trajectory)
+
+    def _step_jacobian(self, trajectory: Trajectory) -> MambaStepJacobian:
+        with torch.no_grad():
+            x = trajectory.inputs.transpose(0, 1)
+            past, modes = self.split(trajectory.previous.transpose(0, 1))  # [T, B, ...]
+            now = self.select(torch.cat([past, self.entering(x).unsqueeze(-1)], dim=-1))
+            decay = now.decay(self.A)
+            rows = self.x_proj.weight[: self.dt_rank + self.state_size]
+            weights = (self.conv1d.weight[:, 0], rows, self.dt_proj.weight)
+            gains = SelectionGains.of(now, modes, self.A, *(w.detach().clone() for w in weights))
+            decay = decay.flatten(-2).unsqueeze(1)
+            move = hold = None
+            if trajectory.mask is not None:
+                move = trajectory.mask.T[:, None, :, None].to(decay)
+                hold = 1 - move
+                decay = torch.where(hold > 0, torch.ones_like(decay), decay)
+        return MambaStepJacobian(MambaGains(gains, decay, move, hold), trajectory.space)
+
+    def _between(self, A: MambaStepJacobian, trajectory: Trajectory) -> ParameterOperator:
+        x = trajectory.inputs.detach().transpose(0, 1)
+        start = "h0" in self.trainable() and not trajectory.given
+        return ParameterOperator(MambaParameterJacobian(A, self.parameter_space, x, start))

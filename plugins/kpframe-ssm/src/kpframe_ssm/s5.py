@@ -1,0 +1,99 @@
+"""S5: one diagonal state-space model that all channels share (Smith, Warrington & Linderman 2023)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from kpframe.errors import ArgumentError, mismatch
+from kpframe_ssm import discretise
+from kpframe_ssm.base import MatrixModes
+from kpframe_ssm.construct import check_range, check_size, parameters, seeded
+from kpframe_ssm.drives import MatrixDrive
+from kpframe_ssm.hippo import hippo_normal
+from kpframe_ssm.modes import from_pairs
+from kpframe_ssm.parameters import Coefficients
+
+
+class S5(MatrixModes):
+    """``dz/dt = A z + B x`` with a complex diagonal A, discretised mode by mode; ``y = Re(C z) + D x``.
+
+    At the start A is the spectrum of HiPPO-LegS' normal part of 2 n states and B, C are drawn in its
+    eigenvectors' basis. Of each conjugate pair one mode is carried; the factor 2 of the other is part of C.
+
+    Parameters (a complex one ends in real and imaginary part): ``log_dt [n]``, ``log_A_real [n]`` with
+    ``Re A = -exp(log_A_real)``, ``A_imag [n]``, ``B [n, I, 2]``, ``C [O, n, 2]``, ``D [O, I]``. C and D are
+    read by ``output`` alone: their columns of J are zero.
+
+    Args:
+        input_size: inputs per step, I.
+        hidden_size: number n of complex modes, half the paper's state size; the state has width 2 n.
+        output_size: number O of outputs; the inputs' where left out.
+        discretisation: ``"zoh"`` or ``"bilinear"``.
+        dt_min, dt_max: ``dt`` of each mode is drawn log-uniformly between these [unit of 1/A].
+        scan: form of the scan in P: ``"auto"``, ``"sequential"``, ``"chunked"`` or ``"fft"``.
+        trainable_initial_state: makes ``h_0`` a parameter.
+        seed: seed of the initial values.
+
+    Raises:
+        ArgumentError: for an unknown name, or a size or range that makes no sense.
+    """
+
+    log_dt: torch.Tensor
+    log_A_real: torch.Tensor
+    A_imag: torch.Tensor
+    B: torch.Tensor
+    C: torch.Tensor
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        output_size: int | None = None,
+        discretisation: str = "zoh",
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        scan: str = "auto",
+        trainable_initial_state: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        check_size("hidden_size", hidden_size)
+        super().__init__(input_size, hidden_size, scan=scan, trainable_initial_state=trainable_initial_state)
+        self.hidden_size = hidden_size
+        self.output_size = check_size("output_size", input_size if output_size is None else output_size)
+        self.discretisation = discretise.check_method(discretisation)
+        if not dt_min > 0:
+            raise ArgumentError(mismatch("dt_min", "a positive number", dt_min))
+        check_range("dt_min", dt_min, "dt_max", dt_max, math.inf)
+        with seeded(seed):
+            parameters(self, self._draw(dt_min, dt_max))
+
+    def _draw(self, dt_min: float, dt_max: float) -> dict[str, torch.Tensor]:
+        modes, low, high = self.hidden_size, math.log(dt_min), math.log(dt_max)
+        A, V = hippo_normal(modes)
+        B = torch.randn(2 * modes, self.input_size, dtype=torch.float64) / math.sqrt(self.input_size)
+        C = torch.randn(self.output_size, 2 * modes, dtype=torch.float64) / math.sqrt(2 * modes)
+        D = torch.randn(self.output_size, self.input_size, dtype=torch.float64)
+        return {
+            "log_dt": low + (high - low) * torch.rand(modes, dtype=torch.float64),
+            "log_A_real": (-A.real).log(),
+            "A_imag": A.imag,
+            "B": (V.mH @ B.to(V.dtype)).contiguous(),
+            "C": 2 * (C.to(V.dtype) @ V),  # 2: the conjugate modes
+            "D": D / math.sqrt(self.input_size),
+        }
+
+    @property
+    def A(self) -> torch.Tensor:
+        """The modes' rates, complex ``[n]``."""
+        return torch.complex(-self.log_A_real.exp(), self.A_imag)
+
+    def coefficients(self) -> Coefficients:
+        """Return lambda ``[n]`` and the drive ``Bbar x``."""
+        decay, gain = discretise.diagonal(self.A, self.log_dt.exp(), self.discretisation)
+        B = gain.unsqueeze(-1) * from_pairs(self.B)
+        return Coefficients(decay, MatrixDrive(torch.cat([B.real, B.imag])))
+
+    def _C(self) -> torch.Tensor:
+        return from_pairs(self.C)
