@@ -11,22 +11,47 @@ from kpframe.errors import ArgumentError, SettingsError, UnknownNameError
 
 @pytest.mark.parametrize("window", [0, -1, True, 2.5, "3", None])
 def test_window(window) -> None:
-    with pytest.raises(SettingsError, match=f"rule 'truncated_bptt': window: expected .*got '?{window}"):
+    error = ArgumentError if window is None else SettingsError
+    with pytest.raises(error, match=f"window: expected .*got '?{window}"):
         create_rule("truncated_bptt", window=window)
-    with pytest.raises(ArgumentError, match=f"window: expected a whole number >= 1, got '?{window}"):
+    with pytest.raises(ArgumentError, match=f"window: expected a whole number >= 1 .*got '?{window}"):
         TruncatedBPTT(window)
     assert create_rule("truncated_bptt", window=1).window == 1
 
 
-def test_window_is_required() -> None:
-    with pytest.raises(SettingsError, match=r"window: expected .* got nothing"):
-        create_rule("truncated_bptt")
+@pytest.mark.parametrize("mode", ["sliding", "chunked"])
+def test_window_is_required(mode) -> None:
+    with pytest.raises(
+        ArgumentError, match=f"window: expected a whole number >= 1 with mode='{mode}', got None"
+    ):
+        create_rule("truncated_bptt", mode=mode)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"k2": 3}, "k1: expected a whole number >= 1 with mode='k1k2', got None"),
+        ({"k1": 3}, r"k2: expected a whole number >= 3 \(k1\) with mode='k1k2', got None"),
+        ({"k1": 3, "k2": 2}, r"k2: expected a whole number >= 3 \(k1\) with mode='k1k2', got 2"),
+        ({"k1": 0, "k2": 2}, "k1: expected .*>= 1, got 0"),
+        ({"k1": 1, "k2": 2, "window": 3}, "window: expected nothing with mode='k1k2', got 3"),
+        ({"k1": 1, "k2": 2, "offset": 1}, r"offset: expected a whole number in \[0, 0\], got 1"),
+        ({"mode": "sliding", "window": 2, "k1": 1}, "k1: expected nothing with mode='sliding', got 1"),
+        ({"mode": "chunked", "window": 2, "k2": 1}, "k2: expected nothing with mode='chunked', got 1"),
+    ],
+)
+def test_k1_and_k2(settings, message) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        create_rule("truncated_bptt", **{"mode": "k1k2", **settings})
+    assert create_rule("truncated_bptt", mode="k1k2", k1=3, k2=3).k2 == 3
 
 
 def test_mode() -> None:
     with pytest.raises(SettingsError, match=r"mode: expected .*'chunked'.* did you mean 'chunked'"):
         create_rule("truncated_bptt", window=3, mode="chuncked")
-    with pytest.raises(ArgumentError, match="mode: expected 'sliding' or 'chunked', got 'random'"):
+    with pytest.raises(
+        ArgumentError, match="mode: expected one of 'sliding', 'chunked', 'k1k2', got 'random'"
+    ):
         TruncatedBPTT(3, mode="random")
 
 

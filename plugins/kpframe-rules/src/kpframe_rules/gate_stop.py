@@ -1,0 +1,139 @@
+"""Paths that errors do not take: stopped gates, and h-detach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import cast
+
+import torch
+
+from kpframe import LearningRule, Operator, Readout, SiteModel, StepJacobian, StochasticRule, Update
+from kpframe.errors import ArgumentError, UnsupportedError, mismatch
+from kpframe.flow import Flow
+from kpframe.site_layout import PRIME
+
+
+class GateStop(LearningRule):
+    """Errors do not travel through some gates, or other paths of a step.
+
+    The path is cut in A, as ``detach()`` on the state in that one product would do: ``paths=["z"]`` makes
+    the update gate of a GRU a constant of the state, ``["weight_hh_l0"]`` leaves what goes around that
+    weight (the cell path of an LSTM), ``["direct"]`` takes that away instead. The parameters of a stopped
+    gate learn on, through J. With nothing cut it is backpropagation through time; with all weights cut,
+    ``eprop`` with errors through the readout. Cost: that of backpropagation through time.
+
+    Args:
+        paths: preactivations that the state reaches (``"r"``, ``"z"``), weights by which it does so, or
+            ``"direct"``; ``*`` and ``?`` match as in file names.
+
+    Raises:
+        ArgumentError: for a string in place of a list; when it is applied, for a name that is no path of
+            the model, listing those there are.
+        UnsupportedError: when it is applied, for a model whose paths are not known apart.
+    """
+
+    def __init__(self, paths: Sequence[str] = ()) -> None:
+        self.paths = check_paths(paths)
+
+    def change(self, update: Update) -> Update:
+        """Return the update without the paths."""
+        if not self.paths:
+            return update
+        return update.through(cut(update, self.paths, "gate_stop"), name=f"P[cut {', '.join(self.paths)}]")
+
+    def __repr__(self) -> str:
+        return f"GateStop(paths={list(self.paths)})"
+
+
+class HDetach(StochasticRule):
+    """h-detach (Arpit et al. 2018, ICLR 2019): at random steps, errors do not travel through the weights.
+
+    Each step, for all trials alike, is cut with the given probability, independently of the others: there
+    ``h_{t-1}`` is detached where a weight reads it, and only what goes around the weights (the cell path of
+    an LSTM) is left. As each ``A_t`` is drawn by itself and no path takes one twice, the mean of the update
+    is that of the mean step Jacobian, ``(1-p) A + p A_cut``: ``expectation`` is exact for any number of steps.
+    With probability 0 it is backpropagation through time. Cost: that of backpropagation through time.
+
+    Args:
+        probability: p of a cut at each step, in [0, 1].
+        paths: what is cut, as in ``gate_stop``; None: every weight that reads the old state.
+        seed: of the draw.
+
+    Raises:
+        ArgumentError: for a probability outside of [0, 1] or an unusable seed, and as ``gate_stop``.
+        UnsupportedError: as ``gate_stop``.
+    """
+
+    def __init__(self, probability: float, paths: Sequence[str] | None = None, seed: int = 0) -> None:
+        super().__init__(seed)
+        if (
+            isinstance(probability, bool)
+            or not isinstance(probability, int | float)
+            or not 0 <= probability <= 1
+        ):
+            raise ArgumentError(mismatch("probability", "a number in [0, 1]", repr(probability)))
+        self.probability = float(probability)
+        self.paths = None if paths is None else check_paths(paths)
+
+    def change(self, update: Update) -> Update:
+        """Return the update with this seed's draw of cut steps."""
+        time = update.A.steps
+        at = torch.rand(time, generator=self.generator(), dtype=torch.float64) < self.probability
+        return self._at(update, self._cut(update), at)
+
+    def outcomes(self, update: Update) -> Iterator[tuple[float, Update]]:
+        """Yield each choice of cut steps with its probability; a cut at the first step does nothing."""
+        p, without = self.probability, self._cut(update)
+        for at in product((False, True), repeat=update.A.steps - 1):
+            probability = p ** sum(at) * (1 - p) ** (len(at) - sum(at))
+            yield probability, self._at(update, without, torch.tensor([False, *at]))
+
+    def expectation(self, flow: Flow, readout: Readout | None = None) -> Operator:
+        """Return the exact mean of the update operator, one scan with the mean step Jacobian."""
+        update = Update.exact(flow, readout)
+        p = self.probability
+        mean = cast(StepJacobian, (1 - p) * update.A + p * self._cut(update))
+        return update.through(mean, name="E[P_detach]").operator
+
+    def _cut(self, update: Update) -> StepJacobian:
+        paths = self.paths
+        if paths is None:
+            model = update.flow.model
+            sites = model.sites if isinstance(model, SiteModel) else ()
+            old = [site.weight for site in sites if site.recurrent and not str(site.source).endswith(PRIME)]
+            paths = tuple(dict.fromkeys(str(weight) for weight in old))
+        return cut(update, paths, "h_detach")
+
+    @staticmethod
+    def _at(update: Update, without: StepJacobian, at: torch.Tensor) -> Update:
+        return update.through(update.A.switched(without, at.to(update.A.device)), name="P_detach")
+
+    def __repr__(self) -> str:
+        paths = None if self.paths is None else list(self.paths)
+        return f"HDetach(probability={self.probability}, paths={paths}, seed={self.seed})"
+
+
+def check_paths(paths: Sequence[str]) -> tuple[str, ...]:
+    """Return paths as a tuple; raises ``ArgumentError`` for a string in place of a list."""
+    if isinstance(paths, str):  # would be taken for a list of letters
+        raise ArgumentError(mismatch("paths", f"a list such as [{paths!r}]", repr(paths)))
+    return tuple(paths)
+
+
+def cut(update: Update, paths: Sequence[str], rule: str) -> StepJacobian:
+    """Return the update's step Jacobian without some paths; padded steps still hold the state.
+
+    Raises:
+        UnsupportedError: for a model whose paths are not known apart.
+        ArgumentError: for a name that is no path.
+    """
+    try:
+        without = update.A.cut(paths)
+    except UnsupportedError as error:
+        raise UnsupportedError(
+            f"{rule} needs a model that knows its paths apart, one written as a SiteModel; got {update.A!r} "
+            f"({update.A.method} form). snap1 and truncated_bptt work on any model"
+        ) from error
+    mask = update.flow.trajectory.mask
+    return without if mask is None else without.switched(update.A, ~mask)

@@ -1,0 +1,75 @@
+"""The paths around the weights: what eligibility traces decay by."""
+
+from __future__ import annotations
+
+import torch
+
+from kpframe import StepJacobian
+from kpframe.errors import UnsupportedError
+from kpframe.step_jacobian import DiagonalStepJacobian, MaskedStepJacobian
+
+#: How far a leak may be from constant, in units of rounding.
+ROUNDING = 8
+
+
+def direct_path(A: StepJacobian, rule: str) -> StepJacobian:
+    """Return ``A`` by its direct path only.
+
+    Raises:
+        UnsupportedError: for a model whose paths are not known apart; says which rule would do.
+    """
+    try:
+        return A.direct()
+    except UnsupportedError as error:
+        raise UnsupportedError(
+            f"{rule} needs the direct path of the step Jacobian, around the weights, which a model written "
+            f"as a SiteModel knows; got {A!r} ({A.method} form). snap1 and truncated_bptt work on any model"
+        ) from error
+
+
+def decaying(values: torch.Tensor, A: StepJacobian, mask: torch.Tensor | None, name: str) -> StepJacobian:
+    """Return decay by a factor for each state entry ``[H]``, cut where ``A`` is cut; padded steps hold."""
+    if isinstance(A, MaskedStepJacobian):
+        return decaying(values, A.inner, mask, name).masked(A.keep)
+    factors = values.expand(A.domain.shape)
+    if mask is not None:
+        factors = factors.masked_fill(~mask.unsqueeze(-1), 1)
+    return DiagonalStepJacobian(factors, A.domain, name=name)
+
+
+def constant_leak(A: StepJacobian, mask: torch.Tensor | None, rule: str) -> StepJacobian:
+    """Return the direct path of a leaky model, ``(1 - alpha) I`` or one constant for each state entry.
+
+    Args:
+        A: the model's step Jacobian, perhaps with cut steps.
+        mask: bool ``[B, T]``, the trajectory's; a padded step holds the state.
+        rule: who asks.
+
+    Raises:
+        UnsupportedError: for a direct path that varies along the trajectory or mixes state entries, and as
+            ``direct_path``; says which rule would do.
+    """
+    inner = A
+    while isinstance(inner, MaskedStepJacobian):
+        inner = inner.inner
+    direct = direct_path(inner, rule)
+    leak = direct.diagonal().values  # [B, T, H]
+    valid = leak if mask is None else leak[mask]
+    valid = valid.reshape(-1, leak.shape[-1])
+    low, high = valid.amin(dim=0), valid.amax(dim=0)
+    bound = ROUNDING * torch.finfo(leak.dtype).eps
+    if bool((high - low > bound * high.abs().clamp(min=1)).any()):
+        worst = int((high - low).argmax())
+        raise UnsupportedError(
+            f"{rule} needs a constant leak; here the direct path of state entry {worst} goes from "
+            f"{float(low[worst]):.3g} to {float(high[worst]):.3g} along the trajectory. eprop takes the "
+            "direct path as it is, snap1 the whole path from a unit to itself"
+        )
+    probe = torch.randn(leak.shape[-1], generator=torch.Generator().manual_seed(0), dtype=leak.dtype)
+    probe = probe.to(leak).expand(leak.shape)  # each entry by itself, at every trial and step
+    if bool((direct(probe) - leak * probe).abs().max() > bound * probe.abs().max()):
+        raise UnsupportedError(
+            f"{rule} needs a constant leak; here the direct path leads from one component of the state to "
+            "another. eprop takes the direct path as it is, snap1 the whole path from a unit to itself"
+        )
+    return decaying(high, A, mask, "leak")

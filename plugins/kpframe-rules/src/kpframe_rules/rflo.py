@@ -1,0 +1,43 @@
+"""Random feedback local online learning."""
+
+from __future__ import annotations
+
+from kpframe import LearningRule, Update
+from kpframe_rules.leak import constant_leak
+from kpframe_rules.output_feedback import check_feedback, feed_back
+
+
+class RFLO(LearningRule):
+    """Random feedback local online learning (Murray 2019, eLife 8:e43299)::
+
+        p_ij(t+1) = (1 - alpha) p_ij(t) + alpha phi'(u_i(t)) h_j(t)       g_ij = Sum_t (B e(t))_i p_ij(t)
+
+    Of the step Jacobian only the leak is kept, ``P[(1 - alpha) I]``, and errors come through B: a learned or
+    a random matrix. The leak is the model's own, a constant for each state entry; the eligibility of every
+    parameter at a weight site, biases included, is traced in the same way. A model without a leak
+    (alpha = 1) and errors through the readout give truncation to one step.
+    Cost: one scan without any product with a weight matrix, and one product with ``J*``.
+
+    Args:
+        feedback: ``"readout"`` (errors come through the readout's own weights) or ``"random"`` (through a
+            fixed matrix: the readout is then needed).
+        seed: of the random matrix.
+
+    Raises:
+        ArgumentError: for an unknown feedback or an unusable seed.
+        UnsupportedError: when it is applied, for a model without a constant leak; ``eprop`` takes the
+            direct path as it is, and ``snap1`` works on any model.
+    """
+
+    def __init__(self, feedback: str = "readout", seed: int = 0) -> None:
+        check_feedback(feedback, seed)
+        self.feedback, self.seed = feedback, seed
+        self.needs_readout = feedback == "random"
+
+    def change(self, update: Update) -> Update:
+        """Return the update through the leak alone, and the feedback."""
+        leak = constant_leak(update.A, update.flow.trajectory.mask, "rflo")
+        return feed_back(update.through(leak, name="P[leak]"), self.feedback, self.seed)
+
+    def __repr__(self) -> str:
+        return f"RFLO(feedback={self.feedback!r}, seed={self.seed})"

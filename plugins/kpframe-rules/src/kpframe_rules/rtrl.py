@@ -1,0 +1,108 @@
+"""Real-time recurrent learning: the gradient forward in time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from kpframe import IdentityOperator, LearningRule, MatrixOperator, Readout, Update
+from kpframe.errors import ArgumentError, mismatch
+from kpframe.flow import Flow
+from kpframe.operators.base import MEMORY_BUDGET
+from kpframe.operators.dense import basis, check_budget, chunk_size
+from kpframe.rules import by_name
+
+
+class RTRL(LearningRule):
+    """Real-time recurrent learning (Williams & Zipser 1989, Neural Computation 1:270)::
+
+        G_t = A_t G_{t-1} + J_t         g = Sum_t G_t* Err_t
+
+    with the influence matrix ``G_t = dh_t/dtheta``, ``[H, M]`` for each trial, carried forward in time. The
+    update is exact, that of backpropagation through time by another way, which makes the rule a check of it
+    and the reference of its approximations (``snap1``, ``snap_n``, the stochastic ones).
+    Cost: M products with A at each step. Memory: B H M numbers for ``gradient`` and ``contributions``, which
+    go online, and T times as many for the operators.
+
+    Args:
+        max_bytes: largest memory that influence matrices may take.
+
+    Raises:
+        ArgumentError: for ``max_bytes`` below 1.
+        MemoryBudgetError: when it is applied, for influence matrices over the budget.
+    """
+
+    def __init__(self, max_bytes: int = MEMORY_BUDGET) -> None:
+        if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
+            raise ArgumentError(mismatch("max_bytes", "a whole number >= 1", repr(max_bytes)))
+        self.max_bytes = max_bytes
+
+    def change(self, update: Update) -> Update:
+        """Return the update with the influence matrices of all steps in the place of J and P."""
+        J, P = update.J, update.P
+        check_budget(f"{self!r}: influence matrices", P.domain.size, J.domain.size, P.dtype, self.max_bytes)
+        G = torch.stack(list(self.influence(update)), dim=1)  # [B, T, H, M]
+        through_time = MatrixOperator(G.reshape(P.domain.size, J.domain.size), J.domain, P.domain, name="G")
+        return update.replace(J=through_time, P=IdentityOperator.like(P))
+
+    def influence(self, update: Update) -> Iterator[torch.Tensor]:
+        """Yield ``G_t`` ``[B, H, M]`` for one step after the other.
+
+        Raises:
+            MemoryBudgetError: for a matrix over the budget.
+        """
+        batch, time, hidden = update.P.domain.shape
+        size = update.J.domain.size
+        check_budget(f"{self!r}: an influence matrix", batch * hidden, size, update.P.dtype, self.max_bytes)
+        G = torch.zeros(size, batch, hidden, dtype=update.P.dtype, device=update.P.device)
+        for t in range(time):
+            G = self._rows(update, t).movedim(-1, 0) + (update.A.step(t, G) if t else 0)
+            yield G.movedim(0, -1)
+
+    def contributions(
+        self, flow: Flow, err: torch.Tensor, readout: Readout | None = None
+    ) -> Iterator[torch.Tensor]:
+        """Yield what each step adds to the gradient of each trial, ``[B, M]``, online.
+
+        Args:
+            flow: the operators along the trajectory.
+            err: ``[B, T, H]``.
+            readout: the readout; for rules that this one is composed with.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: when ``err`` does not lie in the state space.
+            MemoryBudgetError: as ``influence``.
+        """
+        flow.P.domain.check(err, "err", dtype=flow.P.dtype, device=flow.P.device)
+        for t, G in enumerate(self.influence(Update.exact(flow, readout))):
+            yield (err[:, t].unsqueeze(-2) @ G).squeeze(-2)
+
+    def gradient(
+        self, flow: Flow, err: torch.Tensor, readout: Readout | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Return the gradient by parameter name for an error ``[B, T, H]``, online: B H M numbers at a time.
+
+        Raises like ``contributions``.
+        """
+        flat = torch.zeros(flow.J.domain.size, dtype=flow.P.dtype, device=flow.P.device)
+        for part in self.contributions(flow, err, readout):
+            flat = flat + part.sum(dim=0)
+        return by_name(flow, flow.K.metric(flat))
+
+    @staticmethod
+    def _rows(update: Update, t: int) -> torch.Tensor:  # [B, H, M]
+        """Return ``J_t``, from products of J* with the basis of one step."""
+        J = update.J
+        batch, time, hidden = J.codomain.shape
+        out = []
+        each = chunk_size(J, hidden)
+        for trial in range(batch):
+            for start in range(0, hidden, each):
+                stop = min(start + each, hidden)
+                first = (trial * time + t) * hidden
+                out.append(J.T(basis(J.codomain, first + start, first + stop, J)))
+        return torch.cat(out).reshape(batch, hidden, -1)
+
+    def __repr__(self) -> str:
+        return f"RTRL(max_bytes={self.max_bytes})"

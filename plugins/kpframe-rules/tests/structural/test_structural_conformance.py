@@ -1,0 +1,45 @@
+"""The conformance kit's identities on the structural rules, a few cases each.
+
+Rules that need the paths of a step are drawn on weight sites alone.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kpframe.testing.cases import RuleCase
+from kpframe.testing.checks import Subject
+from kpframe.testing.residual import NotApplicable
+from kpframe.testing.sources import source_of
+from kpframe.testing.strategies import TOYS, flows, settings_for
+
+ANY_MODEL = ["rtrl", "snap1", "snap_n", "truncated_bptt"]
+PATHS = ["duhamel", "rflo", "eprop", "kernl", "gate_stop", "h_detach"]
+
+
+def cases(rule: str) -> st.SearchStrategy[RuleCase]:
+    drawn = settings_for(f"rule:{rule}").filter(lambda chosen: chosen.get("feedback") != "random")
+    if rule == "truncated_bptt":
+        drawn = drawn.filter(lambda chosen: chosen.get("window") or chosen.get("k2"))
+    toys = TOYS if rule in ANY_MODEL else TOYS[:1]
+    flow = st.one_of(*(flows(toy) for toy in toys))
+    return st.builds(RuleCase, rule=st.just(rule), settings=drawn, flow=flow)
+
+
+@pytest.mark.parametrize("rule", ANY_MODEL + PATHS)
+@settings(max_examples=3, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_identities(rule, data) -> None:
+    case = data.draw(cases(rule))
+    held = set()
+    for check in Subject(source_of(f"rule:{rule}")).checks():
+        if check.name != "rule_builds":
+            try:
+                check.identity.verify(case)
+                held.add(check.name)
+            except NotApplicable:
+                assert check.name == "exact_rule_equals_backward"
+    assert len(held) >= 7
+    assert ("exact_rule_equals_backward" in held) == (rule == "rtrl")
