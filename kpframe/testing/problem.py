@@ -8,10 +8,15 @@ from functools import cached_property
 
 import torch
 
+from kpframe.errors import NonFiniteError, mismatch
 from kpframe.flow import Flow, linearize
 from kpframe.model import Model
 from kpframe.spaces import Space
 from kpframe.testing.values import values
+
+
+#: Largest entry of a state on which the checks compare products of derivatives.
+LARGEST_STATE = 1e30
 
 
 class Problem:
@@ -30,7 +35,11 @@ class Problem:
     @cached_property
     def flow(self) -> Flow:
         """The flow, with the structure that the model brings."""
-        return linearize(self.model, self.x, self.h0, self.mask)
+        flow = linearize(self.model, self.x, self.h0, self.mask)
+        largest = float(flow.trajectory.states.abs().max())
+        if largest > LARGEST_STATE:  # still finite, but products of derivatives need not be: drawn again
+            raise NonFiniteError(mismatch("states", f"at most {LARGEST_STATE:g} in size", largest))
+        return flow
 
     @cached_property
     def twin(self) -> Flow:

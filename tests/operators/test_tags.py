@@ -103,7 +103,7 @@ AT = A.T  # one object
         (C.project(torch.ones(3, 2, dtype=torch.float64), "time", "mode").mean("batch"), POSITIVE),
         (C.mean("time") @ S.mean("time"), set()),
     ],
-    ids=lambda value: repr(value),
+    ids=lambda value: ",".join(sorted(value)) if isinstance(value, set) else repr(value),
 )
 def test_what_is_provable(operator, tags) -> None:
     assert operator.tags == tags
