@@ -78,6 +78,18 @@ class DiagonalStepJacobian(StepJacobian):
         """Return ``A_t* v``, the same."""
         return self.values[:, t] * v
 
+    def scan(self, q: torch.Tensor) -> torch.Tensor:
+        """Turn ``q`` ``[T, ..., B, H]`` into ``(I - A Z)^{-1} q`` in place, and return it."""
+        for t in range(1, self.steps):
+            q[t].addcmul_(self.values[:, t], q[t - 1])
+        return q
+
+    def scan_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        """Turn ``r`` ``[T, ..., B, H]`` into ``(I - A Z)^{-*} r`` in place, and return it."""
+        for t in range(self.steps - 1, 0, -1):
+            r[t - 1].addcmul_(self.values[:, t], r[t])
+        return r
+
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         return self.values * q
 

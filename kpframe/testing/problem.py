@@ -14,7 +14,6 @@ from kpframe.model import Model
 from kpframe.spaces import Space
 from kpframe.testing.values import values
 
-
 #: Largest entry of a state on which the checks compare products of derivatives.
 LARGEST_STATE = 1e30
 

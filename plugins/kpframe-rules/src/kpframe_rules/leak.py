@@ -54,7 +54,7 @@ def constant_leak(A: StepJacobian, mask: torch.Tensor | None, rule: str) -> Step
         inner = inner.inner
     direct = direct_path(inner, rule)
     leak = direct.diagonal().values  # [B, T, H]
-    valid = leak if mask is None else leak[mask]
+    valid = leak if mask is None or not bool(mask.any()) else leak[mask]
     valid = valid.reshape(-1, leak.shape[-1])
     low, high = valid.amin(dim=0), valid.amax(dim=0)
     bound = ROUNDING * torch.finfo(leak.dtype).eps

@@ -20,12 +20,9 @@ PATHS = ["duhamel", "rflo", "eprop", "kernl", "gate_stop", "h_detach"]
 
 
 def cases(rule: str) -> st.SearchStrategy[RuleCase]:
-    drawn = settings_for(f"rule:{rule}").filter(lambda chosen: chosen.get("feedback") != "random")
-    if rule == "truncated_bptt":
-        drawn = drawn.filter(lambda chosen: chosen.get("window") or chosen.get("k2"))
     toys = TOYS if rule in ANY_MODEL else TOYS[:1]
     flow = st.one_of(*(flows(toy) for toy in toys))
-    return st.builds(RuleCase, rule=st.just(rule), settings=drawn, flow=flow)
+    return st.builds(RuleCase, rule=st.just(rule), settings=settings_for(f"rule:{rule}"), flow=flow)
 
 
 @pytest.mark.parametrize("rule", ANY_MODEL + PATHS)
@@ -35,7 +32,7 @@ def test_identities(rule, data) -> None:
     case = data.draw(cases(rule))
     held = set()
     for check in Subject(source_of(f"rule:{rule}")).checks():
-        if check.name != "rule_builds":
+        if not check.identity.gate or check.name == "update_shape":
             try:
                 check.identity.verify(case)
                 held.add(check.name)
