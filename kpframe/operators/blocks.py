@@ -8,7 +8,7 @@ import torch
 
 from kpframe.errors import ArgumentError, AxisError, SpaceMismatchError, mismatch
 from kpframe.operators.atoms import ZeroOperator
-from kpframe.operators.base import ATOM, PRODUCT, Operator, bracket, check_together
+from kpframe.operators.base import ATOM, SUM, Operator, bracket, check_together
 from kpframe.spaces import Axis, Space
 
 BLOCK = "block"
@@ -49,7 +49,7 @@ class KroneckerOperator(Operator):
         return self.first.positive and self.second.positive
 
     def _formula(self) -> tuple[str, int]:
-        return f"{bracket(self.first, ATOM)} (x) {bracket(self.second, ATOM)}", PRODUCT
+        return f"{bracket(self.first, ATOM)} (x) {bracket(self.second, ATOM)}", SUM
 
 
 def _joined(first: Space, second: Space) -> Space:

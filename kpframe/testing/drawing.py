@@ -55,12 +55,8 @@ def settings_strategy(kind: str, reference: Any) -> st.SearchStrategy[dict[str, 
 
 
 def smallest_settings(kind: str, reference: Any) -> dict[str, Any]:
-    """Return the required settings at their simplest, the others left at their defaults."""
-    if isinstance(reference, BASES[kind]) or _is_checkpoint(reference):
-        return {}
-    spec = find_spec(kind, reference)
-    required, _ = _of_class(spec.settings or NoSettings) if spec else _of_signature(kind, reference)
-    return {name: _simplest(strategy) for name, strategy in required.items()}
+    """Return the simplest settings that build: those required, and others only where these do not do."""
+    return dict(_simplest(settings_strategy(kind, reference)))
 
 
 def _simplest(strategy: Drawn) -> Any:

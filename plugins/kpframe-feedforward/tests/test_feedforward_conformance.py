@@ -33,9 +33,8 @@ MODELS = [
     ModelSpec(name="mlp", factory="kpframe_feedforward.mlp:MLP", settings=SeveralLayers),
     ModelSpec(name="attention", factory="kpframe_feedforward.attention:Attention", settings=SmallAttention),
 ]
-SHORTER = "the check rolls out fewer steps than there are layers, which these models refuse"
 
 
-@parametrize_with_checks(MODELS, expected_failures={"select_commutes": SHORTER})
+@parametrize_with_checks(MODELS)
 def test_conformance(check) -> None:
     check()

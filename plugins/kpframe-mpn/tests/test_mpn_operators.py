@@ -268,3 +268,8 @@ def test_nothing_of_the_size_of_blocks_is_made() -> None:
     form = float((flow.Phi(q) * q).sum())
     assert form == pytest.approx(float((flow.J.T @ flow.P.T)(q).square().sum()), rel=1e-4)
     assert form > 1
+
+
+def test_a_neuron_and_its_synapses_are_one_unit() -> None:
+    flow = linearize(create_model("mpn", input_size=2, hidden_size=3, seed=1), torch.randn(1, 2, 2))
+    assert flow.A.units.tolist() == [0, 1, 2, 0, 0, 1, 1, 2, 2]

@@ -10,7 +10,7 @@ from attrs import evolve
 from kpframe.errors import ArgumentError, DtypeError, ShapeError, UnsupportedError, closest, mismatch
 from kpframe.operators import IdentityOperator, Operator
 from kpframe.parameter import GroupProjector, ParameterJacobian, ParameterOperator
-from kpframe.spaces import Space
+from kpframe.spaces import HIDDEN, Space
 from kpframe.step_jacobian import DiagonalStepJacobian, StepJacobian
 from kpframe_mpn.gains import Gains, Step
 from kpframe_mpn.rates import gather, spread
@@ -26,6 +26,13 @@ class ModulationStepJacobian(StepJacobian):
     def __init__(self, gains: Gains, *, name: str = "A") -> None:
         super().__init__(gains.space, dtype=gains.x.dtype, device=gains.x.device, name=name)
         self.gains = gains
+
+    @property
+    def units(self) -> torch.Tensor:  # [H], int64
+        """Which neuron each entry of the state belongs to: ``h_i`` and row i of M are of one."""
+        h, M = (part.stop - part.start for part in (p.slice for p in self.domain[HIDDEN].parts))
+        neurons = torch.arange(h, device=self.device)
+        return torch.cat([neurons, neurons.repeat_interleave(M // h)])
 
     def step(self, t: int, v: torch.Tensor) -> torch.Tensor:
         """Return ``A_t v``."""

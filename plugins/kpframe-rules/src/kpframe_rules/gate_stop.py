@@ -52,7 +52,7 @@ class HDetach(StochasticRule):
     Each step, for all trials alike, is cut with the given probability, independently of the others: there
     ``h_{t-1}`` is detached where a weight reads it, and only what goes around the weights (the cell path of
     an LSTM) is left. As each ``A_t`` is drawn by itself and no path takes one twice, the mean of the update
-    is that of the mean step Jacobian, ``(1-p) A + p A_cut``: ``expectation`` is exact for any number of steps.
+    is that of the mean step Jacobian, ``(1-p) A + p A_cut``, so that ``expectation`` is exact at any length.
     With probability 0 it is backpropagation through time. Cost: that of backpropagation through time.
 
     Args:
