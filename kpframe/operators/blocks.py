@@ -136,7 +136,7 @@ class BlockOperator(Operator):
 
     def _formula(self) -> tuple[str, int]:
         if self._diagonal():
-            return " (+) ".join(bracket(row[i], ATOM) for i, row in enumerate(self.rows)), PRODUCT  # type: ignore[arg-type]
+            return " (+) ".join(bracket(row[i], ATOM) for i, row in enumerate(self.rows)), SUM  # type: ignore[arg-type]
         rows = ("  ".join("0" if block is None else repr(block) for block in row) for row in self.rows)
         return "[" + " ; ".join(rows) + "]", ATOM
 
