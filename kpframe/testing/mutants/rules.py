@@ -115,7 +115,7 @@ MUTANTS = _mutants(
     (StateUpdate, "update_shape", "codomain: expected (parameter="),
     (SignOfGradient, "linear_in_error", "sets linear = False"),
     (LocalFlow, "flow_operator_is_P_J_update", "with the flow's own P on the left"),
-    (WrongAdjoint, "adjoint_of_update", "the adjoint of what propagator() returns"),
+    (WrongAdjoint, "adjoint_of_update", "the adjoint of what change() puts in the place"),
     (Momentum, "rule_is_pure", "attributes that the rule assigns"),
     (FirstTrial, "trial_order_does_not_matter", "by trial index"),
     (Local, "exact_rule_equals_backward", "a rule with the capability 'exact'"),
