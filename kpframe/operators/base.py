@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
 
-from kpframe.errors import DeviceError, DtypeError, NotLinearError, ShapeError, mismatch
+from kpframe.errors import ArgumentError, DeviceError, DtypeError, NotLinearError, ShapeError, mismatch
+from kpframe.memory import check_memory
 from kpframe.spaces import Space
 
 if TYPE_CHECKING:
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 #: Default memory budget of dense requests, in bytes.
 MEMORY_BUDGET = 2 * 2**30
+
+#: Bytes that the vectors of one product may take on the way, and how many of them ride on each probe.
+CHUNK_LIMIT, WORKING_VECTORS = 2**30, 3
 
 #: How tightly a formula binds: a sum is bracketed inside a product, a product inside an adjoint.
 SUM, PRODUCT, ATOM = 1, 2, 3
@@ -69,17 +74,43 @@ class Operator(ABC):
 
     # -- products ---------------------------------------------------------------------------------------
 
-    def __call__(self, q: torch.Tensor) -> torch.Tensor:
+    def __call__(self, q: torch.Tensor, *, chunk: int | Literal["auto"] = "auto") -> torch.Tensor:
         """Return the product with ``q`` ``[..., *domain]``; leading dimensions are probes.
+
+        Args:
+            q: the vectors.
+            chunk: how many probes go together; by default as many as need no more than 1 GiB on the way.
 
         Raises:
             ShapeError, DtypeError, DeviceError: when ``q`` does not lie in the domain.
+            ArgumentError: for a ``chunk`` below 1.
+            MemoryBudgetError: before the product, when the result would not fit into the free memory.
         """
         self.domain.check(q, f"argument of {self!r}", dtype=self.dtype, device=self.device)
+        probes = q.shape[: q.ndim - len(self.domain.axes)]
         if q.numel() == 0:  # no probe, or no dimension
-            return q.new_zeros((*q.shape[: q.ndim - len(self.domain.axes)], *self.codomain.shape))
+            return q.new_zeros((*probes, *self.codomain.shape))
+        size = self._probes_together(chunk, math.prod(probes))
         with torch.no_grad():
-            return self._apply(q)
+            if size >= math.prod(probes):
+                return self._apply(q)
+            rows = q.reshape(-1, *self.domain.shape)
+            out = q.new_empty(len(rows), *self.codomain.shape)
+            for start in range(0, len(rows), size):
+                out[start : start + size] = self._apply(rows[start : start + size])
+            return out.reshape(*probes, *self.codomain.shape)
+
+    def _probes_together(self, chunk: int | Literal["auto"], count: int) -> int:
+        """Return how many probes go into one product, what would not fit refused."""
+        if chunk != "auto" and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+            raise ArgumentError(mismatch("chunk", "'auto' or a whole number >= 1", repr(chunk)))
+        each = WORKING_VECTORS * (self.domain.size + self.codomain.size) * self.dtype.itemsize
+        size = min(count, max(1, CHUNK_LIMIT // each) if chunk == "auto" else chunk)
+        needed = count * self.codomain.size * self.dtype.itemsize + size * each
+        if needed > CHUNK_LIMIT:  # looking at the memory takes longer than a small product
+            remedy = "send fewer probes at a time, or set chunk= to fewer that go together"
+            check_memory(f"product of {self!r} with {count} probes", needed, self.device, remedy, None)
+        return size
 
     @property
     def T(self) -> Operator:

@@ -1,0 +1,61 @@
+"""Probes go together in chunks: by themselves where there are many, or as asked for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kpframe import MatrixOperator, Space
+from kpframe.errors import ArgumentError, MemoryBudgetError
+from kpframe.operators import base
+
+SPACE = Space.of(batch=2, time=3)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """An operator, and the numbers of probes that reached it."""
+    op = MatrixOperator(torch.arange(36, dtype=torch.float64).reshape(6, 6), SPACE)
+    seen: list[int] = []
+    apply = op._apply
+
+    def watch(q: torch.Tensor) -> torch.Tensor:
+        seen.append(q.numel() // 6)
+        return apply(q)
+
+    monkeypatch.setattr(op, "_apply", watch)
+    return op, seen
+
+
+def test_chunks_give_the_same(counted) -> None:
+    op, seen = counted
+    q = torch.randn(2, 5, 2, 3, dtype=torch.float64)
+    whole = op(q)
+    assert seen == [10]
+    assert torch.equal(op(q, chunk=4), whole)
+    assert seen == [10, 4, 4, 2]
+    assert op(q[0, 0], chunk=1).shape == (2, 3)
+    assert not torch.equal(op(2 * q, chunk=4), whole)
+
+
+def test_many_probes_are_cut_by_themselves(counted, monkeypatch) -> None:
+    op, seen = counted
+    monkeypatch.setattr(base, "CHUNK_LIMIT", 3 * 12 * 8 * 7)  # seven probes
+    q = torch.randn(20, 2, 3, dtype=torch.float64)
+    found = op(q)
+    assert seen == [7, 7, 6]
+    assert torch.equal(found, op(q, chunk=20))
+
+
+def test_what_would_not_fit_is_refused(counted) -> None:
+    op, seen = counted
+    q = torch.zeros(1, 2, 3, dtype=torch.float64).expand(2**42, 2, 3)
+    with pytest.raises(MemoryBudgetError, match=r"product of .* with 4398046511104 probes: .* set chunk="):
+        op(q)
+    assert seen == []
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 2.0, True, "all"])
+def test_bad_chunks(counted, chunk) -> None:
+    with pytest.raises(ArgumentError, match="chunk: expected 'auto' or a whole number >= 1, got"):
+        counted[0](torch.zeros(4, 2, 3, dtype=torch.float64), chunk=chunk)
