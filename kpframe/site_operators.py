@@ -26,7 +26,7 @@ from kpframe.parameter import GroupProjector, ParameterJacobian, ParameterOperat
 from kpframe.site_gains import PlacedOutput, PlacedSite, PlacedStage, SiteGains, add, gather, scatter
 from kpframe.site_groups import SiteGroup, group_sites
 from kpframe.site_layout import PRIME
-from kpframe.site_scan import can_scan, scan, scan_adjoint
+from kpframe.site_scan import can_scan, pull_columns, push_columns, scan, scan_adjoint
 from kpframe.spaces import Space
 from kpframe.step_jacobian import DiagonalStepJacobian, StepJacobian
 
@@ -266,13 +266,17 @@ class SiteParameterJacobian(ParameterJacobian):
         """Return how the state moves within each step with the groups' weights and ``h_0`` ``[..., H]``."""
         batch, time, hidden = self.codomain.shape
         out = self.gains.like.new_empty(*probes, time, batch, hidden)
+        live = [(group, w) for group, w in zip(groups, weights, strict=True) if w is not None]
         for steps in self._stretches(probes):
-            du: dict[str, torch.Tensor] = {}
-            for group, weight in zip(groups, weights, strict=True):
-                if weight is not None:
-                    scatter(group.targets, group.products(steps, weight), du)
             part = out[..., steps, :, :]
-            part.copy_(self.gains.join(self.gains.tangent(steps, {}, du), part.shape[:-1]))
+            moved = [(group.targets, group.products(steps, weight)) for group, weight in live]
+            if len(self.gains.stages) == 1:
+                push_columns(self.gains, steps, moved, part)
+            else:
+                du: dict[str, torch.Tensor] = {}
+                for targets, y in moved:
+                    scatter(targets, y, du)
+                part.copy_(self.gains.join(self.gains.tangent(steps, {}, du), part.shape[:-1]))
         if self.first_step is not None and start is not None:
             out[..., 0, :, :] += self.first_step.step(0, start.unsqueeze(-2).expand(*probes, batch, -1))
         return out.transpose(-3, -2)
@@ -282,10 +286,14 @@ class SiteParameterJacobian(ParameterJacobian):
         found: list[list[torch.Tensor]] = [[] for _ in groups]
         turned = r.transpose(-3, -2)
         for steps in self._stretches(r.shape[:-3]):
-            parts = self.gains.split(turned[..., steps, :, :].contiguous())
-            _, pulled = self.gains.cotangent(steps, parts, state=False)
+            part = turned[..., steps, :, :]
+            if len(self.gains.stages) > 1:
+                _, pulled = self.gains.cotangent(steps, self.gains.split(part.contiguous()), state=False)
             for group, totals in zip(groups, found, strict=True):
-                columns = gather(group.targets, pulled)
+                if len(self.gains.stages) > 1:
+                    columns = gather(group.targets, pulled)
+                else:
+                    columns = pull_columns(self.gains, steps, group.targets, part)
                 if columns is not None:
                     group.accumulate(steps, columns, totals)
         return [group.total(totals) if totals else None for group, totals in zip(groups, found, strict=True)]

@@ -1,7 +1,8 @@
-"""The scans of ``P`` and ``P*`` for cells of one stage, without work in Python that a step does not need.
+"""The operators of cells of one stage, written in place.
 
-Everything is split into views of single steps once for each product; each step then is one matrix
-product for each site and one fused multiply-add for each gain, written in place.
+For the scans of ``P`` and ``P*`` everything is split into views of single steps once for each product; each
+step then is one matrix product for each site and one fused multiply-add for each gain. The gains of ``J`` and
+``J*`` write side by side what one matrix product takes for all targets.
 """
 
 from __future__ import annotations
@@ -44,6 +45,53 @@ def scan_adjoint(gains: SiteGains, out: torch.Tensor) -> torch.Tensor:  # [T, ..
         for target, gain, source in direct:
             source[t - 1].addcmul_(gain[t], target[t])
     return out
+
+
+def push_columns(
+    gains: SiteGains, steps: slice, moved: Sequence[tuple[Sequence[str], torch.Tensor]], out: torch.Tensor
+) -> None:
+    """Write what targets' moves ``[..., t, B, G n]``, side by side, do to the state: ``[..., t, B, H]``."""
+    (stage,) = gains.stages
+    states, begun = gains.split(out), set()
+    for targets, y in moved:
+        for target, block in zip(targets, torch.split(y, stage.units, dim=-1), strict=True):
+            for output in stage.outputs:
+                if target not in output.gains:
+                    continue
+                if output.name in begun:
+                    states[output.name].addcmul_(output.gains[target][steps], block)
+                else:
+                    torch.mul(output.gains[target][steps], block, out=states[output.name])
+                    begun.add(output.name)
+    for name, state in states.items():
+        if name not in begun:
+            state.zero_()
+
+
+def pull_columns(
+    gains: SiteGains, steps: slice, targets: Sequence[str], r: torch.Tensor
+) -> torch.Tensor | None:  # [..., t, B, H] -> [..., t, B, G n]
+    """Return what a state vector sends to targets, side by side; None where nothing reaches them."""
+    (stage,) = gains.stages
+    states = gains.split(r)
+    sent = {
+        target: [
+            (output.gains[target], states[output.name]) for output in stage.outputs if target in output.gains
+        ]
+        for target in targets
+    }
+    if not any(sent.values()):
+        return None
+    columns = r.new_empty(*r.shape[:-1], len(targets) * stage.units)
+    for entries, block in zip(sent.values(), torch.split(columns, stage.units, dim=-1), strict=True):
+        if not entries:
+            block.zero_()
+        for place, (gain, state) in enumerate(entries):
+            if place:
+                block.addcmul_(gain[steps], state)
+            else:
+                torch.mul(gain[steps], state, out=block)
+    return columns
 
 
 class _Forward:

@@ -127,12 +127,9 @@ def _with_rate(row: Row, call: Call, dtype: torch.dtype, device: torch.device) -
     if work:
         share = work / (row.milliseconds / 1e3) / matmul_rate(dtype, device)
         notes.append(f"{share:.0%} of the machine's matrix-product rate")
-    peak = peak_bytes(call, device)
-    if peak is not None:
-        batch, time, hidden = map(int, row.size.split(" x "))
-        notes.append(
-            f"peak {peak / (batch * time * hidden * dtype.itemsize):.1f} x batch x time x hidden numbers"
-        )
+    batch, time, hidden = map(int, row.size.split(" x "))
+    states = batch * time * hidden * dtype.itemsize
+    notes.append(f"peak {peak_bytes(call, device) / states:.1f} x batch x time x hidden numbers")
     return Row(row.model, row.size, row.what, row.milliseconds, row.ratio, row.beside, ", ".join(notes))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from itertools import accumulate
+from typing import Any
 
 import torch
 from attrs import frozen
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 Call = Callable[[], object]
@@ -63,49 +64,26 @@ class Clock:
             torch.cuda.synchronize(self.device)
 
 
-def peak_bytes(call: Call, device: torch.device) -> int | None:
-    """Return by how much memory grows at most during a call; None where it cannot be read.
+def peak_bytes(call: Call, device: torch.device) -> int:
+    """Return by how much the memory of tensors grows at most during a call, the exact sum of what is held.
 
-    On a CPU the resident size is read every half millisecond from another thread, so that a shorter peak
-    can be missed.
+    On a CPU the profiler's record of each allocation is summed up; memory of other libraries is not in it.
     """
+    call()  # what a first call keeps for later ones is not counted
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-        held = int(torch.cuda.memory_allocated(device))
+        before = int(torch.cuda.memory_allocated(device))
         torch.cuda.reset_peak_memory_stats(device)
         call()
         torch.cuda.synchronize(device)
-        return int(torch.cuda.max_memory_allocated(device)) - held
-    before = _resident()
-    if before is None:
-        return None
-    peak, done = before, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.is_set():
-            peak = max(peak, _resident() or 0)
-            done.wait(0.0005)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
+        return int(torch.cuda.max_memory_allocated(device)) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
-    finally:
-        done.set()
-        watcher.join()
-    return peak - before
-
-
-def _resident() -> int | None:
-    """Return the resident size of this process [bytes]."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return None
-    import resource
-
-    return pages * resource.getpagesize()
+    assert profiler.profiler is not None  # it has run
+    events: Any = profiler.profiler.kineto_results
+    changes = [event for event in events.events() if event.name() == "[memory]"]
+    changes.sort(key=lambda event: int(event.start_ns()))
+    return max(accumulate((int(event.nbytes()) for event in changes), initial=0))
 
 
 def flops(call: Call) -> int:

@@ -47,6 +47,7 @@ def bench(
     """
     import torch
 
+    from kpframe.bench.peers import CELLS
     from kpframe.bench.products import product_rows
     from kpframe.bench.sweeps import sweeps
 
@@ -56,9 +57,10 @@ def bench(
     place, kind = torch.device(device), getattr(torch, dtype)
     rows: list[Row] = []
     for name in chosen:
+        taken = peers if name in CELLS or models else ()  # of the default models, those that a peer takes
         for size in measured:
             found = product_rows(
-                name, size, runs=runs, dtype=kind, device=place, peers=peers, spectra=not no_spectra
+                name, size, runs=runs, dtype=kind, device=place, peers=taken, spectra=not no_spectra
             )
             for row in found:
                 rows.append(row)

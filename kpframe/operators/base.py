@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 #: Default memory budget of dense requests, in bytes.
 MEMORY_BUDGET = 2 * 2**30
 
-#: Bytes that the vectors of one product may take on the way, and how many of them ride on each probe.
-CHUNK_LIMIT, WORKING_VECTORS = 2**30, 3
+#: Bytes that the vectors of one product may take on the way (more is slower: docs/performance.md), and how
+#: many of them ride on each probe.
+CHUNK_LIMIT, WORKING_VECTORS = 192 * 2**20, 3
 
 #: How tightly a formula binds: a sum is bracketed inside a product, a product inside an adjoint.
 SUM, PRODUCT, ATOM = 1, 2, 3
@@ -79,7 +80,7 @@ class Operator(ABC):
 
         Args:
             q: the vectors.
-            chunk: how many probes go together; by default as many as need no more than 1 GiB on the way.
+            chunk: how many probes go together; by default even shares, of at most 192 MiB on the way.
 
         Raises:
             ShapeError, DtypeError, DeviceError: when ``q`` does not lie in the domain.
@@ -105,7 +106,11 @@ class Operator(ABC):
         if chunk != "auto" and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
             raise ArgumentError(mismatch("chunk", "'auto' or a whole number >= 1", repr(chunk)))
         each = WORKING_VECTORS * (self.domain.size + self.codomain.size) * self.dtype.itemsize
-        size = min(count, max(1, CHUNK_LIMIT // each) if chunk == "auto" else chunk)
+        if chunk == "auto":
+            shares = math.ceil(count / max(1, CHUNK_LIMIT // each))
+            size = math.ceil(count / shares)
+        else:
+            size = min(count, chunk)
         needed = count * self.codomain.size * self.dtype.itemsize + size * each
         if needed > CHUNK_LIMIT:  # looking at the memory takes longer than a small product
             remedy = "send fewer probes at a time, or set chunk= to fewer that go together"

@@ -42,14 +42,18 @@ def test_flops_and_rate() -> None:
     assert matmul_rate(torch.float32, CPU, size=64) > 1e6
 
 
-def test_peak_memory_sees_what_is_held() -> None:
+def test_peak_memory_is_what_is_held_at_once() -> None:
     def hold() -> None:
-        block = torch.ones(2**24)  # 64 MiB
-        time.sleep(0.05)
-        block.sum()
+        a = torch.ones(2**18)  # 1 MiB
+        b = a + 1
+        del a
+        b.mul_(2)
+        c = b * 2
+        del b
+        c.sum()
 
-    peak = peak_bytes(hold, CPU)
-    assert peak is None or 50 * 2**20 < peak < 200 * 2**20
+    assert peak_bytes(hold, CPU) == pytest.approx(2 * 2**20, rel=1e-3)
+    assert peak_bytes(lambda: torch.ones(2**18), CPU) == pytest.approx(2**20, rel=1e-3)
 
 
 def test_by_hand_is_phi() -> None:

@@ -45,6 +45,8 @@ def test_many_probes_are_cut_by_themselves(counted, monkeypatch) -> None:
     found = op(q)
     assert seen == [7, 7, 6]
     assert torch.equal(found, op(q, chunk=20))
+    op(q[:8])
+    assert seen == [7, 7, 6, 20, 4, 4]  # even shares
 
 
 def test_what_would_not_fit_is_refused(counted) -> None:
