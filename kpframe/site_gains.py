@@ -134,6 +134,28 @@ class SiteGains:
         """All sites, stage by stage."""
         return [placed for stage in self.stages for placed in stage.sites]
 
+    @property
+    def units(self) -> torch.Tensor:  # [H], int64
+        """Return the unit of each entry of the state: one index of all that pointwise functions connect.
+
+        Outputs of one stage belong together, and with what they read directly; layers that reach each other
+        through weights alone are apart.
+        """
+        groups: list[set[str]] = []
+        for stage in self.stages:
+            names = {output.name for output in stage.outputs}
+            names |= {name.removesuffix(PRIME) for output in stage.outputs for name in output.direct}
+            joined = names.union(*(group for group in groups if group & names))
+            groups = [group for group in groups if not group & names] + [joined]
+        group_of = {name: place for place, group in enumerate(groups) for name in group}
+        first: dict[int, int] = {}
+        total, labels = 0, []
+        for name, width in self.components.items():
+            if group_of[name] not in first:
+                first[group_of[name]], total = total, total + width
+            labels.append(torch.arange(width) + first[group_of[name]])
+        return torch.cat(labels)
+
     def with_weights(self, weight: Callable[[PlacedSite], torch.Tensor]) -> SiteGains:
         """Return the same gains with other weights on the sites that read the state."""
         stages = [

@@ -20,7 +20,8 @@ from kpframe.parameter import ParameterOperator
 from kpframe.propagator import Propagator
 from kpframe.site_gains import Gain, PlacedSite, PlacedStage, SiteGains, scatter
 from kpframe.site_layout import INPUT, PRIME, Site, Stage, widths
-from kpframe.site_operators import SiteParameterJacobian, SiteParameterOperator, SiteStepJacobian
+from kpframe.site_parameter import SiteParameterJacobian, SiteParameterOperator
+from kpframe.site_step import SiteStepJacobian
 from kpframe.trajectory import Trajectory
 
 #: A step's index, those of a batch of rows ``[N]``, or all steps of tensors ``[T, B, n]``.

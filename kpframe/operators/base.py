@@ -164,6 +164,14 @@ class Operator(ABC):
         return False
 
     @property
+    def block_labels(self) -> torch.Tensor | None:  # [n], int64
+        """A label for each entry of the last axis; the operator has no entry between two labels.
+
+        None where no such structure is known. Eigenpairs then come from each block alone.
+        """
+        return None
+
+    @property
     def tags(self) -> frozenset[str]:
         """What is provable of the operator: a subset of ``{"self_adjoint", "positive"}``."""
         return frozenset(name for name in ("self_adjoint", "positive") if getattr(self, name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from attrs import frozen
@@ -16,18 +17,19 @@ from kpframe.spectra.arguments import (
     check_rank,
     check_square,
 )
-from kpframe.spectra.krylov import block_lanczos
+from kpframe.spectra.blocks import blocks_of, lanczos_in_blocks
+from kpframe.spectra.krylov import best, block_lanczos
 from kpframe.spectra.products import Products
 from kpframe.spectra.rng import new_generator, probes
 
 #: Without a budget, operators up to this dimension are solved densely.
 DENSE = 256
 
-#: The ends of the spectrum, each with its order.
-ORDERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "largest": lambda values: torch.argsort(values, descending=True, stable=True),
-    "smallest": lambda values: torch.argsort(values, stable=True),
-    "magnitude": lambda values: torch.argsort(values.abs(), descending=True, stable=True),
+#: The ends of the spectrum; each eigenvalue's score, the wanted ones the highest.
+SCORES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "largest": lambda values: values,
+    "smallest": torch.neg,
+    "magnitude": torch.abs,
 }
 
 
@@ -59,7 +61,8 @@ def eigsh(
     call, and ends when all pairs have converged or the budget is spent. ``residual_norms`` are measured
     with ``k`` further products. A budget of at least the dimension, or none and a dimension up to 256, gives
     the dense solution; ``method`` says so. An eigenvalue that is repeated more often than ``block_size``
-    may be found less often than it occurs.
+    may be found less often than it occurs. An operator that names its blocks (``block_labels``, as K of a
+    cell whose parameters act on one unit each) is solved within each of them, all in the same products.
 
     Args:
         op: a self-adjoint operator; where that is not provable, two products test it.
@@ -69,7 +72,7 @@ def eigsh(
             magnitude; None: eps^(2/3), 4e-11 in float64 and 2e-5 in float32.
         which: ``largest`` or ``smallest`` (algebraically), or ``magnitude`` (largest first).
         generator: the source of the first block; None: a new one with seed 0.
-        block_size: vectors per step; None: k, at most 32.
+        block_size: vectors per step, blocks of the operator disregarded; None: k, at most 32.
 
     Raises:
         ArgumentError: when k exceeds the dimension, the budget does not suffice for k pairs, or the operator
@@ -81,7 +84,7 @@ def eigsh(
     """
     check_square(op, "eigsh")
     k = check_rank(k, op)
-    check_name(which, tuple(ORDERS), "which")
+    check_name(which, tuple(SCORES), "which")
     dimension = op.domain.size
     eps = torch.finfo(op.dtype).eps
     tol = eps ** (2 / 3) if tol is None else check_positive(tol, "tol")
@@ -94,7 +97,7 @@ def eigsh(
         dense = product.dense()
         check_symmetric(op, float((dense - dense.mT).abs().max()), float(dense.abs().max()))
         values, columns = torch.linalg.eigh((dense + dense.mT) / 2)
-        chosen = ORDERS[which](values)[:k]
+        chosen = best(SCORES[which](values), k)
         values, vectors = values[chosen], columns[:, chosen].mT
         residuals = torch.linalg.vector_norm(vectors @ dense.mT - values[:, None] * vectors, dim=1)
         scale, method = float(dense.abs().max()), "dense"
@@ -105,18 +108,26 @@ def eigsh(
             raise ArgumentError(mismatch("budget", f"at least {2 * k + spent} products for k={k}", budget))
         if spent:
             probe_symmetry(op, product, source)
-        ritz = block_lanczos(
-            product,
-            k,
-            block=min(block, dimension),
+        blocks = blocks_of(op) if block_size is None else None
+        find = (
+            partial(block_lanczos, product, k, block=min(block, dimension))
+            if blocks is None
+            else partial(lanczos_in_blocks, product, k, blocks)
+        )
+        ritz = find(
             room=min(room, dimension),
             tol=tol / 2,  # the recurrence's residuals are a little smaller than the measured ones
-            order=ORDERS[which],
+            score=SCORES[which],
             generator=source,
         )
         values, vectors = ritz.values.to(op.dtype), ritz.vectors
         residuals = torch.linalg.vector_norm(product(vectors) - values[:, None] * vectors, dim=1)
-        scale, method = ritz.scale, f"block Lanczos, blocks of {block}"
+        scale = ritz.scale
+        method = (
+            f"block Lanczos, blocks of {block}"
+            if blocks is None
+            else f"Lanczos within {blocks.count} blocks of the operator"
+        )
     scale = max(scale, float(values.abs().max()))
     return EigenPairs(
         values,

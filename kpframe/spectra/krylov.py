@@ -18,7 +18,7 @@ from kpframe.spectra.rng import probes
 
 @frozen(eq=False)
 class Ritz:
-    """Ritz pairs in the order asked for; ``bounds`` are the recurrence's own residual norms."""
+    """Ritz pairs, the highest score first; ``bounds`` are the recurrence's own residual norms."""
 
     values: torch.Tensor  # [k]
     vectors: torch.Tensor  # [k, n], orthonormal rows
@@ -33,10 +33,10 @@ def block_lanczos(
     block: int,
     room: int,
     tol: float,
-    order: Callable[[torch.Tensor], torch.Tensor],
+    score: Callable[[torch.Tensor], torch.Tensor],
     generator: torch.Generator,
 ) -> Ritz:
-    """Return the first ``k`` Ritz pairs in ``order`` from a basis of at most ``room`` vectors.
+    """Return the ``k`` Ritz pairs of highest ``score``, from a basis of at most ``room`` vectors.
 
     It ends when their residuals are below ``tol`` times the largest Ritz value. An invariant subspace
     (a block that brings nothing above rounding) is left by a fresh random block, so that repeated
@@ -64,7 +64,7 @@ def block_lanczos(
         grown[done:, done:] = (coefficients[done:] + coefficients[done:].mT) / 2
         matrix = grown
         values, vectors = torch.linalg.eigh(matrix)
-        chosen = order(values)[:k]
+        chosen = best(score(values), k)
         scale = float(values.abs().max())
         rest = basis.outside(images)
         # The residual of a Ritz vector lies in the newest block alone.
@@ -76,3 +76,8 @@ def block_lanczos(
         current = basis.extend(rest[:left] if left < len(rest) else rest, floor)
         if not len(current):
             current = basis.extend(draw(left))
+
+
+def best(score: torch.Tensor, k: int) -> torch.Tensor:  # [n] -> [k]
+    """Return where the highest scores are, the highest first."""
+    return torch.argsort(score, descending=True, stable=True)[:k]

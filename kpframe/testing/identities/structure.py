@@ -1,6 +1,8 @@
-"""Structured operators equal their autograd twins."""
+"""Structured operators equal their autograd twins, and have the structure that they claim."""
 
 from __future__ import annotations
+
+import torch
 
 from kpframe.model import Model
 from kpframe.operators.base import Operator
@@ -51,3 +53,31 @@ structured_equals_autograd_P = _make("P", "propagator(), where it returns its ow
 structured_equals_autograd_K = _make(
     "K", "parameter_operator(): the Gram form of K, with one term for each bias vector that trains"
 )
+
+
+def _blocks(case: FlowCase) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return K by automatic differentiation, and the label of the block that each of its rows lies in."""
+    flow = case.problem.flow
+    labels = flow.K.block_labels
+    if labels is None:
+        raise NotApplicable("K names no blocks")
+    return case.problem.twin.K.to_dense(), labels.cpu().repeat(flow.K.domain.size // len(labels))
+
+
+@identity(
+    "model",
+    source=_SOURCE,
+    look="K.block_labels: no parameter may act on entries of two labels; None is always right",
+)
+def K_keeps_its_blocks(case: FlowCase) -> Residual:
+    """K has no entry between the blocks that ``K.block_labels`` names."""
+    dense, labels = _blocks(case)
+    within = dense * (labels[:, None] == labels).to(dense)
+    space = case.problem.space
+    return compare(within, dense, "K within its blocks against K", spaces=(space, space))
+
+
+@K_keeps_its_blocks.differs
+def _without_the_last_block(case: FlowCase) -> Residual | None:
+    dense, labels = _blocks(case)
+    return contrast(dense * (labels != labels.max()).to(dense), dense)

@@ -219,4 +219,5 @@ MUTANTS = _mutants(
         "structured_equals_autograd_K",
         "one term for each bias vector",
     ),
+    (kernels.SharedStart, "K_keeps_its_blocks", "no parameter may act on entries of two labels"),
 )

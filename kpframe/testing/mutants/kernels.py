@@ -105,6 +105,24 @@ class _OneSided(ParameterOperator):
         return super().project(directions, axis, name) - right - right
 
 
+class _Apart(ParameterOperator):
+    @property
+    def block_labels(self) -> Tensor:
+        """The trainable initial state acts on all units."""
+        return torch.arange(self.domain.shape[-1])
+
+
+class SharedStart(Elman):
+    """K that says each parameter acts on one unit, beside one initial state for all."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size, trainable_initial_state=True)
+
+    def parameter_operator(self, trajectory: Trajectory) -> ParameterOperator:
+        """Return K with the wrong labels."""
+        return _Apart(super().parameter_operator(trajectory).jacobian)
+
+
 def with_parameter_operator(wrong: type[ParameterOperator], base: type[SiteModel] = Elman) -> type[SiteModel]:
     """Return a model whose parameter operator is of the class ``wrong``, everything else right."""
 

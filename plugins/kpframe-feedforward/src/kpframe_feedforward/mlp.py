@@ -11,7 +11,8 @@ import torch
 from kpframe import Model, ParameterOperator, Propagator, Site, SiteModel, Trajectory
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.parameter import ParameterJacobian
-from kpframe.site_operators import SiteParameterJacobian, SiteParameterOperator, SiteStepJacobian
+from kpframe.site_parameter import SiteParameterJacobian, SiteParameterOperator
+from kpframe.site_step import SiteStepJacobian
 from kpframe.spaces import PARAMETER, Space, parameter_space
 from kpframe_feedforward import FORMS, PARAMETRISATIONS
 from kpframe_feedforward.layers import PHI, at_first_step, check_choice, check_count, check_positive

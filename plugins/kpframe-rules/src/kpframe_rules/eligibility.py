@@ -7,7 +7,7 @@ import torch
 from kpframe import Operator
 from kpframe.operators.dense import chunk_size
 from kpframe.site_gains import gather
-from kpframe.site_operators import SiteParameterJacobian
+from kpframe.site_parameter import SiteParameterJacobian
 
 
 def eligibilities(J: Operator, directions: torch.Tensor) -> torch.Tensor:  # [B, T, H] -> [B, T, M]

@@ -12,7 +12,7 @@ from kpframe.operators.base import ATOM, MEMORY_BUDGET
 from kpframe.operators.dense import check_budget
 from kpframe.site_gains import scatter
 from kpframe.site_groups import SiteGroup
-from kpframe.site_operators import SiteParameterJacobian
+from kpframe.site_parameter import SiteParameterJacobian
 from kpframe_rules.random_draws import check_count, divided, sign_patterns, signs
 
 

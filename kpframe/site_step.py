@@ -1,17 +1,16 @@
-"""The structured operators of weight sites: products with the weights between pointwise gains.
+"""The step Jacobian of weight sites: products with the weights between pointwise gains.
 
 With ``D[c, a] = dh'_c / du_a`` and ``E[c, c'] = dh'_c / dh_c'`` (both diagonal over units) and
 ``S = dz / dh`` the slope of a site's source::
 
-    A_t v = D_t (W S_t v) + E_t v            J dtheta = D (dW z + db)
+    A_t v = D_t (W S_t v) + E_t v
 
 so nothing of size ``[B, T, H, H]`` is ever formed. A step of several stages is a chain of these.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import cast
 
@@ -19,15 +18,8 @@ import torch
 from attrs import evolve
 
 from kpframe.errors import ArgumentError, ShapeError, closest, mismatch
-from kpframe.operators.atoms import IdentityOperator
-from kpframe.operators.base import Operator
-from kpframe.operators.dense import CHUNK_BYTES
-from kpframe.parameter import GroupProjector, ParameterJacobian, ParameterOperator
-from kpframe.site_gains import PlacedOutput, PlacedSite, PlacedStage, SiteGains, add, gather, scatter
-from kpframe.site_groups import SiteGroup, group_sites
-from kpframe.site_layout import PRIME
-from kpframe.site_scan import can_scan, pull_columns, push_columns, scan, scan_adjoint
-from kpframe.spaces import Space
+from kpframe.site_gains import PlacedOutput, PlacedSite, PlacedStage, SiteGains, add
+from kpframe.site_scan import can_scan, scan, scan_adjoint
 from kpframe.step_jacobian import DiagonalStepJacobian, StepJacobian
 
 #: The path that goes around all weights.
@@ -75,7 +67,7 @@ class SiteStepJacobian(StepJacobian):
     @property
     def units(self) -> torch.Tensor:  # [H], int64
         """Which unit each entry of the state belongs to: entries that pointwise functions connect."""
-        return _neurons(self.gains).to(self.device)
+        return self.gains.units.to(self.device)
 
     def diagonal(self) -> DiagonalStepJacobian:
         """Return the operator that keeps the diagonal of each ``A_t``, in closed form for one stage."""
@@ -199,150 +191,6 @@ class SiteStepJacobian(StepJacobian):
         return chosen
 
 
-class SiteParameterJacobian(ParameterJacobian):
-    """``J dtheta = D (dW z + db)``, one matrix product for each set of targets.
-
-    The products run over stretches of steps whose temporaries stay in the processor's cache.
-    """
-
-    method = "sites"
-
-    def __init__(self, gains: SiteGains, domain: Space, trains_start: bool) -> None:
-        super().__init__(domain, gains.space, dtype=gains.like.dtype, device=gains.like.device)
-        self.gains = gains
-        self._parts = {part.name: part for part in domain.axes[0].parts}
-        self.first_step = SiteStepJacobian(gains) if trains_start else None
-        names = [name for placed in gains.sites for name in placed.site.learned if name in self._parts]
-        #: Whether one parameter acts at several sites, so that what the sites do not just adds up.
-        self.ties = len(set(names)) < len(names)
-        self._groups: dict[frozenset[str], list[SiteGroup]] = {}
-
-    def groups(self, names: Collection[str]) -> list[SiteGroup]:
-        """Return the sites of the named parameters, those of the same targets together."""
-        key = frozenset(names)
-        if key not in self._groups:
-            self._groups[key] = group_sites(self.gains, key)
-        return self._groups[key]
-
-    def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        probes = q.shape[:-1]
-        moved = {name: q[..., part.slice].reshape(*probes, *part.shape) for name, part in self._parts.items()}
-        groups = self.groups(self._parts)
-        return self.push(groups, [group.weight(moved, probes) for group in groups], moved.get("h0"), probes)
-
-    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        probes = r.shape[:-3]
-        gradients = self.backward(r, self._parts)
-        flat = [
-            gradients[name].reshape(*probes, -1) if name in gradients else r.new_zeros(*probes, part.size)
-            for name, part in self._parts.items()
-        ]
-        return torch.cat(flat, dim=-1) if flat else r.new_zeros(*probes, 0)
-
-    def forward(self, moved: Mapping[str, torch.Tensor], probes: torch.Size) -> torch.Tensor:
-        """Return how the state ``[..., B, T, H]`` moves within each step when named parameters move."""
-        groups = self.groups(moved)
-        return self.push(groups, [group.weight(moved, probes) for group in groups], moved.get("h0"), probes)
-
-    def backward(self, r: torch.Tensor, names: Collection[str]) -> dict[str, torch.Tensor]:
-        """Return the gradients ``[..., *parameter]`` of the named parameters for a state vector."""
-        groups = self.groups(names)
-        out: dict[str, torch.Tensor] = {}
-        for group, total in zip(groups, self.pull(groups, r), strict=True):
-            if total is not None:
-                for name, value in group.gradients(total):
-                    add(out, name, value)
-        if self.first_step is not None and "h0" in names:
-            add(out, "h0", self.pull_start(r))
-        return out
-
-    def push(
-        self,
-        groups: Sequence[SiteGroup],
-        weights: Sequence[torch.Tensor | None],
-        start: torch.Tensor | None,
-        probes: torch.Size,
-    ) -> torch.Tensor:  # [..., B, T, H]
-        """Return how the state moves within each step with the groups' weights and ``h_0`` ``[..., H]``."""
-        batch, time, hidden = self.codomain.shape
-        out = self.gains.like.new_empty(*probes, time, batch, hidden)
-        live = [(group, w) for group, w in zip(groups, weights, strict=True) if w is not None]
-        for steps in self._stretches(probes):
-            part = out[..., steps, :, :]
-            moved = [(group.targets, group.products(steps, weight)) for group, weight in live]
-            if len(self.gains.stages) == 1:
-                push_columns(self.gains, steps, moved, part)
-            else:
-                du: dict[str, torch.Tensor] = {}
-                for targets, y in moved:
-                    scatter(targets, y, du)
-                part.copy_(self.gains.join(self.gains.tangent(steps, {}, du), part.shape[:-1]))
-        if self.first_step is not None and start is not None:
-            out[..., 0, :, :] += self.first_step.step(0, start.unsqueeze(-2).expand(*probes, batch, -1))
-        return out.transpose(-3, -2)
-
-    def pull(self, groups: Sequence[SiteGroup], r: torch.Tensor) -> list[torch.Tensor | None]:
-        """Return what reaches the groups' weights for a state vector ``[..., B, T, H]``; None: nothing."""
-        found: list[list[torch.Tensor]] = [[] for _ in groups]
-        turned = r.transpose(-3, -2)
-        for steps in self._stretches(r.shape[:-3]):
-            part = turned[..., steps, :, :]
-            if len(self.gains.stages) > 1:
-                _, pulled = self.gains.cotangent(steps, self.gains.split(part.contiguous()), state=False)
-            for group, totals in zip(groups, found, strict=True):
-                if len(self.gains.stages) > 1:
-                    columns = gather(group.targets, pulled)
-                else:
-                    columns = pull_columns(self.gains, steps, group.targets, part)
-                if columns is not None:
-                    group.accumulate(steps, columns, totals)
-        return [group.total(totals) if totals else None for group, totals in zip(groups, found, strict=True)]
-
-    def pull_start(self, r: torch.Tensor) -> torch.Tensor:  # [..., B, T, H] -> [..., H]
-        """Return what reaches a trainable initial state through the first step."""
-        assert self.first_step is not None
-        return self.first_step.step_adjoint(0, r[..., 0, :]).sum(dim=-2)
-
-    def _stretches(self, probes: torch.Size) -> list[slice]:
-        """Return slices of steps whose states and preactivations fit in a cache, all probes together."""
-        batch, time, hidden = self.codomain.shape
-        targets = sum(stage.units * len(stage.targets) for stage in self.gains.stages)
-        each = max(1, math.prod(probes)) * batch * (hidden + targets) * self.dtype.itemsize
-        length = max(1, min(time, CHUNK_BYTES // each))
-        return [slice(start, min(start + length, time)) for start in range(0, time, length)]
-
-
-class SiteParameterOperator(ParameterOperator):
-    """``K = J M J*`` of weight sites: Gram matrices of what the sites read, between the gains.
-
-    Sites that act on the same targets share one Gram matrix, and each bias that learns adds a one to it:
-    ``K = Sum D (Z Z^T + c 1 1^T) D*``, two matrix products for each set of targets. Groups that a
-    restriction froze cost nothing.
-    """
-
-    def _sandwich(self, metric: Operator, q: torch.Tensor) -> torch.Tensor:
-        jacobian = self.jacobian
-        if not isinstance(jacobian, SiteParameterJacobian) or not isinstance(
-            metric, IdentityOperator | GroupProjector
-        ):
-            return super()._sandwich(metric, q)
-        names, probes = self.parameters, q.shape[:-3]
-        if jacobian.ties:
-            return jacobian.forward(jacobian.backward(q, names), probes)
-        groups = jacobian.groups(names)
-        totals = jacobian.pull(groups, q)
-        weights = [
-            None if total is None else group.returned(total)
-            for group, total in zip(groups, totals, strict=True)
-        ]
-        learns_start = jacobian.first_step is not None and "h0" in names
-        return jacobian.push(groups, weights, jacobian.pull_start(q) if learns_start else None, probes)
-
-    def with_metric(self, metric: Operator, *, name: str = "K_M") -> ParameterOperator:
-        """Return ``J M J*`` with another metric on the parameter space."""
-        return SiteParameterOperator(self.jacobian, metric, name=name)
-
-
 def _matrix(placed: PlacedSite) -> torch.Tensor:
     assert placed.weight is not None  # sites that read a state have one
     return placed.weight
@@ -377,25 +225,3 @@ def _own_gains(stage: PlacedStage) -> dict[str, dict[str, torch.Tensor]]:
                     if target in output.gains:
                         add(total[output.name], str(placed.site.source), weight * output.gains[target])
     return total
-
-
-def _neurons(gains: SiteGains) -> torch.Tensor:  # [H], int64
-    """Return the unit of each entry of the state: one index of all that pointwise functions connect.
-
-    Outputs of one stage belong together, and with what they read directly; layers that reach each other
-    through weights alone are apart.
-    """
-    groups: list[set[str]] = []
-    for stage in gains.stages:
-        names = {output.name for output in stage.outputs}
-        names |= {name.removesuffix(PRIME) for output in stage.outputs for name in output.direct}
-        joined = names.union(*(group for group in groups if group & names))
-        groups = [group for group in groups if not group & names] + [joined]
-    group_of = {name: place for place, group in enumerate(groups) for name in group}
-    first: dict[int, int] = {}
-    total, labels = 0, []
-    for name, width in gains.components.items():
-        if group_of[name] not in first:
-            first[group_of[name]], total = total, total + width
-        labels.append(torch.arange(width) + first[group_of[name]])
-    return torch.cat(labels)
