@@ -16,7 +16,7 @@ from attrs import frozen
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.flow import Flow
-from kpframe.operators.dense import chunk_size
+from kpframe.operators.chunks import chunk_size
 from kpframe.readout import Readout
 from kpframe.rules import LearningRule
 from kpframe.spaces import PARAMETER

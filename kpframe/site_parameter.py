@@ -9,7 +9,7 @@ import torch
 
 from kpframe.operators.atoms import IdentityOperator
 from kpframe.operators.base import Operator
-from kpframe.operators.dense import CHUNK_BYTES
+from kpframe.operators.chunks import CHUNK_BYTES
 from kpframe.parameter import GroupProjector, ParameterJacobian, ParameterOperator
 from kpframe.site_gains import SiteGains, add, gather, scatter
 from kpframe.site_groups import SiteGroup, group_sites

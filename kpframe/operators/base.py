@@ -13,6 +13,7 @@ import torch
 
 from kpframe.errors import ArgumentError, DeviceError, DtypeError, NotLinearError, ShapeError, mismatch
 from kpframe.memory import check_memory
+from kpframe.operators import chunks
 from kpframe.spaces import Space
 
 if TYPE_CHECKING:
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
 
 #: Default memory budget of dense requests, in bytes.
 MEMORY_BUDGET = 2 * 2**30
-
-#: Bytes that the vectors of one product may take on the way (more is slower: docs/performance.md), and how
-#: many of them ride on each probe.
-CHUNK_LIMIT, WORKING_VECTORS = 192 * 2**20, 3
 
 #: How tightly a formula binds: a sum is bracketed inside a product, a product inside an adjoint.
 SUM, PRODUCT, ATOM = 1, 2, 3
@@ -80,7 +77,7 @@ class Operator(ABC):
 
         Args:
             q: the vectors.
-            chunk: how many probes go together; by default even shares, of at most 192 MiB on the way.
+            chunk: how many probes go together; by default shares of about 192 MiB, larger for short steps.
 
         Raises:
             ShapeError, DtypeError, DeviceError: when ``q`` does not lie in the domain.
@@ -105,14 +102,10 @@ class Operator(ABC):
         """Return how many probes go into one product, what would not fit refused."""
         if chunk != "auto" and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
             raise ArgumentError(mismatch("chunk", "'auto' or a whole number >= 1", repr(chunk)))
-        each = WORKING_VECTORS * (self.domain.size + self.codomain.size) * self.dtype.itemsize
-        if chunk == "auto":
-            shares = math.ceil(count / max(1, CHUNK_LIMIT // each))
-            size = math.ceil(count / shares)
-        else:
-            size = min(count, chunk)
+        size = chunks.together(self, count) if chunk == "auto" else min(count, chunk)
+        each = chunks.WORKING_VECTORS * (self.domain.size + self.codomain.size) * self.dtype.itemsize
         needed = count * self.codomain.size * self.dtype.itemsize + size * each
-        if needed > CHUNK_LIMIT:  # looking at the memory takes longer than a small product
+        if needed > chunks.CHUNK_LIMIT:  # looking at the memory takes longer than a small product
             remedy = "send fewer probes at a time, or set chunk= to fewer that go together"
             check_memory(f"product of {self!r} with {count} probes", needed, self.device, remedy, None)
         return size

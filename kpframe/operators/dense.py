@@ -8,16 +8,8 @@ from scipy.sparse.linalg import LinearOperator
 
 from kpframe.errors import MemoryBudgetError
 from kpframe.operators.base import Operator
+from kpframe.operators.chunks import chunk_size
 from kpframe.spaces import Space
-
-#: Bytes of probes and products that one batched call may hold: what a cache holds; more is slower.
-CHUNK_BYTES = 4 * 2**20
-
-
-def chunk_size(operator: Operator, limit: int, held: int = 1) -> int:
-    """Return how many probes (at most ``limit``) to send at once; ``held`` vectors ride on each."""
-    each = held * (operator.domain.size + operator.codomain.size) * operator.dtype.itemsize
-    return max(1, min(limit, CHUNK_BYTES // max(each, 1)))
 
 
 def check_budget(what: str, rows: int, columns: int, dtype: torch.dtype, max_bytes: int) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from kpframe.operators.axes import check_same_axes
 from kpframe.operators.base import ATOM, Operator
-from kpframe.operators.dense import chunk_size
+from kpframe.operators.chunks import chunk_size
 from kpframe.spaces import Space, check_axes
 
 

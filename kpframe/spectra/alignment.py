@@ -9,7 +9,8 @@ import torch
 from kpframe.errors import SpaceMismatchError
 from kpframe.operators import Operator
 from kpframe.operators.base import check_together
-from kpframe.operators.dense import basis, chunk_size
+from kpframe.operators.chunks import chunk_size
+from kpframe.operators.dense import basis
 from kpframe.spectra.adaptive import spend
 from kpframe.spectra.arguments import check_budget, check_operator, check_rtol
 from kpframe.spectra.estimate import Estimate

@@ -7,7 +7,8 @@ import math
 import torch
 
 from kpframe.operators import Operator
-from kpframe.operators.dense import basis, chunk_size
+from kpframe.operators.chunks import chunk_size
+from kpframe.operators.dense import basis
 from kpframe.spectra.adaptive import spend
 from kpframe.spectra.arguments import check_budget, check_name, check_operator, check_rtol
 from kpframe.spectra.estimate import Estimate

@@ -10,8 +10,8 @@ from attrs import frozen
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.operators import Operator
 from kpframe.operators.axes import check_same_axes
+from kpframe.operators.chunks import chunk_size
 from kpframe.operators.dense import check_budget as check_memory
-from kpframe.operators.dense import chunk_size
 from kpframe.spaces import Space
 from kpframe.spectra.arguments import check_count, check_operator
 from kpframe.spectra.products import Products

@@ -6,7 +6,8 @@ import torch
 
 from kpframe.errors import NonFiniteError
 from kpframe.operators import Operator
-from kpframe.operators.dense import basis, chunk_size
+from kpframe.operators.chunks import chunk_size
+from kpframe.operators.dense import basis
 from kpframe.spectra.rng import new_generator, probes
 
 

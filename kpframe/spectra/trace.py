@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from kpframe.operators import Operator
-from kpframe.operators.dense import basis, chunk_size
+from kpframe.operators.chunks import chunk_size
+from kpframe.operators.dense import basis
 from kpframe.spectra import traces
 from kpframe.spectra.adaptive import spend
 from kpframe.spectra.arguments import check_budget, check_name, check_rtol, check_square

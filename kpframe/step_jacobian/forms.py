@@ -6,7 +6,8 @@ import torch
 
 from kpframe.errors import ShapeError, mismatch
 from kpframe.operators.base import MEMORY_BUDGET
-from kpframe.operators.dense import CHUNK_BYTES, check_budget
+from kpframe.operators.chunks import CHUNK_BYTES
+from kpframe.operators.dense import check_budget
 from kpframe.spaces import Space
 from kpframe.step_jacobian.base import StepJacobian, check_mask
 from kpframe.step_jacobian.entries import entry_tables, table_widths

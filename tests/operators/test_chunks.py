@@ -7,7 +7,7 @@ import torch
 
 from kpframe import MatrixOperator, Space
 from kpframe.errors import ArgumentError, MemoryBudgetError
-from kpframe.operators import base
+from kpframe.operators import chunks
 
 SPACE = Space.of(batch=2, time=3)
 
@@ -40,13 +40,30 @@ def test_chunks_give_the_same(counted) -> None:
 
 def test_many_probes_are_cut_by_themselves(counted, monkeypatch) -> None:
     op, seen = counted
-    monkeypatch.setattr(base, "CHUNK_LIMIT", 3 * 12 * 8 * 7)  # seven probes
+    monkeypatch.setattr(chunks, "CHUNK_LIMIT", 3 * 12 * 8 * 7)  # seven probes
+    monkeypatch.setattr(chunks, "STEP_BYTES", 0)
     q = torch.randn(20, 2, 3, dtype=torch.float64)
     found = op(q)
     assert seen == [7, 7, 6]
     assert torch.equal(found, op(q, chunk=20))
     op(q[:8])
     assert seen == [7, 7, 6, 20, 4, 4]  # even shares
+
+
+def test_short_steps_are_filled(counted, monkeypatch) -> None:
+    op, _ = counted  # 2 trials of 3 steps: 16 bytes a step
+    monkeypatch.setattr(chunks, "CHUNK_LIMIT", 1)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(chunks, "STEP_BYTES", 16 * 5)
+    assert chunks.together(op, 100) == 5
+    assert chunks.chunk_size(op, 100) == 5
+    assert chunks.chunk_size(op, 3) == 3
+    monkeypatch.setattr(chunks, "CEILING", 12 * 8 * 2)  # two vectors and their products
+    assert chunks.chunk_size(op, 100) == 2
+    assert chunks.together(op, 100) == 1  # more ride on each there
+    no_steps = MatrixOperator(op.matrix)
+    monkeypatch.setattr(chunks, "CEILING", 2**30)
+    assert chunks.together(no_steps, 100) == 1
 
 
 def test_what_would_not_fit_is_refused(counted) -> None:

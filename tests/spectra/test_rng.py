@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kpframe.errors import ArgumentError
-from kpframe.operators import FunctionOperator, Operator, dense
+from kpframe.operators import FunctionOperator, Operator, chunks
 from kpframe.spaces import Space
 from kpframe.spectra import (
     alignment,
@@ -93,8 +93,9 @@ def everything(op: Operator, seed: int) -> dict[str, torch.Tensor]:
 def test_the_seed_decides_and_batching_does_not(positive: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
     state = torch.get_rng_state()
     first, again, other = everything(positive, 1), everything(positive, 1), everything(positive, 2)
-    monkeypatch.setattr(dense, "CHUNK_BYTES", 5 * 2 * 300 * 8)  # five probes a batch
-    assert dense.chunk_size(positive, 60) == 5
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 5 * 2 * 300 * 8)  # five probes a batch
+    monkeypatch.setattr(chunks, "STEP_BYTES", 0)
+    assert chunks.chunk_size(positive, 60) == 5
     small = everything(positive, 1)
     assert torch.equal(state, torch.get_rng_state())
     for name, value in first.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from kpframe import Operator
-from kpframe.operators.dense import chunk_size
+from kpframe.operators.chunks import chunk_size
 from kpframe.site_gains import gather
 from kpframe.site_parameter import SiteParameterJacobian
 

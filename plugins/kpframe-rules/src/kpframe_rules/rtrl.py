@@ -10,7 +10,8 @@ from kpframe import IdentityOperator, LearningRule, MatrixOperator, Readout, Upd
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.flow import Flow
 from kpframe.operators.base import MEMORY_BUDGET
-from kpframe.operators.dense import basis, check_budget, chunk_size
+from kpframe.operators.chunks import chunk_size
+from kpframe.operators.dense import basis, check_budget
 from kpframe.rules import by_name
 
 

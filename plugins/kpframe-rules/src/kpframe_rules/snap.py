@@ -9,7 +9,7 @@ import torch
 from kpframe import IdentityOperator, LearningRule, Operator, Propagator, StepJacobian, Update
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.operators.base import ATOM
-from kpframe.operators.dense import chunk_size
+from kpframe.operators.chunks import chunk_size
 
 
 class Snap1(LearningRule):
