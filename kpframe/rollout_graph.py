@@ -7,7 +7,7 @@ parameters, which gives ``G = dh/dtheta = P J`` and ``Phi = G G*`` in one pass e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,6 +21,28 @@ from kpframe.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from kpframe.model import Model
+
+
+class _Stack(torch.autograd.Function):
+    """``torch.stack(steps, dim=1)``, linear in the number of steps also when differentiated twice.
+
+    The derivative of torch's own takes its cotangent apart step by step, and that of each step is a whole
+    trajectory of zeros but one.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*steps: torch.Tensor) -> torch.Tensor:
+        return torch.stack(steps, dim=1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        """Keep nothing: the map is linear."""
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return gradients[0].unbind(1)
 
 
 class RolloutGraph:
@@ -38,7 +60,8 @@ class RolloutGraph:
             for t, kick in enumerate(kicks.unbind(1)):
                 h = model._advance(trajectory, t, h) + kick
                 out.append(h)
-            self._linearization = Linearization(torch.stack(out, dim=1), (kicks, *self.theta))
+            states = _Stack.apply(*out)  # type: ignore[no-untyped-call]
+            self._linearization = Linearization(states, (kicks, *self.theta))
 
     def from_kicks(self, q: torch.Tensor) -> torch.Tensor:
         """Return how the states ``[k, B, T, H]`` move with what is added to them, ``P q``."""
