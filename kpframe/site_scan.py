@@ -24,7 +24,7 @@ def can_scan(gains: SiteGains) -> bool:
 def scan(gains: SiteGains, out: torch.Tensor) -> torch.Tensor:  # [T, ..., B, H]
     """Turn ``q`` into ``P q`` in place: ``out_t += A_t out_{t-1}``, forward in time."""
     states = _components(gains, out)
-    sites = [_Forward(placed, states, gains) for placed in _recurrent(gains)]
+    sites = [_Forward(placed, states, gains, out) for placed in _recurrent(gains)]
     direct = _direct(gains, states)
     for t in range(1, len(out)):
         for site in sites:
@@ -97,21 +97,25 @@ def pull_columns(
 class _Forward:
     """One site going forward: its products, times the gains, added to the outputs."""
 
-    def __init__(self, placed: PlacedSite, states: dict[str, Steps], gains: SiteGains) -> None:
+    def __init__(
+        self, placed: PlacedSite, states: dict[str, Steps], gains: SiteGains, out: torch.Tensor
+    ) -> None:
         assert placed.weight is not None  # sites that read a state have one
         self.read = [placed.site.read(state) for state in states[str(placed.site.source)]]
         self.slope = None if placed.slope is None else placed.slope.unbind(0)
         self.weight = placed.weight.mT
-        self.units = gains.stages[0].units
-        self.added = _gains_of(placed, gains, states)
+        self.products = out.new_empty(*out.shape[1:-1], len(placed.weight))
+        self.rows = self.products.flatten(0, -2)
+        blocks = torch.split(self.products, gains.stages[0].units, dim=-1)
+        self.added = [(state, gain, blocks[block]) for state, gain, block in _gains_of(placed, gains, states)]
 
     def step(self, t: int) -> None:
         """Add what the state before step ``t`` does through this site."""
         z = self.read[t - 1]
-        y = (z if self.slope is None else self.slope[t] * z) @ self.weight
-        blocks = torch.split(y, self.units, dim=-1)
+        z = z if self.slope is None else self.slope[t] * z
+        torch.mm(z.flatten(0, -2), self.weight, out=self.rows)
         for state, gain, block in self.added:
-            state[t].addcmul_(gain[t], blocks[block])
+            state[t].addcmul_(gain[t], block)
 
 
 class _Backward:
@@ -125,25 +129,26 @@ class _Backward:
         self.slope = None if placed.slope is None else placed.slope.unbind(0)
         self.weight = placed.weight
         self.columns = out.new_zeros(*out.shape[1:-1], len(placed.weight))
-        self.blocks = torch.split(self.columns, gains.stages[0].units, dim=-1)
-        added = _gains_of(placed, gains, states)
-        first: dict[int, int] = {}
-        for place, (_, _, block) in enumerate(added):
-            first.setdefault(block, place)
-        self.written = [added[place] for place in first.values()]
-        self.added = [entry for place, entry in enumerate(added) if place not in first.values()]
+        self.rows = self.columns.flatten(0, -2)
+        blocks = torch.split(self.columns, gains.stages[0].units, dim=-1)
+        self.written: list[tuple[Steps, Steps, torch.Tensor]] = []
+        self.added: list[tuple[Steps, Steps, torch.Tensor]] = []
+        begun: set[int] = set()
+        for state, gain, block in _gains_of(placed, gains, states):
+            (self.added if block in begun else self.written).append((state, gain, blocks[block]))
+            begun.add(block)
 
     def step(self, t: int) -> None:
         """Add what the state of step ``t`` sends back through this site."""
         for state, gain, block in self.written:
-            torch.mul(gain[t], state[t], out=self.blocks[block])
+            torch.mul(gain[t], state[t], out=block)
         for state, gain, block in self.added:
-            self.blocks[block].addcmul_(gain[t], state[t])
-        sent = self.columns @ self.weight
+            block.addcmul_(gain[t], state[t])
+        back = self.back[t - 1]
         if self.slope is None:
-            self.back[t - 1].add_(sent)
+            back.view(self.rows.shape[0], -1).addmm_(self.rows, self.weight)
         else:
-            self.back[t - 1].addcmul_(self.slope[t], sent)
+            back.addcmul_(self.slope[t], (self.rows @ self.weight).reshape(back.shape))
 
 
 def _recurrent(gains: SiteGains) -> list[PlacedSite]:

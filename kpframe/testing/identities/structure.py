@@ -78,6 +78,7 @@ def K_keeps_its_blocks(case: FlowCase) -> Residual:
 
 
 @K_keeps_its_blocks.differs
-def _without_the_last_block(case: FlowCase) -> Residual | None:
+def _without_the_heaviest_block(case: FlowCase) -> Residual | None:
     dense, labels = _blocks(case)
-    return contrast(dense * (labels != labels.max()).to(dense), dense)
+    heaviest = labels[dense.norm(dim=1).argmax()]
+    return contrast(dense * (labels != heaviest).to(dense), dense)
