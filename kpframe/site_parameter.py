@@ -9,7 +9,7 @@ import torch
 
 from kpframe.operators.atoms import IdentityOperator
 from kpframe.operators.base import Operator
-from kpframe.operators.chunks import CHUNK_BYTES
+from kpframe.operators.chunks import STRETCH_BYTES
 from kpframe.parameter import GroupProjector, ParameterJacobian, ParameterOperator
 from kpframe.site_gains import SiteGains, add, gather, scatter
 from kpframe.site_groups import SiteGroup, group_sites
@@ -21,7 +21,7 @@ from kpframe.spaces import Space
 class SiteParameterJacobian(ParameterJacobian):
     """``J dtheta = D (dW z + db)``, one matrix product for each set of targets.
 
-    The products run over stretches of steps whose temporaries stay in the processor's cache.
+    The products run over stretches of steps, whose temporaries are all that is held besides the result.
     """
 
     method = "sites"
@@ -123,11 +123,11 @@ class SiteParameterJacobian(ParameterJacobian):
         return self.first_step.step_adjoint(0, r[..., 0, :]).sum(dim=-2)
 
     def _stretches(self, probes: torch.Size) -> list[slice]:
-        """Return slices of steps whose states and preactivations fit in a cache, all probes together."""
+        """Return slices of steps whose states and preactivations are held at once, all probes together."""
         batch, time, hidden = self.codomain.shape
         targets = sum(stage.units * len(stage.targets) for stage in self.gains.stages)
         each = max(1, math.prod(probes)) * batch * (hidden + targets) * self.dtype.itemsize
-        length = max(1, min(time, CHUNK_BYTES // each))
+        length = max(1, min(time, STRETCH_BYTES // each))
         return [slice(start, min(start + length, time)) for start in range(0, time, length)]
 
 

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 #: Bytes of probes and products in one call of a loop over many: what a cache holds; more is slower.
 CHUNK_BYTES = 4 * 2**20
 
+#: Bytes of states and preactivations in one stretch of steps of K; larger ones need fewer, wider products.
+STRETCH_BYTES = 16 * 2**20
+
 #: Bytes on the way of one product, beyond which every vector costs fresh pages of memory; vectors a probe.
 CHUNK_LIMIT, WORKING_VECTORS = 192 * 2**20, 3
 
