@@ -38,26 +38,37 @@ def training_step(name: str, model: Model, x: torch.Tensor) -> tuple[str, Call]:
 
 
 class _Rollout(torch.nn.Module):
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, by_step: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.by_step = model, by_step
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.model.rollout(x).states
+        run = Model.rollout(self.model, x) if self.by_step else self.model.rollout(x)
+        return run.states
 
 
 def by_hand(model: Model, x: torch.Tensor, q: torch.Tensor) -> Call:
-    """Return ``Phi q`` as one writes it by hand: a jvp of a vjp of the whole roll-out by ``torch.func``."""
-    rollout = _Rollout(model)
+    """Return ``Phi q`` as one writes it by hand: a jvp of a vjp of the whole roll-out by ``torch.func``.
+
+    A roll-out of its own that has no forward mode is written as a loop over ``step``.
+    """
+    with warnings.catch_warnings():  # the first use of forward mode loads parts of torch that warn
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.func.jvp(torch.sin, (q,), (q,))
+    product = _jvp_of_vjp(_Rollout(model, by_step=False), x, q)
+    try:
+        product()
+    except NotImplementedError:
+        return _jvp_of_vjp(_Rollout(model, by_step=True), x, q)
+    return product
+
+
+def _jvp_of_vjp(rollout: _Rollout, x: torch.Tensor, q: torch.Tensor) -> Callable[[], torch.Tensor]:
     theta = {name: p.detach() for name, p in rollout.named_parameters()}
 
     def states(theta: dict[str, torch.Tensor]) -> torch.Tensor:
         out: torch.Tensor = torch.func.functional_call(rollout, theta, (x,))
         return out
-
-    with warnings.catch_warnings():  # the first use of forward mode loads parts of torch that warn
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.func.jvp(torch.sin, (q,), (q,))
 
     def product() -> torch.Tensor:
         gradient = torch.func.vjp(states, theta)[1](q)[0]

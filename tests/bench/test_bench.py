@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from attrs import evolve
 
 from kpframe import linearize, wrap
 from kpframe.bench.peers import by_hand, reference_package, training_step
@@ -13,6 +14,7 @@ from kpframe.bench.products import WRAPPED, Size, make, product_rows
 from kpframe.bench.sweeps import SWEEPS
 from kpframe.bench.timing import Clock, fitted_exponent, flops, matmul_rate, peak_bytes
 from kpframe.errors import MissingDependencyError, UnsupportedError
+from kpframe.testing.toys import Elman
 
 CPU = torch.device("cpu")
 
@@ -66,6 +68,38 @@ def test_by_hand_is_phi() -> None:
     assert float((found - expected).norm()) <= 1e-12 * float(expected.norm())
     other = by_hand(model, x + 0.5, q)()
     assert float((other - expected).norm()) > 1e-3 * float(expected.norm())
+
+
+class _Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(states):
+        return 2 * states
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient
+
+
+class NoForwardMode(Elman):
+    """Its own roll-out is made with a function that has no forward mode, and gives twice the states."""
+
+    def rollout(self, x, h0=None, mask=None):
+        run = super().rollout(x, h0, mask)
+        return evolve(run, states=_Doubled.apply(run.states))
+
+
+def test_by_hand_goes_step_by_step_where_a_rollout_has_no_forward_mode() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 3, dtype=torch.float64)
+    plain = Elman(3, 5).double()
+    model = NoForwardMode(3, 5).double()
+    model.load_state_dict(plain.state_dict())
+    q = torch.randn(2, 4, 5, dtype=torch.float64)
+    torch.testing.assert_close(by_hand(model, x, q)(), linearize(plain, x).Phi(q), rtol=1e-10, atol=0)
 
 
 def test_a_training_step_is_torchs_where_there_is_one() -> None:
