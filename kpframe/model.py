@@ -126,13 +126,13 @@ class Model(torch.nn.Module, ABC):
         Raises:
             ShapeError, DtypeError, DeviceError, NonFiniteError: naming the argument.
         """
-        trajectory = self._begin(x, h0, mask)
+        trajectory = self.begin(x, h0, mask)
         h = trajectory.initial_state
         states = []
         for t in range(x.shape[1]):
             h = self._advance(trajectory, t, h)
             states.append(h)
-        return self._end(trajectory, torch.stack(states, dim=1))
+        return self.finish(trajectory, torch.stack(states, dim=1))
 
     def propagator(self, trajectory: Trajectory) -> Propagator:
         """Return ``P`` along a trajectory; override to return a structured one.
@@ -165,15 +165,14 @@ class Model(torch.nn.Module, ABC):
         """
         return graph_bytes(self, trajectory, "dense" if self.width <= DENSE_WIDTH else "graph")
 
-    # -- shared by roll-outs and linearizations --------------------------------------------------------------
+    def begin(self, x: torch.Tensor, h0: torch.Tensor | None, mask: torch.Tensor | None) -> Trajectory:
+        """Return a trajectory without states, its inputs checked: how a ``rollout`` of one's own starts.
 
-    def _like(self) -> torch.Tensor | None:
-        """Return a floating-point tensor of the module, whose dtype and device everything follows."""
-        tensors = [*self.parameters(), *self.buffers()]
-        return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+        Padding is zero in its ``inputs``; ``initial_state`` is ``h0``, or the model's own where it is None.
 
-    def _begin(self, x: torch.Tensor, h0: torch.Tensor | None, mask: torch.Tensor | None) -> Trajectory:
-        """Return a trajectory without states, its inputs checked."""
+        Raises:
+            ShapeError, DtypeError, DeviceError, NonFiniteError: naming the argument.
+        """
         like = self._like()
         check_inputs(
             x,
@@ -202,6 +201,19 @@ class Model(torch.nn.Module, ABC):
             )
         return Trajectory(x.new_empty(0), x, start, space, mask, given=h0 is not None)
 
+    @staticmethod
+    def finish(trajectory: Trajectory, states: torch.Tensor) -> Trajectory:
+        """Return the trajectory of ``begin`` with its states ``[B, T, H]``: how a ``rollout`` ends."""
+        t = trajectory
+        return Trajectory(states, t.inputs, t.initial_state, t.space, t.mask, t.given)
+
+    # -- shared by roll-outs and linearizations --------------------------------------------------------------
+
+    def _like(self) -> torch.Tensor | None:
+        """Return a floating-point tensor of the module, whose dtype and device everything follows."""
+        tensors = [*self.parameters(), *self.buffers()]
+        return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+
     def _advance(self, trajectory: Trajectory, t: int, h: torch.Tensor) -> torch.Tensor:  # [B, H] -> [B, H]
         """Return the state after step ``t``, held where the mask is False."""
         index = torch.full((len(h),), t, device=h.device) if self.time_varying else None
@@ -220,11 +232,6 @@ class Model(torch.nn.Module, ABC):
         if out.dtype != h.dtype:
             raise DtypeError(mismatch(f"{type(self).__name__}.step", f"dtype {h.dtype}", out.dtype))
         return out if mask is None else torch.where(mask.unsqueeze(-1), out, h)
-
-    @staticmethod
-    def _end(trajectory: Trajectory, states: torch.Tensor) -> Trajectory:
-        t = trajectory
-        return Trajectory(states, t.inputs, t.initial_state, t.space, t.mask, t.given)
 
 
 def graph_bytes(model: Model, trajectory: Trajectory, method: str) -> int:

@@ -49,6 +49,9 @@ class SiteModel(Model):
         ArgumentError: naming the site or stage that does not fit.
     """
 
+    #: Names of parameters that ``step`` does not read, such as those of an output; ``J`` is zero there.
+    unread_parameters: tuple[str, ...] = ()
+
     def __init__(
         self,
         input_size: int,
@@ -119,7 +122,7 @@ class SiteModel(Model):
         """
         if type(self).step is not SiteModel.step:
             return super().rollout(x, h0, mask)
-        trajectory = self._begin(x, h0, mask)
+        trajectory = self.begin(x, h0, mask)
         weights = self._weights()
         self._check_weights(weights)
         inputs = trajectory.inputs
@@ -131,7 +134,7 @@ class SiteModel(Model):
             new = self._next(weights, drive, inputs[:, t], h, t)
             h = new if mask is None else torch.where(mask[:, t].unsqueeze(-1), new, h)
             states.append(h)
-        return self._end(trajectory, torch.stack(states, dim=1))
+        return self.finish(trajectory, torch.stack(states, dim=1))
 
     def propagator(self, trajectory: Trajectory) -> Propagator:
         """Return ``P`` with the structured step Jacobian."""
@@ -172,7 +175,7 @@ class SiteModel(Model):
         return SiteParameterOperator(SiteParameterJacobian(gains, self.parameter_space, trains_start))
 
     def _all_at_sites(self, trajectory: Trajectory) -> bool:
-        placed = {name for site in self.sites for name in site.learned}
+        placed = {name for site in self.sites for name in site.learned}.union(self.unread_parameters)
         if self.trainable_initial_state:
             placed.add("h0")
         if not set(self.trainable()) <= placed:

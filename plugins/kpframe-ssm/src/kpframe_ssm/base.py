@@ -24,15 +24,15 @@ class ScanModel(Model):
         self, x: torch.Tensor, h0: torch.Tensor | None = None, mask: torch.Tensor | None = None
     ) -> Trajectory:
         """Run the model over ``x`` by a scan; see ``Model.rollout`` for arguments and errors."""
-        trajectory = self._begin(x, h0, mask)
+        trajectory = self.begin(x, h0, mask)
         start = trajectory.initial_state
         if mask is None:
-            return self._end(trajectory, self.run(trajectory.inputs, start))
+            return self.finish(trajectory, self.run(trajectory.inputs, start))
         # steps that count are moved to the front; each step then looks up how many there were so far
         order = torch.argsort(~mask, dim=1, stable=True).unsqueeze(-1)
         packed = self.run(trajectory.inputs.take_along_dim(order, dim=1), start)
         states = torch.cat([start.unsqueeze(1), packed], dim=1)
-        return self._end(trajectory, states.take_along_dim(mask.cumsum(1).unsqueeze(-1), dim=1))
+        return self.finish(trajectory, states.take_along_dim(mask.cumsum(1).unsqueeze(-1), dim=1))
 
 
 class DiagonalModel(ScanModel):

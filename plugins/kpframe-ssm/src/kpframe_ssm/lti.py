@@ -38,6 +38,7 @@ class LTI(SiteModel):
     B: torch.Tensor
     C: torch.Tensor
     D: torch.Tensor
+    unread_parameters = ("C", "D")
 
     def __init__(
         self,
@@ -134,10 +135,6 @@ class LTI(SiteModel):
     def output_weight(self) -> torch.Tensor:  # [O, H]
         """Return C."""
         return self.C
-
-    def _all_at_sites(self, trajectory: Trajectory) -> bool:
-        """Return True: C and D are at no site, for the recurrence does not read them."""
-        return True
 
 
 def radius(A: torch.Tensor) -> float:
