@@ -80,18 +80,23 @@ def lanczos_in_blocks(
 
     current = draw()
     current /= torch.linalg.vector_norm(current, dim=-1, keepdim=True)
-    basis = current.new_empty(blocks.count, room, blocks.size)
-    matrix = current.new_zeros(blocks.count, room, room, dtype=torch.float64)
+    basis = current.new_empty(blocks.count, min(16, room), blocks.size)  # doubles when it is full
+    matrix = current.new_zeros(blocks.count, 0, 0, dtype=torch.float64)  # Q A Q* of each block
     for size in range(1, room + 1):
+        if size > basis.shape[1]:
+            wider = basis.new_empty(blocks.count, min(2 * basis.shape[1], room), blocks.size)
+            wider[:, : size - 1] = basis
+            basis = wider
         basis[:, size - 1 : size] = current
         rows = basis[:, :size]
         rest = blocks.split(product(blocks.join(current)))
         column = (rows @ rest.mT).double()  # [U, size, 1]
-        matrix[:, :size, size - 1 : size] = column
-        matrix[:, size - 1 : size, :size] = column.mT
+        matrix = torch.nn.functional.pad(matrix, (0, 1, 0, 1))
+        matrix[:, :, -1:] = column
+        matrix[:, -1:, :] = column.mT
         rest = _outside(rest, rows)
         length = torch.linalg.vector_norm(rest, dim=-1)  # [U, 1]
-        values, vectors = torch.linalg.eigh(matrix[:, :size, :size])
+        values, vectors = torch.linalg.eigh(matrix)
         scale = float(values.abs().max())
         bounds = vectors[:, -1].abs() * length  # [U, size]: the residuals of all Ritz pairs
         chosen = best(score(values.flatten()), k)
