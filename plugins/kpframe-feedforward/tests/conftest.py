@@ -1,4 +1,4 @@
-"""What the tests of the feedforward models share: seeded networks, comparisons and references."""
+"""What the tests of the feedforward models share: seeded networks and references."""
 
 from __future__ import annotations
 
@@ -71,45 +71,8 @@ def make_attention(draw) -> Callable[..., Model]:
 
 
 @pytest.fixture
-def draw() -> Callable[..., torch.Tensor]:
-    """Return a maker of seeded float64 normal values."""
-
-    def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-        return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-    return normal
-
-
-@pytest.fixture
 def samples(draw) -> torch.Tensor:
     return draw(TRIALS, INPUTS, seed=11)
-
-
-@pytest.fixture
-def close() -> Callable[..., None]:
-    """Assert that two tensors agree, relative to the larger norm."""
-
-    def check(actual: torch.Tensor, expected: torch.Tensor, rtol: float) -> None:
-        assert actual.shape == expected.shape
-        assert actual.dtype == expected.dtype == torch.float64
-        actual, expected = actual.detach(), expected.detach()
-        scale = max(float(actual.norm()), float(expected.norm()))
-        assert scale > 0
-        assert float((actual - expected).norm()) <= rtol * scale
-
-    return check
-
-
-@pytest.fixture
-def differ() -> Callable[..., None]:
-    """Assert that two tensors of one shape are far apart: the partner of every equality."""
-
-    def check(first: torch.Tensor, second: torch.Tensor, rtol: float = 1e-2) -> None:
-        assert first.shape == second.shape
-        first, second = first.detach(), second.detach()
-        assert float((first - second).norm()) > rtol * max(float(first.norm()), float(second.norm()))
-
-    return check
 
 
 PHI = {

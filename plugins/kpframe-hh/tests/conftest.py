@@ -1,4 +1,4 @@
-"""What the tests of ``hh`` and ``morris_lecar`` share: seeded problems, comparisons, the total Jacobian."""
+"""What the tests of ``hh`` and ``morris_lecar`` share: seeded problems, the total Jacobian."""
 
 from __future__ import annotations
 
@@ -60,16 +60,6 @@ def make() -> Callable[..., Model]:
 
 
 @pytest.fixture
-def draw() -> Callable[..., torch.Tensor]:
-    """Return a maker of seeded float64 normal values."""
-
-    def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-        return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-    return normal
-
-
-@pytest.fixture
 def active() -> Callable[..., torch.Tensor]:
     """Return a maker of states ``[B, H]`` of active cells: V from -80 to 40 mV, gates 0 to 1."""
 
@@ -86,33 +76,6 @@ def active() -> Callable[..., torch.Tensor]:
 def mask() -> torch.Tensor:
     """The second trial ends after three of the five steps."""
     return torch.arange(STEPS) < torch.tensor([[STEPS], [3]])
-
-
-@pytest.fixture
-def close() -> Callable[..., None]:
-    """Assert that two tensors agree, relative to the larger norm."""
-
-    def check(actual: torch.Tensor, expected: torch.Tensor, rtol: float) -> None:
-        assert actual.shape == expected.shape
-        assert actual.dtype == expected.dtype == torch.float64
-        actual, expected = actual.detach(), expected.detach()
-        scale = max(float(actual.norm()), float(expected.norm()))
-        assert scale > 0
-        assert float((actual - expected).norm()) <= rtol * scale
-
-    return check
-
-
-@pytest.fixture
-def differ() -> Callable[..., None]:
-    """Assert that two tensors of one shape are far apart: the partner of every equality."""
-
-    def check(first: torch.Tensor, second: torch.Tensor, rtol: float = 1e-2) -> None:
-        assert first.shape == second.shape
-        first, second = first.detach(), second.detach()
-        assert float((first - second).norm()) > rtol * max(float(first.norm()), float(second.norm()))
-
-    return check
 
 
 @pytest.fixture

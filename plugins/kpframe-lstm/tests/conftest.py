@@ -1,4 +1,4 @@
-"""What the tests of the model ``lstm`` share: seeded problems, comparisons, ``torch.nn.LSTM`` itself."""
+"""What the tests of the model ``lstm`` share: seeded problems, ``torch.nn.LSTM`` itself."""
 
 from __future__ import annotations
 
@@ -75,16 +75,6 @@ def plain_torch() -> object:
 
 
 @pytest.fixture
-def draw() -> Callable[..., torch.Tensor]:
-    """Return a maker of seeded float64 normal values."""
-
-    def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-        return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-    return normal
-
-
-@pytest.fixture
 def x(draw) -> torch.Tensor:
     return draw(TRIALS, STEPS, INPUTS, seed=11)
 
@@ -93,50 +83,3 @@ def x(draw) -> torch.Tensor:
 def mask() -> torch.Tensor:
     """The second trial ends after three of the five steps."""
     return torch.arange(STEPS) < torch.tensor([[STEPS], [3]])
-
-
-@pytest.fixture
-def close() -> Callable[..., None]:
-    """Assert that two tensors agree, relative to the larger norm."""
-
-    def check(actual: torch.Tensor, expected: torch.Tensor, rtol: float) -> None:
-        assert actual.shape == expected.shape
-        assert actual.dtype == expected.dtype == torch.float64
-        actual, expected = actual.detach(), expected.detach()
-        scale = max(float(actual.norm()), float(expected.norm()))
-        assert scale > 0
-        assert float((actual - expected).norm()) <= rtol * scale
-
-    return check
-
-
-@pytest.fixture
-def differ() -> Callable[..., None]:
-    """Assert that two tensors of one shape are far apart: the partner of every equality."""
-
-    def check(first: torch.Tensor, second: torch.Tensor, rtol: float = 1e-2) -> None:
-        assert first.shape == second.shape
-        first, second = first.detach(), second.detach()
-        assert float((first - second).norm()) > rtol * max(float(first.norm()), float(second.norm()))
-
-    return check
-
-
-@pytest.fixture
-def total_jacobian() -> Callable[..., torch.Tensor]:
-    """Return the dense ``dh/dtheta`` ``[B T H, M]`` of a whole roll-out, by automatic differentiation."""
-
-    def jacobian(
-        model: Model, x: torch.Tensor, h0: torch.Tensor | None = None, mask: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        states = model.rollout(x, h0, mask).states
-        basis = torch.eye(states.numel(), dtype=states.dtype).reshape(-1, *states.shape)
-        theta = tuple(model.trainable().values())
-        rows = torch.autograd.grad(states, theta, basis, is_grads_batched=True, allow_unused=True)
-        blocks = [
-            states.new_zeros(len(basis), p.numel()) if g is None else g.reshape(len(basis), -1)
-            for g, p in zip(rows, theta, strict=True)
-        ]
-        return torch.cat(blocks, dim=1)
-
-    return jacobian

@@ -70,16 +70,6 @@ def make() -> Callable[..., Model]:
 
 
 @pytest.fixture
-def draw() -> Callable[..., torch.Tensor]:
-    """Return a maker of seeded float64 normal values."""
-
-    def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-        return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-    return normal
-
-
-@pytest.fixture
 def mask() -> torch.Tensor:
     """The first trial pauses in its middle, the second ends early."""
     return torch.tensor([[1, 1, 0, 1, 1, 1], [1, 1, 1, 1, 0, 0]], dtype=torch.bool)
@@ -96,18 +86,6 @@ def close() -> Callable[..., None]:
         scale = max(float(actual.norm()), float(expected.norm()))
         assert scale > 0
         assert float((actual - expected).norm()) <= rtol * scale
-
-    return check
-
-
-@pytest.fixture
-def differ() -> Callable[..., None]:
-    """Assert that two tensors of one shape are far apart: the partner of every equality."""
-
-    def check(first: torch.Tensor, second: torch.Tensor, rtol: float = 1e-2) -> None:
-        assert first.shape == second.shape
-        first, second = first.detach(), second.detach()
-        assert float((first - second).norm()) > rtol * max(float(first.norm()), float(second.norm()))
 
     return check
 
