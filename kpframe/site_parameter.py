@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 
@@ -105,17 +105,19 @@ class SiteParameterJacobian(ParameterJacobian):
         found: list[list[torch.Tensor]] = [[] for _ in groups]
         turned = r.transpose(-3, -2)
         for steps in self._stretches(r.shape[:-3]):
-            part = turned[..., steps, :, :]
-            if len(self.gains.stages) > 1:
-                _, pulled = self.gains.cotangent(steps, self.gains.split(part.contiguous()), state=False)
+            columns_of = self._columns(steps, turned[..., steps, :, :])
             for group, totals in zip(groups, found, strict=True):
-                if len(self.gains.stages) > 1:
-                    columns = gather(group.targets, pulled)
-                else:
-                    columns = pull_columns(self.gains, steps, group.targets, part)
+                columns = columns_of(group.targets)
                 if columns is not None:
                     group.accumulate(steps, columns, totals)
         return [group.total(totals) if totals else None for group, totals in zip(groups, found, strict=True)]
+
+    def _columns(self, steps: slice, r: torch.Tensor) -> Callable[[Sequence[str]], torch.Tensor | None]:
+        """Return what a state vector ``[..., t, B, H]`` of a stretch sends to given targets, side by side."""
+        if len(self.gains.stages) == 1:
+            return lambda targets: pull_columns(self.gains, steps, targets, r)
+        _, pulled = self.gains.cotangent(steps, self.gains.split(r.contiguous()), state=False)
+        return lambda targets: gather(targets, pulled)
 
     def pull_start(self, r: torch.Tensor) -> torch.Tensor:  # [..., B, T, H] -> [..., H]
         """Return what reaches a trainable initial state through the first step."""

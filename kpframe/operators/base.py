@@ -103,8 +103,7 @@ class Operator(ABC):
         if chunk != "auto" and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
             raise ArgumentError(mismatch("chunk", "'auto' or a whole number >= 1", repr(chunk)))
         size = chunks.together(self, count) if chunk == "auto" else min(count, chunk)
-        each = chunks.WORKING_VECTORS * (self.domain.size + self.codomain.size) * self.dtype.itemsize
-        needed = count * self.codomain.size * self.dtype.itemsize + size * each
+        needed = count * self.codomain.size * self.dtype.itemsize + size * chunks.working_bytes(self)
         if needed > chunks.CHUNK_LIMIT:  # looking at the memory takes longer than a small product
             remedy = "send fewer probes at a time, or set chunk= to fewer that go together"
             check_memory(f"product of {self!r} with {count} probes", needed, self.device, remedy, None)

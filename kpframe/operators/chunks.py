@@ -31,9 +31,14 @@ def chunk_size(operator: Operator, limit: int, held: int = 1) -> int:
     return max(1, min(limit, max(CHUNK_BYTES // max(each, 1), _filling(operator, each))))
 
 
+def working_bytes(operator: Operator) -> int:
+    """Return about how many bytes each probe needs on the way of a product."""
+    return WORKING_VECTORS * _bytes(operator)
+
+
 def together(operator: Operator, count: int) -> int:
     """Return how many of ``count`` probes to send at once, in even shares."""
-    each = WORKING_VECTORS * _bytes(operator)
+    each = working_bytes(operator)
     most = max(1, CHUNK_LIMIT // each, _filling(operator, each))
     shares = -(-count // most)
     return -(-count // shares)

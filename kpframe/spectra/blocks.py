@@ -14,6 +14,7 @@ import torch
 
 from kpframe.operators import Operator
 from kpframe.spectra.krylov import Ritz, best
+from kpframe.spectra.linalg import outside
 from kpframe.spectra.products import Products
 from kpframe.spectra.rng import probes
 
@@ -94,7 +95,7 @@ def lanczos_in_blocks(
         matrix = torch.nn.functional.pad(matrix, (0, 1, 0, 1))
         matrix[:, :, -1:] = column
         matrix[:, -1:, :] = column.mT
-        rest = _outside(rest, rows)
+        rest = outside(rest, rows)
         length = torch.linalg.vector_norm(rest, dim=-1)  # [U, 1]
         values, vectors = torch.linalg.eigh(matrix)
         scale = float(values.abs().max())
@@ -104,9 +105,9 @@ def lanczos_in_blocks(
             break
         weak = length[..., None] <= 8 * eps * scale
         if bool(weak.any()):  # what a block has left is rounding: a fresh direction there
-            rest = torch.where(weak, _outside(draw(), rows), rest)
+            rest = torch.where(weak, outside(draw(), rows), rest)
         current = rest / torch.linalg.vector_norm(rest, dim=-1, keepdim=True)
-        current = _outside(current, rows)
+        current = outside(current, rows)
         current /= torch.linalg.vector_norm(current, dim=-1, keepdim=True)
     places, columns = chosen // size, chosen % size
     parts = current.new_zeros(blocks.count, len(chosen), blocks.size)
@@ -115,12 +116,6 @@ def lanczos_in_blocks(
         found.unsqueeze(1) @ basis[places, :size]
     ).squeeze(1)
     return Ritz(values.flatten()[chosen], blocks.join(parts), bounds.flatten()[chosen], scale)
-
-
-def _outside(rest: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    for _ in range(2):
-        rest = rest - (rest @ rows.mT) @ rows
-    return rest
 
 
 def _settled(

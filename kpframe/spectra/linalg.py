@@ -20,6 +20,15 @@ def orthonormal_rows(rows: torch.Tensor, floor: float = 0.0) -> torch.Tensor:  #
     return basis.mT.contiguous()
 
 
+def outside(
+    rows: torch.Tensor, basis: torch.Tensor
+) -> torch.Tensor:  # [..., b, n], [..., r, n] -> [..., b, n]
+    """Return ``rows`` without their parts in an orthonormal basis, taken out twice (Kahan, Parlett)."""
+    for _ in range(2):
+        rows = rows - (rows @ basis.mT) @ basis
+    return rows
+
+
 class Basis:
     """Orthonormal rows ``[size, n]`` that grow by blocks, in one buffer that doubles when it is full."""
 
@@ -33,10 +42,8 @@ class Basis:
         return self._buffer[: self.size]
 
     def outside(self, rows: torch.Tensor) -> torch.Tensor:  # [b, n] -> [b, n]
-        """Return ``rows`` without their parts in the basis; done twice, which is enough (Kahan, Parlett)."""
-        for _ in range(2):
-            rows = rows - (rows @ self.rows.mT) @ self.rows
-        return rows
+        """Return ``rows`` without their parts in the basis."""
+        return outside(rows, self.rows)
 
     def extend(self, rows: torch.Tensor, floor: float = 0.0) -> torch.Tensor:  # [b, n] -> [r, n]
         """Add what ``rows`` bring that is new (longer than ``floor``), and return it, orthonormal."""
