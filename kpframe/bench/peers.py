@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import torch
 
@@ -78,10 +79,8 @@ def _jvp_of_vjp(rollout: _Rollout, x: torch.Tensor, q: torch.Tensor) -> Callable
     return product
 
 
-def reference_package(
-    package: str, name: str, model: Model, x: torch.Tensor, q: torch.Tensor
-) -> tuple[Call, Call]:
-    """Return set-up and ``P K P* q`` of the reference package ``kpflow``, on the same weights.
+def import_peer(package: str, name: str) -> tuple[Any, Any]:
+    """Return the modules of a reference package with its propagation and its parameter operator.
 
     Raises:
         MissingDependencyError: when it cannot be imported.
@@ -90,10 +89,20 @@ def reference_package(
     if name not in CELLS:
         raise UnsupportedError(f"--peer {package}: it takes the cells of torch, of {', '.join(CELLS)}")
     try:
-        propagation = import_module(f"{package}.propagation_op")
-        parameter = import_module(f"{package}.parameter_op")
+        return import_module(f"{package}.propagation_op"), import_module(f"{package}.parameter_op")
     except ImportError as error:
         raise MissingDependencyError(f"--peer {package}: it cannot be imported ({error})") from error
+
+
+def reference_package(
+    package: str, name: str, model: Model, x: torch.Tensor, q: torch.Tensor
+) -> tuple[Call, Call]:
+    """Return set-up and ``P K P* q`` of the reference package ``kpflow``, on the same weights.
+
+    Raises:
+        MissingDependencyError, UnsupportedError: as ``import_peer``.
+    """
+    propagation, parameter = import_peer(package, name)
     cell = CELLS[name](x.shape[2], model.width).to(x)
     weights = {key.removesuffix("_l0"): value for key, value in model.state_dict().items()}
     cell.load_state_dict(weights)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    import torch
+
     from kpframe.bench.products import Row, Size
     from kpframe.bench.sweeps import Sweep
 
@@ -47,17 +49,21 @@ def bench(
     """
     import torch
 
-    from kpframe.bench.peers import CELLS
+    from kpframe.bench.peers import CELLS, import_peer
     from kpframe.bench.products import product_rows
     from kpframe.bench.sweeps import sweeps
 
     chosen = models or _default_models()
     measured = [_parse(size) for size in sizes or ("20x90x256", "100x100x100")]
     torch.set_num_threads(threads)
-    place, kind = torch.device(device), getattr(torch, dtype)
+    place, kind = _device(device), getattr(torch, dtype)
+    # of the default models, a peer measures those that it takes
+    taken_by = {name: peers if name in CELLS or models else () for name in chosen}
+    for name, taken in taken_by.items():
+        for peer in taken:
+            import_peer(peer, name)  # what cannot be measured is refused before anything is
     rows: list[Row] = []
-    for name in chosen:
-        taken = peers if name in CELLS or models else ()  # of the default models, those that a peer takes
+    for name, taken in taken_by.items():
         for size in measured:
             found = product_rows(
                 name, size, runs=runs, dtype=kind, device=place, peers=taken, spectra=not no_spectra
@@ -113,6 +119,20 @@ def _default_models() -> tuple[str, ...]:
 
     known = {spec.name for spec in get_manager().specs("model")}
     return (*(name for name in LAYERS if name in known), WRAPPED)
+
+
+def _device(text: str) -> torch.device:
+    import torch
+
+    try:
+        place = torch.device(text)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:  # an unknown name; a torch built without CUDA
+        reason = str(error).splitlines()[0]
+        raise click.BadParameter(
+            f"expected a device of this machine, got {text!r} ({reason})", param_hint="--device"
+        ) from error
+    return place
 
 
 def _parse(text: str) -> Size:

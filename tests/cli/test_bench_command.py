@@ -35,3 +35,23 @@ def test_sizes_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
     for text in ("20x90", "axbxc", "0x1x1"):
         assert app.run(["bench", "--size", text]) == 2
         assert "expected BxTxH such as 20x90x256, got" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--peer", "kpflow"], "--peer kpflow: it takes the cells of torch, of rnn, gru"),
+        (["--device", "gpu"], "--device: expected a device of this machine, got 'gpu'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_first(
+    capsys: pytest.CaptureFixture[str], threads, options, message
+) -> None:
+    assert app.run(["bench", "wrapped cell", "--size", "2x3x4", "--runs", "1", *options]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert message in lines[0]  # no row was measured before
+
+
+def test_a_peer_that_is_missing_is_told_first(capsys: pytest.CaptureFixture[str], threads) -> None:
+    assert app.run(["bench", "rnn", "--size", "2x3x4", "--peer", "no_such_package"]) == 2
+    assert "--peer no_such_package: it cannot be imported" in capsys.readouterr().err.splitlines()[0]
