@@ -37,6 +37,7 @@ class Flow:
         self.trajectory = trajectory
         self.P = P
         self.K = K
+        P.A.keeping(trajectory.mask)
 
     @property
     def A(self) -> StepJacobian:

@@ -102,6 +102,9 @@ def to_xarray(result: object, operator: Operator | None = None) -> xr.Dataset:
             "dimension": ("batch", to_numpy(result.dimension)),
             "expansion_rate": ("batch", to_numpy(result.expansion_rate)),
         }
+        if isinstance(result.steps, torch.Tensor):  # each trial has its own
+            variables["steps"] = ("batch", to_numpy(result.steps))
+            return _dataset(xarray, variables, {"dt": result.dt})
         return _dataset(xarray, variables, {"dt": result.dt, "steps": result.steps})
     raise ArgumentError(
         mismatch(

@@ -77,7 +77,7 @@ class SiteStepJacobian(StepJacobian):
         batch, time, _ = self.domain.shape
         own = {name: paths[name] for name, paths in _own_gains(gains.stages[0]).items() if name in paths}
         values = gains.join(own, (time, batch)).transpose(0, 1).contiguous()
-        return DiagonalStepJacobian(values, self.domain, name=f"diag({self.name})")
+        return DiagonalStepJacobian(values, self.domain, name=f"diag({self.name})").keeping(self.valid)
 
     def unit_blocks(self) -> StepJacobian:
         """Return the operator that keeps the entries within each unit, in closed form for one stage.
@@ -88,12 +88,13 @@ class SiteStepJacobian(StepJacobian):
             return super().unit_blocks()
         name = f"{self.name}[units]"
         if len(self.gains.components) == 1:  # a unit is one entry
-            return DiagonalStepJacobian(self.diagonal().values, self.domain, name=name)
+            return DiagonalStepJacobian(self.diagonal().values, self.domain, name=name).keeping(self.valid)
         (stage,) = self.gains.stages
         outputs = tuple(PlacedOutput(output, {}, paths) for output, paths in _own_gains(stage).items())
-        return SiteStepJacobian(
-            evolve(self.gains, stages=(evolve(stage, sites=(), outputs=outputs),)), name=name
-        )
+        return self._with(evolve(self.gains, stages=(evolve(stage, sites=(), outputs=outputs),)), name)
+
+    def _with(self, gains: SiteGains, name: str) -> SiteStepJacobian:
+        return SiteStepJacobian(gains, name=name).keeping(self.valid)
 
     def replace(self, weights: Mapping[str, torch.Tensor]) -> SiteStepJacobian:
         """Return ``A`` with other weights on its paths, the gains unchanged.
@@ -127,7 +128,7 @@ class SiteStepJacobian(StepJacobian):
                 )
         replaced = {name: weight.detach().clone() for name, weight in weights.items()}
         gains = self.gains.with_weights(lambda p: replaced.get(str(p.site.weight), _matrix(p)))
-        return SiteStepJacobian(gains, name=f"{self.name}[{', '.join(weights)}]")
+        return self._with(gains, f"{self.name}[{', '.join(weights)}]")
 
     def direct(self) -> SiteStepJacobian:
         """Return ``A`` by its direct path ``E`` only: no weight site passes anything on."""
@@ -135,7 +136,7 @@ class SiteStepJacobian(StepJacobian):
             evolve(stage, sites=tuple(placed for placed in stage.sites if not placed.site.recurrent))
             for stage in self.gains.stages
         )
-        return SiteStepJacobian(evolve(self.gains, stages=stages), name=f"{self.name}[direct]")
+        return self._with(evolve(self.gains, stages=stages), f"{self.name}[direct]")
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -167,14 +168,14 @@ class SiteStepJacobian(StepJacobian):
             return matrix * on.unsqueeze(-1)
 
         name = f"{self.name}[cut {', '.join(paths)}]" if paths else self.name
-        kept = SiteStepJacobian(self.gains.with_weights(cut), name=name)
+        kept = self._with(self.gains.with_weights(cut), name)
         if DIRECT not in chosen:
             return kept
         if len(self.gains.stages) > 1:  # there, what is pointwise leads to weights, too
             return cast(StepJacobian, kept - self.direct())
         (stage,) = kept.gains.stages
         outputs = tuple(evolve(output, direct={}) for output in stage.outputs)
-        return SiteStepJacobian(evolve(kept.gains, stages=(evolve(stage, outputs=outputs),)), name=name)
+        return self._with(evolve(kept.gains, stages=(evolve(stage, outputs=outputs),)), name)
 
     def _match(self, paths: Sequence[str]) -> set[str]:
         if isinstance(paths, str):

@@ -73,7 +73,8 @@ class Update:
 
     def through(self, A: StepJacobian, name: str) -> Update:
         """Return the update with ``P[A] = (I - A Z)^{-1}`` for another step Jacobian."""
-        return evolve(self, P=Propagator(A, name=name))
+        valid = self.P.A.valid if isinstance(self.P, Propagator) else None
+        return evolve(self, P=Propagator(A.keeping(valid), name=name))
 
     def with_feedback(self, feedback: torch.Tensor) -> Update:
         """Return the update whose errors come through ``feedback`` ``[O, H]`` instead of the readout.

@@ -23,12 +23,12 @@ class LyapunovSpectrum:
         exponents: ``[batch, k]``, per unit time (per step when ``dt`` is 1); ``-inf`` where the dynamics
             has no such direction left.
         dt: time per step.
-        steps: number of steps averaged over.
+        steps: number of steps averaged over; ``[batch]``, int64, where trials have padded steps.
     """
 
     exponents: torch.Tensor
     dt: float
-    steps: int
+    steps: int | torch.Tensor
 
     @property
     def mean(self) -> torch.Tensor:  # [k]
@@ -57,7 +57,13 @@ class LyapunovSpectrum:
     def __repr__(self) -> str:
         leading = ", ".join(f"{value:.4g}" for value in self.mean[:4].tolist())
         more = ", ..." if self.exponents.shape[1] > 4 else ""
-        return f"LyapunovSpectrum({leading}{more}; {len(self.exponents)} trials, {self.steps} steps)"
+        return f"LyapunovSpectrum({leading}{more}; {len(self.exponents)} trials, {self._counted()} steps)"
+
+    def _counted(self) -> str:
+        if not isinstance(self.steps, torch.Tensor):
+            return str(self.steps)
+        least, most = int(self.steps.min()), int(self.steps.max())
+        return str(most) if least == most else f"{least} to {most}"
 
 
 def lyapunov_exponents(
@@ -71,19 +77,24 @@ def lyapunov_exponents(
     """Return the leading ``k`` Lyapunov exponents along each trial of a trajectory.
 
     An orthonormal frame is carried by the step Jacobians and reorthogonalised at every step; the mean
-    logarithm of how much each direction grows is its exponent. Cost: ``k`` products with each ``A_t`` and
-    one QR decomposition of ``[H, k]`` a step.
+    logarithm of how much each direction grows is its exponent: what it grew over the trial by the number of
+    steps, all of which count, ``A_0`` too. The first frame is random, so that the first steps also turn it
+    towards the directions that grow; ``discard`` leaves these out, and without it an exponent is off by
+    O(1 / steps). A padded step (``A.valid``) is no step: it is not taken, not counted and not discarded, so
+    that a trial has the exponents that it would have alone, wherever its padding is.
+
+    Cost: ``k`` products with each ``A_t`` and one QR decomposition of ``[H, k]`` a step.
 
     Args:
-        A: the step Jacobian, ``flow.A``; ``A_0``, which acts on the initial state, is included.
+        A: the step Jacobian, ``flow.A``, which knows the mask of its flow.
         k: number of exponents; all H when left out.
         dt: time per step; exponents are per unit of it.
-        discard: steps at the start that align the frame and are not counted.
+        discard: steps at the start of each trial that align the frame and are not counted.
         generator: of the random first frame; seeded with 0 when left out.
 
     Raises:
-        ArgumentError: for a ``k`` outside [1, H], a ``dt`` that is not positive, or a ``discard`` that
-            leaves no step.
+        ArgumentError: for a ``k`` outside [1, H], a ``dt`` that is not positive, a ``discard`` that
+            leaves no step, or a trial that has none.
     """
     batch, steps, width = A.domain.shape
     k = width if k is None else k
@@ -92,17 +103,18 @@ def lyapunov_exponents(
     _check_dt(dt)
     if isinstance(discard, bool) or not isinstance(discard, int) or not 0 <= discard < steps:
         raise ArgumentError(mismatch("discard", f"a whole number in [0, {steps - 1}]", repr(discard)))
+    counted = _counted_steps(A, slice(None), discard)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     first = torch.randn(width, k, generator=generator, dtype=A.dtype, device=generator.device).to(A.device)
     frame = torch.linalg.qr(first).Q.expand(batch, width, k)
     total = torch.zeros(batch, k, dtype=A.dtype, device=A.device)
     with torch.no_grad():
         for t in range(steps):
-            frame, growth = _carry(A.step, t, frame)
-            if t >= discard:
-                total += growth
-    counted = steps - discard
-    return LyapunovSpectrum((total / (counted * dt)).sort(dim=1, descending=True).values, dt, counted)
+            frame, growth = _carry(A, A.step, t, frame)
+            total += torch.where(counted[:, t, None], growth, 0.0)
+    own = counted.sum(dim=1)
+    rates = (total / (own[:, None] * dt)).sort(dim=1, descending=True).values
+    return LyapunovSpectrum(rates, dt, steps - discard if A.valid is None else own)
 
 
 def finite_time_exponents(
@@ -115,6 +127,9 @@ def finite_time_exponents(
     sweeps: int = 200,
 ) -> torch.Tensor:  # [batch, H]
     """Return ``log(singular values of A_t ... A_{s+1}) / ((t - s) dt)`` of each trial, from the largest.
+
+    Padded steps (``A.valid``) hold the state: they are no factors and take no time, so that each trial is
+    divided by the number of its own steps in the interval.
 
     The product is never formed: the frame is swept forward with ``A`` and back with ``A*`` until the
     logarithms settle, which is orthogonal iteration for the singular vectors of the product, so small
@@ -130,7 +145,7 @@ def finite_time_exponents(
         sweeps: bound on the number of sweeps there and back.
 
     Raises:
-        ArgumentError: for an index out of range or an empty interval.
+        ArgumentError: for an index out of range, an empty interval, or one in which a trial has no step.
     """
     batch, steps, width = A.domain.shape
     for name, value in (("t", t), ("s", 0 if s is None else s)):
@@ -140,20 +155,20 @@ def finite_time_exponents(
     if start >= stop:
         raise ArgumentError(mismatch("s", f"an index below t = {stop}", start))
     _check_dt(dt)
+    count = _counted_steps(A, slice(start + 1, stop + 1)).sum(dim=1, keepdim=True)  # [B, 1]
     generator = torch.Generator().manual_seed(0)
     first = torch.randn(width, width, generator=generator, dtype=A.dtype).to(A.device)
     frame = torch.linalg.qr(first).Q.expand(batch, width, width)
-    count = stop - start
     logs: torch.Tensor | None = None
     with torch.no_grad():
         for _ in range(sweeps):
             there = torch.zeros(batch, width, dtype=A.dtype, device=A.device)
             for place in range(start + 1, stop + 1):
-                frame, growth = _carry(A.step, place, frame)
+                frame, growth = _carry(A, A.step, place, frame)
                 there += growth
             back = torch.zeros_like(there)
             for place in range(stop, start, -1):
-                frame, growth = _carry(A.step_adjoint, place, frame)
+                frame, growth = _carry(A, A.step_adjoint, place, frame)
                 back += growth
             new = (there + back) / 2
             if logs is not None and bool((torch.nan_to_num(new - logs).abs() <= tol * count).all()):
@@ -164,13 +179,36 @@ def finite_time_exponents(
     return (logs / (count * dt)).sort(dim=1, descending=True).values
 
 
+def _counted_steps(A: StepJacobian, places: slice, discard: int = 0) -> torch.Tensor:  # [B, steps], bool
+    """Return which steps of an interval count in each trial: the valid ones after the first ``discard``."""
+    if A.valid is None:
+        valid = torch.ones(A.domain.shape[:2], dtype=torch.bool, device=A.device)[:, places]
+    else:
+        valid = A.valid[:, places]
+    counted = valid & (valid.cumsum(dim=1) > discard)
+    empty = (~counted.any(dim=1)).nonzero().flatten().tolist()
+    if empty:
+        trial = empty[0]
+        steps = f"{discard + 1} valid steps in each trial, for discard={discard}"
+        needed = steps if discard else "one valid step in each trial"
+        raise ArgumentError(
+            mismatch("A", f"at least {needed}", f"{int(valid[trial].sum())} in trial {trial}")
+            + "; leave such trials out of linearize"
+        )
+    return counted
+
+
 def _carry(
-    step: Callable[[int, torch.Tensor], torch.Tensor], t: int, frame: torch.Tensor
+    A: StepJacobian, step: Callable[[int, torch.Tensor], torch.Tensor], t: int, frame: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the frame ``[B, H, k]`` after a step, orthonormal again, and the logarithms of its growth."""
     moved = step(t, frame.permute(2, 0, 1)).permute(1, 2, 0)
     q, r = torch.linalg.qr(moved)
-    return q, r.diagonal(dim1=-2, dim2=-1).abs().log()
+    growth = r.diagonal(dim1=-2, dim2=-1).abs().log()
+    if A.valid is None:
+        return q, growth
+    valid = A.valid[:, t, None]
+    return torch.where(valid[..., None], q, frame), torch.where(valid, growth, 0.0)
 
 
 def _kaplan_yorke(exponents: torch.Tensor) -> torch.Tensor:

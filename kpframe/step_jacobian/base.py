@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
@@ -33,6 +33,10 @@ class StepJacobian(Operator):
 
     #: How the products are computed: ``"sites"``, ``"dense"``, ``"diagonal"``, ``"autograd"`` ...
     method = "custom"
+
+    #: bool ``[B, T]``; False at the padded steps, which hold the state. None: every step is a step of the
+    #: dynamics. ``Flow`` sets it, and what is made of a step Jacobian keeps it (``keeping``).
+    valid: torch.Tensor | None = None
 
     def __init__(
         self, space: Space, *, dtype: torch.dtype, device: torch.device | str, name: str = "A"
@@ -67,6 +71,12 @@ class StepJacobian(Operator):
         """Number of time steps T."""
         return self.domain.shape[1]
 
+    def keeping(self, valid: torch.Tensor | None) -> Self:
+        """Return the operator itself after it has been told its valid steps (None: leaves it as it is)."""
+        if valid is not None:
+            self.valid = valid
+        return self
+
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         return torch.stack([self.step(t, q[..., t, :]) for t in range(self.steps)], dim=-2)
 
@@ -100,11 +110,11 @@ class StepJacobian(Operator):
         made: DiagonalStepJacobian = FORMS["diagonal"](
             torch.stack(columns, dim=-1), self.domain, name=f"diag({self.name})"
         )
-        return made
+        return made.keeping(self.valid)
 
     def unit_blocks(self) -> StepJacobian:
         """Return the operator that keeps the entries within each unit only (H products, here)."""
-        return _form("entries", self, same_label(self.units), name=f"{self.name}[units]")
+        return _form("entries", self, same_label(self.units), name=f"{self.name}[units]").keeping(self.valid)
 
     def where(self, pattern: torch.Tensor, *, max_bytes: int = MEMORY_BUDGET) -> StepJacobian:
         """Return the operator that keeps the entries where ``pattern`` (bool, ``[H, H]``) is True.
@@ -115,7 +125,8 @@ class StepJacobian(Operator):
             ShapeError, DtypeError, DeviceError: for a pattern that does not fit.
             MemoryBudgetError: when the entries need more than ``max_bytes``.
         """
-        return _form("entries", self, pattern, name=f"{self.name}[pattern]", max_bytes=max_bytes)
+        made = _form("entries", self, pattern, name=f"{self.name}[pattern]", max_bytes=max_bytes)
+        return made.keeping(self.valid)
 
     def masked(self, keep: torch.Tensor, name: str | None = None) -> StepJacobian:
         """Return ``A`` with ``A_t := 0`` where ``keep`` (bool, ``[T]`` or ``[B, T]``) is False."""

@@ -22,7 +22,7 @@ class MaskedStepJacobian(StepJacobian):
             inner.domain, dtype=inner.dtype, device=inner.device, name=name or f"{inner.name}[masked]"
         )
         self.inner = inner
-        self.method = inner.method
+        self.method, self.valid = inner.method, inner.valid
         self.keep = keep.clone()
         self._keep = keep.expand(self.domain.shape[:2]).to(inner.dtype).unsqueeze(-1)  # [B, T, 1]
 
@@ -48,7 +48,7 @@ class MaskedStepJacobian(StepJacobian):
     def diagonal(self) -> DiagonalStepJacobian:
         """Return the operator that keeps the diagonal of each ``A_t`` only."""
         values = self._keep * self.inner.diagonal().values
-        return DiagonalStepJacobian(values, self.domain, name=f"diag({self.name})")
+        return DiagonalStepJacobian(values, self.domain, name=f"diag({self.name})").keeping(self.valid)
 
     def unit_blocks(self) -> StepJacobian:
         """Return the operator that keeps the entries within each unit only."""
@@ -81,7 +81,7 @@ class SwitchedStepJacobian(StepJacobian):
         name = f"{inner.name}|{other.name}"
         super().__init__(inner.domain, dtype=inner.dtype, device=inner.device, name=name)
         self.inner, self.other, self.at = inner, other, at.clone()
-        self.method = inner.method
+        self.method, self.valid = inner.method, inner.valid
         self._at = self.at.expand(self.domain.shape[:2]).unsqueeze(-1)  # [B, T, 1]
         self._all, self._any = self._at.all(dim=0).flatten().tolist(), self._at.any(dim=0).flatten().tolist()
 
@@ -127,6 +127,7 @@ class SumStepJacobian(SumOperator, StepJacobian):
         StepJacobian.__init__(self, first.domain, dtype=first.dtype, device=first.device)
         self.terms: tuple[StepJacobian, ...] = tuple(terms)
         self.name = f"({self!r})"
+        self.valid = next((term.valid for term in terms if term.valid is not None), None)
 
     @property
     def method(self) -> str:  # type: ignore[override]
@@ -161,7 +162,7 @@ class ScaledStepJacobian(ScaledOperator, StepJacobian):
         self.scalar = scalar
         self.inner: StepJacobian = inner
         self.name = f"({self!r})"
-        self.method = inner.method
+        self.method, self.valid = inner.method, inner.valid
 
     @property
     def units(self) -> torch.Tensor:

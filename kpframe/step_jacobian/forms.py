@@ -42,7 +42,7 @@ class DenseStepJacobian(StepJacobian):
     def diagonal(self) -> DiagonalStepJacobian:
         """Return the operator that keeps the diagonal of each ``A_t`` only."""
         values = self._blocks.diagonal(dim1=-2, dim2=-1).contiguous()
-        return DiagonalStepJacobian(values, self.domain, name=f"diag({self.name})")
+        return DiagonalStepJacobian(values, self.domain, name=f"diag({self.name})").keeping(self.valid)
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         return (self._blocks @ q.unsqueeze(-1)).squeeze(-1)

@@ -8,7 +8,8 @@ import torch
 from kpframe import Model, linearize
 from kpframe.errors import ArgumentError
 from kpframe.spectra.lyapunov import LyapunovSpectrum, finite_time_exponents, lyapunov_exponents
-from kpframe.step_jacobian import DenseStepJacobian
+from kpframe.step_jacobian import DenseStepJacobian, StepJacobian
+from kpframe.testing.toys import Elman
 
 F64 = torch.float64
 
@@ -101,6 +102,89 @@ def test_dimension_and_expansion_rate() -> None:
     torch.testing.assert_close(spectrum.expansion_rate, torch.tensor([0.9, 0.0, 1.7]))
     assert "3 trials, 10 steps" in repr(spectrum)
     assert torch.isnan(LyapunovSpectrum(torch.zeros(1, 2), 1.0, 1).stderr).all()
+
+
+def test_the_error_of_the_mean_over_trials() -> None:
+    """1, 2 and 6 have the variance 7 (of samples), so their mean is off by sqrt(7 / 3)."""
+    spectrum = LyapunovSpectrum(torch.tensor([[1.0, -1.0], [2.0, -1.0], [6.0, -1.0]], dtype=F64), 1.0, 10)
+    torch.testing.assert_close(spectrum.stderr, torch.tensor([(7 / 3) ** 0.5, 0.0], dtype=F64))
+    torch.testing.assert_close(spectrum.mean, torch.tensor([3.0, -1.0], dtype=F64))
+    generator = torch.Generator().manual_seed(0)
+    repeated = torch.randn(2000, 9, dtype=F64, generator=generator)  # nine trials, two thousand times
+    spread = float(repeated.mean(1).std())
+    reported = torch.stack([LyapunovSpectrum(row[:, None], 1.0, 10).stderr for row in repeated])
+    assert float(reported.square().mean().sqrt()) == pytest.approx(spread, rel=0.05)
+
+
+STEPS = 24
+#: All steps, one trial that ends early, one that starts late, one with gaps, one that has a single step.
+MASK = torch.ones(5, STEPS, dtype=torch.bool)
+MASK[1, 7:] = False
+MASK[2, :15] = False
+MASK[3, torch.tensor([0, 3, 4, 5, 11, 20, 23])] = False
+MASK[4] = torch.arange(STEPS) == 9
+
+
+def forms() -> list[tuple[StepJacobian, list[StepJacobian]]]:
+    """Step Jacobians of a padded flow, and the same of each trial alone without its padding."""
+    torch.manual_seed(1)
+    model = Elman(3, 4).double()
+    x = torch.randn(5, STEPS, 3, dtype=F64)
+    out = []
+    for method in ("auto", "autograd", "dense"):
+        padded = linearize(model, x, mask=MASK, method=method)
+        alone = [linearize(model, row[kept][None], method=method) for row, kept in zip(x, MASK, strict=True)]
+        out.append((padded.A, [flow.A for flow in alone]))
+    sites, trials = out[0]
+    pattern = torch.rand(4, 4) < 0.7
+    for change in (
+        lambda A: A.diagonal(),
+        lambda A: A.where(pattern),
+        lambda A: A.replace({"weight_hh_l0": A.gains.sites[-1].weight * 1.5}),
+        lambda A: 0.5 * A,
+        lambda A: A + A.diagonal(),
+        lambda A: A.switched(A.diagonal(), torch.zeros(A.steps, dtype=torch.bool)),
+        lambda A: A.masked(torch.ones(A.steps, dtype=torch.bool)),
+    ):
+        out.append((change(sites), [change(A) for A in trials]))
+    return out
+
+
+def test_padding_is_not_averaged_over() -> None:
+    for padded, alone in forms():
+        found = lyapunov_exponents(padded)
+        expected = torch.cat([lyapunov_exponents(A).exponents for A in alone])
+        torch.testing.assert_close(found.exponents, expected, rtol=1e-10, atol=1e-10)
+        assert found.steps.tolist() == [24, 7, 9, 17, 1]
+        assert "5 trials, 1 to 24 steps" in repr(found)
+        expected = torch.cat([finite_time_exponents(A) for A in alone])
+        torch.testing.assert_close(finite_time_exponents(padded), expected, rtol=1e-7, atol=1e-7)
+        wrong = found.exponents * found.steps[:, None] / STEPS  # what the length of the batch would give
+        assert float((wrong - found.exponents)[1:].abs().min()) > 0.01
+
+
+def test_each_trial_discards_its_own_first_steps() -> None:
+    padded, alone = forms()[0]
+    found = lyapunov_exponents(DenseStepJacobian(padded.blocks()[:4]).keeping(MASK[:4]), discard=5)
+    expected = torch.cat([lyapunov_exponents(A, discard=5).exponents for A in alone[:4]])
+    torch.testing.assert_close(found.exponents, expected, rtol=1e-10, atol=1e-10)
+    assert found.steps.tolist() == [19, 2, 4, 12]
+
+
+def test_trials_without_a_step_to_count_are_refused() -> None:
+    A = constant(torch.diag(torch.tensor([2.0, 0.5], dtype=F64)), 6)
+    A.valid = torch.ones(2, 6, dtype=torch.bool)
+    A.valid[1] = False
+    with pytest.raises(ArgumentError, match="A: expected at least one valid step in each trial, got 0"):
+        lyapunov_exponents(A)
+    A.valid[1, 2:4] = True
+    with pytest.raises(ArgumentError, match="at least 3 valid steps in each trial, for discard=2, got 2 in"):
+        lyapunov_exponents(A, discard=2)
+    assert lyapunov_exponents(A, discard=1).steps.tolist() == [5, 1]
+    with pytest.raises(ArgumentError, match="A: expected at least one valid step in each trial, got 0"):
+        finite_time_exponents(A, 5, 3)
+    exact = torch.tensor([2.0, 0.5], dtype=F64).log()
+    torch.testing.assert_close(finite_time_exponents(A), exact.expand(2, 2), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(

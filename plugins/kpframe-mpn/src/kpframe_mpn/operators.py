@@ -82,7 +82,7 @@ class ModulationStepJacobian(StepJacobian):
             M = shrink * M
         h = torch.zeros_like(gains.slope) if gains.held is None else gains.held.expand_as(gains.slope)
         values = torch.cat([h, M.flatten(-2)], dim=-1).transpose(0, 1).contiguous()
-        return DiagonalStepJacobian(values, self.domain, name=f"diag({self.name})")
+        return DiagonalStepJacobian(values, self.domain, name=f"diag({self.name})").keeping(self.valid)
 
     def replace(self, weights: Mapping[str, torch.Tensor]) -> ModulationStepJacobian:
         """Return ``A`` with other weights on its path through the activity, the gains unchanged.
@@ -107,12 +107,12 @@ class ModulationStepJacobian(StepJacobian):
             own = weight.detach().clone()
         synapse = self.gains.x.unsqueeze(-2) * own
         gains = evolve(self.gains, synapse=synapse, modulating=own)
-        return ModulationStepJacobian(gains, name=f"{self.name}[{', '.join(weights)}]")
+        return ModulationStepJacobian(gains, name=f"{self.name}[{', '.join(weights)}]").keeping(self.valid)
 
     def direct(self) -> ModulationStepJacobian:
         """Return ``A`` by the path from M to M at fixed activity: no synapse passes anything on."""
         gains = evolve(self.gains, slope=torch.zeros_like(self.gains.slope))
-        return ModulationStepJacobian(gains, name=f"{self.name}[direct]")
+        return ModulationStepJacobian(gains, name=f"{self.name}[direct]").keeping(self.valid)
 
 
 class ModulationParameterJacobian(ParameterJacobian):

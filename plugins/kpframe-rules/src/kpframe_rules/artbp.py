@@ -113,7 +113,7 @@ class WeightedStepJacobian(StepJacobian):
 
     def __init__(self, inner: StepJacobian, factors: torch.Tensor) -> None:
         super().__init__(inner.domain, dtype=inner.dtype, device=inner.device, name=f"x {inner.name}")
-        self.inner, self.method = inner, inner.method
+        self.inner, self.method, self.valid = inner, inner.method, inner.valid
         self.factors = factors.expand(self.domain.shape[:2]).unsqueeze(-1)  # [B, T, 1]
 
     @property

@@ -129,7 +129,7 @@ class MambaStepJacobian(StepJacobian):
         gains = self.gains
         hold = None if gains.hold is None else gains.hold * kept
         cut = evolve(gains, decay=gains.decay * kept, move=gains.moving(kept), hold=hold)
-        return MambaStepJacobian(cut, self.domain, name=label)
+        return MambaStepJacobian(cut, self.domain, name=label).keeping(self.valid)
 
     def _at(self, t: int) -> MambaGains:
         t = t % self.steps

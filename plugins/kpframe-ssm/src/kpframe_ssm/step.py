@@ -51,13 +51,14 @@ class ModeStepJacobian(StepJacobian):
         batch, time, _ = self.domain.shape
         real = self.decay.real[:, 0].transpose(0, 1)
         values = torch.cat([real, real], dim=-1).expand(batch, time, -1).contiguous()
-        return DiagonalStepJacobian(values, self.domain, name=f"diag({self.name})")
+        return DiagonalStepJacobian(values, self.domain, name=f"diag({self.name})").keeping(self.valid)
 
     def masked(self, keep: torch.Tensor, name: str | None = None) -> ModeStepJacobian:
         """Return ``A`` with ``A_t := 0`` where ``keep`` (bool, ``[T]`` or ``[B, T]``) is False."""
         label = super().masked(keep, name).name  # checks keep
         kept = keep.mT if keep.ndim == 2 else keep.unsqueeze(1)  # [T, b]
-        return ModeStepJacobian(self.decay * kept[:, None, :, None], self.domain, name=label)
+        cut = ModeStepJacobian(self.decay * kept[:, None, :, None], self.domain, name=label)
+        return cut.keeping(self.valid)
 
     def _at(self, t: int) -> torch.Tensor:  # [b, n]
         return self.decay[t % len(self.decay), 0]
