@@ -1,12 +1,15 @@
 """Pytest options, fixtures and Hypothesis profiles; load with ``-p kpframe.testing.pytest_plugin``.
 
-Options: ``--slow`` runs the tests marked slow, ``--device cuda`` moves the tests that take the fixture
-``device``. Profiles: ``default``, ``ci`` (derandomised, chosen when ``CI`` is set) and ``thorough``.
+Options: ``--slow`` runs the tests marked slow, ``--slow-part 3/8`` the third of eight parts of them alone,
+``--device cuda`` moves the tests that take the fixture ``device``. Profiles: ``default``, ``ci``
+(derandomised, chosen when ``CI`` is set) and ``thorough``.
 """
 
 from __future__ import annotations
 
 import os
+import re
+from zlib import crc32
 
 import pytest
 import torch
@@ -21,8 +24,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--slow`` and ``--device``."""
+    """Add ``--slow``, ``--slow-part`` and ``--device``."""
     parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
+    parser.addoption("--slow-part", metavar="I/N", help="run only part I of N of the tests marked slow")
     parser.addoption("--device", default="cpu", help="device of the tests that take one (cpu, cuda)")
 
 
@@ -32,7 +36,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip tests marked slow unless they are asked for."""
+    """Skip tests marked slow unless they are asked for; keep only a part of them where one is named."""
+    part = config.getoption("--slow-part")
+    if part is not None:
+        _keep_part(part, config, items)
+        return
     if config.getoption("--slow") or "slow" in config.getoption("-m"):
         return
     skip = pytest.mark.skip(reason="slow; run with --slow")
@@ -45,3 +53,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def device(request: pytest.FixtureRequest) -> torch.device:
     """The device that ``--device`` names."""
     return torch.device(request.config.getoption("--device"))
+
+
+def _keep_part(part: str, config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the slow tests whose name falls into a part; which one does not change when tests are added."""
+    match = re.fullmatch(r"(\d+)/(\d+)", part)
+    index, count = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= index <= count:
+        raise pytest.UsageError(f"--slow-part: expected I/N with 1 <= I <= N, got {part!r}")
+    chosen = [
+        item
+        for item in items
+        if item.get_closest_marker("slow") and crc32(item.nodeid.encode()) % count == index - 1
+    ]
+    kept = set(chosen)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = chosen
