@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+
+from kpframe.autograd_graph import nodes
 
 
 class Linearization:
@@ -79,19 +80,27 @@ def _gradients(
         single = _gradient(outputs, inputs, tuple(v[0] for v in vectors))
         return tuple(g.unsqueeze(0) for g in single)
     if len(vectors[0]) > 1 and all(_batches(o, known) for o in outputs):
-        with warnings.catch_warnings():
-            # an operation without a batching rule is looped over inside torch, which warns about speed
-            warnings.filterwarnings("ignore", message="There is a performance drop")
-            batch = torch.autograd.grad(
-                outputs, inputs, vectors, retain_graph=True, allow_unused=True, is_grads_batched=True
-            )
-        # torch would fill in an unused input's gradient without the batch dimension
-        return tuple(
-            i.new_zeros(len(vectors[0]), *i.shape) if g is None else g
-            for g, i in zip(batch, inputs, strict=True)
-        )
+        try:
+            return _batch(outputs, inputs, vectors)
+        except (RuntimeError, NotImplementedError):  # of sparse tensors, or of what a hook does
+            known.update((output.grad_fn, False) for output in outputs)  # one by one says what is wrong
     singles = [_gradient(outputs, inputs, tuple(v[k] for v in vectors)) for k in range(len(vectors[0]))]
     return tuple(torch.stack(column) for column in zip(*singles, strict=True))
+
+
+def _batch(
+    outputs: tuple[torch.Tensor, ...], inputs: tuple[torch.Tensor, ...], vectors: tuple[torch.Tensor, ...]
+) -> tuple[torch.Tensor, ...]:
+    with warnings.catch_warnings():
+        # an operation without a batching rule is looped over inside torch, which warns about speed
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        batch = torch.autograd.grad(
+            outputs, inputs, vectors, retain_graph=True, allow_unused=True, is_grads_batched=True
+        )
+    # torch would fill in an unused input's gradient without the batch dimension
+    return tuple(
+        i.new_zeros(len(vectors[0]), *i.shape) if g is None else g for g, i in zip(batch, inputs, strict=True)
+    )
 
 
 def _gradient(
@@ -109,20 +118,10 @@ def _batches(output: torch.Tensor, known: dict[object, bool]) -> bool:
     """
     end = output.grad_fn
     if end not in known:
-        known[end] = _can_batch(end)
+        known[end] = _can_batch(output)
     return known[end]
 
 
-def _can_batch(end: object) -> bool:
-    seen: set[object] = set()
-    stack: list[Any] = [end]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        forward = getattr(node, "_forward_cls", None)
-        if forward is not None and not getattr(forward, "generate_vmap_rule", False):
-            return False
-        stack.extend(parent for parent, _ in node.next_functions)
-    return True
+def _can_batch(output: torch.Tensor) -> bool:
+    custom = (getattr(node, "_forward_cls", None) for node in nodes(output))
+    return all(forward is None or getattr(forward, "generate_vmap_rule", False) for forward in custom)

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 
 from kpframe.autograd import Linearization
+from kpframe.autograd_graph import saved_bytes
 from kpframe.errors import ArgumentError, DtypeError, ShapeError, closest, mismatch
 from kpframe.parameter import ParameterJacobian, ParameterOperator
 from kpframe.propagator import Propagator
@@ -254,18 +255,11 @@ def saved_by_a_row(model: Model, trajectory: Trajectory) -> int:
 def _saved_at(model: Model, trajectory: Trajectory, step: int) -> int:
     kept: list[int] = []
     for rows in (1, 2):
-        tensors: dict[int, int] = {}
-
-        def keep(tensor: torch.Tensor, tensors: dict[int, int] = tensors) -> torch.Tensor:
-            tensors[tensor.data_ptr()] = tensor.numel() * tensor.itemsize
-            return tensor
-
         x = trajectory.inputs[:1, step].repeat(rows, 1)
         h = trajectory.previous[:1, step].repeat(rows, 1).requires_grad_()
         t = torch.full((rows,), step, device=h.device) if model.time_varying else None
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            model._rows(x, h, t, None)
-        kept.append(sum(tensors.values()))
+        with torch.enable_grad():
+            kept.append(saved_bytes(model._rows(x, h, t, None)))
     return max(0, kept[1] - kept[0])
 
 

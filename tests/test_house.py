@@ -20,6 +20,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = [
     {"errors"},
     {"spaces", "settings", "memory"},
+    {"autograd_graph"},
     {"plugin", "operators", "autograd", "tasks"},
     {"trajectory", "step_jacobian", "parameter", "reducer", "readout", "site_layout"},
     {"site_gains", "propagator"},
