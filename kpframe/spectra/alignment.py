@@ -11,6 +11,7 @@ from kpframe.operators import Operator
 from kpframe.operators.base import check_together
 from kpframe.operators.chunks import chunk_size
 from kpframe.operators.dense import basis
+from kpframe.scale import clamped, divided, unit_of
 from kpframe.spectra.adaptive import spend
 from kpframe.spectra.arguments import check_budget, check_operator, check_rtol
 from kpframe.spectra.estimate import Estimate
@@ -72,7 +73,7 @@ def alignment(
         if math.isnan(value):
             return Estimate(value, stderr, pair.count, UNDEFINED)
         rounding = 8 * torch.finfo(a.dtype).eps
-        return Estimate(min(1.0, max(-1.0, value)), max(stderr, rounding), pair.count, pair.method)
+        return Estimate(clamped(value), max(stderr, rounding), pair.count, pair.method)
 
     return spend(
         measure,
@@ -172,17 +173,37 @@ def _cosine(means: torch.Tensor) -> torch.Tensor:  # [..., 3] -> [...]
 
 def exact_alignment(a: Operator, b: Operator) -> Estimate:
     """Return the alignment from products with the basis of the smaller side, never held as a whole."""
-    first, second = Products(a), Products(b)
+    first, second = Products(a, plain=True), Products(b, plain=True)
     by_rows = a.codomain.size < a.domain.size
     space = a.codomain if by_rows else a.domain
-    means = torch.zeros(3, dtype=F64, device=a.device)
+    total = _Total(a.device)
     step = chunk_size(a, max(1, space.size))
     for start in range(0, space.size, step):
         rows = basis(space, start, min(start + step, space.size), a).flatten(1)
-        x = first.adjoint(rows) if by_rows else first(rows)
-        y = second.adjoint(rows) if by_rows else second(rows)
-        means += _inner_products(x, y).sum(0)
+        if by_rows:
+            total.add(first.adjoint(rows), second.adjoint(rows))
+        else:
+            total.add(first(rows), second(rows))
     count = first.count + second.count
-    if not (means[1] > 0 and means[2] > 0):
+    if not (total.means[1] > 0 and total.means[2] > 0):
         return Estimate(math.nan, math.nan, count, UNDEFINED)
-    return Estimate(min(1.0, max(-1.0, float(_cosine(means)))), 0.0, count, "exact")
+    return Estimate(clamped(float(_cosine(total.means))), 0.0, count, "exact")
+
+
+class _Total:
+    """<A, B>, |A|^2 and |B|^2 from their columns, in units that grow with the largest entries so far."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.means = torch.zeros(3, dtype=F64, device=device)
+        self._units = [0.0, 0.0]
+
+    def add(self, first: torch.Tensor, second: torch.Tensor) -> None:
+        old = self._units
+        self._units = [
+            max(unit, unit_of(part)) if part.any() else unit
+            for unit, part in zip(old, (first, second), strict=True)
+        ]
+        a, b = (before / (now or 1.0) for before, now in zip(old, self._units, strict=True))
+        self.means *= self.means.new_tensor([a * b, a**2, b**2])
+        first, second = (divided(x, u or 1.0) for x, u in zip((first, second), self._units, strict=True))
+        self.means += _inner_products(first, second).sum(0)

@@ -73,7 +73,7 @@ def spectral_density(
     if dimension <= budget:
         dense = product.dense()
         check_symmetric(op, float((dense - dense.mT).abs().max()), float(dense.abs().max()))
-        values = torch.linalg.eigvalsh((dense + dense.mT).double() / 2)[None]
+        values = product.unit * torch.linalg.eigvalsh((dense + dense.mT).double() / 2)[None]
         return SpectralDensity(
             values, torch.full_like(values, 1 / dimension), dimension, product.count, "dense"
         )
@@ -85,4 +85,5 @@ def spectral_density(
     starts = probes(op.domain, num, source, "sphere", dtype=op.dtype, device=op.device).flatten(1)
     nodes, weights = lanczos(product, starts, steps).rule()
     weights = weights / weights.sum()
+    nodes = product.unit * nodes
     return SpectralDensity(nodes, weights, dimension, product.count, f"Lanczos, {num} probes, {steps} steps")

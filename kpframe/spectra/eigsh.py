@@ -130,9 +130,9 @@ def eigsh(
         )
     scale = max(scale, float(values.abs().max()))
     return EigenPairs(
-        values,
+        product.unit * values,
         fix_signs(vectors).reshape(k, *op.domain.shape),
-        residuals,
+        product.unit * residuals,
         residuals <= tol * scale,
         product.count,
         method,

@@ -9,6 +9,7 @@ import torch
 from kpframe.operators import Operator
 from kpframe.operators.chunks import chunk_size
 from kpframe.operators.dense import basis
+from kpframe.scale import norm
 from kpframe.spectra.adaptive import spend
 from kpframe.spectra.arguments import check_budget, check_name, check_operator, check_rtol
 from kpframe.spectra.estimate import Estimate
@@ -63,9 +64,10 @@ def frobenius_norm(
             _, images = source.products(products, "gaussian")
             squares = (images**2).sum(1, dtype=torch.float64)[:, None]
             value, stderr = jackknife(squares, _root)
-            return Estimate(value, stderr, source.count, "hutchinson")
+            unit = source.product.unit
+            return Estimate(unit * value, unit * stderr, source.count, "hutchinson")
         value, stderr = moments(sampler, num).estimate(_root if gram.weight == 2 else _root_of_square)
-        return Estimate(value, stderr, sampler.count, "nystrom")
+        return Estimate(gram.unit * value, gram.unit * stderr, sampler.count, "nystrom")
 
     return spend(
         measure,
@@ -87,7 +89,7 @@ def _root_of_square(means: torch.Tensor) -> torch.Tensor:
 
 def exact_norm(op: Operator) -> Estimate:
     """Return the norm from products with the basis of the smaller side, never held as a whole."""
-    product = Products(op)
+    product = Products(op, plain=True)
     by_rows = op.codomain.size < op.domain.size
     space = op.codomain if by_rows else op.domain
     total = 0.0
@@ -95,5 +97,5 @@ def exact_norm(op: Operator) -> Estimate:
     for start in range(0, space.size, step):
         rows = basis(space, start, min(start + step, space.size), op).flatten(1)
         out = product.adjoint(rows) if by_rows else product(rows)
-        total += float(out.double().square().sum())
-    return Estimate(math.sqrt(total), 0.0, product.count, "exact")
+        total = math.hypot(total, norm(out))
+    return Estimate(total, 0.0, product.count, "exact")

@@ -7,7 +7,7 @@ from attrs import field, frozen
 
 from kpframe.operators import Operator
 from kpframe.spectra.nystrom import Sketch, inner_samples, trace_samples
-from kpframe.spectra.products import Products, Sampler
+from kpframe.spectra.products import Products, Sampler, Scaled
 from kpframe.spectra.statistics import Function, LeaveOneOut
 
 
@@ -19,11 +19,14 @@ class Gram:
     """
 
     op: Operator
-    gram: Operator = field(init=False)
+    gram: Operator = field(init=False)  # in units of ``unit``, squared where G is a product
     weight: int = field(init=False)  # products of op in one product of G
+    _scaled: Scaled = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        op = self.op
+        scaled = Scaled(self.op)  # between two factors too: their product may leave the range of the dtype
+        object.__setattr__(self, "_scaled", scaled)
+        op: Operator = scaled
         if op.positive:
             gram, weight = op, 1
         else:
@@ -31,6 +34,11 @@ class Gram:
             gram = op.T @ op if op.domain.size < op.codomain.size else op @ op.T
         object.__setattr__(self, "gram", gram)
         object.__setattr__(self, "weight", weight)
+
+    @property
+    def unit(self) -> float:
+        """What ``op`` is divided by; final once a product was not zero."""
+        return self._scaled.unit
 
     @property
     def dimension(self) -> int:
@@ -46,10 +54,14 @@ class Gram:
 
     def sampler(self, generator: torch.Generator | None) -> Sampler:
         """Return a sampler of G that counts products of ``op``."""
-        return Sampler(self.gram, generator, self.weight)
+        return Sampler(self.gram, generator, self.weight, plain=True)
+
+    def product(self) -> Products:
+        """Return products with G that count those of ``op``."""
+        return Products(self.gram, self.weight, plain=True)
 
     def eigenvalues(self) -> tuple[torch.Tensor, int]:  # [dimension], ascending, float64
-        """Return the exact eigenvalues of G, none negative, and the products spent."""
+        """Return the exact eigenvalues of G but for a factor, none negative, and the products spent."""
         product = Products(self.op)
         dense = product.dense().double()
         if self.weight == 1:

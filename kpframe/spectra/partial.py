@@ -12,6 +12,7 @@ from kpframe.operators import Operator
 from kpframe.operators.axes import check_same_axes
 from kpframe.operators.chunks import chunk_size
 from kpframe.operators.dense import check_budget as check_memory
+from kpframe.scale import divided, unit_of
 from kpframe.spaces import Space
 from kpframe.spectra.arguments import check_count, check_operator
 from kpframe.spectra.products import Products
@@ -65,10 +66,10 @@ def partial_trace(
     rows, columns = op.codomain.without(*names).size, op.domain.without(*names).size
     check_memory(f"partial_trace of {op!r}", rows, columns, op.dtype, 2**31)
     traced = Space(tuple(op.domain[name] for name in names))
-    product = Products(op)
+    product = Products(op, plain=True)
     if budget >= traced.size * columns:
         eye = torch.eye(traced.size, dtype=op.dtype, device=op.device)
-        total, _ = _sums(product, names, eye, rows, columns)
+        total, *_ = _sums(product, names, eye, rows, columns, unit=1.0)  # no squares are wanted
         return MatrixEstimate(
             total.to(op.dtype), torch.zeros_like(total, dtype=op.dtype), product.count, "exact"
         )
@@ -76,17 +77,27 @@ def partial_trace(
     if num < 1:
         raise ArgumentError(mismatch("budget", f"at least {columns} products, for one probe", budget))
     signs = probes(traced, num, source, "rademacher", dtype=op.dtype, device=op.device).flatten(1)
-    total, squares = _sums(product, names, signs, rows, columns)
+    total, squares, unit = _sums(product, names, signs, rows, columns)
     mean = total / num
     spread = (squares / (num - 1) / num).sqrt() * widen(num) if num > 1 else mean.new_tensor(math.inf)
     stderr = spread.expand_as(mean)
-    return MatrixEstimate(mean.to(op.dtype), stderr.to(op.dtype), product.count, "hutchinson")
+    return MatrixEstimate(
+        (unit * mean).to(op.dtype), (unit * stderr).to(op.dtype), product.count, "hutchinson"
+    )
 
 
 def _sums(
-    product: Products, names: tuple[str, ...], vectors: torch.Tensor, rows: int, columns: int
-) -> tuple[torch.Tensor, torch.Tensor]:  # [rows, columns] each
-    """Return the sum over ``vectors`` z of <z, op z> on the traced axes, and that of squared deviations."""
+    product: Products,
+    names: tuple[str, ...],
+    vectors: torch.Tensor,
+    rows: int,
+    columns: int,
+    unit: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, float]:  # [rows, columns] each
+    """Return the sum over ``vectors`` z of <z, op z> on the traced axes, and that of squared deviations.
+
+    The last number is the unit of both: the one that is given, else of the first z that does not give zero.
+    """
     op = product.op
     total = torch.zeros(rows, columns, dtype=torch.float64, device=op.device)
     squares = torch.zeros_like(total)
@@ -99,11 +110,14 @@ def _sums(
             block[torch.arange(len(entries), device=op.device), :, entries] = vector
             out = product(_joined(block, op.domain, names))
             sample[:, entries] = torch.einsum("bar,a->rb", _split(out, op.codomain, names), vector).double()
+        if unit is None and sample.any():
+            unit = unit_of(sample)
+        sample = divided(sample, unit or 1.0)
         # Welford's update keeps the digits of the squares, and no sample needs to be held.
         before = sample - (total / seen if seen else 0.0)
         total += sample
         squares += before * (sample - total / (seen + 1))
-    return total, squares
+    return total, squares, unit or 1.0
 
 
 def _split(rows: torch.Tensor, space: Space, names: tuple[str, ...]) -> torch.Tensor:

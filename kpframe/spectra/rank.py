@@ -13,7 +13,6 @@ from kpframe.spectra.arguments import check_budget, check_name, check_operator, 
 from kpframe.spectra.estimate import Estimate
 from kpframe.spectra.gram import Gram, moments
 from kpframe.spectra.measure import spectral_measure
-from kpframe.spectra.products import Products
 from kpframe.spectra.rng import new_generator
 from kpframe.spectra.statistics import TINY
 
@@ -88,7 +87,7 @@ def effective_rank(
         if kind == "participation":
             value, stderr = moments(sampler, num).estimate(_participation)
             return Estimate(value, stderr, sampler.count, f"{kind} of {gram.name}, nystrom")
-        seen = spectral_measure(Products(gram.gram, gram.weight), num, source)
+        seen = spectral_measure(gram.product(), num, source)
         value, stderr = seen.estimate(functional, resolution if kind == "threshold" else None)
         spent += seen.count
         return Estimate(value, stderr, spent, f"{label} of {gram.name}, stochastic Lanczos")

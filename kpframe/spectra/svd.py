@@ -74,7 +74,7 @@ def svd(
     if room < 2 * k:
         raise ArgumentError(mismatch("budget", f"at least {4 * k} products for k={k}", budget))
     flipped = op.codomain.size < op.domain.size  # the random blocks belong to the smaller side
-    run = Products(op.T) if flipped else product
+    run = product.T if flipped else product
     found = golub_kahan(run, k, block=min(block, smaller), room=room, tol=tol / 2, generator=source)
     left, right = (found.right, found.left) if flipped else (found.left, found.right)
     if flipped:
@@ -111,9 +111,9 @@ def triplets(
     signs = row_signs(left)
     return SingularTriplets(
         (left * signs).reshape(k, *op.codomain.shape),
-        values,
+        product.unit * values,
         (right * signs).reshape(k, *op.domain.shape),
-        residuals,
+        product.unit * residuals,
         residuals <= tol * float(values.max()),
         product.count,
         method,

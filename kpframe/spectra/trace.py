@@ -62,7 +62,8 @@ def trace(
                 name = "hutchinson"
         value, stderr = traces.load(name)(source, products)
         rounding = 8 * torch.finfo(op.dtype).eps * abs(value)
-        return Estimate(value, max(stderr, rounding), source.count, name)
+        unit = source.product.unit
+        return Estimate(unit * value, unit * max(stderr, rounding), source.count, name)
 
     return spend(
         measure,
@@ -76,7 +77,7 @@ def trace(
 
 def exact_trace(op: Operator) -> Estimate:
     """Return the trace from products with the basis, which is never held as a whole."""
-    product = Products(op)
+    product = Products(op, plain=True)
     dimension = op.domain.size
     total = 0.0
     step = chunk_size(op, max(1, dimension))

@@ -1,0 +1,51 @@
+"""Units in which squares neither overflow nor vanish: powers of two, by which division is exact."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+#: Largest entries from ``1 / COMFORT`` to ``COMFORT`` are left in a unit of 1.
+COMFORT = 2.0**16
+
+
+def unit_of(values: torch.Tensor) -> float:
+    """Return a power of two in whose units the largest entry is near 1; 1 where it is ordinary or zero.
+
+    What does not depend on scale (a cosine, a rank) is computed from ``values / unit``; what does (a norm) is
+    multiplied by the unit afterwards, as a Python number. Squares of float32 leave its range beyond 1e±19.
+    """
+    largest = float(values.abs().max()) if values.numel() else 0.0
+    if not math.isfinite(largest) or largest == 0 or 1 / COMFORT <= largest <= COMFORT:
+        return 1.0
+    return 2.0 ** (math.frexp(largest)[1] - 1)
+
+
+def divided(values: torch.Tensor, unit: float) -> torch.Tensor:
+    """Return ``values / unit`` for a power of two, the values themselves for 1.
+
+    In two steps, since the reciprocal of a unit need not lie within the range of the dtype.
+    """
+    if unit == 1:
+        return values
+    half = 2.0 ** ((math.frexp(unit)[1] - 1) // 2)
+    return values / half / (unit / half)
+
+
+def norm(values: torch.Tensor) -> float:
+    """Return the Euclidean norm of all entries, summed in float64; right wherever it can be held."""
+    unit = unit_of(values)
+    return unit * math.sqrt(float(divided(values, unit).double().square().sum()))
+
+
+def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Return the cosine of the angle between two tensors of equal shape, NaN where one of them is zero."""
+    first, second = (divided(values, unit_of(values)).double() for values in (one, other))
+    sizes = math.sqrt(float(first.square().sum())) * math.sqrt(float(second.square().sum()))
+    return float((first * second).sum()) / sizes if sizes > 0 else math.nan
+
+
+def clamped(cosine: float) -> float:
+    """Return a cosine without what rounding put beyond ±1; NaN stays NaN, which ``max`` may hide."""
+    return cosine if math.isnan(cosine) else min(1.0, max(-1.0, cosine))
