@@ -106,13 +106,23 @@ class Model(torch.nn.Module, ABC):
         return torch.zeros(batch, self.width, dtype=like.dtype, device=like.device)
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
-        """Return theta: the parameters that require a gradient, by name, in order."""
+        """Return theta: the parameters that require a gradient, by name, in order.
+
+        A parameter that acts at several places is one, under the first of its names.
+        """
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def shared_names(self) -> dict[str, str]:
+        """Return the further names of parameters that are shared -> the name that ``trainable`` has."""
+        own = {id(p): name for name, p in self.trainable().items()}
+        every = self.named_parameters(remove_duplicate=False)
+        return {name: own[id(p)] for name, p in every if own.get(id(p), name) != name}
 
     @property
     def parameter_space(self) -> Space:
         """The space of theta, flattened, with the layout name -> slice."""
-        return parameter_space({name: tuple(p.shape) for name, p in self.trainable().items()})
+        shapes = {name: tuple(p.shape) for name, p in self.trainable().items()}
+        return parameter_space(shapes, self.shared_names())
 
     def rollout(
         self, x: torch.Tensor, h0: torch.Tensor | None = None, mask: torch.Tensor | None = None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 import torch
 
-from kpframe.errors import ArgumentError, SpaceMismatchError, closest
+from kpframe.errors import ArgumentError, SpaceMismatchError, closest, mismatch
 from kpframe.operators.algebra import Composition
 from kpframe.operators.atoms import IdentityOperator
 from kpframe.operators.base import ATOM, Operator, SelfAdjointOperator, check_together
 from kpframe.spaces import PARAMETER, Space
+
+T = TypeVar("T")
 
 
 class ParameterJacobian(Operator):
@@ -29,14 +32,17 @@ class ParameterJacobian(Operator):
 
 
 class GroupProjector(SelfAdjointOperator):
-    """The projector on named parameter groups: ones on ``names``, zeros elsewhere."""
+    """The projector on named parameter groups: ones on ``names``, zeros elsewhere.
+
+    Any name of a shared parameter stands for all of it.
+    """
 
     def __init__(
         self, space: Space, names: Iterable[str], *, dtype: torch.dtype, device: torch.device
     ) -> None:
         super().__init__(space, space, dtype=dtype, device=device)
         chosen = set(names)
-        self.names = tuple(part.name for part in space[PARAMETER].parts if part.name in chosen)
+        self.names = tuple(part.name for part in space[PARAMETER].parts if chosen.intersection(part.names))
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         out = torch.zeros_like(q)
@@ -116,6 +122,8 @@ class ParameterOperator(Operator):
     def restrict(self, names: Iterable[str]) -> ParameterOperator:
         """Return the operator of the named parameters alone; ``*`` and ``?`` match as in file names.
 
+        A parameter that the model shares between places is one: any of its names means all of it.
+
         Raises:
             ArgumentError: when a name matches no parameter; lists those there are.
         """
@@ -144,19 +152,42 @@ class ParameterOperator(Operator):
 
 
 def match_parameters(space: Space, names: Iterable[str]) -> tuple[str, ...]:
-    """Return the parameters that the names or patterns match, in the order of the parameter axis."""
+    """Return the parameters that the names or patterns match, in the order of the parameter axis.
+
+    A shared parameter is found by any of its names and returned under that of the axis, the first.
+    """
     if isinstance(names, str):
         raise ArgumentError(
             f"parameters: expected a list of names, got the string {names!r}; write [{names!r}]"
         )
-    known = [part.name for part in space[PARAMETER].parts]
+    parts = space[PARAMETER].parts
+    known = [name for part in parts for name in part.names]
     chosen: set[str] = set()
     for pattern in names:
-        matched = [name for name in known if fnmatchcase(name, str(pattern))]
+        matched = [part.name for part in parts if any(fnmatchcase(n, str(pattern)) for n in part.names)]
         if not matched:
             raise ArgumentError(
                 f"parameters: expected names among {', '.join(known) or '(none are trainable)'}, "
                 f"got {pattern!r}{closest(str(pattern), known)}"
             )
         chosen.update(matched)
-    return tuple(name for name in known if name in chosen)
+    return tuple(part.name for part in parts if part.name in chosen)
+
+
+def given_for(space: Space, values: Mapping[str, T], argument: str) -> dict[str, T]:
+    """Return values by the names of the parameter axis, given by any name of a shared parameter.
+
+    Names of other things are left out.
+
+    Raises:
+        ArgumentError: for one parameter that is given twice, by two of its names.
+    """
+    out: dict[str, T] = {}
+    for part in space[PARAMETER].parts:
+        names = [name for name in part.names if name in values]
+        if len(names) > 1:
+            expected = f"one value for a shared parameter, by one of its names {', '.join(part.names)}"
+            raise ArgumentError(mismatch(argument, expected, f"{', '.join(names)}"))
+        if names:
+            out[part.name] = values[names[0]]
+    return out

@@ -30,8 +30,11 @@ class PlacedSite:
         z: what it reads, ``[T, B, m]``; None without a source.
         slope: ``dz/dsource`` ``[T, B, m]``, None where z is the source itself.
         width: of the source.
-        chain: the derivative of the weight by the parameters ``made_of`` that learn; None where the
-            weight is a parameter itself.
+        chain: the derivative of the weight by the parameters ``made_of``; None where the weight is a
+            parameter itself.
+        made_of: what the weight is made of, or is itself, and learns; by the names on the parameter axis,
+            where a parameter that acts at several sites has one.
+        bias: the bias, if it learns; likewise.
     """
 
     site: Site
@@ -41,6 +44,12 @@ class PlacedSite:
     width: int = 0
     chain: Linearization | None = None
     made_of: tuple[str, ...] = ()
+    bias: str | None = None
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """Names on the parameter axis of what learns here."""
+        return self.made_of if self.bias is None else (*self.made_of, self.bias)
 
     def forward(self, t: int | slice, v: torch.Tensor) -> torch.Tensor:  # [..., B, w] -> [..., B, G n]
         """Return how the site's products move with its source."""
@@ -122,12 +131,14 @@ class SiteGains:
         components: the state's components and their widths, in order.
         stages: the stages, in order.
         like: a tensor whose dtype and device the operators take.
+        elsewhere: whether parameters act otherwise, too, than the sites say.
     """
 
     space: Space
     components: Mapping[str, int]
     stages: tuple[PlacedStage, ...]
     like: torch.Tensor
+    elsewhere: bool = False
 
     @property
     def sites(self) -> list[PlacedSite]:
@@ -236,6 +247,19 @@ class SiteGains:
                 if columns is not None:
                     add(back, source, placed.backward(t, columns))
         return back, pulled
+
+
+def pointwise_gains(
+    new: torch.Tensor, u: Mapping[str, torch.Tensor], h: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return the derivatives of one output by each preactivation and component it depends on."""
+    if not new.requires_grad:
+        return {}, {}
+    sources = [*u.values(), *h.values()]
+    gradients = torch.autograd.grad(new.sum(), sources, retain_graph=True, allow_unused=True)
+    by_target = {name: g for name, g in zip(u, gradients, strict=False) if g is not None}
+    by_source = {name: g for name, g in zip(h, gradients[len(u) :], strict=True) if g is not None}
+    return by_target, by_source
 
 
 def scatter(targets: Sequence[str], y: torch.Tensor, du: dict[str, torch.Tensor]) -> None:

@@ -60,7 +60,7 @@ class SiteGroup:
         for placed, columns in self.sites:
             own = total[..., columns]
             if placed.chain is None:
-                yield str(placed.site.weight), own
+                yield placed.made_of[0], own
             else:
                 probes = own.shape[:-2]
                 values = placed.chain.vjp(own.reshape(-1, *own.shape[-2:]))
@@ -109,11 +109,10 @@ def group_sites(gains: SiteGains, names: Collection[str]) -> list[SiteGroup]:
     for placed in gains.sites:
         site = placed.site
         key = (site.targets, site.per_step)
-        made_of = (site.weight,) if placed.chain is None else placed.made_of
-        if placed.z is not None and any(name in names for name in made_of):
+        if placed.z is not None and any(name in names for name in placed.made_of):
             sites.setdefault(key, []).append(placed)
-        if site.bias is not None and site.bias in names:
-            biases.setdefault(key, []).append(site.bias)
+        if placed.bias is not None and placed.bias in names:
+            biases.setdefault(key, []).append(placed.bias)
     batch, time, _ = gains.space.shape
     groups = []
     for key in dict.fromkeys((*sites, *biases)):
@@ -137,7 +136,7 @@ def _moved_matrix(
     placed: PlacedSite, moved: Mapping[str, torch.Tensor], probes: Sequence[int]
 ) -> torch.Tensor | None:  # [..., G n, m]
     if placed.chain is None:
-        return moved.get(str(placed.site.weight))
+        return moved.get(placed.made_of[0])
     if not any(name in moved for name in placed.made_of):
         return None
     count = math.prod(probes)

@@ -61,12 +61,6 @@ class Site:
         """Whether it reads the state or something computed within the step."""
         return self.source not in (None, INPUT)
 
-    @property
-    def learned(self) -> tuple[str, ...]:
-        """Names of the parameters (or fixed buffers) that act here."""
-        own = self.parameters or (() if self.weight is None else (self.weight,))
-        return own if self.bias is None else (*own, self.bias)
-
     def read(self, source: torch.Tensor) -> torch.Tensor:
         """Return the columns of a source ``[..., w]`` that the site reads."""
         return source if self.columns is None else source[..., self.columns]

@@ -31,7 +31,8 @@ class SiteParameterJacobian(ParameterJacobian):
         self.gains = gains
         self._parts = {part.name: part for part in domain.axes[0].parts}
         self.first_step = SiteStepJacobian(gains) if trains_start else None
-        names = [name for placed in gains.sites for name in placed.site.learned if name in self._parts]
+        names = [name for placed in gains.sites for name in placed.learned if name in self._parts]
+        names += ["h0"] if trains_start else []
         #: Whether one parameter acts at several sites, so that what the sites do not just adds up.
         self.ties = len(set(names)) < len(names)
         self._groups: dict[frozenset[str], list[SiteGroup]] = {}

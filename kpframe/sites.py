@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from kpframe.autograd import Linearization
+from kpframe.autograd_graph import leaves
 from kpframe.errors import ArgumentError, ShapeError, mismatch
 from kpframe.model import Model, saved_by_a_row
 from kpframe.parameter import ParameterOperator
 from kpframe.propagator import Propagator
-from kpframe.site_gains import Gain, PlacedSite, PlacedStage, SiteGains, scatter
+from kpframe.site_gains import Gain, PlacedSite, PlacedStage, SiteGains, pointwise_gains, scatter
 from kpframe.site_layout import INPUT, PRIME, Site, Stage, widths
 from kpframe.site_parameter import SiteParameterJacobian, SiteParameterOperator
 from kpframe.site_step import SiteStepJacobian
@@ -32,9 +33,10 @@ class SiteModel(Model):
     """A model of weight sites and a pointwise ``combine``; see the module's description.
 
     In the ordinary case, one stage, all state components have the same width n, one entry a unit. A
-    parameter that is at no site (and is not the trainable initial state) makes ``J`` fall back to
-    automatic differentiation, as does an ``initial_state`` of the model's own that depends on
-    parameters; ``A`` stays structured.
+    parameter may act at several sites, under several names. One that acts at no site (and is not the
+    trainable initial state), or elsewhere too (``combine`` reads it), makes ``J`` fall back to automatic
+    differentiation, as does an ``initial_state`` of the model's own that depends on parameters; ``A``
+    stays structured.
 
     Args:
         input_size: width of the input.
@@ -141,9 +143,7 @@ class SiteModel(Model):
         return self._scan(self._gains(trajectory))
 
     def parameter_operator(self, trajectory: Trajectory) -> ParameterOperator:
-        """Return ``K`` between the gains of the sites, or by autograd if a parameter is at no site."""
-        if not self._all_at_sites(trajectory):
-            return super().parameter_operator(trajectory)
+        """Return ``K`` between the gains of the sites, or by autograd if a parameter acts elsewhere."""
         return self._between(self._gains(trajectory), trajectory)
 
     def operators(self, trajectory: Trajectory) -> tuple[Propagator, ParameterOperator]:
@@ -152,7 +152,7 @@ class SiteModel(Model):
         derived = (
             own.propagator is SiteModel.propagator and own.parameter_operator is SiteModel.parameter_operator
         )
-        if not derived or not self._all_at_sites(trajectory):
+        if not derived:
             return super().operators(trajectory)
         gains = self._gains(trajectory)
         return self._scan(gains), self._between(gains, trajectory)
@@ -171,14 +171,16 @@ class SiteModel(Model):
         return item * (2 * gains + 4 * self.width + self.input_size) + saved_by_a_row(self, trajectory)
 
     def _between(self, gains: SiteGains, trajectory: Trajectory) -> ParameterOperator:
+        if not self._all_at_sites(gains, trajectory):
+            return super().parameter_operator(trajectory)
         trains_start = "h0" in self.trainable() and not trajectory.given
         return SiteParameterOperator(SiteParameterJacobian(gains, self.parameter_space, trains_start))
 
-    def _all_at_sites(self, trajectory: Trajectory) -> bool:
-        placed = {name for site in self.sites for name in site.learned}.union(self.unread_parameters)
+    def _all_at_sites(self, gains: SiteGains, trajectory: Trajectory) -> bool:
+        placed = {name for site in gains.sites for name in site.learned}.union(self.unread_parameters)
         if self.trainable_initial_state:
             placed.add("h0")
-        if not set(self.trainable()) <= placed:
+        if gains.elsewhere or not set(self.trainable()) <= placed or "h0" in self.shared_names():
             return False
         if type(self).initial_state is Model.initial_state or trajectory.given:
             return True
@@ -315,16 +317,23 @@ class SiteModel(Model):
         held = None
         if trajectory.mask is not None:
             held = (~trajectory.mask.T.unsqueeze(-1)).to(x)
-        stages = []
+        theta = {id(parameter): name for name, parameter in self.trainable().items()}
+        stages, acting = [], set()
         for stage in self.stages:
             with torch.no_grad():
                 u = self._preactivations(stage, fixed, drive, known, slice(None))
-            new, gains = self._linearize_stage(stage, u, known, index)
-            sites = [self._place(site, weights, known) for site in stage.sites]
+            new, gains, read = self._linearize_stage(stage, u, known, index)
+            acting |= read
+            sites = []
+            for site in stage.sites:
+                placed, read = self._place(site, weights, known, theta)
+                sites.append(placed)
+                acting |= read
             shape = (time, batch, stage.units)
             stages.append(PlacedStage.of(sites, gains, shape, held, tuple(self.components)))
             known |= {name + PRIME: value.reshape(shape) for name, value in new.items()}
-        return SiteGains(trajectory.space, dict(self.components), tuple(stages), trajectory.states)
+        elsewhere = not acting.isdisjoint(theta)
+        return SiteGains(trajectory.space, dict(self.components), tuple(stages), trajectory.states, elsewhere)
 
     def _linearize_stage(
         self,
@@ -332,8 +341,11 @@ class SiteModel(Model):
         u: Mapping[str, torch.Tensor],
         known: Mapping[str, torch.Tensor],
         index: torch.Tensor | None,
-    ) -> tuple[dict[str, torch.Tensor], dict[str, tuple[Gain, Gain]]]:
-        """Return a stage's outputs ``[T * B, n]`` and their derivatives by targets and by what it reads."""
+    ) -> tuple[dict[str, torch.Tensor], dict[str, tuple[Gain, Gain]], set[int]]:
+        """Return a stage's outputs ``[T * B, n]`` and their derivatives by targets and by what it reads.
+
+        Also the ids of the leaves of autograd that ``combine`` reads.
+        """
 
         def leaf(value: torch.Tensor) -> torch.Tensor:
             return value.flatten(0, 1).detach().requires_grad_()
@@ -345,38 +357,41 @@ class SiteModel(Model):
             read = {name: value for name, value in h.items() if value.shape[-1] == stage.units}
             gains: dict[str, tuple[Gain, Gain]] = {}
             for name in stage.outputs:
-                gains[name] = _pointwise_gains(new[name], u, read)
-        return {name: new[name].detach() for name in stage.outputs}, gains
+                gains[name] = pointwise_gains(new[name], u, read)
+            leaf_ids = {id(found) for found in leaves(*(new[name] for name in stage.outputs))}
+        return {name: new[name].detach() for name in stage.outputs}, gains, leaf_ids
 
     def _place(
-        self, site: Site, weights: Mapping[str, torch.Tensor], known: Mapping[str, torch.Tensor]
-    ) -> PlacedSite:
+        self,
+        site: Site,
+        weights: Mapping[str, torch.Tensor],
+        known: Mapping[str, torch.Tensor],
+        theta: Mapping[int, str],
+    ) -> tuple[PlacedSite, set[int]]:
+        """Return a site, and the ids of the leaves that act there otherwise than it says.
+
+        Parameters are known by identity, so that one which acts at several sites has one name at all of them.
+        """
+        value = None if site.bias is None else self._bias(site)
+        bias = theta.get(id(value))
+        strays = [] if value is None or value.is_leaf else leaves(value)
         if site.weight is None:
-            return PlacedSite(site, None, None)
+            return PlacedSite(site, None, None, bias=bias), set(map(id, strays))
+        weight = weights[site.weight]
         source = known[str(site.source)]
         z, slope = site.read(source), None
         if site.transform is not None:
             with torch.enable_grad():
                 leaf = z.detach().requires_grad_()
                 z = site.transform(leaf)
+                strays += leaves(z)
                 (slope,) = torch.autograd.grad(z.sum(), leaf)
-        chain: Linearization | None = None
-        made_of: tuple[str, ...] = ()
-        if site.parameters:
-            made_of = tuple(name for name in site.parameters if getattr(self, name).requires_grad)
-            chain = Linearization(weights[site.weight], [getattr(self, name) for name in made_of])
-        weight = weights[site.weight].detach()
-        return PlacedSite(site, weight, z.detach(), slope, source.shape[-1], chain, made_of)
-
-
-def _pointwise_gains(
-    new: torch.Tensor, u: Mapping[str, torch.Tensor], h: Mapping[str, torch.Tensor]
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Return the derivatives of one output by each preactivation and component it depends on."""
-    if not new.requires_grad:
-        return {}, {}
-    sources = [*u.values(), *h.values()]
-    gradients = torch.autograd.grad(new.sum(), sources, retain_graph=True, allow_unused=True)
-    by_target = {name: g for name, g in zip(u, gradients, strict=False) if g is not None}
-    by_source = {name: g for name, g in zip(h, gradients[len(u) :], strict=True) if g is not None}
-    return by_target, by_source
+        itself = weight if weight.is_leaf else getattr(self, site.weight, None)
+        own = [getattr(self, name) for name in site.parameters] or [itself]
+        made_of = {theta[id(p)]: p for p in own if id(p) in theta}
+        chain = Linearization(weight, list(made_of.values())) if site.parameters else None
+        if chain is not None or not weight.is_leaf:
+            declared = set(map(id, made_of.values())) if site.parameters else set()
+            strays += [found for found in leaves(weight) if id(found) not in declared]
+        weight, width, names = weight.detach(), source.shape[-1], tuple(made_of)
+        return PlacedSite(site, weight, z.detach(), slope, width, chain, names, bias), set(map(id, strays))

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from kpframe.errors import AxisError, DeviceError, DtypeError, ShapeError, closest, mismatch
 
@@ -24,11 +24,16 @@ BATCH, TIME, HIDDEN, PARAMETER, OUTPUT = "batch", "time", "hidden", "parameter",
 
 @frozen
 class Part:
-    """A named stretch ``start:stop`` of an axis that holds an array of ``shape``."""
+    """A named stretch ``start:stop`` of an axis that holds an array of ``shape``.
+
+    A parameter that a model shares between places has further names there, ``aliases``; each of its names
+    means the one parameter, all of it.
+    """
 
     name: str
     start: int
     shape: tuple[int, ...]
+    aliases: tuple[str, ...] = field(default=(), eq=False)
 
     @property
     def size(self) -> int:
@@ -39,6 +44,11 @@ class Part:
     def slice(self) -> slice:
         """Where the part lies on its axis."""
         return slice(self.start, self.start + self.size)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name and its aliases."""
+        return (self.name, *self.aliases)
 
 
 @frozen
@@ -54,21 +64,29 @@ class Axis:
             raise AxisError(mismatch(f"size of axis {self.name!r}", "a whole number >= 0", repr(self.size)))
 
     @classmethod
-    def of_parts(cls, name: str, shapes: Mapping[str, tuple[int, ...]]) -> Axis:
-        """Return the axis on which arrays of the given shapes lie one after the other."""
+    def of_parts(
+        cls, name: str, shapes: Mapping[str, tuple[int, ...]], aliases: Mapping[str, str] | None = None
+    ) -> Axis:
+        """Return the axis on which arrays of the given shapes lie one after the other.
+
+        ``aliases`` are further names -> names of arrays.
+        """
+        others: dict[str, tuple[str, ...]] = {}
+        for alias, part in (aliases or {}).items():
+            others[part] = (*others.get(part, ()), alias)
         parts: list[Part] = []
         start = 0
         for part, shape in shapes.items():
-            parts.append(Part(part, start, tuple(shape)))
+            parts.append(Part(part, start, tuple(shape), others.get(part, ())))
             start += parts[-1].size
         return cls(name, start, tuple(parts))
 
     def part(self, name: str) -> Part:
-        """Return the part called ``name``; raises ``AxisError`` when there is none."""
+        """Return the part called ``name``, an alias too; raises ``AxisError`` when there is none."""
         for part in self.parts:
-            if part.name == name:
+            if name in part.names:
                 return part
-        known = [part.name for part in self.parts]
+        known = [own for part in self.parts for own in part.names]
         have = ", ".join(known) if known else "no named parts"
         raise AxisError(f"axis {self.name!r} has no part {name!r} (it has {have}){closest(name, known)}")
 
@@ -210,6 +228,9 @@ def state_space(batch: int, time: int, components: Mapping[str, int]) -> Space:
     return Space((Axis(BATCH, batch), Axis(TIME, time), hidden))
 
 
-def parameter_space(shapes: Mapping[str, tuple[int, ...]]) -> Space:
-    """Return ``(parameter,)`` with the parameters, flattened, laid out one after the other."""
-    return Space((Axis.of_parts(PARAMETER, shapes),))
+def parameter_space(shapes: Mapping[str, tuple[int, ...]], aliases: Mapping[str, str] | None = None) -> Space:
+    """Return ``(parameter,)`` with the parameters, flattened, laid out one after the other.
+
+    ``aliases`` are further names of shared parameters -> the name that they have in ``shapes``.
+    """
+    return Space((Axis.of_parts(PARAMETER, shapes, aliases),))

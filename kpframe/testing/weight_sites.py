@@ -180,16 +180,15 @@ def _from_inputs(model: Model, flow: Any, kernel: torch.Tensor) -> float | None:
     gains = getattr(flow.J, "gains", None)
     if not isinstance(model, SiteModel) or gains is None:
         return None
-    learning = set(model.trainable())
-    sites = [placed for placed in gains.sites if learning & set(placed.site.learned)]
+    sites = [placed for placed in gains.sites if placed.learned]
     if len({placed.site.targets for placed in sites}) != 1 or any(placed.chain for placed in sites):
         return None
     gram = torch.zeros_like(kernel)
     for placed in sites:
-        if placed.z is not None and placed.site.weight in learning:
+        if placed.z is not None and placed.made_of:
             z = placed.z.transpose(0, 1).flatten(0, 1)
             gram = gram + z @ z.T
-        if placed.site.bias in learning:
+        if placed.bias is not None:
             gram = gram + 1
     own, scale = kernel.diagonal(), gram.diagonal()
     ours = kernel.square() * (scale.unsqueeze(1) * scale)

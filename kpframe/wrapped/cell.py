@@ -69,6 +69,11 @@ class WrappedCell(Model):
         """Return theta under the cell's own parameter names."""
         return {name.removeprefix("cell."): p for name, p in super().trainable().items()}
 
+    def shared_names(self) -> dict[str, str]:
+        """Return the further names of shared parameters -> the name that ``trainable`` has."""
+        every = {name.removeprefix("cell."): own for name, own in super().shared_names().items()}
+        return {name: own for name, own in every.items() if name != own}
+
     def extra_repr(self) -> str:
         """Return the input's width, the state and how the cell is called, for ``repr``."""
         call = self._signature.call

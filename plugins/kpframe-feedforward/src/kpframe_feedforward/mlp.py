@@ -161,8 +161,9 @@ class MLP(SiteModel):
         """Return ``P`` and ``K`` from the weight sites, the gains recorded once for both."""
         P = self.propagator(trajectory)
         own = self.trainable()
-        if not isinstance(P.A, SiteStepJacobian) or not set(own) <= {"weight_in", "weight", "bias"}:
-            return P, Model.parameter_operator(self, trajectory)  # a subclass has more than this
+        known = set(own) <= {"weight_in", "weight", "bias"} and not self.shared_names()
+        if not isinstance(P.A, SiteStepJacobian) or not known:  # a subclass has more than this
+            return P, Model.parameter_operator(self, trajectory)
         shapes = {name: tuple(p.shape) for name, p in own.items()}
         if "weight" in shapes:
             shapes["weight"] = (self.depth, self.units, self.units)

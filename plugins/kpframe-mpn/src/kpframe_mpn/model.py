@@ -170,8 +170,10 @@ class MPN(Model):
         return new
 
     def operators(self, trajectory: Trajectory) -> tuple[Propagator, ParameterOperator]:
-        """Return ``P`` and ``K``, which share their gains."""
+        """Return ``P`` and ``K``, which share their gains; K by autograd where parameters are shared."""
         gains = gains_along(self, trajectory)
+        if self.shared_names():
+            return Propagator(ModulationStepJacobian(gains)), super().parameter_operator(trajectory)
         trains_start = "h0" in self.trainable() and not trajectory.given
         jacobian = ModulationParameterJacobian(gains, self.parameter_space, trains_start)
         return Propagator(ModulationStepJacobian(gains)), ModulationParameterOperator(jacobian)

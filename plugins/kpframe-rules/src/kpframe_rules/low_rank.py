@@ -10,7 +10,7 @@ from attrs import frozen
 from kpframe import LearningRule, Update
 from kpframe.errors import ArgumentError, ShapeError, mismatch
 from kpframe.operators.base import ATOM, SelfAdjointOperator
-from kpframe.parameter import match_parameters
+from kpframe.parameter import given_for, match_parameters
 from kpframe.spaces import PARAMETER, Part, Space
 from kpframe_rules.metrics import scaled
 from kpframe_rules.output_feedback import check_feedback
@@ -117,7 +117,7 @@ class LowRankProjection(LearningRule):
     def _piece(self, update: Update, part: Part, drawn: Pair) -> _Piece:
         like = torch.empty((), dtype=update.K.dtype, device=update.K.device)
         if self.bases is not None:
-            pair = self.bases[part.name]
+            pair = given_for(update.K.jacobian.domain, self.bases, "bases")[part.name]
             for label, matrix, size in zip("UV", pair, part.shape[-2:], strict=True):
                 if matrix.shape[-2] != size or matrix.shape[:-2] not in (part.shape[:-2], ()):
                     expected = f"{list(part.shape[:-2])} + [{size}, r]"

@@ -10,7 +10,7 @@ import torch
 
 from kpframe import DiagonalOperator, LearningRule, Model, Update
 from kpframe.errors import ArgumentError, DeviceError, DtypeError, ShapeError, mismatch
-from kpframe.parameter import match_parameters
+from kpframe.parameter import given_for, match_parameters
 from kpframe.spaces import PARAMETER, Part
 from kpframe_rules.metrics import scaled
 
@@ -136,9 +136,10 @@ class FrozenAdam(LearningRule):
         like = _like(update)
         values = like.new_zeros(update.K.jacobian.domain.size)
         learn = update.K.parameters
+        moments = given_for(update.K.jacobian.domain, self.second_moments, "second_moments")
         for name, part in _parts(update).items():
-            if name in self.second_moments:
-                v = self.second_moments[name]
+            if name in moments:
+                v = moments[name]
                 _check(name, v, part, like)
                 values[part.slice] = (1 / (v.sqrt() + self.eps)).reshape(-1)
             elif name in learn:

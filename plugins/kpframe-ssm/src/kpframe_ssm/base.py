@@ -96,6 +96,8 @@ class DiagonalModel(ScanModel):
     def parameter_operator(self, trajectory: Trajectory) -> ParameterOperator:
         """Return ``K`` of the dynamics' parameters; C and D move no state and have zero columns in ``J``."""
         theta = self.trainable()
+        if "h0" in self.shared_names().values():
+            return super().parameter_operator(trajectory)
         start = "h0" in theta and not trajectory.given
         with torch.enable_grad():  # the jacobian keeps the graph from the parameters to the coefficients
             now = self.coefficients()

@@ -203,6 +203,8 @@ class Mamba(ScanModel):
         return MambaStepJacobian(MambaGains(gains, decay, move, hold), trajectory.space)
 
     def _between(self, A: MambaStepJacobian, trajectory: Trajectory) -> ParameterOperator:
+        if self.shared_names():  # what is below gives each matrix one place
+            return super().parameter_operator(trajectory)
         x = trajectory.inputs.detach().transpose(0, 1)
         start = "h0" in self.trainable() and not trajectory.given
         return ParameterOperator(MambaParameterJacobian(A, self.parameter_space, x, start))
