@@ -318,22 +318,23 @@ class SiteModel(Model):
         if trajectory.mask is not None:
             held = (~trajectory.mask.T.unsqueeze(-1)).to(x)
         theta = {id(parameter): name for name, parameter in self.trainable().items()}
-        stages, acting = [], set()
+        stages, acting = [], set[int]()
         for stage in self.stages:
             with torch.no_grad():
                 u = self._preactivations(stage, fixed, drive, known, slice(None))
             new, gains, read = self._linearize_stage(stage, u, known, index)
-            acting |= read
-            sites = []
-            for site in stage.sites:
-                placed, read = self._place(site, weights, known, theta)
-                sites.append(placed)
-                acting |= read
+            placed = [self._place(site, weights, known, theta) for site in stage.sites]
+            acting = acting.union(read, *(strays for _, strays in placed))
+            sites = [site for site, _ in placed]
             shape = (time, batch, stage.units)
             stages.append(PlacedStage.of(sites, gains, shape, held, tuple(self.components)))
             known |= {name + PRIME: value.reshape(shape) for name, value in new.items()}
-        elsewhere = not acting.isdisjoint(theta)
-        return SiteGains(trajectory.space, dict(self.components), tuple(stages), trajectory.states, elsewhere)
+        if acting - set(theta):
+            expected = "nothing that learns but the model's own parameters in combine, transforms and weights"
+            raise ArgumentError(mismatch(type(self).__name__, expected, "a function that holds another's"))
+        return SiteGains(
+            trajectory.space, dict(self.components), tuple(stages), trajectory.states, bool(acting)
+        )
 
     def _linearize_stage(
         self,
@@ -358,8 +359,9 @@ class SiteModel(Model):
             gains: dict[str, tuple[Gain, Gain]] = {}
             for name in stage.outputs:
                 gains[name] = pointwise_gains(new[name], u, read)
-            leaf_ids = {id(found) for found in leaves(*(new[name] for name in stage.outputs))}
-        return {name: new[name].detach() for name in stage.outputs}, gains, leaf_ids
+            own = {id(value) for value in (*u.values(), *h.values())}
+            others = {id(found) for found in leaves(*(new[name] for name in stage.outputs))} - own
+        return {name: new[name].detach() for name in stage.outputs}, gains, others
 
     def _place(
         self,
@@ -384,7 +386,7 @@ class SiteModel(Model):
             with torch.enable_grad():
                 leaf = z.detach().requires_grad_()
                 z = site.transform(leaf)
-                strays += leaves(z)
+                strays += [found for found in leaves(z) if found is not leaf]
                 (slope,) = torch.autograd.grad(z.sum(), leaf)
         itself = weight if weight.is_leaf else getattr(self, site.weight, None)
         own = [getattr(self, name) for name in site.parameters] or [itself]
