@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from kpframe.autograd_graph import nodes
+from kpframe.isolation import isolated
 
 
 class Linearization:
@@ -38,22 +39,24 @@ class Linearization:
         inputs = self.inputs[only]
         if not self.output.requires_grad or not inputs:
             return tuple(i.new_zeros(len(cotangents), *i.shape) for i in inputs)
-        return _gradients((self.output,), inputs, (cotangents,), self._batches)
+        with isolated(self.output.device, "J*"):
+            return _gradients((self.output,), inputs, (cotangents,), self._batches)
 
     def jvp(self, tangents: Sequence[torch.Tensor | None]) -> torch.Tensor:
         """Return ``J d`` for tangents ``[k, *input]``, one tensor for each input: ``[k, *output]``.
 
         None stands for an input that does not move.
         """
-        with torch.enable_grad():
+        with isolated(self.output.device, "J"):
             if self._pullback is None:
-                self._pullback = self._record_pullback()
-        moved = [(g, d) for g, d in zip(self._pullback, tangents, strict=True) if d is not None]
-        live = [(g, d) for g, d in moved if g.requires_grad]
-        if not live:
-            return self.output.new_zeros(len(moved[0][1]) if moved else 1, *self.output.shape)
-        outputs, vectors = zip(*live, strict=True)
-        return _gradients(outputs, (self._cotangent,), vectors, self._batches)[0]
+                with torch.enable_grad():
+                    self._pullback = self._record_pullback()
+            moved = [(g, d) for g, d in zip(self._pullback, tangents, strict=True) if d is not None]
+            live = [(g, d) for g, d in moved if g.requires_grad]
+            if not live:
+                return self.output.new_zeros(len(moved[0][1]) if moved else 1, *self.output.shape)
+            outputs, vectors = zip(*live, strict=True)
+            return _gradients(outputs, (self._cotangent,), vectors, self._batches)[0]
 
     def _record_pullback(self) -> tuple[torch.Tensor, ...]:
         if not self.output.requires_grad or not self.inputs:

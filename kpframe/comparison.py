@@ -16,6 +16,7 @@ from attrs import frozen
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.flow import Flow
+from kpframe.isolation import in_isolation
 from kpframe.operators.chunks import chunk_size
 from kpframe.readout import Readout
 from kpframe.rules import LearningRule
@@ -59,6 +60,7 @@ class UpdateComparison:
         return torch.stack([self.by_pair.diagonal(-lag).sum() for lag in range(steps)])
 
 
+@in_isolation
 def compare_update(
     flow: Flow, err: torch.Tensor, rule: LearningRule, readout: Readout | None = None
 ) -> UpdateComparison:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from attrs import evolve
 
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.isolation import constant, isolated
 from kpframe.memory import check_memory
 from kpframe.model import AutogradParameterJacobian, AutogradStepJacobian, Model, graph_bytes, step_blocks
 from kpframe.operators.base import Operator
@@ -17,6 +19,8 @@ from kpframe.propagator import Propagator
 from kpframe.rollout_graph import GraphPropagator, RolloutGraph
 from kpframe.step_jacobian import DenseStepJacobian, StepJacobian
 from kpframe.trajectory import Trajectory, check_finite
+
+T = TypeVar("T")
 
 
 class Flow:
@@ -93,6 +97,7 @@ def linearize(
         NonFiniteError: for NaN or infinity in inputs, parameters or the roll-out; names the first step,
             trial and component.
         MemoryBudgetError: before anything is recorded, when the need is over ``max_bytes``.
+        UnsupportedError: inside a transform of ``torch.func``.
     """
     if not isinstance(model, Model):
         raise ArgumentError(
@@ -100,6 +105,18 @@ def linearize(
         )
     if method not in METHODS:
         raise ArgumentError(mismatch("method", f"one of {', '.join(map(repr, METHODS))}", repr(method)))
+    with isolated(getattr(x, "device", None), "linearize"):
+        return _linearize(model, x, h0, mask, method, max_bytes)
+
+
+def _linearize(
+    model: Model,
+    x: torch.Tensor,
+    h0: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    method: str,
+    max_bytes: int | None,
+) -> Flow:
     if isinstance(x, torch.Tensor) and x.ndim == 3:  # the roll-out says what is wrong with another x
         _check_memory(
             model, x, 4 * model.width * x.itemsize, max_bytes
@@ -107,6 +124,7 @@ def linearize(
     model = copy.deepcopy(model)
     for name, parameter in model.named_parameters():
         check_finite(parameter.detach(), f"parameter {name}")
+    x, h0, mask = _constant(x), _constant(h0), _constant(mask)
     with torch.no_grad():
         run = model.rollout(x, h0, mask)
     trajectory = evolve(  # what the caller may still write to is copied
@@ -123,6 +141,11 @@ def linearize(
         return Flow(model, trajectory, *model.operators(trajectory))
     K = ParameterOperator(AutogradParameterJacobian(model, trajectory))
     return Flow(model, trajectory, _FORMS[method](model, trajectory), K)
+
+
+def _constant(value: T) -> T:
+    """Return a tensor that a graph can hold; the roll-out says what is wrong with anything else."""
+    return constant(value, "linearize") if isinstance(value, torch.Tensor) else value  # type: ignore[return-value]
 
 
 def _autograd(model: Model, trajectory: Trajectory) -> Propagator:

@@ -14,11 +14,13 @@ from attrs import frozen
 
 from kpframe.errors import ArgumentError, SpaceMismatchError, mismatch
 from kpframe.flow import Flow
+from kpframe.isolation import in_isolation
 from kpframe.operators.base import Operator
 from kpframe.rules import LearningRule
 from kpframe.spaces import PARAMETER
 
 
+@in_isolation
 def loss_rate(flow: Flow, err: torch.Tensor, rule: LearningRule | None = None) -> float:
     """Return ``-<Err, Phi_rule Err>``, the change of the loss per unit learning rate.
 
@@ -56,6 +58,7 @@ class Contributions:
         return float(self.batch.sum())
 
 
+@in_isolation
 def contributions(flow: Flow, err: torch.Tensor, rule: LearningRule | None = None) -> Contributions:
     """Return ``loss_rate`` by parameter group, by trial and by time step.
 
@@ -76,11 +79,13 @@ def contributions(flow: Flow, err: torch.Tensor, rule: LearningRule | None = Non
     )
 
 
+@in_isolation
 def predicted_change(flow: Flow, update: torch.Tensor, eta: float) -> torch.Tensor:  # [B, T, H]
     """Return ``dh = -eta P J g``, the first-order change of the states, for an update ``g`` ``[M]``."""
     return -eta * flow.P(flow.J(update))
 
 
+@in_isolation
 def actual_change(flow: Flow, update: torch.Tensor, eta: float) -> torch.Tensor:  # [B, T, H]
     """Return how the states really change when theta moves by ``-eta g``: one roll-out."""
     flow.J.domain.check(update, "update", dtype=flow.J.dtype, device=flow.J.device)
@@ -112,6 +117,7 @@ class TaylorTest:
     slope: float
 
 
+@in_isolation
 def taylor_test(
     flow: Flow, update: torch.Tensor, etas: Sequence[float] = (1e-1, 3e-2, 1e-2, 3e-3)
 ) -> TaylorTest:
@@ -133,8 +139,8 @@ def taylor_test(
         actual = actual_change(flow, unit, eta)
         errors.append(float((actual - predicted_change(flow, unit, eta)).norm()))
         changes.append(float(actual.norm()))
-    x = torch.tensor(etas, dtype=torch.float64).log()
-    y = torch.tensor(errors, dtype=torch.float64).clamp(min=1e-300).log()
+    x = torch.tensor(etas, dtype=torch.float64, device="cpu").log()
+    y = torch.tensor(errors, dtype=torch.float64, device="cpu").clamp(min=1e-300).log()
     x = x - x.mean()
     return TaylorTest(
         tuple(etas), tuple(errors), tuple(changes), float((x * (y - y.mean())).sum() / (x * x).sum())
@@ -154,6 +160,7 @@ def cross_flow(test: Flow, train: Flow) -> Operator:
     return test.P @ test.J @ train.J.T @ train.P.T
 
 
+@in_isolation
 def effective_dimension(y: torch.Tensor) -> float:
     """Return ``tr(C)^2 / tr(C^2)`` of ``C = y (x)_{batch,time} y*``, the Gram matrix over units.
 

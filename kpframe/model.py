@@ -11,6 +11,7 @@ import torch
 from kpframe.autograd import Linearization
 from kpframe.autograd_graph import saved_bytes
 from kpframe.errors import ArgumentError, DtypeError, ShapeError, closest, mismatch
+from kpframe.isolation import isolated
 from kpframe.parameter import ParameterJacobian, ParameterOperator
 from kpframe.propagator import Propagator
 from kpframe.rollout_graph import GraphPropagator, RolloutGraph
@@ -276,7 +277,7 @@ def _saved_at(model: Model, trajectory: Trajectory, step: int) -> int:
 def step_blocks(model: Model, trajectory: Trajectory) -> torch.Tensor:  # [B, T, H, H]
     """Return the dense ``A_t`` of any model by H reverse passes over all trials and steps at once."""
     batch, time, hidden = trajectory.space.shape
-    with torch.enable_grad():
+    with isolated(trajectory.states.device, "A"), torch.enable_grad():
         previous = trajectory.previous.detach().reshape(batch * time, hidden).requires_grad_()
         out = Linearization(_all_rows(model, trajectory, previous), (previous,))
     unit = torch.eye(hidden, dtype=previous.dtype, device=previous.device)
@@ -314,7 +315,7 @@ class AutogradStepJacobian(StepJacobian):
     def _at(self, t: int) -> Linearization:
         if t not in self._recorded:
             source = self._trajectory.initial_state if t == 0 else self._trajectory.states[:, t - 1]
-            with torch.enable_grad():
+            with isolated(source.device, self), torch.enable_grad():
                 h = source.detach().clone().requires_grad_()
                 self._recorded[t] = Linearization(self._model._advance(self._trajectory, t, h), (h,))
         return self._recorded[t]
@@ -338,7 +339,7 @@ class AutogradParameterJacobian(ParameterJacobian):
     def _linearization(self) -> Linearization:
         model, trajectory = self._model, self._trajectory
         batch, time, hidden = trajectory.space.shape
-        with torch.enable_grad():
+        with isolated(self.device, self), torch.enable_grad():
             previous = trajectory.previous.detach()
             if not trajectory.given:  # h_0 may depend on theta
                 start = model.initial_state(batch).to(previous)

@@ -18,6 +18,7 @@ from kpframe.errors import (
     ShapeError,
     mismatch,
 )
+from kpframe.isolation import in_isolation
 from kpframe.tasks import LOSSES, Loss, Trials, seeded_generator, where_non_finite
 
 
@@ -60,8 +61,9 @@ class Readout(torch.nn.Module):
         if generator is not None and not isinstance(generator, torch.Generator):
             generator = seeded_generator(generator)
         width = self.hidden.stop - self.hidden.start
-        drawn = torch.rand(output_size, width + 1, generator=generator, dtype=torch.float64)
-        drawn = ((2 * drawn - 1) / math.sqrt(width)).to(device, dtype or torch.get_default_dtype())
+        drawn = torch.rand(output_size, width + 1, generator=generator, dtype=torch.float64, device="cpu")
+        drawn = (2 * drawn - 1) / math.sqrt(width)
+        drawn = drawn.to(device or torch.get_default_device(), dtype or torch.get_default_dtype())
         self.weight = torch.nn.Parameter(drawn[:, :width].clone())
         self.bias = torch.nn.Parameter(drawn[:, width].clone())
 
@@ -107,6 +109,7 @@ def task_loss(outputs: torch.Tensor, trials: Trials, kind: Loss) -> torch.Tensor
     return (scored - targets).square().mean()
 
 
+@in_isolation
 def output_error(outputs: torch.Tensor, trials: Trials, kind: Loss) -> torch.Tensor:
     """Return d loss / d outputs ``[B, T, O]``, detached; exactly 0 at steps that are not scored.
 
@@ -126,6 +129,7 @@ def output_error(outputs: torch.Tensor, trials: Trials, kind: Loss) -> torch.Ten
     return result
 
 
+@in_isolation
 def error(readout: Readout, states: torch.Tensor, trials: Trials, kind: Loss) -> torch.Tensor:
     """Return Err ``[B, T, H]``: d loss / d h through the readout only, detached.
 
@@ -148,6 +152,7 @@ def error(readout: Readout, states: torch.Tensor, trials: Trials, kind: Loss) ->
     return result
 
 
+@in_isolation
 def accuracy(outputs: torch.Tensor, trials: Trials) -> float:
     """Return how good outputs ``[B, T, O]`` are; the targets' dtype says which figure applies.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.isolation import in_isolation
 from kpframe.operators.base import Index, Operator
 
 
@@ -129,6 +130,7 @@ REDUCERS: dict[str, Callable[..., Reducer]] = {
 }
 
 
+@in_isolation
 def principal_components(states: torch.Tensor, k: int) -> torch.Tensor:  # [k, H]
     """Return the ``k`` leading principal directions of states ``[..., H]``, orthonormal rows.
 

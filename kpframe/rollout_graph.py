@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kpframe.autograd import Linearization
+from kpframe.isolation import isolated
 from kpframe.operators.atoms import IdentityOperator
 from kpframe.operators.base import PRODUCT, Operator, SelfAdjointOperator
 from kpframe.parameter import ParameterOperator
@@ -51,7 +52,7 @@ class RolloutGraph:
     def __init__(self, model: Model, trajectory: Trajectory) -> None:
         self.theta = tuple(model.trainable().values())
         states = trajectory.states
-        with torch.enable_grad():
+        with isolated(states.device, "roll-out"), torch.enable_grad():
             kicks = torch.zeros_like(states, requires_grad=True)  # [B, T, H]
             h = trajectory.initial_state
             if not trajectory.given:  # it may depend on theta

@@ -15,6 +15,7 @@ import torch
 
 from kpframe.errors import ArgumentError, NotLinearError, UnsupportedError, mismatch
 from kpframe.flow import Flow
+from kpframe.isolation import in_isolation
 from kpframe.model import Model
 from kpframe.operators.base import Operator
 from kpframe.parameter import ParameterOperator
@@ -43,6 +44,7 @@ class LearningRule(ABC):
     def change(self, update: Update) -> Update:
         """Return what the rule makes of an update: ``update.replace(P=update.propagator.truncated(5))``."""
 
+    @in_isolation
     def update(self, flow: Flow, readout: Readout | None = None) -> Update:
         """Return the rule's update along a flow.
 
@@ -82,6 +84,7 @@ class LearningRule(ABC):
         self.check_linear()
         return self.update(flow, readout).flow_operator
 
+    @in_isolation
     def gradient(
         self, flow: Flow, err: torch.Tensor, readout: Readout | None = None
     ) -> dict[str, torch.Tensor]:
@@ -175,7 +178,7 @@ class StochasticRule(LearningRule):
     def sample(self: Rule, generator: torch.Generator) -> Rule:
         """Return the same rule with a seed drawn from a generator."""
         drawn = copy(self)
-        drawn.seed = int(torch.randint(2**62, (), generator=generator))
+        drawn.seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         return drawn
 
     def outcomes(self, update: Update) -> Iterator[tuple[float, Update]]:
@@ -188,6 +191,7 @@ class StochasticRule(LearningRule):
         """
         raise UnsupportedError(f"{self!r} has a continuum of outcomes; average over sample(generator)")
 
+    @in_isolation
     def expectation(self, flow: Flow, readout: Readout | None = None) -> Operator:
         """Return the exact mean of the update operator, by going through every outcome.
 

@@ -164,7 +164,7 @@ class SiteGains:
         for name, width in self.components.items():
             if group_of[name] not in first:
                 first[group_of[name]], total = total, total + width
-            labels.append(torch.arange(width) + first[group_of[name]])
+            labels.append(torch.arange(width, device="cpu") + first[group_of[name]])
         return torch.cat(labels)
 
     def with_weights(self, weight: Callable[[PlacedSite], torch.Tensor]) -> SiteGains:

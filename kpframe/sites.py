@@ -16,6 +16,7 @@ import torch
 from kpframe.autograd import Linearization
 from kpframe.autograd_graph import leaves
 from kpframe.errors import ArgumentError, ShapeError, mismatch
+from kpframe.isolation import in_isolation
 from kpframe.model import Model, saved_by_a_row
 from kpframe.parameter import ParameterOperator
 from kpframe.propagator import Propagator
@@ -303,6 +304,7 @@ class SiteModel(Model):
 
     # -- the gains along a trajectory ------------------------------------------------------------------------
 
+    @in_isolation
     def _gains(self, trajectory: Trajectory) -> SiteGains:
         """Return the gains of every stage along a trajectory, time outermost."""
         batch, time, _ = trajectory.space.shape

@@ -15,6 +15,7 @@ import torch
 from attrs import evolve, field, frozen
 
 from kpframe.errors import ArgumentError, DeviceError, DtypeError, NonFiniteError, ShapeError, mismatch
+from kpframe.isolation import isolated
 
 Loss: TypeAlias = Literal["cross_entropy", "mse"]
 Split: TypeAlias = Literal["train", "test"]
@@ -233,7 +234,8 @@ class Task(ABC):
             raise DeviceError(
                 mismatch("generator", "a CPU generator (trials are moved later)", generator.device)
             )
-        trials = self.draw(int(batch_size), generator, split)
+        with isolated(torch.device("cpu"), "sample"):
+            trials = self.draw(int(batch_size), generator, split)
         return trials.to(device=device, dtype=dtype or torch.get_default_dtype())
 
     def dataset(

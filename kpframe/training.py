@@ -9,6 +9,7 @@ from attrs import frozen
 
 from kpframe.errors import ArgumentError, NonFiniteError, mismatch
 from kpframe.flow import linearize
+from kpframe.isolation import in_isolation, isolated
 from kpframe.model import Model
 from kpframe.readout import Readout, accuracy, error, task_loss
 from kpframe.rules import LearningRule
@@ -87,18 +88,24 @@ class Trainer:
             NonFiniteError: when states or loss are no longer finite; names the step.
         """
         for step in range(1, self.settings.steps + 1):
-            trials = self.task.sample(
-                self.settings.batch_size, generator=self._generator, dtype=self._dtype, device=self._device
-            )
-            self.optimizer.zero_grad(set_to_none=True)
-            try:
-                loss = self._gradient(trials)
-            except NonFiniteError as error:
-                raise NonFiniteError(
-                    f"training diverged at step {step}; lower learning_rate ({error})"
-                ) from error
-            self.optimizer.step()
+            with isolated(self._device, "training"), torch.enable_grad():  # left before the caller goes on
+                loss = self._update(step)
             yield Progress(step, float(loss))
+
+    def _update(self, step: int) -> torch.Tensor:
+        """Make one update and return the loss before it."""
+        trials = self.task.sample(
+            self.settings.batch_size, generator=self._generator, dtype=self._dtype, device=self._device
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            loss = self._gradient(trials)
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"training diverged at step {step}; lower learning_rate ({error})"
+            ) from error
+        self.optimizer.step()
+        return loss
 
     def _gradient(self, trials: Trials) -> torch.Tensor:
         """Fill the gradients of model and readout; return the loss, which is finite."""
@@ -110,6 +117,7 @@ class Trainer:
             raise NonFiniteError(mismatch("loss", "a finite number", float(loss)))
         return loss
 
+    @in_isolation
     def evaluate(self, trials: Trials) -> tuple[float, float]:
         """Return loss and accuracy (see ``accuracy``) on given trials."""
         with torch.no_grad():
@@ -117,14 +125,17 @@ class Trainer:
             return float(task_loss(outputs, trials, self.task.loss)), accuracy(outputs, trials)
 
 
+@in_isolation
 def backward_gradient(model: Model, readout: Readout, trials: Trials, task: Task) -> torch.Tensor:
     """Fill the gradients of model and readout by ``loss.backward()``; return the loss."""
-    states = model.rollout(trials.inputs, mask=trials.mask).states
-    loss = task_loss(readout(states), trials, task.loss)
-    loss.backward()  # type: ignore[no-untyped-call]
+    with torch.enable_grad():
+        states = model.rollout(trials.inputs, mask=trials.mask).states
+        loss = task_loss(readout(states), trials, task.loss)
+        loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
 
+@in_isolation
 def operator_gradient(
     model: Model, readout: Readout, trials: Trials, task: Task, rule: LearningRule
 ) -> torch.Tensor:
@@ -134,8 +145,9 @@ def operator_gradient(
     """
     flow = linearize(model, trials.inputs, mask=trials.mask)
     states = flow.trajectory.states
-    loss = task_loss(readout(states), trials, task.loss)
-    if loss.requires_grad:  # the states carry no graph: the readout's own gradient, if it is trained
-        loss.backward()  # type: ignore[no-untyped-call]
+    with torch.enable_grad():
+        loss = task_loss(readout(states), trials, task.loss)
+        if loss.requires_grad:  # the states carry no graph: the readout's own gradient, if it is trained
+            loss.backward()  # type: ignore[no-untyped-call]
     rule.apply_gradient(model, flow, error(readout, states, trials, task.loss), readout)
     return loss.detach()

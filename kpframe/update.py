@@ -9,6 +9,7 @@ from attrs import evolve, frozen
 
 from kpframe.errors import ShapeError, UnsupportedError, mismatch
 from kpframe.flow import Flow
+from kpframe.isolation import in_isolation
 from kpframe.operators.atoms import IdentityOperator
 from kpframe.operators.base import ATOM, Operator
 from kpframe.parameter import ParameterOperator
@@ -76,6 +77,7 @@ class Update:
         valid = self.P.A.valid if isinstance(self.P, Propagator) else None
         return evolve(self, P=Propagator(A.keeping(valid), name=name))
 
+    @in_isolation
     def with_feedback(self, feedback: torch.Tensor) -> Update:
         """Return the update whose errors come through ``feedback`` ``[O, H]`` instead of the readout.
 
@@ -91,6 +93,7 @@ class Update:
         return evolve(self, feedback=feedback.detach().to(weight))
 
     @property
+    @in_isolation
     def error_map(self) -> Operator:
         """``E`` on the state space: the identity, or ``B^T (W^T)^+``, which turns ``W^T e`` into ``B^T e``.
 
@@ -110,6 +113,7 @@ class Update:
         return back if self.feedback is None else back @ self.error_map
 
     @property
+    @in_isolation
     def output_operator(self) -> Operator:
         """``M J* P* B^T``: output error ``(batch, time, output)`` -> gradient ``(parameter,)``."""
         readout = self._readout()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -230,7 +231,7 @@ def add(first: Operator, second: Operator) -> Operator:
 
 def scale(scalar: float, operator: Operator) -> Operator:
     """Return ``scalar * operator``, numbers gathered into one."""
-    if not torch.isfinite(torch.tensor(scalar, dtype=torch.float64)):
+    if not math.isfinite(scalar):
         raise ArgumentError(mismatch("scalar", "a finite number", scalar))
     if isinstance(operator, ScaledOperator):
         scalar, operator = scalar * operator.scalar, operator.inner

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import torch
 
 from kpframe.errors import ArgumentError, DeviceError, DtypeError, NotLinearError, ShapeError, mismatch
+from kpframe.isolation import constant, isolated
 from kpframe.memory import check_memory
 from kpframe.operators import chunks
 from kpframe.spaces import Space
@@ -36,8 +37,11 @@ class Operator(ABC):
     """A linear, matrix-free map from ``domain`` to ``codomain`` on real tensors.
 
     A subclass supplies ``_apply`` and ``_apply_adjoint``; both carry leading probe dimensions
-    through. Products are never differentiated by autograd, and nothing is reshaped, cast or moved:
-    a tensor of the wrong shape, dtype or device is an error that says what was expected and what came.
+    through. Products are never differentiated by autograd: what they return is detached, also for an
+    argument that requires a gradient, and inside a transform of ``torch.func`` they are refused. Nothing is
+    reshaped, cast or moved: a tensor of the wrong shape, dtype or device is an error that says what was
+    expected and what came. What surrounds a call (inference mode, autocast, a default device ...) changes
+    nothing.
 
     ``A @ B`` composes, ``A + B``, ``2.0 * A``, ``-A``, ``A / 2.0`` and ``A**3`` do what they say, ``A.T``
     is the adjoint; a tensor scales entrywise, ``w * A`` after the operator and ``A * w`` before it.
@@ -83,20 +87,10 @@ class Operator(ABC):
             ShapeError, DtypeError, DeviceError: when ``q`` does not lie in the domain.
             ArgumentError: for a ``chunk`` below 1.
             MemoryBudgetError: before the product, when the result would not fit into the free memory.
+            UnsupportedError: inside a transform of ``torch.func``, and for a dual tensor.
         """
-        self.domain.check(q, f"argument of {self!r}", dtype=self.dtype, device=self.device)
-        probes = q.shape[: q.ndim - len(self.domain.axes)]
-        if q.numel() == 0:  # no probe, or no dimension
-            return q.new_zeros((*probes, *self.codomain.shape))
-        size = self._probes_together(chunk, math.prod(probes))
-        with torch.no_grad():
-            if size >= math.prod(probes):
-                return self._apply(q)
-            rows = q.reshape(-1, *self.domain.shape)
-            out = q.new_empty(len(rows), *self.codomain.shape)
-            for start in range(0, len(rows), size):
-                out[start : start + size] = self._apply(rows[start : start + size])
-            return out.reshape(*probes, *self.codomain.shape)
+        with isolated(self.device, self):
+            return _multiply(self, q, chunk)
 
     def _probes_together(self, chunk: int | Literal["auto"], count: int) -> int:
         """Return how many probes go into one product, what would not fit refused."""
@@ -293,8 +287,9 @@ class Operator(ABC):
         Raises:
             MemoryBudgetError: when the matrix needs more than ``max_bytes``; says how many it needs.
         """
-        matrix: torch.Tensor = NODES["to_dense"](self, max_bytes)
-        return matrix
+        with isolated(self.device, self):
+            matrix: torch.Tensor = NODES["to_dense"](self, max_bytes)
+            return matrix
 
     def to_scipy(self) -> LinearOperator:
         """Return a ``scipy.sparse.linalg.LinearOperator`` on flattened vectors, of the same dtype."""
@@ -320,9 +315,27 @@ class SelfAdjointOperator(Operator):
         return True
 
 
+def _multiply(op: Operator, q: torch.Tensor, chunk: int | Literal["auto"]) -> torch.Tensor:
+    op.domain.check(q, f"argument of {op!r}", dtype=op.dtype, device=op.device)
+    q = constant(q, op)
+    probes = q.shape[: q.ndim - len(op.domain.axes)]
+    if q.numel() == 0:  # no probe, or no dimension
+        return q.new_zeros((*probes, *op.codomain.shape))
+    size = op._probes_together(chunk, math.prod(probes))
+    with torch.no_grad():
+        if size >= math.prod(probes):
+            return op._apply(q)
+        rows = q.reshape(-1, *op.domain.shape)
+        out = q.new_empty(len(rows), *op.codomain.shape)
+        for start in range(0, len(rows), size):
+            out[start : start + size] = op._apply(rows[start : start + size])
+        return out.reshape(*probes, *op.codomain.shape)
+
+
 def _build(node: str, *arguments: Any) -> Operator:
-    operator: Operator = NODES[node](*arguments)
-    return operator
+    with isolated(getattr(arguments[0], "device", None), node):
+        operator: Operator = NODES[node](*arguments)
+        return operator
 
 
 def _diagonal(values: torch.Tensor, space: Space) -> Operator:

@@ -26,7 +26,8 @@ def check_budget(what: str, rows: int, columns: int, dtype: torch.dtype, max_byt
 def basis(space: Space, start: int, stop: int, like: Operator) -> torch.Tensor:  # [stop-start, *space]
     """Return the basis vectors ``start:stop`` of a space."""
     vectors = torch.zeros(stop - start, space.size, dtype=like.dtype, device=like.device)
-    vectors[torch.arange(stop - start), torch.arange(start, stop)] = 1
+    rows = torch.arange(stop - start, device=like.device)
+    vectors[rows, rows + start] = 1
     return vectors.reshape(stop - start, *space.shape)
 
 

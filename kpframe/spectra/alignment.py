@@ -7,6 +7,7 @@ import math
 import torch
 
 from kpframe.errors import SpaceMismatchError
+from kpframe.isolation import in_isolation
 from kpframe.operators import Operator
 from kpframe.operators.base import check_together
 from kpframe.operators.chunks import chunk_size
@@ -24,6 +25,7 @@ from kpframe.spectra.statistics import TINY, LeaveOneOut, jackknife
 UNDEFINED = "undefined for a zero operator"
 
 
+@in_isolation
 def alignment(
     a: Operator,
     b: Operator,
@@ -171,6 +173,7 @@ def _cosine(means: torch.Tensor) -> torch.Tensor:  # [..., 3] -> [...]
     return inner / (first.clamp(min=TINY).sqrt() * second.clamp(min=TINY).sqrt())
 
 
+@in_isolation
 def exact_alignment(a: Operator, b: Operator) -> Estimate:
     """Return the alignment from products with the basis of the smaller side, never held as a whole."""
     first, second = Products(a, plain=True), Products(b, plain=True)

@@ -8,6 +8,7 @@ import torch
 from attrs import frozen
 
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.isolation import in_isolation
 from kpframe.operators import Operator
 from kpframe.spectra.arguments import check_count, check_positive, check_square
 from kpframe.spectra.eigsh import check_symmetric, probe_symmetry
@@ -37,6 +38,7 @@ class SpectralDensity:
         return torch.exp(-(distances**2) / 2) @ weights / (sigma * math.sqrt(2 * math.pi))
 
 
+@in_isolation
 def spectral_density(
     op: Operator,
     budget: int = 200,

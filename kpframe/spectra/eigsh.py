@@ -9,6 +9,7 @@ import torch
 from attrs import frozen
 
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.isolation import in_isolation
 from kpframe.operators import Operator
 from kpframe.spectra.arguments import (
     check_count,
@@ -45,6 +46,7 @@ class EigenPairs:
     method: str
 
 
+@in_isolation
 def eigsh(
     op: Operator,
     k: int = 6,

@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from kpframe.isolation import in_isolation
 from kpframe.operators import Operator
 from kpframe.operators.chunks import chunk_size
 from kpframe.operators.dense import basis
@@ -20,6 +21,7 @@ from kpframe.spectra.statistics import TINY, jackknife
 METHODS = ("auto", "nystrom", "hutchinson")
 
 
+@in_isolation
 def frobenius_norm(
     op: Operator,
     budget: int = 60,
@@ -87,6 +89,7 @@ def _root_of_square(means: torch.Tensor) -> torch.Tensor:
     return means[..., 1].clamp(min=TINY).sqrt()
 
 
+@in_isolation
 def exact_norm(op: Operator) -> Estimate:
     """Return the norm from products with the basis of the smaller side, never held as a whole."""
     product = Products(op, plain=True)

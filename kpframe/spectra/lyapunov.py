@@ -12,6 +12,7 @@ import torch
 from attrs import frozen
 
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.isolation import in_isolation
 from kpframe.step_jacobian import StepJacobian
 
 
@@ -66,6 +67,7 @@ class LyapunovSpectrum:
         return str(most) if least == most else f"{least} to {most}"
 
 
+@in_isolation
 def lyapunov_exponents(
     A: StepJacobian,
     k: int | None = None,
@@ -117,6 +119,7 @@ def lyapunov_exponents(
     return LyapunovSpectrum(rates, dt, steps - discard if A.valid is None else own)
 
 
+@in_isolation
 def finite_time_exponents(
     A: StepJacobian,
     t: int = -1,
@@ -157,7 +160,9 @@ def finite_time_exponents(
     _check_dt(dt)
     count = _counted_steps(A, slice(start + 1, stop + 1)).sum(dim=1, keepdim=True)  # [B, 1]
     generator = torch.Generator().manual_seed(0)
-    first = torch.randn(width, width, generator=generator, dtype=A.dtype).to(A.device)
+    first = torch.randn(width, width, generator=generator, dtype=A.dtype, device=generator.device).to(
+        A.device
+    )
     frame = torch.linalg.qr(first).Q.expand(batch, width, width)
     logs: torch.Tensor | None = None
     with torch.no_grad():

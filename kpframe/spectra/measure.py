@@ -43,7 +43,8 @@ class SpectralMeasure:
         if num < 2:
             return value, math.inf
         left = [
-            functional(*self._merge(*(part[torch.arange(num) != i] for part in rule))) for i in range(num)
+            functional(*self._merge(*(torch.cat([part[:i], part[i + 1 :]]) for part in rule)))
+            for i in range(num)
         ]
         middle = sum(left) / num
         random = math.sqrt(sum((x - middle) ** 2 for x in left) * (num - 1) / num) * widen(num)

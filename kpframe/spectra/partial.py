@@ -8,6 +8,7 @@ import torch
 from attrs import frozen
 
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.isolation import in_isolation
 from kpframe.operators import Operator
 from kpframe.operators.axes import check_same_axes
 from kpframe.operators.chunks import chunk_size
@@ -30,6 +31,7 @@ class MatrixEstimate:
     method: str
 
 
+@in_isolation
 def partial_trace(
     op: Operator,
     axes: str | tuple[str, ...] | list[str],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from kpframe.isolation import in_isolation
 from kpframe.operators import Operator
 from kpframe.spectra.arguments import check_count, check_operator, check_rank
 from kpframe.spectra.linalg import completed, orthonormal_rows
@@ -16,6 +17,7 @@ from kpframe.spectra.rng import new_generator, probes
 from kpframe.spectra.svd import SingularTriplets, dense_svd, triplets
 
 
+@in_isolation
 def randomized_svd(
     op: Operator,
     k: int = 6,

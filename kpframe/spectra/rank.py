@@ -7,6 +7,7 @@ import math
 import torch
 
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.isolation import in_isolation
 from kpframe.operators import Operator
 from kpframe.spectra.adaptive import spend
 from kpframe.spectra.arguments import check_budget, check_name, check_operator, check_positive, check_rtol
@@ -19,6 +20,7 @@ from kpframe.spectra.statistics import TINY
 KINDS = ("participation", "entropy", "threshold")
 
 
+@in_isolation
 def effective_rank(
     op: Operator,
     kind: str = "participation",

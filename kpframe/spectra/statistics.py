@@ -9,6 +9,8 @@ import torch
 from attrs import frozen
 from scipy.special import ndtri, stdtrit
 
+from kpframe.isolation import isolated
+
 #: A smooth function of means, ``[..., q] -> [...]``.
 Function = Callable[[torch.Tensor], torch.Tensor]
 
@@ -115,7 +117,7 @@ class LeaveOneOut:
             value = float(self.samples.mean())
         else:
             value, _ = jackknife(self.samples, function)
-        with torch.enable_grad():
+        with isolated(self.samples.device, "standard error"), torch.enable_grad():
             means = self.samples.mean(0).requires_grad_()
             (slope,) = torch.autograd.grad(function(means), means)
         samples = (self.samples - means.detach()) @ slope

@@ -6,6 +6,7 @@ import torch
 from attrs import frozen
 
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.isolation import in_isolation
 from kpframe.operators import Operator
 from kpframe.spectra.arguments import check_count, check_operator, check_positive, check_rank
 from kpframe.spectra.eigsh import DENSE, row_signs
@@ -27,6 +28,7 @@ class SingularTriplets:
     method: str
 
 
+@in_isolation
 def svd(
     op: Operator,
     k: int = 6,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from kpframe.isolation import in_isolation
 from kpframe.operators import Operator
 from kpframe.operators.chunks import chunk_size
 from kpframe.operators.dense import basis
@@ -14,6 +15,7 @@ from kpframe.spectra.estimate import Estimate
 from kpframe.spectra.products import Products, Sampler
 
 
+@in_isolation
 def trace(
     op: Operator,
     budget: int = 60,
@@ -75,6 +77,7 @@ def trace(
     )
 
 
+@in_isolation
 def exact_trace(op: Operator) -> Estimate:
     """Return the trace from products with the basis, which is never held as a whole."""
     product = Products(op, plain=True)

@@ -23,7 +23,7 @@ def units_by_width(axis: Axis) -> torch.Tensor:  # [H], int64
     for width in [part.size for part in axis.parts] or [axis.size]:
         if width not in first:
             first[width], total = total, total + width
-        labels.append(torch.arange(width) + first[width])
+        labels.append(torch.arange(width, device="cpu") + first[width])
     return torch.cat(labels)
 
 

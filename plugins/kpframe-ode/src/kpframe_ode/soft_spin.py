@@ -172,7 +172,8 @@ class SoftSpin(SiteODEModel):
         if generator is not None and not isinstance(generator, torch.Generator):
             generator = seeded_generator(generator)
         shape = (*x.shape[:-1], self.input_size - self.signal_size)
-        return torch.cat([x, torch.randn(shape, generator=generator, dtype=torch.float64).to(x)], dim=-1)
+        noise = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+        return torch.cat([x, noise.to(x)], dim=-1)
 
     def rollout(
         self, x: torch.Tensor, h0: torch.Tensor | None = None, mask: torch.Tensor | None = None

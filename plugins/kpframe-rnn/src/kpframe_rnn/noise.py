@@ -77,7 +77,8 @@ class Noise:
         if generator is not None and not isinstance(generator, torch.Generator):
             generator = seeded_generator(generator)
         shape = (*x.shape[:-1], self.width - self.signals)
-        return torch.cat([x, torch.randn(shape, generator=generator, dtype=torch.float64).to(x)], dim=-1)
+        noise = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+        return torch.cat([x, noise.to(x)], dim=-1)
 
 
 class NoisyTask(Task):

@@ -64,7 +64,9 @@ class ARTBP(StochasticRule):
         """Return the update with this seed's draw of cuts."""
         batch, time, _ = update.P.domain.shape
         rows = 1 if self.shared else batch
-        uniform = torch.rand(rows, time, generator=self.generator(), dtype=torch.float64).tolist()
+        uniform = torch.rand(
+            rows, time, generator=self.generator(), dtype=torch.float64, device="cpu"
+        ).tolist()
         return self._with(update, [self._factors(row)[0] for row in uniform])
 
     def outcomes(self, update: Update) -> Iterator[tuple[float, Update]]:

@@ -75,7 +75,9 @@ class FeedbackThroughTime(LearningRule):
         drawn = {}
         for name, weight in own.items():
             scale = float(weight.square().mean().sqrt()) if self.std is None else self.std
-            entries = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+            entries = torch.randn(
+                weight.shape, generator=generator, dtype=torch.float64, device=generator.device
+            )
             drawn[name] = (scale * entries).to(weight)
         return drawn
 

@@ -79,7 +79,9 @@ class HDetach(StochasticRule):
     def change(self, update: Update) -> Update:
         """Return the update with this seed's draw of cut steps."""
         time = update.A.steps
-        at = torch.rand(time, generator=self.generator(), dtype=torch.float64) < self.probability
+        at = (
+            torch.rand(time, generator=self.generator(), dtype=torch.float64, device="cpu") < self.probability
+        )
         return self._at(update, self._cut(update), at)
 
     def outcomes(self, update: Update) -> Iterator[tuple[float, Update]]:
@@ -87,7 +89,7 @@ class HDetach(StochasticRule):
         p, without = self.probability, self._cut(update)
         for at in product((False, True), repeat=update.A.steps - 1):
             probability = p ** sum(at) * (1 - p) ** (len(at) - sum(at))
-            yield probability, self._at(update, without, torch.tensor([False, *at]))
+            yield probability, self._at(update, without, torch.tensor([False, *at], device="cpu"))
 
     def expectation(self, flow: Flow, readout: Readout | None = None) -> Operator:
         """Return the exact mean of the update operator, one scan with the mean step Jacobian."""

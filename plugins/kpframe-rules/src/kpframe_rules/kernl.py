@@ -78,7 +78,7 @@ class KeRNL(LearningRule):
         """Return the factor of each state entry."""
         decay = self.decay
         if not isinstance(decay, torch.Tensor):
-            decay = torch.tensor(decay, dtype=torch.float64)
+            decay = torch.tensor(decay, dtype=torch.float64, device="cpu")
         if tuple(decay.shape) not in ((), tuple(like.shape)):
             raise ShapeError(mismatch("decay", f"shape [hidden={len(like)}]", list(decay.shape)))
         return decay.to(like).expand(like.shape)
@@ -90,7 +90,8 @@ class KeRNL(LearningRule):
             kernel = self.kernel
         else:
             generator = torch.Generator().manual_seed(self.seed)
-            kernel = torch.randn(hidden, hidden, generator=generator, dtype=torch.float64) / math.sqrt(hidden)
+            kernel = torch.randn(hidden, hidden, generator=generator, dtype=torch.float64, device="cpu")
+            kernel = kernel / math.sqrt(hidden)
         if tuple(kernel.shape) != (hidden, hidden):
             expected = f"shape [hidden={hidden}, hidden={hidden}]"
             raise ShapeError(mismatch("kernel", expected, list(kernel.shape)))

@@ -65,7 +65,8 @@ def constant_leak(A: StepJacobian, mask: torch.Tensor | None, rule: str) -> Step
             f"{float(low[worst]):.3g} to {float(high[worst]):.3g} along the trajectory. eprop takes the "
             "direct path as it is, snap1 the whole path from a unit to itself"
         )
-    probe = torch.randn(leak.shape[-1], generator=torch.Generator().manual_seed(0), dtype=leak.dtype)
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(leak.shape[-1], generator=generator, dtype=leak.dtype, device="cpu")
     probe = probe.to(leak).expand(leak.shape)  # each entry by itself, at every trial and step
     if bool((direct(probe) - leak * probe).abs().max() > bound * probe.abs().max()):
         raise UnsupportedError(

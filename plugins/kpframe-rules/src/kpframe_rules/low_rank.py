@@ -181,9 +181,8 @@ def _random(part: Part, rank: int, generator: torch.Generator) -> Pair:
     """Return random orthonormal bases, drawn on the CPU in float64."""
     made = []
     for size in part.shape[-2:]:
-        normal = torch.randn(
-            *part.shape[:-2], size, min(rank, size), generator=generator, dtype=torch.float64
-        )
+        shape = (*part.shape[:-2], size, min(rank, size))
+        normal = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
         made.append(torch.linalg.qr(normal).Q)
     return made[0], made[1]
 

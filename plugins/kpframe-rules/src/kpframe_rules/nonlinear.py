@@ -9,6 +9,7 @@ import torch
 
 from kpframe import Flow, LearningRule, Readout, Update
 from kpframe.errors import ArgumentError, NotLinearError, mismatch
+from kpframe.isolation import in_isolation
 from kpframe.rules import by_name
 from kpframe_rules.bptt import BPTT
 
@@ -39,6 +40,7 @@ class NonlinearRule(LearningRule):
             f"those of {self.rule!r} are its operators before that"
         )
 
+    @in_isolation
     def gradient(
         self, flow: Flow, err: torch.Tensor, readout: Readout | None = None
     ) -> dict[str, torch.Tensor]:

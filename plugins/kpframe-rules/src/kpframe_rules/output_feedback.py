@@ -28,7 +28,9 @@ def random_feedback(readout: Readout, seed: int) -> torch.Tensor:  # [O, H]
     """
     outputs, width = readout.weight.shape
     generator = torch.Generator().manual_seed(seed)
-    drawn = (2 * torch.rand(outputs, width, generator=generator, dtype=torch.float64) - 1) / math.sqrt(width)
+    drawn = (
+        2 * torch.rand(outputs, width, generator=generator, dtype=torch.float64, device=generator.device) - 1
+    ) / math.sqrt(width)
     full = readout.weight.new_zeros(outputs, readout.hidden_size)
     full[:, readout.hidden] = drawn.to(full)
     return full

@@ -14,13 +14,15 @@ from kpframe.rules import MAX_OUTCOMES
 
 def signs(shape: Sequence[int], generator: torch.Generator, like: Operator) -> torch.Tensor:
     """Return random signs, in an operator's dtype and on its device; the draw depends on neither."""
-    drawn = torch.randint(2, tuple(shape), generator=generator)
+    drawn = torch.randint(2, tuple(shape), generator=generator, device=generator.device)
     return (2 * drawn - 1).to(like.device, like.dtype)
 
 
 def normals(shape: Sequence[int], generator: torch.Generator, like: Operator) -> torch.Tensor:
     """Return independent normal numbers of variance 1; see ``signs``."""
-    return torch.randn(tuple(shape), generator=generator, dtype=torch.float64).to(like.device, like.dtype)
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float64, device=generator.device).to(
+        like.device, like.dtype
+    )
 
 
 def sign_patterns(rule: object, count: int, like: Operator) -> Iterator[tuple[float, torch.Tensor]]:

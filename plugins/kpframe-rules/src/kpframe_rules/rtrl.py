@@ -9,6 +9,7 @@ import torch
 from kpframe import IdentityOperator, LearningRule, MatrixOperator, Readout, Update
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.flow import Flow
+from kpframe.isolation import in_isolation, isolated
 from kpframe.operators.base import MEMORY_BUDGET
 from kpframe.operators.chunks import chunk_size
 from kpframe.operators.dense import basis, check_budget
@@ -76,9 +77,13 @@ class RTRL(LearningRule):
             MemoryBudgetError: as ``influence``.
         """
         flow.P.domain.check(err, "err", dtype=flow.P.dtype, device=flow.P.device)
-        for t, G in enumerate(self.influence(Update.exact(flow, readout))):
-            yield (err[:, t].unsqueeze(-2) @ G).squeeze(-2)
+        influence = self.influence(Update.exact(flow, readout))
+        for t in range(err.shape[1]):
+            with isolated(flow.P.device, self):  # left before the caller goes on
+                part = (err[:, t].unsqueeze(-2) @ next(influence)).squeeze(-2)
+            yield part
 
+    @in_isolation
     def gradient(
         self, flow: Flow, err: torch.Tensor, readout: Readout | None = None
     ) -> dict[str, torch.Tensor]:

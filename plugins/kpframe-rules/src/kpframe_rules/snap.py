@@ -166,7 +166,7 @@ def _random(operator: Operator, belongs: torch.Tensor) -> Iterator[torch.Tensor]
     Normal entries, so that sums over trials, steps and components vanish only where each term does.
     """
     shape = operator.domain.shape
-    draw = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    draw = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu")
     draw = draw.to(operator.device, operator.dtype)
     for some in torch.split(belongs, chunk_size(operator, len(belongs))):
         yield some[:, None, None, :] * draw

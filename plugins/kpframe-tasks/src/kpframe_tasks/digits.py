@@ -48,7 +48,7 @@ class Digits(Task):
         train, test = [], []
         for digit in range(self.output_size):
             found = (self._labels == digit).nonzero()[:, 0]
-            found = found[torch.randperm(len(found), generator=generator)]
+            found = found[torch.randperm(len(found), generator=generator, device="cpu")]
             held_out = max(1, round(test_fraction * len(found)))
             if held_out == len(found):
                 raise ArgumentError(
@@ -84,12 +84,12 @@ class Digits(Task):
     def _trials(self, rows: torch.Tensor) -> Trials:
         labels = self._labels[rows]
         batch, steps = len(rows), self._images.shape[1]
-        scored = torch.zeros(batch, steps, dtype=torch.bool)
+        scored = torch.zeros(batch, steps, dtype=torch.bool, device="cpu")
         scored[:, -1] = True
         return Trials(
             inputs=self._images[rows],
             targets=labels[:, None].repeat(1, steps),
-            mask=torch.ones(batch, steps, dtype=torch.bool),
+            mask=torch.ones(batch, steps, dtype=torch.bool, device="cpu"),
             scored=scored,
             epoch=np.where(scored.numpy(), "response", "reading"),
             trial={"label": labels.numpy(), "index": rows.numpy()},

@@ -89,7 +89,7 @@ class MemoryPro(Task):
             raise ArgumentError(mismatch("noise", "a finite number >= 0", noise))
         super().__init__(input_size=3 + len(VARIANTS) * rule, output_size=3, loss="mse", seed=seed)
         self.variant = variant
-        self.lengths = torch.tensor(list(lengths.values()))
+        self.lengths = torch.tensor(list(lengths.values()), device="cpu")
         self.jitter = jitter
         self.grace = grace
         self.noise = noise
