@@ -316,9 +316,7 @@ class SiteModel(Model):
             drive = self._drive(fixed, x)
         known = {INPUT: x, **self._split(trajectory.previous.detach().transpose(0, 1))}  # name -> [T, B, n]
         index = torch.arange(time, device=x.device).repeat_interleave(batch) if self.time_varying else None
-        held = None
-        if trajectory.mask is not None:
-            held = (~trajectory.mask.T.unsqueeze(-1)).to(x)
+        held = None if trajectory.mask is None else (~trajectory.mask.T.unsqueeze(-1)).to(x)
         theta = {id(parameter): name for name, parameter in self.trainable().items()}
         stages, acting = [], set[int]()
         for stage in self.stages:
