@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 
@@ -31,6 +32,23 @@ def divided(values: torch.Tensor, unit: float) -> torch.Tensor:
         return values
     half = 2.0 ** ((math.frexp(unit)[1] - 1) // 2)
     return values / half / (unit / half)
+
+
+def multiplied(number: float, values: torch.Tensor) -> torch.Tensor:
+    """Return ``number * values``, in several steps where the number lies beyond the range of the dtype."""
+    limits, step = torch.finfo(values.dtype), 2.0**100
+    while abs(number) > limits.max:
+        number, values = number / step, step * values
+    while 0 < abs(number) < limits.tiny:
+        number, values = number * step, values / step
+    return number * values
+
+
+def gathered(*numbers: float) -> float | None:
+    """Return the product of numbers; None where it overflows or loses digits though no factor is zero."""
+    product = math.prod(numbers)
+    kept = product == 0 or sys.float_info.min <= abs(product) <= sys.float_info.max
+    return product if kept and (product != 0 or 0 in numbers) else None
 
 
 def norm(values: torch.Tensor) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -11,7 +11,11 @@ import torch
 from kpframe.errors import ArgumentError, SpaceMismatchError, mismatch
 from kpframe.operators.atoms import IdentityOperator, ZeroOperator
 from kpframe.operators.base import ATOM, PRODUCT, SUM, Operator, bracket, check_together
+from kpframe.scale import gathered, multiplied
 from kpframe.spaces import tell_apart
+
+#: Numbers from ``1 / PULLED`` to ``PULLED`` are pulled to the front of a product.
+PULLED = 2.0**32
 
 
 class AdjointOperator(Operator):
@@ -34,26 +38,33 @@ class AdjointOperator(Operator):
 
     def _formula(self) -> tuple[str, int]:
         if isinstance(self.inner, Composition):
-            return " ".join(bracket(factor.T, PRODUCT) for factor in reversed(self.inner.factors)), PRODUCT
+            return self.inner._printed(*(factor.T for factor in reversed(self.inner.factors))), PRODUCT
         return f"{bracket(self.inner, ATOM)}*", ATOM
 
 
 class Composition(Operator):
-    """A product ``A B C`` of operators, applied from the right."""
+    """A product ``A B C`` of operators, applied from the right.
 
-    def __init__(self, factors: Sequence[Operator]) -> None:
+    Args:
+        factors: the operators.
+        numbers: positive, one for each factor, where they are so far from 1 that taking them together could
+            leave the range of the dtype: each is multiplied when its factor has been applied.
+    """
+
+    def __init__(self, factors: Sequence[Operator], numbers: Sequence[float] = ()) -> None:
         first, last = factors[0], factors[-1]
         super().__init__(last.domain, first.codomain, dtype=first.dtype, device=first.device)
         self.factors = tuple(factors)
+        self.numbers = tuple(numbers) or (1.0,) * len(self.factors)
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        for factor in reversed(self.factors):
-            q = factor._apply(q)
+        for factor, number in zip(reversed(self.factors), reversed(self.numbers), strict=True):
+            q = scaled_product(number, factor._apply, q)
         return q
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        for factor in self.factors:
-            r = factor._apply_adjoint(r)
+        for factor, number in zip(self.factors, self.numbers, strict=True):
+            r = scaled_product(number, factor._apply_adjoint, r)
         return r
 
     def _middle(self) -> Operator | None:
@@ -81,7 +92,13 @@ class Composition(Operator):
         return middle is not None and middle.positive
 
     def _formula(self) -> tuple[str, int]:
-        return " ".join(bracket(factor, PRODUCT) for factor in self.factors), PRODUCT
+        return self._printed(*self.factors), PRODUCT
+
+    def _printed(self, *factors: Operator) -> str:
+        """Return the formula of factors with the numbers in front, as one where that can be held."""
+        number = gathered(*self.numbers)
+        shown = (f"{part:g}" for part in (self.numbers if number is None else (number,)) if part != 1)
+        return " ".join((*shown, *(bracket(factor, PRODUCT) for factor in factors)))
 
 
 class SumOperator(Operator):
@@ -138,10 +155,10 @@ class ScaledOperator(Operator):
         self.inner = inner
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        return self.scalar * self.inner._apply(q)
+        return scaled_product(self.scalar, self.inner._apply, q)
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        return self.scalar * self.inner._apply_adjoint(r)
+        return scaled_product(self.scalar, self.inner._apply_adjoint, r)
 
     @property
     def self_adjoint(self) -> bool:
@@ -172,6 +189,9 @@ def is_adjoint_of(first: Operator, second: Operator) -> bool:
 def compose(*operators: Operator) -> Operator:
     """Return the product of operators, numbers pulled to the front, identities and zeros resolved.
 
+    Numbers beyond ``PULLED`` stay with their factors, so that ``(A / 1e25) @ (B / 1e25)`` of operators of
+    that size does not overflow on the way; it prints as if they were pulled.
+
     Raises:
         SpaceMismatchError, DtypeError, DeviceError: when two neighbours do not fit.
     """
@@ -183,31 +203,69 @@ def compose(*operators: Operator) -> Operator:
                 f"the codomain of {right!r} is ({codomain})"
             )
         check_together(left, right, "@")
-    scalar = 1.0
-    factors: list[Operator] = []
-    for operator in operators:
-        number, parts = _factors(operator)
-        scalar *= number
-        factors += [part for part in parts if not isinstance(part, IdentityOperator)]
     first, last = operators[0], operators[-1]
-    if any(isinstance(factor, ZeroOperator) for factor in factors):
+    parts = [part for operator in operators for part in _factors(operator)]
+    if any(isinstance(factor, ZeroOperator) for _, factor in parts):
         return ZeroOperator(last.domain, first.codomain, dtype=first.dtype, device=first.device)
-    if not factors:
-        return scale(scalar, IdentityOperator(last.domain, dtype=first.dtype, device=first.device))
-    return scale(scalar, factors[0] if len(factors) == 1 else Composition(factors))
+    numbers = [number for number, _ in parts]
+    scalar = math.prod(numbers)
+    if not any(map(_far, numbers)) and (not _far(scalar) or 0 in numbers):
+        factors = [factor for _, factor in parts if not isinstance(factor, IdentityOperator)]
+        if not factors:
+            return scale(scalar, IdentityOperator(last.domain, dtype=first.dtype, device=first.device))
+        return scale(scalar, factors[0] if len(factors) == 1 else Composition(factors))
+    kept = _without_identities(parts)
+    if len(kept) == 1:
+        return scale(*kept[0])
+    sign = math.prod(math.copysign(1, number) for number in numbers)
+    return scale(sign, Composition([factor for _, factor in kept], [abs(number) for number, _ in kept]))
 
 
-def _factors(operator: Operator) -> tuple[float, tuple[Operator, ...]]:
-    """Return an operator as a number times a flat sequence of factors."""
+def _without_identities(parts: list[tuple[float, Operator]]) -> list[tuple[float, Operator]]:
+    """Return factors and numbers, those of identities given to the next factor, where they can be held."""
+    kept: list[tuple[float, Operator]] = []
+    for place, (number, factor) in enumerate(parts):
+        before, last = kept[-1] if kept else (1.0, factor)
+        product = gathered(before, number)
+        if kept and product is not None and isinstance(last, IdentityOperator):
+            kept[-1] = product, factor
+        elif kept and product is not None and isinstance(factor, IdentityOperator) and place + 1 == len(parts):
+            kept[-1] = product, last
+        else:
+            kept.append((number, factor))
+    return kept
+
+
+def _far(number: float) -> bool:
+    return number != 0 and not 1 / PULLED <= abs(number) <= PULLED
+
+
+def scaled_product(
+    number: float, apply: Callable[[torch.Tensor], torch.Tensor], q: torch.Tensor
+) -> torch.Tensor:
+    """Return ``number`` times a product; half of a number far from 1 before it, where it leaves the range."""
+    out = apply(q)
+    if number == 1:
+        return out
+    if _far(number) and out.numel():
+        limits, largest = torch.finfo(out.dtype), float(out.abs().max())
+        if largest < limits.tiny / limits.eps if abs(number) > 1 else not math.isfinite(largest):
+            half = 2.0 ** (math.frexp(number)[1] // 2)
+            return multiplied(number / half, apply(multiplied(half, q)))
+    return multiplied(number, out)
+
+
+def _factors(operator: Operator) -> list[tuple[float, Operator]]:
+    """Return an operator as a flat sequence of factors, each with the number that multiplies it."""
     if isinstance(operator, Composition):
-        return 1.0, operator.factors
+        return list(zip(operator.numbers, operator.factors, strict=True))
     if isinstance(operator, ScaledOperator):
-        number, parts = _factors(operator.inner)
-        return operator.scalar * number, parts
+        (number, leading), *rest = _factors(operator.inner)
+        product = gathered(operator.scalar, number)
+        return [(1.0, operator)] if product is None else [(product, leading), *rest]
     if isinstance(operator, AdjointOperator) and isinstance(operator.inner, Composition | ScaledOperator):
-        number, parts = _factors(operator.inner)
-        return number, tuple(part.T for part in reversed(parts))
-    return 1.0, (operator,)
+        return [(number, part.T) for number, part in reversed(_factors(operator.inner))]
+    return [(1.0, operator)]
 
 
 def add(first: Operator, second: Operator) -> Operator:
@@ -234,7 +292,11 @@ def scale(scalar: float, operator: Operator) -> Operator:
     if not math.isfinite(scalar):
         raise ArgumentError(mismatch("scalar", "a finite number", scalar))
     if isinstance(operator, ScaledOperator):
-        scalar, operator = scalar * operator.scalar, operator.inner
+        product = gathered(scalar, operator.scalar)
+        if product is not None:
+            scalar, operator = product, operator.inner
+    if isinstance(operator, Composition) and set(operator.numbers) != {1.0} and abs(scalar) != 1:
+        return compose(ScaledOperator(scalar, operator))  # beside the numbers that its factors have
     if scalar == 1 or isinstance(operator, ZeroOperator):
         return operator
     return ScaledOperator(scalar, operator)

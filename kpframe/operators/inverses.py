@@ -33,7 +33,8 @@ def inverse(operator: Operator) -> Operator:
             raise ArgumentError(mismatch(f"inverse of {operator!r}", "a factor other than 0", 0))
         return scale(1 / operator.scalar, operator.inner.inverse)
     if isinstance(operator, Composition):
-        return compose(*(factor.inverse for factor in reversed(operator.factors)))
+        parts = zip(reversed(operator.numbers), reversed(operator.factors), strict=True)
+        return compose(*(scale(1 / number, factor.inverse) for number, factor in parts))
     if isinstance(operator, KroneckerOperator):
         return KroneckerOperator(operator.first.inverse, operator.second.inverse)
     raise UnsupportedError(

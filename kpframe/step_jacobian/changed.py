@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 
 from kpframe.errors import ShapeError, mismatch
-from kpframe.operators.algebra import ScaledOperator, SumOperator
+from kpframe.operators.algebra import ScaledOperator, SumOperator, scaled_product
 from kpframe.operators.base import MEMORY_BUDGET
 from kpframe.step_jacobian.base import StepJacobian, check_steps
 from kpframe.step_jacobian.forms import DiagonalStepJacobian
@@ -171,8 +172,8 @@ class ScaledStepJacobian(ScaledOperator, StepJacobian):
 
     def step(self, t: int, v: torch.Tensor) -> torch.Tensor:
         """Return ``c A_t v``."""
-        return self.scalar * self.inner.step(t, v)
+        return scaled_product(self.scalar, partial(self.inner.step, t), v)
 
     def step_adjoint(self, t: int, v: torch.Tensor) -> torch.Tensor:
         """Return ``c A_t* v``."""
-        return self.scalar * self.inner.step_adjoint(t, v)
+        return scaled_product(self.scalar, partial(self.inner.step_adjoint, t), v)
