@@ -20,6 +20,7 @@ from kpframe.isolation import in_isolation
 from kpframe.operators.chunks import chunk_size
 from kpframe.readout import Readout
 from kpframe.rules import LearningRule
+from kpframe.scale import cosine, norm, row_cosines
 from kpframe.spaces import PARAMETER
 from kpframe.trajectory import check_finite
 from kpframe.update import Update
@@ -40,8 +41,9 @@ class UpdateComparison:
             ``(1 + sin a) / (1 - sin a)`` for the angle a between the two; infinite where there is none, which
             is where ``<g, g_rule> <= 0``.
         by_parameter: parameter -> its part of ``loss_rate``.
-        by_pair: ``[T, T]``, the part of ``loss_rate`` of errors at step t that reach step s, at ``[t, s]``.
-        by_time: facing -> cosine at each step ``[T]``, NaN where either is zero; see ``FACINGS``.
+        by_pair: ``[T, T]``, the part of ``loss_rate`` of errors at step t that reach step s, at ``[t, s]``,
+            in float64.
+        by_time: facing -> cosine at each step ``[T]``, in float64, NaN where either is zero; see ``FACINGS``.
     """
 
     cosine: float
@@ -79,23 +81,23 @@ def compare_update(
     if not bool(exact.total.any()):
         raise ArgumentError(mismatch("err", "an error with a gradient that is not zero", "one without any"))
     ours = _Facings.of(flow, err, rule, readout)
-    product = float(exact.total @ ours.total)
-    sizes = float(exact.total.norm()), float(ours.total.norm())
-    cosine = product / (sizes[0] * sizes[1]) if sizes[1] else math.nan
+    ratio = norm(ours.total) / norm(exact.total)
+    angle = cosine(exact.total, ours.total)
     parts = flow.J.domain[PARAMETER].parts
+    one, other = exact.total.double(), ours.total.double()  # squares of float32 leave its range
     return UpdateComparison(
-        cosine=cosine,
-        norm_ratio=sizes[1] / sizes[0],
-        loss_rate=-product,
-        descent=product / sizes[0] ** 2,
-        metric_condition=_condition(cosine),
-        by_parameter={p.name: -float(exact.total[p.slice] @ ours.total[p.slice]) for p in parts},
+        cosine=angle,
+        norm_ratio=ratio,
+        loss_rate=-float(one @ other),
+        descent=angle * ratio if ratio else 0.0,
+        metric_condition=_condition(angle),
+        by_parameter={p.name: -float(one[p.slice] @ other[p.slice]) for p in parts},
         by_pair=-ours.pairs,
         by_time={
-            "past": _cosines(ours.past, exact.past),
-            "future": _cosines(ours.future, exact.future),
-            FACINGS[2]: _cosines(ours.past, exact.future),
-            FACINGS[3]: _cosines(ours.future, exact.past),
+            "past": row_cosines(ours.past, exact.past),
+            "future": row_cosines(ours.future, exact.future),
+            FACINGS[2]: row_cosines(ours.past, exact.future),
+            FACINGS[3]: row_cosines(ours.future, exact.past),
         },
     )
 
@@ -142,7 +144,7 @@ class _Facings:
                 alone[row, :, t] = error[:, t]
             back = P.T(alone)
             past.append(M(J.T(back)))
-            pairs.append((weight * back).sum(dim=(1, 3)))
+            pairs.append((weight.double() * back.double()).sum(dim=(1, 3)))
         whole = P.T(error)
         future = []
         for start in range(0, steps, chunk):
@@ -164,9 +166,3 @@ def _condition(cosine: float) -> float:
         return math.inf
     sine = math.sqrt(max(0.0, 1 - min(cosine, 1.0) ** 2))
     return (1 + sine) / (1 - sine) if sine < 1 else math.inf
-
-
-def _cosines(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:  # [T, M] -> [T]
-    sizes = one.norm(dim=1) * other.norm(dim=1)
-    products = (one * other).sum(dim=1)
-    return torch.where(sizes > 0, products / sizes.clamp_min(torch.finfo(one.dtype).tiny), torch.nan)

@@ -17,7 +17,9 @@ from kpframe.flow import Flow
 from kpframe.isolation import in_isolation
 from kpframe.operators.base import Operator
 from kpframe.rules import LearningRule
+from kpframe.scale import divided, norm, unit_of
 from kpframe.spaces import PARAMETER
+from kpframe.trajectory import check_finite
 
 
 @in_isolation
@@ -31,7 +33,7 @@ def loss_rate(flow: Flow, err: torch.Tensor, rule: LearningRule | None = None) -
         err: ``[B, T, H]``, ``Err``.
         rule: the rule that makes the update; the exact gradient when left out.
     """
-    return float(-(err * _moved(flow, err, rule)).sum())
+    return -float((err.double() * _moved(flow, err, rule).double()).sum())
 
 
 @frozen(eq=False)
@@ -65,13 +67,14 @@ def contributions(flow: Flow, err: torch.Tensor, rule: LearningRule | None = Non
     With ``R = -Err o (Phi_rule Err)`` the sums of R over time and units are the contributions of the
     trials that gain; with ``-Err o (Phi_rule* Err)`` those of the trials learned from.
     """
-    forward = -err * _moved(flow, err, rule)
+    error = -err.double()  # squares of float32 leave its range
+    forward = error * _moved(flow, err, rule)
     Phi = flow.Phi if rule is None else rule.flow_operator(flow)
-    backward = -err * Phi.T(err)
+    backward = error * Phi.T(err)
     exact = (flow.J.T @ flow.P.T)(err)
     update = exact if rule is None else rule.update_operator(flow)(err)
     groups = {
-        part.name: float(-(exact[part.slice] * update[part.slice]).sum())
+        part.name: -float(exact[part.slice].double() @ update[part.slice].double())
         for part in flow.J.domain[PARAMETER].parts
     }
     return Contributions(
@@ -130,15 +133,16 @@ def taylor_test(
     """
     if len(etas) < 2 or any(not eta > 0 for eta in etas):
         raise ArgumentError(mismatch("etas", "two or more positive step sizes", etas))
-    norm = float(update.norm())
-    if not norm > 0:
-        raise ArgumentError(mismatch("update", "a vector other than zero", f"norm {norm}"))
-    unit = update / norm
+    size = norm(update)
+    if not size > 0:
+        raise ArgumentError(mismatch("update", "a vector other than zero", f"norm {size}"))
+    scale = unit_of(update)
+    unit = divided(update, scale) / (size / scale)
     errors, changes = [], []
     for eta in etas:
         actual = actual_change(flow, unit, eta)
-        errors.append(float((actual - predicted_change(flow, unit, eta)).norm()))
-        changes.append(float(actual.norm()))
+        errors.append(norm(actual - predicted_change(flow, unit, eta)))
+        changes.append(norm(actual))
     x = torch.tensor(etas, dtype=torch.float64, device="cpu").log()
     y = torch.tensor(errors, dtype=torch.float64, device="cpu").clamp(min=1e-300).log()
     x = x - x.mean()
@@ -172,13 +176,14 @@ def effective_dimension(y: torch.Tensor) -> float:
 
     Raises:
         ArgumentError: when ``y`` is zero, which has no dimension.
+        NonFiniteError: when it holds NaN or infinity.
     """
-    rows = y.reshape(-1, y.shape[-1])
-    gram = rows.mT @ rows if rows.shape[1] <= rows.shape[0] else rows @ rows.mT
-    square = float((gram * gram).sum())
-    if square == 0:
+    check_finite(y, "y")
+    if not y.any():
         raise ArgumentError(mismatch("y", "a state vector other than zero", "zero"))
-    return float(gram.trace()) ** 2 / square
+    rows = divided(y, unit_of(y)).reshape(-1, y.shape[-1])
+    gram = rows.mT @ rows if rows.shape[1] <= rows.shape[0] else rows @ rows.mT
+    return float(gram.trace()) ** 2 / float((gram * gram).sum())
 
 
 def _moved(flow: Flow, err: torch.Tensor, rule: LearningRule | None) -> torch.Tensor:

@@ -19,6 +19,7 @@ from kpframe.errors import (
     mismatch,
 )
 from kpframe.isolation import in_isolation
+from kpframe.scale import norm
 from kpframe.tasks import LOSSES, Loss, Trials, seeded_generator, where_non_finite
 
 
@@ -168,10 +169,10 @@ def accuracy(outputs: torch.Tensor, trials: Trials) -> float:
     scored, targets = _scored(outputs.detach(), trials, "mse" if regression else "cross_entropy")
     if not regression:
         return float((scored.argmax(dim=1) == targets).double().mean())
-    spread = (targets - targets.mean(dim=0)).double().square().sum()
+    spread = norm(targets - targets.mean(dim=0))
     if spread == 0:
         raise ArgumentError(mismatch("targets", "values that vary over the scored steps", "constant ones"))
-    return float(1 - (scored - targets).double().square().sum() / spread)
+    return 1 - (norm(scored - targets) / spread) ** 2
 
 
 def _scored(outputs: torch.Tensor, trials: Trials, kind: str) -> tuple[torch.Tensor, torch.Tensor]:

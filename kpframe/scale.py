@@ -61,7 +61,17 @@ def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
     """Return the cosine of the angle between two tensors of equal shape, NaN where one of them is zero."""
     first, second = (divided(values, unit_of(values)).double() for values in (one, other))
     sizes = math.sqrt(float(first.square().sum())) * math.sqrt(float(second.square().sum()))
-    return float((first * second).sum()) / sizes if sizes > 0 else math.nan
+    return clamped(float((first * second).sum()) / sizes) if sizes > 0 else math.nan
+
+
+def row_cosines(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:  # [n, m] each -> [n], float64
+    """Return the cosine of each row with the other's, NaN where one of the two is zero."""
+    return torch.stack(
+        [
+            torch.tensor(cosine(a, b), dtype=torch.float64, device=one.device)
+            for a, b in zip(one, other, strict=True)
+        ]
+    )
 
 
 def clamped(cosine: float) -> float:

@@ -143,6 +143,45 @@ def test_metrics_and_feedback_are_part_of_it(flow, err, readout) -> None:
     assert abs(found.cosine) < 0.99
 
 
+def test_figures_do_not_depend_on_the_size_of_the_error() -> None:
+    """In float32, from an error whose squares are no float32 to one at which they vanish."""
+    torch.manual_seed(1)
+    flow = linearize(wrap(torch.nn.GRUCell(2, H)), torch.randn(B, T, 2))
+    err = torch.randn(B, T, H, generator=torch.Generator().manual_seed(4))
+    ordinary = compare_update(flow, err, Window(2))
+    assert 0.1 < ordinary.cosine < 0.999
+    for power in (-83, -60, 60, 83):
+        scale = 2.0**power
+        found = compare_update(flow, err * scale, Window(2))
+        assert found.cosine == pytest.approx(ordinary.cosine, rel=1e-12)
+        assert found.norm_ratio == pytest.approx(ordinary.norm_ratio, rel=1e-12)
+        assert found.descent == pytest.approx(ordinary.descent, rel=1e-12)
+        assert found.metric_condition == pytest.approx(ordinary.metric_condition, rel=1e-9)
+        assert found.loss_rate == pytest.approx(scale**2 * ordinary.loss_rate, rel=1e-12)
+        assert torch.allclose(found.by_pair / scale**2, ordinary.by_pair, rtol=1e-12, atol=0)
+        assert {n: v / scale**2 for n, v in found.by_parameter.items()} == pytest.approx(
+            ordinary.by_parameter, rel=1e-12
+        )
+        for facing, cosines in found.by_time.items():
+            assert torch.allclose(cosines, ordinary.by_time[facing], rtol=1e-12, atol=0), facing
+
+
+def test_cosines_of_a_gradient_that_fades() -> None:
+    """The exact gradient agrees with itself at every step, 1e-25 of it at the first."""
+    torch.manual_seed(0)
+    cell = torch.nn.RNNCell(2, H)
+    with torch.no_grad():
+        cell.weight_hh.copy_(0.3 * torch.linalg.qr(torch.randn(H, H))[0])
+    steps = 50
+    flow = linearize(wrap(cell), 0.1 * torch.randn(1, steps, 2))
+    err = torch.zeros(1, steps, H)
+    err[:, -1] = 1
+    weakest = (flow.J.T @ flow.P.T)(err).abs().max() * 0.3**steps
+    assert 0 < float(weakest) < 1e-25
+    future = compare_update(flow, err, Exact()).by_time["future"]
+    assert torch.allclose(future, torch.ones(steps, dtype=F64), rtol=1e-6)
+
+
 def test_refusals(flow, err) -> None:
     with pytest.raises(ArgumentError, match="err: expected an error with a gradient that is not zero"):
         compare_update(flow, torch.zeros_like(err), Exact())

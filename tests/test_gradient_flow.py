@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kpframe import Flow, LearningRule, Update, linearize, wrap
-from kpframe.errors import ArgumentError, SpaceMismatchError
+from kpframe.errors import ArgumentError, NonFiniteError, SpaceMismatchError
 from kpframe.gradient_flow import (
     actual_change,
     contributions,
@@ -170,3 +170,37 @@ def test_effective_dimension_is_the_participation_of_the_units() -> None:
     assert effective_dimension(line) == pytest.approx(1, rel=1e-12)
     with pytest.raises(ArgumentError, match="y: expected a state vector other than zero"):
         effective_dimension(torch.zeros(2, 2, 2))
+
+
+def test_figures_scale_with_the_error() -> None:
+    """In float32, where the squares of the error are no float32 or vanish."""
+    torch.manual_seed(0)
+    flow = linearize(wrap(torch.nn.GRUCell(2, 4)), torch.randn(3, 5, 2))
+    err = torch.randn(3, 5, 4)
+    ordinary = contributions(flow, err, OneStep())
+    update = (flow.J.T @ flow.P.T)(err)
+    slopes = taylor_test(flow, update)
+    for power in (-83, 83):
+        scale = 2.0**power
+        assert loss_rate(flow, err * scale, OneStep()) == pytest.approx(
+            scale**2 * loss_rate(flow, err, OneStep()), rel=1e-12
+        )
+        found = contributions(flow, err * scale, OneStep())
+        for name in ("batch", "time", "batch_of_update", "time_of_update"):
+            assert torch.allclose(getattr(found, name) / scale**2, getattr(ordinary, name), rtol=1e-12)
+        assert found.total == pytest.approx(scale**2 * ordinary.total, rel=1e-12)
+        assert sum(found.parameter.values()) == pytest.approx(found.total, rel=1e-5)
+        assert taylor_test(flow, update * scale).errors == slopes.errors
+    assert abs(ordinary.total) > 1e-3
+
+
+def test_effective_dimension_does_not_depend_on_scale() -> None:
+    y = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(3))
+    right = effective_dimension(y.double())
+    assert 6 < right < 7
+    for scale in (1e-30, 1e-18, 1e20, 1e30):
+        assert effective_dimension(y * scale) == pytest.approx(right, rel=1e-5)
+    for scale in (1e-150, 1e150):
+        assert effective_dimension(y.double() * scale) == pytest.approx(right, rel=1e-12)
+    with pytest.raises(NonFiniteError, match="y: expected finite numbers"):
+        effective_dimension(y * torch.inf)

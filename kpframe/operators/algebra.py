@@ -226,11 +226,10 @@ def _without_identities(parts: list[tuple[float, Operator]]) -> list[tuple[float
     kept: list[tuple[float, Operator]] = []
     for place, (number, factor) in enumerate(parts):
         before, last = kept[-1] if kept else (1.0, factor)
-        product = gathered(before, number)
-        if kept and product is not None and isinstance(last, IdentityOperator):
-            kept[-1] = product, factor
-        elif kept and product is not None and isinstance(factor, IdentityOperator) and place + 1 == len(parts):
-            kept[-1] = product, last
+        product = gathered(before, number) if kept else None
+        ends = place + 1 == len(parts) and isinstance(factor, IdentityOperator)
+        if product is not None and (ends or isinstance(last, IdentityOperator)):
+            kept[-1] = product, last if ends else factor
         else:
             kept.append((number, factor))
     return kept

@@ -18,6 +18,7 @@ from kpframe.operators.base import Operator
 from kpframe.readout import Readout, error
 from kpframe.registry import create_task
 from kpframe.rules import LearningRule
+from kpframe.scale import cosine
 from kpframe.spectra import alignment, effective_rank, eigsh, svd
 from kpframe.tasks import Loss, Task, Trials
 
@@ -76,12 +77,11 @@ def compare_rules(
     flow = linearize(model, trials.inputs, mask=trials.mask)
     err = error(readout, flow.trajectory.states, trials, loss)
     found = {label: compare_update(flow, err, rule, readout) for label, rule in rules.items()}
-    updates = torch.stack([rule.update_operator(flow, readout)(err) for rule in rules.values()])
+    updates = [rule.update_operator(flow, readout)(err) for rule in rules.values()]
     operators = {label: rule.flow_operator(flow, readout) for label, rule in rules.items()}
     data = xr.Dataset(_of_updates(found), coords=_coordinates(found, flow))
-    sizes = updates.norm(dim=1).clamp_min(torch.finfo(updates.dtype).tiny)
-    cosines = (updates @ updates.T) / sizes.unsqueeze(1) / sizes
-    data["rule_cosine"] = (("rule", "rule_other"), cosines.double().cpu().numpy())
+    cosines = [[cosine(one, other) for other in updates] for one in updates]
+    data["rule_cosine"] = (("rule", "rule_other"), np.array(cosines))
     data = data.assign_coords(
         rule_other=list(rules), formula=("rule", [repr(operator) for operator in operators.values()])
     )

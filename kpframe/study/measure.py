@@ -8,6 +8,7 @@ time, trace over units).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,6 +20,7 @@ from kpframe.model import Model
 from kpframe.operators.base import Operator
 from kpframe.readout import Readout, accuracy, error, task_loss
 from kpframe.rules import LearningRule
+from kpframe.scale import cosine, norm
 from kpframe.spectra import alignment, effective_rank, eigsh, trace
 from kpframe.study.config import MeasureSettings
 from kpframe.tasks import Loss, Trials
@@ -124,7 +126,7 @@ def _rules(
     seed: int,
 ) -> xr.Dataset:
     exact = (flow.J.T @ flow.P.T)(err)
-    exact_norm = exact.norm()
+    size = norm(exact)
     rows = []
     for place, rule in enumerate(rules.values()):
         update = rule.update_operator(flow, readout)(err)
@@ -134,10 +136,10 @@ def _rules(
             budget=settings.budget,
             generator=_generator(seed, 100 + place),
         )
-        cosine = (update @ exact) / (update.norm() * exact_norm)
+        angle = cosine(update, exact)
         # descent of the loss per unit step, as a share of what the exact gradient reaches
-        rate = (update @ exact) / exact_norm**2
-        rows.append((float(cosine), float(rate), likeness.value, likeness.stderr))
+        rate = angle * norm(update) / size if size else math.nan
+        rows.append((angle, rate, likeness.value, likeness.stderr))
     names = ("gradient_cosine", "loss_rate_ratio", "flow_alignment", "flow_alignment_stderr")
     data = xr.Dataset(
         {name: ("rule", column) for name, column in zip(names, np.array(rows).T, strict=True)},

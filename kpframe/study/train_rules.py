@@ -21,6 +21,7 @@ from kpframe.operators.base import Operator
 from kpframe.readout import Readout, accuracy, error, task_loss
 from kpframe.registry import create_model, create_task
 from kpframe.rules import ComposedRule, LearningRule, StochasticRule
+from kpframe.scale import cosine, norm
 from kpframe.spectra import alignment, effective_rank
 from kpframe.study.run import test_trials
 from kpframe.tasks import Task, Trials
@@ -330,7 +331,7 @@ def _operators(flow: Flow) -> dict[str, Operator]:
 
 
 def _norm(network: _Measured | None, name: str) -> float:
-    return np.nan if network is None else float(network.parameters[name].norm())
+    return np.nan if network is None else norm(network.parameters[name])
 
 
 def _change(network: _Measured, initial: _Measured) -> dict[str, torch.Tensor]:
@@ -338,15 +339,15 @@ def _change(network: _Measured, initial: _Measured) -> dict[str, torch.Tensor]:
 
 
 def _size(change: dict[str, torch.Tensor] | None, name: str) -> float:
-    return np.nan if change is None else float(change[name].norm())
+    return np.nan if change is None else norm(change[name])
 
 
 def _cosines(changes: list[dict[str, torch.Tensor] | None]) -> np.ndarray:  # [rule, rule]
     """Return the cosines between whole changes; NaN where one diverged or nothing changed."""
     found = np.full((len(changes), len(changes)), np.nan)
-    flat = [None if c is None else torch.cat([v.reshape(-1) for v in c.values()]).double() for c in changes]
+    flat = [None if c is None else torch.cat([v.reshape(-1) for v in c.values()]) for c in changes]
     for row, one in enumerate(flat):
         for column, other in enumerate(flat):
-            if one is not None and other is not None and bool(one.any()) and bool(other.any()):
-                found[row, column] = float(one @ other / one.norm() / other.norm())
+            if one is not None and other is not None:
+                found[row, column] = cosine(one, other)
     return found
