@@ -1,23 +1,31 @@
-"""Checkpoints: parameters and the settings that rebuild the model, in one safetensors file."""
+"""Checkpoints: parameters and the settings that rebuild the model, in one safetensors file.
+
+``save_checkpoint`` and ``load_checkpoint`` are kpframe's own. ``load_weights`` and ``load_into`` read what
+other programs wrote: safetensors, and files of ``torch.save`` as far as they hold tensors. Nothing but
+tensors and plain values is ever unpickled.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from attrs import field, frozen
 
-from kpframe.errors import CheckpointError, MissingDependencyError, mismatch
+from kpframe.errors import CheckpointError, mismatch
 from kpframe.model import Model
 from kpframe.readout import Readout
 from kpframe.registry import create_model
+from kpframe.weight_files import TORCH, kind_of, read_safetensors, read_torch, safetensors_module
 
 #: Version of the layout written below.
 FORMAT = 1
+#: What ``torch.compile``, ``DataParallel`` and modules that hold a model or cell put in front of names.
+WRAPPERS = ("_orig_mod.", "module.", "model.", "cell.")
 
 
 @frozen(eq=False)
@@ -30,6 +38,8 @@ class Checkpoint:
         settings: the settings the model was created with.
         step: number of updates made.
         extra: anything JSON the writer added.
+        shared: further names of the model's shared parameters -> the first.
+        fixed: names of the model's parameters that do not learn.
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -37,9 +47,14 @@ class Checkpoint:
     settings: Mapping[str, Any]
     step: int
     extra: Mapping[str, Any] = field(factory=dict)
+    shared: Mapping[str, str] = field(factory=dict)
+    fixed: Sequence[str] = ()
 
     def build_model(self) -> Model:
-        """Create the registered model and load its parameters; raises ``CheckpointError``."""
+        """Create the registered model and load its parameters; raises ``CheckpointError``.
+
+        Parameters that were shared are so again, and those that did not learn do not.
+        """
         if self.model is None:
             raise CheckpointError("checkpoint: it holds no registered model's name; use load_into(model)")
         model = create_model(self.model, **self.settings)
@@ -49,20 +64,16 @@ class Checkpoint:
         dtype = next(floats, None)
         model = model if dtype is None else model.to(dtype)
         self.load_into(model)
+        for name, first in self.shared.items():
+            owner, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, model.get_parameter(first))
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name not in self.fixed)
         return model
 
     def load_into(self, module: torch.nn.Module, prefix: str = "model") -> None:
-        """Load the tensors under ``prefix``; raises ``CheckpointError`` where they do not fit."""
-        own = module.state_dict()
-        found = {
-            n.removeprefix(f"{prefix}."): t for n, t in self.tensors.items() if n.startswith(f"{prefix}.")
-        }
-        for name in [*own, *(name for name in found if name not in own)]:
-            expected = f"{list(own[name].shape)} {own[name].dtype}" if name in own else "nothing"
-            got = f"{list(found[name].shape)} {found[name].dtype}" if name in found else "nothing"
-            if expected != got:
-                raise CheckpointError(mismatch(f"checkpoint: {prefix}.{name}", expected, got))
-        module.load_state_dict(found)
+        """Load the tensors under ``prefix``; raises ``CheckpointError`` listing all that do not fit."""
+        _load(module, _under(self.tensors, prefix), prefix, "checkpoint")
 
 
 def save_checkpoint(
@@ -83,8 +94,16 @@ def save_checkpoint(
         name, settings: the registered model's name and settings, which rebuild it.
         step: number of updates made.
         extra: JSON to keep beside.
+
+    Raises:
+        CheckpointError: for a folder that does not exist.
     """
-    save = _safetensors("torch").save
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise CheckpointError(
+            f"checkpoint: expected a folder to write {path.name!r} to, got {str(path.parent)!r}, no folder"
+        )
+    save = safetensors_module("torch").save
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     if readout is not None:
         tensors |= {f"readout.{k}": v for k, v in readout.state_dict().items()}
@@ -96,8 +115,9 @@ def save_checkpoint(
         "settings": dict(settings or {}),
         "step": step,
         "extra": dict(extra or {}),
+        "shared": _shared(model),
+        "fixed": [name for name, p in model.named_parameters() if not p.requires_grad],
     }
-    path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         partial.write_bytes(save(tensors, metadata={"kpframe": json.dumps(header)}))
@@ -108,42 +128,130 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU.
+    """Read a checkpoint that ``save_checkpoint`` wrote onto the CPU.
 
     Raises:
         CheckpointError: for a file that is missing, corrupt, or was not written by kpframe.
     """
-    safe_open, broken = _safetensors().safe_open, _safetensors().SafetensorError
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint: expected a file, got {str(path)!r}, which does not exist")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (broken, OSError) as error:
+    if kind_of(path) == TORCH:
         raise CheckpointError(
-            f"checkpoint: expected a safetensors file, got {str(path)!r}, which is corrupt ({error})"
-        ) from error
+            f"checkpoint: expected a safetensors file that kpframe wrote, got {str(path)!r}, a file of "
+            "torch.save; kpframe.checkpoint.load_into(model, path) loads its weights into a model"
+        )
+    tensors, metadata = read_safetensors(path)
     try:
         header = json.loads(metadata["kpframe"])
         version, *fields = (header[key] for key in ("format", "model", "settings", "step", "extra"))
         newer = version > FORMAT
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"checkpoint: expected kpframe's header in {str(path)!r}, got another safetensors file"
+            f"checkpoint: expected kpframe's header in {str(path)!r}, got another safetensors file; "
+            "kpframe.checkpoint.load_into(model, path) loads its weights into a model"
         ) from error
     if newer:
         raise CheckpointError(
             f"checkpoint: expected format {FORMAT} or older in {str(path)!r}, got {version}; upgrade kpframe"
         )
-    return Checkpoint(tensors, *fields)
+    model, settings, step, extra = fields
+    shared, fixed = header.get("shared", {}), header.get("fixed", ())
+    return Checkpoint(tensors, model, settings, step, extra, shared, fixed)
 
 
-def _safetensors(module: str | None = None) -> Any:
-    try:
-        import safetensors
-        import safetensors.torch
-    except ImportError as error:
-        raise MissingDependencyError("checkpoints need safetensors: pip install 'kpframe[study]'") from error
-    return safetensors if module is None else safetensors.torch
+def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file of any program, by name, on the CPU.
+
+    Args:
+        path: a safetensors file, or one of ``torch.save``: a ``state_dict``, or a dict with one under
+            ``"state_dict"`` (as Lightning writes), ``"model_state_dict"`` or ``"model"``. What the file is,
+            is read from the file; its suffix does not matter.
+
+    Raises:
+        CheckpointError: for a file that is missing or corrupt, holds no tensors by name, or holds more than
+            tensors and plain values, which is not unpickled.
+    """
+    if kind_of(path) == TORCH:
+        return read_torch(path)
+    tensors, metadata = read_safetensors(path)
+    # safetensors.torch.save_model writes a shared tensor once and its other names into the metadata
+    return tensors | {n: tensors[first] for n, first in metadata.items() if first in tensors}
+
+
+def load_into(module: torch.nn.Module, path: str | Path, prefix: str | None = None) -> None:
+    """Load the weights of a file of any program (see ``load_weights``) into a module, all or none.
+
+    Names may differ in front by what wrappers add: ``module.`` (DataParallel), ``_orig_mod.``
+    (torch.compile), ``model.`` and ``cell.``. A parameter that the module shares needs one of its names.
+
+    Args:
+        module: a model, cell or readout, of the dtype of the weights.
+        path: the file.
+        prefix: takes only what lies under this name, ``"encoder.rnn"``; for kpframe's own files ``"model"``
+            when left out.
+
+    Raises:
+        CheckpointError: as ``load_weights``; for tensors that are missing, not known, or of another shape or
+            dtype, listing all of them.
+    """
+    tensors = load_weights(path)
+    if prefix is None and {name.partition(".")[0] for name in tensors} == {"model", "readout"}:
+        prefix = "model"
+    found = tensors if prefix is None else _under(tensors, prefix)
+    _load(module, _renamed(found, module), prefix, str(path))
+
+
+def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {n.removeprefix(f"{prefix}."): t for n, t in tensors.items() if n.startswith(f"{prefix}.")}
+
+
+def _shared(module: torch.nn.Module) -> dict[str, str]:
+    """Return the further names of parameters that a module shares -> the first."""
+    first: dict[int, str] = {}
+    every = module.named_parameters(remove_duplicate=False)
+    names = {name: first.setdefault(id(parameter), name) for name, parameter in every}
+    return {name: own for name, own in names.items() if name != own}
+
+
+def _renamed(found: Mapping[str, torch.Tensor], module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return tensors by the module's names, which may differ by what wrappers put in front."""
+    own = list(module.state_dict())
+    names = {_plain(name): name for name in own}
+    if len(names) < len(own) or len({_plain(name) for name in found}) < len(found):
+        return dict(found)  # what wrappers add tells names apart here
+    return {names.get(_plain(name), name): tensor for name, tensor in found.items()}
+
+
+def _plain(name: str) -> str:
+    compiled, *others = WRAPPERS
+    name = name.replace(compiled, "")
+    while wrapper := next((w for w in others if name.startswith(w)), None):
+        name = name.removeprefix(wrapper)
+    return name
+
+
+def _load(
+    module: torch.nn.Module, found: Mapping[str, torch.Tensor], prefix: str | None, source: str
+) -> None:
+    """Load tensors by the module's names, all or none; raise ``CheckpointError`` listing what is wrong."""
+    own, tensors, front = module.state_dict(), dict(found), f"{prefix}." if prefix else ""
+    problems = []
+    for name, first in _shared(module).items():
+        if name in tensors and first in tensors and not _same(tensors[name], tensors[first]):
+            problems.append(
+                mismatch(f"{front}{name}", f"the values of {first}, with which it is one", "others")
+            )
+        for given, other in ((first, name), (name, first)):
+            if given in tensors:
+                tensors.setdefault(other, tensors[given])
+    for name in [*own, *(name for name in tensors if name not in own)]:
+        expected = f"{list(own[name].shape)} {own[name].dtype}" if name in own else "nothing"
+        got = f"{list(tensors[name].shape)} {tensors[name].dtype}" if name in tensors else "nothing"
+        if expected != got:
+            problems.append(mismatch(f"{front}{name}", expected, got))
+    if problems:
+        remedy = "" if prefix or set(tensors) <= set(own) else "; prefix takes what lies under one name"
+        raise CheckpointError(f"{source}: {'; '.join(problems)}{remedy}")
+    module.load_state_dict(tensors)
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and bool(torch.all((a == b) | (a.isnan() & b.isnan())))

@@ -54,7 +54,8 @@ class Trainer:
         seed: seed of the training trials; the task's own stream when left out.
 
     Raises:
-        ArgumentError: when a rule is missing, or given where autograd is asked for.
+        ArgumentError: when a rule is missing, or given where autograd is asked for; when model and readout
+            share a parameter, which would have two gradients.
     """
 
     def __init__(
@@ -70,6 +71,11 @@ class Trainer:
         if (rule is not None) != (settings.gradient == "operators"):
             expected = "a LearningRule" if rule is None else "None with gradient='autograd'"
             raise ArgumentError(mismatch("rule", expected, rule))
+        own = {id(p): name for name, p in model.named_parameters()}
+        if both := [f"{own[id(p)]} as its {n}" for n, p in readout.named_parameters() if id(p) in own]:
+            raise ArgumentError(
+                mismatch("readout", "parameters of its own", f"the model's {', '.join(both)}")
+            )
         self.model, self.readout, self.task, self.settings, self.rule = model, readout, task, settings, rule
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
         self._dtype, self._device = readout.weight.dtype, readout.weight.device

@@ -209,6 +209,13 @@ def test_a_parameter_that_is_not_finite_is_seen_at_step_one() -> None:
         losses(made)
 
 
+def test_model_and_readout_share_no_parameter() -> None:
+    model, readout = Toy(), Readout(6, 1, generator=0)
+    readout.weight = model.U = torch.nn.Parameter(torch.ones(1, 6))
+    with pytest.raises(ArgumentError, match="parameters of its own, got the model's U as its weight"):
+        Trainer(model, readout, Sum(), TrainingSettings())
+
+
 def test_rule_and_gradient_go_together() -> None:
     with pytest.raises(ArgumentError, match="rule: expected a LearningRule, got None"):
         trainer(gradient="operators")

@@ -218,13 +218,14 @@ def compare_source(
         As ``compare_rules``, with a dimension ``checkpoint`` and its coordinates ``model`` and ``step``.
 
     Raises:
-        ArgumentError: when there is no checkpoint, or no task is known.
-        CheckpointError: as ``load_network``.
+        ArgumentError: when no task is known.
+        CheckpointError: when there is no checkpoint; as ``load_network``.
     """
     paths = [source] if source.is_file() else sorted((source / "checkpoints").glob("*.safetensors"))
     if not paths:
         expected = "a checkpoint (*.safetensors), or the folder of a run with checkpoints/"
-        raise ArgumentError(mismatch("source", expected, str(source)))
+        got = f"{str(source)!r}, which {'holds none' if source.exists() else 'does not exist'}"
+        raise CheckpointError(mismatch("source", expected, got))
     found, steps, models = [], [], []
     for path in paths:
         if report is not None:

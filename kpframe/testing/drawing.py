@@ -16,6 +16,7 @@ from kpframe.settings import NoSettings, _hint, _limits, _settable
 from kpframe.testing.residual import CheckFailure
 from kpframe.testing.sources import BASES, create, factory_of, find_spec, show, signature_of
 from kpframe.testing.values import seeded
+from kpframe.weight_files import SUFFIXES
 
 Drawn = st.SearchStrategy[Any]
 
@@ -160,4 +161,4 @@ def _floats(bounds: Mapping[str, float], default: Any) -> Drawn:
 
 
 def _is_checkpoint(reference: object) -> bool:
-    return isinstance(reference, str) and reference.endswith(".safetensors")
+    return isinstance(reference, str) and reference.endswith(SUFFIXES)

@@ -22,6 +22,7 @@ from kpframe.registry import create_model, create_reducer, create_rule
 from kpframe.rules import LearningRule
 from kpframe.settings import NoSettings, build_settings
 from kpframe.testing.residual import CheckFailure
+from kpframe.weight_files import SUFFIXES
 
 BASES: dict[str, type] = {"model": Model, "rule": LearningRule, "reducer": Reducer}
 ALGEBRA = "algebra"
@@ -138,7 +139,7 @@ def check_exists(source: Source) -> None:
     kind, reference = source.kind, source.reference
     if not isinstance(reference, str) or reference == ALGEBRA or _is_core(kind, reference):
         return
-    if kind == "model" and reference.endswith(".safetensors"):
+    if kind == "model" and reference.endswith(SUFFIXES):
         load_checkpoint(reference).build_model()
     elif find_spec(kind, reference) is None:
         _import(kind, reference)
@@ -173,7 +174,7 @@ def _make(kind: str, reference: Any, settings: dict[str, Any]) -> Any:
         keywords = {a.alias: getattr(built, a.name) for a in fields(type(built)) if a.init}
         return load_factory(reference, keywords)(**keywords)
     if isinstance(reference, str):
-        if kind == "model" and reference.endswith(".safetensors"):
+        if kind == "model" and reference.endswith(SUFFIXES):
             return load_checkpoint(reference).build_model()
         if _is_core(kind, reference) or find_spec(kind, reference) is not None:
             return _CREATE[kind](reference, **settings)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from kpframe import create_model, linearize
 from kpframe.checkpoint import load_checkpoint, save_checkpoint
+from kpframe.cli import app
 from kpframe.errors import CheckpointError, SettingsError
 from kpframe.readout import Readout
 
@@ -80,3 +84,46 @@ def test_settings_that_do_not_fit_the_tensors(path) -> None:
         load_checkpoint(path).build_model()
     save_checkpoint(path, model, name="gru", settings=settings)
     assert load_checkpoint(path).build_model().width == 5
+
+
+def test_what_is_shared_or_frozen_stays_so(path) -> None:
+    settings = {"input_size": 3, "hidden_size": 3, "num_layers": 2}
+    model = create_model("rnn", **settings, seed=1)
+    model.weight_hh_l1, model.bias_ih_l0 = model.weight_hh_l0, model.bias_hh_l1
+    model.weight_ih_l1.requires_grad_(False)
+    save_checkpoint(path, model, name="rnn", settings=settings)
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.shared == {"weight_hh_l1": "weight_hh_l0", "bias_hh_l1": "bias_ih_l0"}
+    assert list(checkpoint.fixed) == ["weight_ih_l1"]
+    again = checkpoint.build_model()
+    assert again.weight_hh_l1 is again.weight_hh_l0
+    assert again.bias_ih_l0 is again.bias_hh_l1
+    assert list(again.trainable()) == list(model.trainable())
+    assert len(again.trainable()) == 5
+    x = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(1))
+    q = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(linearize(again, x).Phi(q), linearize(model, x).Phi(q))
+    plain = create_model("rnn", **settings)
+    checkpoint.load_into(plain)  # a model that is given keeps its own structure
+    assert len(plain.trainable()) == 8
+    assert not torch.allclose(linearize(plain, x).Phi(q), linearize(model, x).Phi(q), rtol=1e-2)
+
+
+def test_checkpoints_from_before_there_were_such(path) -> None:
+    settings = {"input_size": 3, "hidden_size": 5}
+    save_checkpoint(path, create_model("gru", **settings), name="gru", settings=settings)
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["kpframe"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    del header["shared"], header["fixed"]
+    save_file(tensors, path, metadata={"kpframe": json.dumps(header)})
+    assert len(load_checkpoint(path).build_model().trainable()) == 4
+
+
+@pytest.mark.parametrize("command", [["verify"], ["compare", "--rules", "bptt"]], ids=lambda c: c[0])
+def test_commands_say_what_to_do_with_the_files_of_others(tmp_path, capsys, command) -> None:
+    torch.save({"weight_ih_l0": torch.ones(5, 3)}, tmp_path / "w.pt")
+    assert app.run([*command, str(tmp_path / "w.pt")]) == 2
+    error = capsys.readouterr().err
+    assert "Error: checkpoint: expected a safetensors file that kpframe wrote, got " in error
+    assert "kpframe.checkpoint.load_into(model, path) loads its weights into a model" in error

@@ -216,8 +216,11 @@ def test_a_readout_of_a_component(tmp_path: Path) -> None:
 
 
 def test_sources_that_cannot_be_compared(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"source: expected a checkpoint .* or the folder of a run"):
-        compare_source(tmp_path, RULES)
+    for path, state in ((tmp_path, "holds none"), (tmp_path / "nowhere", "does not exist")):
+        with pytest.raises(
+            CheckpointError, match=rf"source: expected a checkpoint .* folder.*, which {state}"
+        ):
+            compare_source(path, RULES)
     with pytest.raises(CheckpointError, match="holds no readout, through which the error comes"):
         compare_source(saved(tmp_path / "a", readout=False), RULES)
     nameless = saved(tmp_path / "b", named=False)
