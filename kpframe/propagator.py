@@ -66,11 +66,15 @@ class Propagator(Operator):
         return TruncatedPropagator(self.A, window)
 
     def chunked(self, length: int, offset: int = 0) -> Propagator:
-        """Return ``P`` with ``A_t := 0`` at the starts ``offset, offset + length, ...`` of chunks."""
+        """Return ``P`` with ``A_t := 0`` at the starts ``offset, offset + length, ...`` of chunks.
+
+        The first step is left as it is: it leads from the initial state, and P never uses it.
+        """
         _check_count("length", length)
         if isinstance(offset, bool) or not isinstance(offset, int) or not 0 <= offset < length:
             raise ArgumentError(mismatch("offset", f"a whole number in [0, {length - 1}]", offset))
         keep = torch.arange(self.A.steps, device=self.device) % length != offset
+        keep[0] = True  # what comes before the first step is h_0, which no chunk holds
         return Propagator(self.A.masked(keep), name=f"P_chunk{length}" + (f"+{offset}" if offset else ""))
 
     def _formula(self) -> tuple[str, int]:

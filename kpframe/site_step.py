@@ -19,10 +19,11 @@ from attrs import evolve
 
 from kpframe.errors import ArgumentError, ShapeError, closest, mismatch
 from kpframe.site_gains import PlacedOutput, PlacedSite, PlacedStage, SiteGains, add
+from kpframe.site_paths import detached
 from kpframe.site_scan import can_scan, scan, scan_adjoint
 from kpframe.step_jacobian import DiagonalStepJacobian, StepJacobian
 
-#: The path that goes around all weights.
+#: The path that goes around the recurrent weights.
 DIRECT = "direct"
 
 
@@ -131,12 +132,20 @@ class SiteStepJacobian(StepJacobian):
         return self._with(gains, f"{self.name}[{', '.join(weights)}]")
 
     def direct(self) -> SiteStepJacobian:
-        """Return ``A`` by its direct path ``E`` only: no weight site passes anything on."""
+        """Return ``A`` by its direct path only, as if recurrent products read the state detached.
+
+        In one stage that is ``E``. A step of several stages hands on from stage to stage what came directly,
+        by the weights in between; see ``kpframe.site_paths.detached``.
+        """
+        return self._with(detached(self.gains), f"{self.name}[direct]")
+
+    def pointwise(self) -> SiteStepJacobian:
+        """Return ``A`` by ``E`` only: no weight site passes anything on, between stages neither."""
         stages = tuple(
             evolve(stage, sites=tuple(placed for placed in stage.sites if not placed.site.recurrent))
             for stage in self.gains.stages
         )
-        return self._with(evolve(self.gains, stages=stages), f"{self.name}[direct]")
+        return self._with(evolve(self.gains, stages=stages), f"{self.name}[pointwise]")
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -151,8 +160,8 @@ class SiteStepJacobian(StepJacobian):
         Args:
             paths: names among ``paths``; ``*`` and ``?`` match as in file names. A preactivation
                 (``"z"``: the state reaches it no more, as if detached), a weight (no site of it passes
-                anything on), or ``"direct"`` (what goes around all weights, where a padded step that holds
-                the state is direct, too).
+                anything on), or ``"direct"`` (what goes around the recurrent weights, as ``direct`` has it,
+                where a padded step that holds the state is direct, too).
 
         Raises:
             ArgumentError: for a name that is no path; lists those there are.
@@ -172,7 +181,7 @@ class SiteStepJacobian(StepJacobian):
         if DIRECT not in chosen:
             return kept
         if len(self.gains.stages) > 1:  # there, what is pointwise leads to weights, too
-            return cast(StepJacobian, kept - self.direct())
+            return cast(StepJacobian, kept - kept.direct())
         (stage,) = kept.gains.stages
         outputs = tuple(evolve(output, direct={}) for output in stage.outputs)
         return self._with(evolve(kept.gains, stages=(evolve(stage, outputs=outputs),)), name)

@@ -9,6 +9,7 @@ from attrs import evolve, frozen
 
 from kpframe.errors import ShapeError, UnsupportedError, mismatch
 from kpframe.flow import Flow
+from kpframe.initial_path import restarted
 from kpframe.isolation import in_isolation
 from kpframe.operators.atoms import IdentityOperator
 from kpframe.operators.base import ATOM, Operator
@@ -73,9 +74,21 @@ class Update:
         return evolve(self, **parts)
 
     def through(self, A: StepJacobian, name: str) -> Update:
-        """Return the update with ``P[A] = (I - A Z)^{-1}`` for another step Jacobian."""
+        """Return the update with ``P[A] = (I - A Z)^{-1}`` for another step Jacobian.
+
+        A trainable h_0 learns through its first step, too; see ``starting``.
+        """
         valid = self.P.A.valid if isinstance(self.P, Propagator) else None
-        return evolve(self, P=Propagator(A.keeping(valid), name=name))
+        A = A.keeping(valid)
+        return evolve(self.starting(A), P=Propagator(A, name=name))
+
+    def starting(self, A: StepJacobian) -> Update:
+        """Return the update in which h_0, where it learns, enters the first state by ``A_1`` of another A.
+
+        That path lies in J, not in P. ``through`` replaces both; a rule that puts something else than a
+        propagator in the place of P says here what errors meet on their way to h_0.
+        """
+        return evolve(self, J=restarted(self.J, self.flow, A))
 
     @in_isolation
     def with_feedback(self, feedback: torch.Tensor) -> Update:

@@ -137,12 +137,18 @@ class StepJacobian(Operator):
         return _form("switched", self, other, at)
 
     def direct(self) -> StepJacobian:
-        """Return ``A`` by its direct path only, around all weights.
+        """Return ``A`` by its direct path only, around all recurrent weights.
+
+        What a step of several stages hands on from stage to stage it still hands on by its weights.
 
         Raises:
             UnsupportedError: for a form that does not know its paths apart.
         """
         raise UnsupportedError(self._pathless("direct"))
+
+    def pointwise(self) -> StepJacobian:
+        """Return ``A`` by what goes around all weights, those between stages, too; raises like ``direct``."""
+        return self.direct()
 
     def cut(self, paths: Sequence[str]) -> StepJacobian:
         """Return ``A`` without some of its paths; raises like ``direct``."""

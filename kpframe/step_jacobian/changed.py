@@ -63,6 +63,10 @@ class MaskedStepJacobian(StepJacobian):
         """Return ``A`` by its direct path only, cut at the same steps."""
         return self.inner.direct().masked(self.keep)
 
+    def pointwise(self) -> StepJacobian:
+        """Return ``A`` by what goes around all weights, cut at the same steps."""
+        return self.inner.pointwise().masked(self.keep)
+
     def cut(self, paths: Sequence[str]) -> StepJacobian:
         """Return ``A`` without some of its paths, cut at the same steps."""
         return self.inner.cut(paths).masked(self.keep)
@@ -114,6 +118,10 @@ class SwitchedStepJacobian(StepJacobian):
     def direct(self) -> StepJacobian:
         """Return the direct paths of both, switched at the same steps."""
         return self.inner.direct().switched(self.other.direct(), self.at)
+
+    def pointwise(self) -> StepJacobian:
+        """Return what goes around all weights of both, switched at the same steps."""
+        return self.inner.pointwise().switched(self.other.pointwise(), self.at)
 
     def cut(self, paths: Sequence[str]) -> StepJacobian:
         """Return both without some of their paths, switched at the same steps."""

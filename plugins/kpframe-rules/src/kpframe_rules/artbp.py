@@ -135,6 +135,10 @@ class WeightedStepJacobian(StepJacobian):
         """Return ``x_t A_t`` by the direct path of A only."""
         return WeightedStepJacobian(self.inner.direct(), self.factors[..., 0])
 
+    def pointwise(self) -> StepJacobian:
+        """Return ``x_t A_t`` by what goes around all weights of A."""
+        return WeightedStepJacobian(self.inner.pointwise(), self.factors[..., 0])
+
     def cut(self, paths: Sequence[str]) -> StepJacobian:
         """Return ``x_t A_t`` without some paths of A."""
         return WeightedStepJacobian(self.inner.cut(paths), self.factors[..., 0])

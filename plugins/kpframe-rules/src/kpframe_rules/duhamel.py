@@ -10,12 +10,12 @@ from kpframe import LearningRule, Operator, Propagator, StepJacobian, Update
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.operators.base import ATOM
 from kpframe.propagator import shift, unshift
-from kpframe_rules.leak import constant_leak, direct_path
+from kpframe_rules.leak import direct_path, leaky_path
 
 #: Name of a base -> what makes it.
 BASES: dict[str, Callable[[Update], StepJacobian] | None] = {
     "zero": None,
-    "leak": lambda update: constant_leak(update.A, update.flow.trajectory.mask, "duhamel(base='leak')"),
+    "leak": lambda update: leaky_path(update.A, update.flow.trajectory.mask, "duhamel(base='leak')"),
     "direct": lambda update: direct_path(update.A, "duhamel(base='direct')"),
     "diagonal": lambda update: update.A.diagonal(),
     "units": lambda update: update.A.unit_blocks(),
@@ -30,7 +30,8 @@ class Duhamel(LearningRule):
     Each term lets the error take what A_0 leaves out once more; in between it travels through P_0 as far
     as it likes. With ``k >= T`` it is P, and in general ``P - P^(k) = (P_0 R)^k P``. ``base="zero"`` is the
     Neumann series, the sliding window of k steps. (Duhamel's principle in discrete time; the identity is
-    that of the resolvents.)
+    that of the resolvents.) A trainable initial state is reached from the first step by ``A_0`` where P is
+    ``P_0`` alone, with one term, and by all of ``A_1`` else.
     Cost: k scans with A_0, and ``k - 1`` products with ``A - A_0`` over all steps at once.
 
     Args:

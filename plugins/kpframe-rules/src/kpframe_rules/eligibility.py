@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from kpframe import Operator
+from kpframe.initial_path import RestartedJacobian
 from kpframe.operators.chunks import chunk_size
 from kpframe.site_gains import gather
 from kpframe.site_parameter import SiteParameterJacobian
@@ -15,6 +16,11 @@ def eligibilities(J: Operator, directions: torch.Tensor) -> torch.Tensor:  # [B,
 
     One pass for weight sites. Others take B T products with ``J*``, several at a time.
     """
+    if isinstance(J, RestartedJacobian):
+        out = eligibilities(J.inner, directions)
+        alone = torch.eye(len(directions), dtype=directions.dtype, device=directions.device)
+        out[:, 0] = J.restarted(out[:, 0], alone.unsqueeze(-1) * directions[:, 0])
+        return out
     if isinstance(J, SiteParameterJacobian):
         names = [part.name for part in J.domain.axes[0].parts]
         if not any(group.per_step for group in J.groups(names)):

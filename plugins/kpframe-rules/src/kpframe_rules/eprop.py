@@ -13,11 +13,12 @@ class EProp(LearningRule):
         eps_ij(t) = D_i(t) eps_ij(t-1) + ds_i(t)/dW_ij         g_ij = Sum_t L_i(t) (dz_i/ds_i) eps_ij(t)
 
     Of the step Jacobian only the direct path is kept, the one from a unit's state to itself around all
-    weights (the leak; the forget gate of an LSTM), so ``W_ii`` is left out too: the update is that of
-    backpropagation in the model in which recurrent products read ``detach(h)``. ``feedback="readout"`` is
-    symmetric e-prop. It differs from ``snap1``, which keeps ``W_ii``, and from ``rflo``, whose traces decay
-    at a constant rate.
-    Cost: one scan without any product with a weight matrix, and one product with ``J*``.
+    recurrent weights (the leak; the forget gate of an LSTM), so ``W_ii`` is left out too: the update is that
+    of backpropagation in the model in which recurrent products read ``detach(h)``. That holds for a trainable
+    initial state, and for several layers and projections: what a step reads of a lower layer's new state is
+    not detached, so that errors go down at each step. ``feedback="readout"`` is symmetric e-prop. It differs
+    from ``snap1``, which keeps ``W_ii``, and from ``rflo``, whose traces decay at a constant rate.
+    Cost: one scan without any product with a recurrent weight, and one product with ``J*``.
 
     Args:
         feedback: ``"readout"`` (learning signals come through the readout's own weights) or ``"random"``

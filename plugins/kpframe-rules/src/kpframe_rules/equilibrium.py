@@ -21,7 +21,8 @@ class RecurrentBackpropagation(LearningRule):
     with A and J of each trial's last step, in the place of a way back through all steps. It is the implicit
     derivative of the fixed point, and the limit of backpropagation through time when the input stays the
     same, the state has settled at a stable fixed point, and the loss looks at the last step. **Errors at
-    earlier steps are not looked at.** Whatever another rule has put in the place of A is used. Nothing but
+    earlier steps are not looked at**, and a trainable initial state does not learn, as the fixed point does
+    not depend on it. Whatever another rule has put in the place of A is used. Nothing but
     the last step is kept in memory, and the time it took to settle does not matter.
 
     ``solver="neumann"`` sums ``(A*)^j Err``, the relaxation of the papers; it needs a stable fixed point.
@@ -73,7 +74,7 @@ class RecurrentBackpropagation(LearningRule):
                 "input, or use bptt"
             )
         P = EquilibriumPropagator(update.A, last, self.solver, self.tolerance, self.max_iterations)
-        return update.replace(P=P)
+        return update.starting(0 * update.A).replace(P=P)
 
     def __repr__(self) -> str:
         return f"RecurrentBackpropagation(settled={self.settled:g}, solver={self.solver!r})"

@@ -99,8 +99,9 @@ class DirectFeedbackAlignment(FeedbackAlignment):
     ================  ==============================  =======================================================
 
     The last one is Nokland's rule for the unrolled network, with one matrix for all distances; the errors of
-    a loss at the final step alone reach the steps before in no other reading but for the direct path. Cost:
-    one product with ``J*``, and for ``"direct"`` a scan without weight matrices.
+    a loss at the final step alone reach the steps before in no other reading but for the direct path. A
+    trainable initial state counts as the state of step 0, which has no outputs of its own: with ``"none"`` it
+    does not learn. Cost: one product with ``J*``, and for ``"direct"`` a scan without recurrent weights.
 
     Args:
         through: see above.
@@ -128,7 +129,7 @@ class DirectFeedbackAlignment(FeedbackAlignment):
         """Return the update with B and without the way back through the weights."""
         update = super().change(update)
         if self.through == "none":
-            return update.replace(P=update.propagator.truncated(1))
+            return update.starting(0 * update.A).replace(P=update.propagator.truncated(1))
         if self.through == "direct":
             return update.through(direct_path(update.A, "dfa"), name="P[direct]")
         return update.through(_identity_steps(update.A), name="P[I]")

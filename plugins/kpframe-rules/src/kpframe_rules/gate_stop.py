@@ -8,10 +8,10 @@ from typing import cast
 
 import torch
 
-from kpframe import LearningRule, Operator, Readout, SiteModel, StepJacobian, StochasticRule, Update
+from kpframe import LearningRule, Operator, Readout, StepJacobian, StochasticRule, Update
 from kpframe.errors import ArgumentError, UnsupportedError, mismatch
 from kpframe.flow import Flow
-from kpframe.site_layout import PRIME
+from kpframe.initial_path import InitialState
 
 
 class GateStop(LearningRule):
@@ -20,8 +20,9 @@ class GateStop(LearningRule):
     The path is cut in A, as ``detach()`` on the state in that one product would do: ``paths=["z"]`` makes
     the update gate of a GRU a constant of the state, ``["weight_hh_l0"]`` leaves what goes around that
     weight (the cell path of an LSTM), ``["direct"]`` takes that away instead. The parameters of a stopped
-    gate learn on, through J. With nothing cut it is backpropagation through time; with all weights cut,
-    ``eprop`` with errors through the readout. Cost: that of backpropagation through time.
+    gate learn on, through J. With nothing cut it is backpropagation through time; with all recurrent weights
+    cut, ``eprop`` with errors through the readout. A trainable initial state learns by the paths that are
+    left in the first step. Cost: that of backpropagation through time.
 
     Args:
         paths: preactivations that the state reaches (``"r"``, ``"z"``), weights by which it does so, or
@@ -51,13 +52,14 @@ class HDetach(StochasticRule):
 
     Each step, for all trials alike, is cut with the given probability, independently of the others: there
     ``h_{t-1}`` is detached where a weight reads it, and only what goes around the weights (the cell path of
-    an LSTM) is left. As each ``A_t`` is drawn by itself and no path takes one twice, the mean of the update
-    is that of the mean step Jacobian, ``(1-p) A + p A_cut``, so that ``expectation`` is exact at any length.
-    With probability 0 it is backpropagation through time. Cost: that of backpropagation through time.
+    an LSTM) is left; so is a trainable ``h_0`` in the first step. As each ``A_t`` is drawn by itself and no
+    path takes one twice, the mean of the update is that of the mean step Jacobian, ``(1-p) A + p A_cut``, so
+    that ``expectation`` is exact at any length. With probability 0 it is backpropagation through time, with 1
+    ``eprop``. Cost: that of backpropagation through time.
 
     Args:
         probability: p of a cut at each step, in [0, 1].
-        paths: what is cut, as in ``gate_stop``; None: every weight that reads the old state.
+        paths: what is cut, as in ``gate_stop``; None: every recurrent weight.
         seed: of the draw.
 
     Raises:
@@ -85,11 +87,12 @@ class HDetach(StochasticRule):
         return self._at(update, self._cut(update), at)
 
     def outcomes(self, update: Update) -> Iterator[tuple[float, Update]]:
-        """Yield each choice of cut steps with its probability; a cut at the first step does nothing."""
+        """Yield each choice of cut steps with its probability; the first step counts where h_0 learns."""
         p, without = self.probability, self._cut(update)
-        for at in product((False, True), repeat=update.A.steps - 1):
+        first = [] if InitialState.of(update.flow) is not None else [False]
+        for at in product((False, True), repeat=update.A.steps - len(first)):
             probability = p ** sum(at) * (1 - p) ** (len(at) - sum(at))
-            yield probability, self._at(update, without, torch.tensor([False, *at], device="cpu"))
+            yield probability, self._at(update, without, torch.tensor([*first, *at], device="cpu"))
 
     def expectation(self, flow: Flow, readout: Readout | None = None) -> Operator:
         """Return the exact mean of the update operator, one scan with the mean step Jacobian."""
@@ -99,13 +102,7 @@ class HDetach(StochasticRule):
         return update.through(mean, name="E[P_detach]").operator
 
     def _cut(self, update: Update) -> StepJacobian:
-        paths = self.paths
-        if paths is None:
-            model = update.flow.model
-            sites = model.sites if isinstance(model, SiteModel) else ()
-            old = [site.weight for site in sites if site.recurrent and not str(site.source).endswith(PRIME)]
-            paths = tuple(dict.fromkeys(str(weight) for weight in old))
-        return cut(update, paths, "h_detach")
+        return cut(update, self.paths, "h_detach")
 
     @staticmethod
     def _at(update: Update, without: StepJacobian, at: torch.Tensor) -> Update:
@@ -123,15 +120,17 @@ def check_paths(paths: Sequence[str]) -> tuple[str, ...]:
     return tuple(paths)
 
 
-def cut(update: Update, paths: Sequence[str], rule: str) -> StepJacobian:
+def cut(update: Update, paths: Sequence[str] | None, rule: str) -> StepJacobian:
     """Return the update's step Jacobian without some paths; padded steps still hold the state.
+
+    None stands for all recurrent weights.
 
     Raises:
         UnsupportedError: for a model whose paths are not known apart.
         ArgumentError: for a name that is no path.
     """
     try:
-        without = update.A.cut(paths)
+        without = update.A.direct() if paths is None else update.A.cut(paths)
     except UnsupportedError as error:
         raise UnsupportedError(
             f"{rule} needs a model that knows its paths apart, one written as a SiteModel; got {update.A!r} "

@@ -21,7 +21,8 @@ class KeRNL(LearningRule):
 
     What moved unit j some steps ago is taken to move unit i by ``A_ij Lambda_j^steps``, whatever the
     trajectory: ``P = (I (x) A) P[Lambda]``. The paper learns A and Lambda by perturbing the states; here
-    they are given. ``A = I`` and ``Lambda = 1 - alpha`` is ``rflo``.
+    they are given. ``A = I`` and ``Lambda = 1 - alpha`` is ``rflo`` in a network of one layer. A trainable
+    initial state is taken to move ``h_t`` by ``A Lambda^t``.
     Cost: one scan without any product with a weight matrix, one product with A, and one with ``J*``.
 
     Args:

@@ -8,6 +8,7 @@ import torch
 
 from kpframe import IdentityOperator, Operator, StochasticRule, Update
 from kpframe.errors import UnsupportedError
+from kpframe.initial_path import RestartedJacobian
 from kpframe.operators.base import ATOM, MEMORY_BUDGET
 from kpframe.operators.dense import check_budget
 from kpframe.site_gains import scatter
@@ -74,7 +75,7 @@ class KFRTRL(StochasticRule):
 
     def _with(self, update: Update, c: torch.Tensor) -> Update:
         """Return the update for signs ``c_1 c_2`` ``[B, T]``; one sign of both at once changes nothing."""
-        J = update.J
+        J = update.J.inner if isinstance(update.J, RestartedJacobian) else update.J
         if not isinstance(J, SiteParameterJacobian):
             raise UnsupportedError(_refusal(f"{J!r} ({getattr(J, 'method', 'custom')} form)"))
         group = single_group(J, update.K.parameters)

@@ -1,4 +1,4 @@
-"""The paths around the weights: what eligibility traces decay by."""
+"""The paths around the recurrent weights: what eligibility traces decay by."""
 
 from __future__ import annotations
 
@@ -37,8 +37,20 @@ def decaying(values: torch.Tensor, A: StepJacobian, mask: torch.Tensor | None, n
     return DiagonalStepJacobian(factors, A.domain, name=name)
 
 
+def leaky_path(A: StepJacobian, mask: torch.Tensor | None, rule: str) -> StepJacobian:
+    """Return the direct path of a leaky model: its leak, and what a step hands on between its stages.
+
+    See ``constant_leak`` for arguments and errors.
+    """
+    leak = constant_leak(A, mask, rule)
+    inner = _uncut(A)
+    direct, around = direct_path(inner, rule), inner.pointwise()
+    probe = _probe(leak)
+    return leak if torch.equal(direct(probe), around(probe)) else direct_path(A, rule)
+
+
 def constant_leak(A: StepJacobian, mask: torch.Tensor | None, rule: str) -> StepJacobian:
-    """Return the direct path of a leaky model, ``(1 - alpha) I`` or one constant for each state entry.
+    """Return the leak of a model, ``(1 - alpha) I`` or one constant for each state entry.
 
     Args:
         A: the model's step Jacobian, perhaps with cut steps.
@@ -46,14 +58,13 @@ def constant_leak(A: StepJacobian, mask: torch.Tensor | None, rule: str) -> Step
         rule: who asks.
 
     Raises:
-        UnsupportedError: for a direct path that varies along the trajectory or mixes state entries, and as
-            ``direct_path``; says which rule would do.
+        UnsupportedError: where what goes around all weights varies along the trajectory or mixes state
+            entries, and as ``direct_path``; says which rule would do.
     """
-    inner = A
-    while isinstance(inner, MaskedStepJacobian):
-        inner = inner.inner
-    direct = direct_path(inner, rule)
-    leak = direct.diagonal().values  # [B, T, H]
+    inner = _uncut(A)
+    direct_path(inner, rule)  # for its refusal
+    around = inner.pointwise()
+    leak = around.diagonal().values  # [B, T, H]
     valid = leak if mask is None or not bool(mask.any()) else leak[mask]
     valid = valid.reshape(-1, leak.shape[-1])
     low, high = valid.amin(dim=0), valid.amax(dim=0)
@@ -65,12 +76,24 @@ def constant_leak(A: StepJacobian, mask: torch.Tensor | None, rule: str) -> Step
             f"{float(low[worst]):.3g} to {float(high[worst]):.3g} along the trajectory. eprop takes the "
             "direct path as it is, snap1 the whole path from a unit to itself"
         )
-    generator = torch.Generator().manual_seed(0)
-    probe = torch.randn(leak.shape[-1], generator=generator, dtype=leak.dtype, device="cpu")
-    probe = probe.to(leak).expand(leak.shape)  # each entry by itself, at every trial and step
-    if bool((direct(probe) - leak * probe).abs().max() > bound * probe.abs().max()):
+    probe = _probe(A)
+    if bool((around(probe) - leak * probe).abs().max() > bound * probe.abs().max()):
         raise UnsupportedError(
             f"{rule} needs a constant leak; here the direct path leads from one component of the state to "
             "another. eprop takes the direct path as it is, snap1 the whole path from a unit to itself"
         )
     return decaying(high, A, mask, "leak")
+
+
+def _uncut(A: StepJacobian) -> StepJacobian:
+    while isinstance(A, MaskedStepJacobian):
+        A = A.inner
+    return A
+
+
+def _probe(A: StepJacobian) -> torch.Tensor:  # [B, T, H]
+    """Return a vector that is the same at every trial and step, with a number of its own for each entry."""
+    hidden = A.domain.shape[-1]
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(hidden, generator=generator, dtype=torch.float64, device="cpu")
+    return drawn.to(A.device, A.dtype).expand(A.domain.shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kpframe import LearningRule, Update
-from kpframe_rules.leak import constant_leak
+from kpframe_rules.leak import leaky_path
 from kpframe_rules.output_feedback import check_feedback, feed_back
 
 
@@ -14,9 +14,11 @@ class RFLO(LearningRule):
 
     Of the step Jacobian only the leak is kept, ``P[(1 - alpha) I]``, and errors come through B: a learned or
     a random matrix. The leak is the model's own, a constant for each state entry; the eligibility of every
-    parameter at a weight site, biases included, is traced in the same way. A model without a leak
-    (alpha = 1) and errors through the readout give truncation to one step.
-    Cost: one scan without any product with a weight matrix, and one product with ``J*``.
+    parameter at a weight site, biases included, is traced in the same way. A trainable initial state has the
+    trace ``(1 - alpha)^t``. Between layers errors of a step go through the weights, as in ``eprop``, with
+    which the rule agrees where they come through the readout. A model without a leak (alpha = 1) and errors
+    through the readout give truncation to one step, in which an initial state does not learn.
+    Cost: one scan without any product with a recurrent weight, and one product with ``J*``.
 
     Args:
         feedback: ``"readout"`` (errors come through the readout's own weights) or ``"random"`` (through a
@@ -36,7 +38,7 @@ class RFLO(LearningRule):
 
     def change(self, update: Update) -> Update:
         """Return the update through the leak alone, and the feedback."""
-        leak = constant_leak(update.A, update.flow.trajectory.mask, "rflo")
+        leak = leaky_path(update.A, update.flow.trajectory.mask, "rflo")
         return feed_back(update.through(leak, name="P[leak]"), self.feedback, self.seed)
 
     def __repr__(self) -> str:

@@ -21,7 +21,8 @@ class Snap1(LearningRule):
     unit, as at weight sites, this is real-time recurrent learning with every other entry of the influence
     matrix set to zero; it keeps ``W_ii``, which ``eprop`` does not.
     Cost: for a model of weight sites in one stage, one scan without any product with a weight matrix, and one
-    product with ``J*``; for others as many products with A as the state is wide, once, before that.
+    product with ``J*``; for others as many products with A as the state is wide, once, before that. An
+    entry of a trainable initial state belongs to its unit, and reaches the first state by the blocks, too.
     """
 
     def change(self, update: Update) -> Update:
@@ -38,7 +39,8 @@ class SnapN(LearningRule):
     all its components. So ``J P`` becomes ``G = Sum_S P[A inside S] J_S`` over the sets S of units that
     parameters reach, with ``J_S`` the parameters that reach just S; for n > 1 that is no ``P[A']``.
 
-    ``n = 1`` is ``snap1`` where each parameter acts on one unit. With n steps from any unit to any other it
+    ``n = 1`` is ``snap1`` where each parameter acts on one unit; a trainable initial state acts on all that
+    ``A_1`` leads to, by all of it. With n steps from any unit to any other it
     is backpropagation through time, which for dense recurrent weights is so from ``n = 2``; the rule is
     meant for sparse ones.
     Cost: as many products with A and ``J*`` as there are units, once, to see what is reached; then one scan

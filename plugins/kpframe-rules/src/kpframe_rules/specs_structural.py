@@ -111,7 +111,7 @@ class HDetachSettings:
 
     probability: float = setting(ge=0, le=1, help="of a cut at each step")
     paths: tuple[str, ...] | None = setting(
-        None, help=f"what is cut: {_PATHS}; unset: every weight that reads the old state"
+        None, help=f"what is cut: {_PATHS}; unset: every recurrent weight"
     )
     seed: int = setting(0, ge=0, lt=2**63, help="seed of the draw")
 

@@ -11,7 +11,6 @@ from kpframe import LearningRule, Readout, Update
 from kpframe.errors import ArgumentError, UnsupportedError, mismatch
 from kpframe.site_gains import PlacedOutput, PlacedStage
 from kpframe.site_parameter import SiteParameterJacobian
-from kpframe.site_step import SiteStepJacobian
 from kpframe_rules.leak import decaying, direct_path
 from kpframe_rules.output_feedback import check_feedback, random_feedback
 
@@ -40,8 +39,8 @@ class ThreeFactor(LearningRule):
       the first column of that B.
 
     The update is linear in the error, whatever the activity. Where D is the identity (rectified units that
-    are all active), ``trace=0`` is truncation to one step. A trainable initial state learns along the
-    direct path.
+    are all active), ``trace=0`` is truncation to one step. A trainable initial state has a trace that
+    begins with 1 at step 0 and decays in the same way.
     Needs a model written as a ``SiteModel`` of one stage. Cost: one scan without weight matrices, and one
     product with ``J*``.
 
@@ -78,7 +77,7 @@ class ThreeFactor(LearningRule):
         else:
             rate = torch.full((J.codomain.shape[-1],), self.trace, dtype=J.dtype, device=J.device)
             A = decaying(rate, update.A, mask, f"{self.trace:g} I")
-        update = update.through(A, name="P[trace]").replace(J=J)
+        update = update.replace(J=J).through(A, name="P[trace]")
         if self.modulator == "error":
             return update
         if update.readout is None:
@@ -113,8 +112,6 @@ class ThreeFactor(LearningRule):
         )
         gains = evolve(own.gains, stages=(PlacedStage(stage.sites, outputs, stage.units),))
         J = SiteParameterJacobian(gains, own.domain, trains_start=False)
-        if own.first_step is not None:
-            J.first_step = SiteStepJacobian(own.gains).direct()
         J.name = "J[z]" if self.post == "none" else "J[z h]"
         return J
 

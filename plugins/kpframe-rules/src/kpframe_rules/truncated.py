@@ -20,13 +20,16 @@ class TruncatedBPTT(LearningRule):
 
     ``mode="chunked"``: the error stops at the starts ``offset, offset + window, ...`` of chunks, as
     ``detach()`` does: ``A_t := 0`` there. The mean over the k offsets is ``Sum_{j<k} (1 - j/k) (A Z)^j``.
-    A cut at step 0 changes nothing: a trainable initial state enters the first step through J.
+    Step 0 is never cut.
     Cost: one backward scan and one product with ``J*``.
 
     ``mode="k1k2"``: every ``k1`` steps, the errors of the last k1 steps go back through the last ``k2``
     (the paper's BPTT(h; h') with h = k2, h' = k1): those of steps ``m k1 .. (m+1) k1 - 1`` go as far as
     step ``(m+1) k1 - k2``. ``(1, k)`` is the sliding window and ``(k, k)`` are chunks. Cost: one backward
     scan in which ``ceil(k2 / k1)`` vectors ride.
+
+    In all modes a trainable initial state is reached from the first step by all of ``A_1``, as the parameters
+    of that step are: by the errors whose window or chunk has the first step in it.
 
     Args:
         window: number of terms (sliding) or of steps in a chunk (chunked), >= 1.

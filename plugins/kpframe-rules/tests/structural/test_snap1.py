@@ -20,9 +20,13 @@ def test_update_is_masked_rtrl(make, dense, own_entries, close, differ, name, se
     loops = dense(here)
     within, own = own_entries(here.model)
     update = create_rule("snap1").update_operator(here.flow())(here.err)
-    if start != "trainable":  # h_0 acts on all units at once, and is not confined by the blocks of A
-        close(update, loops.forward(loops.A, keep=own))
-    close(update, loops.forward(loops.A * within))
+    close(update, loops.forward(loops.A, keep=own))
+    J = loops.J
+    if start == "trainable":  # h_0 enters by the blocks, too
+        J = J.clone()
+        J[:, 0, :, : here.model.width] = loops.A[:, 0] * within
+        differ(update, loops.forward(loops.A * within))
+    close(update, loops.forward(loops.A * within, J=J))
     differ(update, here.backward(), 1e-6)
     differ(update, loops.forward(loops.A.diagonal(dim1=-2, dim2=-1).diag_embed() * 0.5), 1e-6)
 

@@ -71,7 +71,7 @@ def test_one_step_is_snap1_where_parameters_act_on_one_unit(make, close, differ,
     first, block = create_rule("snap_n", n=1), create_rule("snap1")
     close(first.update_operator(flow)(here.err), block.update_operator(flow)(here.err))
     close(first.flow_operator(flow)(here.err), block.flow_operator(flow)(here.err))
-    here = make(name, start="trainable")  # h_0 acts on all units
+    here = make(name, start="trainable")  # h_0 acts on all units, by all of A_1
     flow = here.flow()
     differ(first.update_operator(flow)(here.err), block.update_operator(flow)(here.err), 1e-7)
 
