@@ -23,6 +23,14 @@ def unit_of(values: torch.Tensor) -> float:
     return 2.0 ** (math.frexp(largest)[1] - 1)
 
 
+def row_units(values: torch.Tensor) -> torch.Tensor:  # [..., n] -> [..., 1]
+    """Return the unit of each row, see ``unit_of``, in the dtype of the values."""
+    largest = values.detach().abs().amax(dim=-1, keepdim=True)
+    ordinary = (largest == 0) | (largest >= 1 / COMFORT) & (largest <= COMFORT) | ~largest.isfinite()
+    exponent = torch.frexp(torch.where(ordinary, 1.0, largest)).exponent - 1
+    return torch.where(ordinary, 1.0, torch.ldexp(torch.ones_like(largest), exponent))
+
+
 def divided(values: torch.Tensor, unit: float) -> torch.Tensor:
     """Return ``values / unit`` for a power of two, the values themselves for 1.
 

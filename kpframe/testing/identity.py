@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,7 +34,7 @@ class Tally:
         """Count one case."""
         self.cases += 1
         self.tolerance = residual.tolerance
-        self.worst = max(self.worst, residual.value)
+        self.worst = math.inf if math.isnan(residual.value) else max(self.worst, residual.value)
 
 
 @define(eq=False)

@@ -45,6 +45,11 @@ class Residual:
         return self.value <= self.tolerance
 
 
+def below(value: float, floor: float) -> float:
+    """Return how far a value lies below a floor, 0 above it; NaN for NaN, which ``max`` would hide."""
+    return 0.0 if value >= floor else floor - value
+
+
 def compare(
     actual: torch.Tensor,
     expected: torch.Tensor,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from kpframe import linearize, wrap
 from kpframe.operators import MatrixOperator, Operator
 from kpframe.operators.base import SelfAdjointOperator
 from kpframe.scale import clamped, cosine, divided, norm, unit_of
@@ -24,6 +25,7 @@ from kpframe.spectra import (
     svd,
     trace,
 )
+from kpframe.spectra.lyapunov import finite_time_exponents, lyapunov_exponents
 
 #: Powers of two near 1e-30 ... 1e25 and 1e-150, 1e150: multiplying by them is exact.
 SCALES = [(torch.float32, power) for power in (-100, -83, -66, 66, 83)]
@@ -205,3 +207,34 @@ def test_units() -> None:
 def test_clamped_hides_no_nan() -> None:
     assert [clamped(x) for x in (1 + 1e-9, -1 - 1e-9, 0.25)] == [1, -1, 0.25]
     assert math.isnan(clamped(math.nan))
+
+
+def test_a_transition_that_has_almost_faded() -> None:
+    """Real networks make such operators: the transition over 45 steps of an RNN that contracts."""
+    cell = torch.nn.RNNCell(3, 16)
+    seeded = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        cell.weight_hh.copy_(0.3 * torch.linalg.qr(torch.randn(16, 16, generator=seeded))[0])
+    model = wrap(cell)
+    x = torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0))
+    single = linearize(model, x).P.transition(48, 3)
+    double = linearize(model.double(), x.double()).P.transition(48, 3)
+    assert 0 < float(double.to_dense().norm()) < 1e-20
+    for budget in (20, 40):
+        right = effective_rank(double, budget=budget).value
+        assert right > 1.0
+        assert effective_rank(single, budget=budget).value == pytest.approx(right, rel=1e-3)
+        assert frobenius_norm(single, budget=budget).value == pytest.approx(
+            frobenius_norm(double, budget=budget).value, rel=1e-3
+        )
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_exponents_of_scaled_steps(scale: float) -> None:
+    """Every exponent grows by the logarithm of the factor."""
+    A = linearize(wrap(torch.nn.RNNCell(3, 6)), torch.randn(2, 12, 3)).A
+    shift = math.log(scale)
+    found, right = lyapunov_exponents(scale * A).exponents - shift, lyapunov_exponents(A).exponents
+    assert float((found - right).abs().max()) <= 1e-4
+    found = finite_time_exponents(scale * A, 6, 2) - shift
+    assert float((found - finite_time_exponents(A, 6, 2)).abs().max()) <= 1e-3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ from kpframe.testing import parametrize_with_checks
 from kpframe.testing.cases import FlowCase
 from kpframe.testing.identities import MODEL, REGISTRY, CheckFailure, NotApplicable, flow, identity_named
 from kpframe.testing.identity import Identity, Tally
-from kpframe.testing.residual import Residual, compare, contrast, require, worst
+from kpframe.testing.residual import Residual, below, compare, contrast, require, worst
 
 #: Checks that are a yes or no of their own and have nothing to vary.
 ALONE = {
@@ -119,6 +121,15 @@ def test_compare_names_the_worst_entry() -> None:
     assert "J[batch 0, time 1, hidden h[0] ; parameter bias[1]]: expected 0, got nan" in found.detail
     assert compare(expected, expected, "same") == Residual(0.0)
     assert compare(torch.tensor(2.0), torch.tensor(1.0), "number").detail == "number: expected 1, got 2"
+
+
+def test_a_figure_that_is_no_number_passes_nowhere() -> None:
+    assert [below(value, 2.0) for value in (1.5, 2.0, 3.0, math.inf)] == [0.5, 0.0, 0.0, 0.0]
+    assert not Residual(below(math.nan, 2.0), 0.1).ok
+    tally = Tally()
+    tally.add(Residual(math.nan))
+    tally.add(Residual(0.5))
+    assert tally.worst == math.inf
 
 
 def test_compare_refuses_other_shapes_and_dtypes() -> None:

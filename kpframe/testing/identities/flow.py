@@ -13,7 +13,7 @@ from kpframe.testing.cases import FlowCase
 from kpframe.testing.identities.operators import positive, tags
 from kpframe.testing.identity import identity
 from kpframe.testing.problem import Problem
-from kpframe.testing.residual import FLOOR, NotApplicable, Residual, compare, contrast, require, worst
+from kpframe.testing.residual import FLOOR, NotApplicable, Residual, below, compare, contrast, require, worst
 
 _SOURCE = "docs/mathematics.md: identities, flow"
 
@@ -106,7 +106,7 @@ def taylor_slope(case: FlowCase) -> Residual:
     d = d / d.norm()
     slope = _slope(problem, d, flow.P(flow.J(d)))
     return Residual(
-        max(0.0, 2 - slope),
+        below(slope, 2),
         0.1,
         f"prediction against roll-outs with moved parameters: slope {slope:.3f}, expected 2",
     )
@@ -122,7 +122,8 @@ def _slope(problem: Problem, d: torch.Tensor, predicted: torch.Tensor) -> float:
         errors.append(float(gap.norm()))
         if errors[-1] <= 1e-12 * size:
             return math.inf
-    return max(math.log10(a / b) for a, b in pairwise(errors))
+    slopes = [math.log10(a / b) for a, b in pairwise(errors)]
+    return math.nan if any(map(math.isnan, slopes)) else max(slopes)
 
 
 @taylor_slope.differs
@@ -133,7 +134,7 @@ def _prediction_of_nothing(case: FlowCase) -> Residual | None:
     predicted = problem.flow.P(problem.flow.J(d))
     if float(predicted.norm()) < FLOOR:
         return None
-    return Residual(max(0.0, 2 - _slope(problem, d, 1.5 * predicted)), 0.1)
+    return Residual(below(_slope(problem, d, 1.5 * predicted), 2), 0.1)
 
 
 @identity(

@@ -9,7 +9,7 @@ import torch
 from kpframe.operators.base import Operator
 from kpframe.spaces import Space
 from kpframe.testing.identity import identity
-from kpframe.testing.residual import Residual, compare, contrast, require, worst
+from kpframe.testing.residual import Residual, below, compare, contrast, require, worst
 from kpframe.testing.trees import OperatorCase
 
 _SOURCE = "docs/mathematics.md: identities, operators"
@@ -98,7 +98,7 @@ def positive(matrix: torch.Tensor, what: str) -> Residual:
     if not matrix.numel():
         return Residual(0.0)
     least = float(torch.linalg.eigvalsh((matrix + matrix.mT) / 2).min())
-    value = max(0.0, -least) / max(float(matrix.norm()), 1e-12)
+    value = below(least, 0.0) / max(float(matrix.norm()), 1e-12)
     return Residual(value, detail=f"{what} has the eigenvalue {least:.3g}: expected none below zero")
 
 

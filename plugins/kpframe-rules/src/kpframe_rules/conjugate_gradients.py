@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from kpframe.errors import ArgumentError
+from kpframe.scale import row_units
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
@@ -38,9 +39,11 @@ def damped_solve(
         ArgumentError: when F or M0 is not positive semi-definite, or the iterations do not suffice; says how
             far they came.
     """
+    units = row_units(b)  # squares of small or large numbers stay within range
+    b = b / units
     scale = b.norm(dim=-1, keepdim=True)
     scale = torch.where(scale > 0, scale, 1)
-    b = b / scale  # squares of small or large numbers stay within range
+    b = b / scale
     x, seed = torch.zeros_like(b), torch.zeros_like(b)  # x = M0 seed
     goal = tolerance * _size(b, M0(b), who)
     sigma = torch.zeros_like(goal)  # largest Rayleigh quotient of F met
@@ -52,7 +55,7 @@ def damped_solve(
         floor = rounding * (goal / tolerance + (sigma + damping) * _size(seed, x, who))
         target = torch.maximum(goal, floor)
         if bool((found <= target).all()):
-            return scale * x
+            return units * (scale * x)
         if left <= 0:
             worst = float((found / goal * tolerance).nan_to_num(0.0).max())
             raise ArgumentError(

@@ -7,6 +7,7 @@ import torch
 from kpframe import LearningRule, Operator, StepJacobian, Update
 from kpframe.errors import ArgumentError, UnsupportedError, mismatch
 from kpframe.operators.base import ATOM
+from kpframe.scale import row_units
 from kpframe.trajectory import Trajectory
 from kpframe_rules.gmres import gmres, neumann
 
@@ -141,6 +142,8 @@ def relative_change(trajectory: Trajectory, last: torch.Tensor) -> torch.Tensor:
     """Return how much of its norm each state changes by in the last step."""
     trials = torch.arange(len(last), device=last.device)
     new, old = trajectory.states[trials, last], trajectory.previous[trials, last]
+    units = row_units(torch.cat([new, old], dim=-1))
+    new, old = new / units, old / units
     scale = torch.maximum(new.norm(dim=-1), old.norm(dim=-1))
     change: torch.Tensor = (new - old).norm(dim=-1) / scale.clamp(min=torch.finfo(new.dtype).tiny)
     return change

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from kpframe.errors import ArgumentError
+from kpframe.scale import row_units
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
@@ -29,12 +30,14 @@ def gmres(A: Product, b: torch.Tensor, *, tolerance: float, iterations: int, who
     Raises:
         ArgumentError: when the iterations do not suffice; says how far they came.
     """
+    units = row_units(b)  # squares of small or large numbers stay within range
+    b = b / units
     x, left = torch.zeros_like(b), iterations
     while True:
         Ax = A(x)
         r = b - x + Ax
         if bool((_norm(r) <= _target(b, x, Ax, tolerance)).all()):
-            return x
+            return units * x
         if left <= 0:
             raise ArgumentError(_failure(who, "GMRES", r, b, iterations, tolerance))
         length = min(b.shape[-1], RESTART, left)
@@ -47,14 +50,15 @@ def neumann(A: Product, b: torch.Tensor, *, tolerance: float, iterations: int, w
 
     Arguments and errors are those of ``gmres``.
     """
-    x = b
+    units = row_units(b)
+    x = b = b / units
     for _ in range(iterations):
         Ax = A(x)
         new = b + Ax
         if not bool(torch.isfinite(_norm(new)).all()):
             break
         if bool((_norm(new - x) <= _target(b, x, Ax, tolerance)).all()):
-            return new
+            return units * new
         x = new
     raise ArgumentError(_failure(who, "the Neumann series", b + A(x) - x, b, iterations, tolerance))
 

@@ -11,6 +11,7 @@ from kpframe import Flow, LearningRule, Readout, Update
 from kpframe.errors import ArgumentError, NotLinearError, mismatch
 from kpframe.isolation import in_isolation
 from kpframe.rules import by_name
+from kpframe.scale import multiplied, norm
 from kpframe_rules.bptt import BPTT
 
 
@@ -76,8 +77,8 @@ class Clipped(NonlinearRule):
         self.max_norm = max_norm
 
     def _made_of(self, g: torch.Tensor) -> torch.Tensor:
-        norm = g.norm()
-        return g * torch.where(norm > self.max_norm, self.max_norm / norm, 1)
+        size = norm(g)
+        return multiplied(self.max_norm / size, g) if size > self.max_norm else g.clone()
 
     def __repr__(self) -> str:
         return f"Clipped(max_norm={self.max_norm:g}, rule={self.rule!r})"
