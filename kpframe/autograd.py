@@ -7,29 +7,69 @@ often lack. Used wherever a model brings no structure of its own.
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from kpframe.autograd_graph import nodes
+from kpframe.errors import UnsupportedError, mismatch
 from kpframe.isolation import isolated
+
+#: Records a graph: returns its output and the leaves it is differentiated by.
+Recipe = Callable[[], tuple[torch.Tensor, Sequence[torch.Tensor]]]
+
+_recording = threading.RLock()
 
 
 class Linearization:
     """The Jacobian of ``output`` with respect to ``inputs``, at the point where the graph was recorded.
 
+    A graph can be neither copied nor pickled. A copy has the recipe, and records with its first product.
+
     Args:
         output: a tensor with a graph, or a constant (then the Jacobian is zero).
         inputs: leaf tensors that require gradients.
+        again: how to record the same again: a function that can be pickled (``functools.partial`` of one of a
+            module). Without, the linearization can be neither copied nor pickled.
     """
 
-    def __init__(self, output: torch.Tensor, inputs: Sequence[torch.Tensor]) -> None:
-        self.output = output
+    def __init__(
+        self, output: torch.Tensor, inputs: Sequence[torch.Tensor], again: Recipe | None = None
+    ) -> None:
+        self._again = again
+        self._hold(output, inputs)
+
+    @classmethod
+    def of(cls, recipe: Recipe, device: torch.device) -> Linearization:
+        """Return what a recipe records, undisturbed by what surrounds the call."""
+        return cls(*_record(recipe, device), again=recipe)
+
+    def _hold(self, output: torch.Tensor, inputs: Sequence[torch.Tensor]) -> None:
         self.inputs = tuple(inputs)
         self._cotangent = torch.zeros_like(output, requires_grad=True)
         self._pullback: tuple[torch.Tensor, ...] | None = None
         self._batches: dict[object, bool] = {}  # by the node that a graph ends in
+        self.output = output  # last: it says that the rest is there
+
+    def __getstate__(self) -> tuple[Recipe, torch.device]:
+        if self._again is None:
+            expected = "one made with again=, the recipe that records its graph anew"
+            raise UnsupportedError(mismatch("copy or pickle of a Linearization", expected, "one without"))
+        return self._again, self._device if "output" not in self.__dict__ else self.output.device
+
+    def __setstate__(self, state: tuple[Recipe, torch.device]) -> None:
+        self._again, self._device = state
+
+    def __getattr__(self, name: str) -> Any:  # called for what a copy does not have yet
+        if name not in ("output", "inputs", "_cotangent", "_pullback", "_batches"):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        with _recording:  # threads that share a copy share its graph
+            if "output" not in self.__dict__ and self._again is not None:
+                self._hold(*_record(self._again, self._device))
+        return self.__dict__[name]
 
     def vjp(self, cotangents: torch.Tensor, only: slice = slice(None)) -> tuple[torch.Tensor, ...]:
         """Return ``J* r`` for cotangents ``[k, *output]``, one tensor ``[k, *input]`` for each input.
@@ -70,6 +110,11 @@ class Linearization:
             allow_unused=True,
             materialize_grads=True,
         )
+
+
+def _record(recipe: Recipe, device: torch.device) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+    with isolated(device, "recording"), torch.enable_grad():
+        return recipe()
 
 
 def _gradients(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 
@@ -314,11 +314,17 @@ class AutogradStepJacobian(StepJacobian):
 
     def _at(self, t: int) -> Linearization:
         if t not in self._recorded:
-            source = self._trajectory.initial_state if t == 0 else self._trajectory.states[:, t - 1]
-            with isolated(source.device, self), torch.enable_grad():
-                h = source.detach().clone().requires_grad_()
-                self._recorded[t] = Linearization(self._model._advance(self._trajectory, t, h), (h,))
+            recipe = partial(_record_step, self._model, self._trajectory, t)
+            self._recorded[t] = Linearization.of(recipe, self.device)
         return self._recorded[t]
+
+
+def _record_step(
+    model: Model, trajectory: Trajectory, t: int
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    source = trajectory.initial_state if t == 0 else trajectory.states[:, t - 1]
+    h = source.detach().clone().requires_grad_()
+    return model._advance(trajectory, t, h), (h,)
 
 
 class AutogradParameterJacobian(ParameterJacobian):
@@ -337,15 +343,7 @@ class AutogradParameterJacobian(ParameterJacobian):
 
     @cached_property
     def _linearization(self) -> Linearization:
-        model, trajectory = self._model, self._trajectory
-        batch, time, hidden = trajectory.space.shape
-        with isolated(self.device, self), torch.enable_grad():
-            previous = trajectory.previous.detach()
-            if not trajectory.given:  # h_0 may depend on theta
-                start = model.initial_state(batch).to(previous)
-                previous = torch.cat([start.unsqueeze(1), previous[:, 1:]], dim=1)
-            out = _all_rows(model, trajectory, previous.reshape(batch * time, hidden))
-            return Linearization(out.reshape(batch, time, hidden), tuple(model.trainable().values()))
+        return Linearization.of(partial(_record_steps, self._model, self._trajectory), self.device)
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         probes = q.shape[:-1]
@@ -362,3 +360,13 @@ class AutogradParameterJacobian(ParameterJacobian):
         if not gradients:
             return r.new_zeros(*probes, 0)
         return torch.cat([g.reshape(len(rows), -1) for g in gradients], dim=-1).reshape(*probes, -1)
+
+
+def _record_steps(model: Model, trajectory: Trajectory) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    batch, time, hidden = trajectory.space.shape
+    previous = trajectory.previous.detach()
+    if not trajectory.given:  # h_0 may depend on theta
+        start = model.initial_state(batch).to(previous)
+        previous = torch.cat([start.unsqueeze(1), previous[:, 1:]], dim=1)
+    out = _all_rows(model, trajectory, previous.reshape(batch * time, hidden))
+    return out.reshape(batch, time, hidden), tuple(model.trainable().values())

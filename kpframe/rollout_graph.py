@@ -7,12 +7,12 @@ parameters, which gives ``G = dh/dtheta = P J`` and ``Phi = G G*`` in one pass e
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from kpframe.autograd import Linearization
-from kpframe.isolation import isolated
 from kpframe.operators.atoms import IdentityOperator
 from kpframe.operators.base import PRODUCT, Operator, SelfAdjointOperator
 from kpframe.parameter import ParameterOperator
@@ -50,23 +50,13 @@ class RolloutGraph:
     """The graph of a roll-out, with a leaf added to each state and the parameters that learn."""
 
     def __init__(self, model: Model, trajectory: Trajectory) -> None:
-        self.theta = tuple(model.trainable().values())
-        states = trajectory.states
-        with isolated(states.device, "roll-out"), torch.enable_grad():
-            kicks = torch.zeros_like(states, requires_grad=True)  # [B, T, H]
-            h = trajectory.initial_state
-            if not trajectory.given:  # it may depend on theta
-                h = model.initial_state(len(states)).to(states)
-            out = []
-            for t, kick in enumerate(kicks.unbind(1)):
-                h = model._advance(trajectory, t, h) + kick
-                out.append(h)
-            states = _Stack.apply(*out)  # type: ignore[no-untyped-call]
-            self._linearization = Linearization(states, (kicks, *self.theta))
+        recipe = partial(_record, model, trajectory)
+        self._linearization = Linearization.of(recipe, trajectory.states.device)
+        self._learning = len(model.trainable())
 
     def from_kicks(self, q: torch.Tensor) -> torch.Tensor:
         """Return how the states ``[k, B, T, H]`` move with what is added to them, ``P q``."""
-        return self._linearization.jvp([q, *(None for _ in self.theta)])
+        return self._linearization.jvp([q, *[None] * self._learning])
 
     def to_kicks(self, r: torch.Tensor) -> torch.Tensor:
         """Return ``P* r``."""
@@ -74,9 +64,23 @@ class RolloutGraph:
 
     def there_and_back(self, q: torch.Tensor) -> torch.Tensor:
         """Return ``G G* q``."""
-        if not self.theta:
+        if not self._learning:
             return torch.zeros_like(q)
         return self._linearization.jvp([None, *self._linearization.vjp(q, only=slice(1, None))])
+
+
+def _record(model: Model, trajectory: Trajectory) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    states = trajectory.states
+    kicks = torch.zeros_like(states, requires_grad=True)  # [B, T, H]
+    h = trajectory.initial_state
+    if not trajectory.given:  # it may depend on theta
+        h = model.initial_state(len(states)).to(states)
+    out = []
+    for t, kick in enumerate(kicks.unbind(1)):
+        h = model._advance(trajectory, t, h) + kick
+        out.append(h)
+    states = _Stack.apply(*out)  # type: ignore[no-untyped-call]
+    return states, (kicks, *model.trainable().values())
 
 
 class GraphPropagator(Propagator):

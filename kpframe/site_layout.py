@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from attrs import field, frozen
 
-from kpframe.errors import ArgumentError, mismatch
+from kpframe.errors import ArgumentError, ShapeError, mismatch
 
 INPUT = "input"
 #: Marks what was computed within the step: ``"h'"`` is the new h, ``"h"`` the old one.
@@ -144,3 +144,30 @@ def _check(site: Site, stage: Stage, known: Mapping[str, int]) -> None:
         raise ArgumentError(
             mismatch(f"{where}: parameters", "none for a weight of each step", site.parameters)
         )
+
+
+def check_weights(
+    stages: Sequence[Stage],
+    known: Mapping[str, int],
+    steps: int | None,
+    weights: Mapping[str, torch.Tensor],
+) -> None:
+    """Raise ``ShapeError`` unless matrices have the shapes that their sites declare.
+
+    Args:
+        stages: the stages of a step.
+        known: the widths of the input and the components.
+        steps: the number of weights of a site with one for each step.
+        weights: the matrices by name.
+    """
+    known = dict(known)
+    for stage in stages:
+        for site in stage.sites:
+            if site.weight is not None:
+                start, stop, _ = (site.columns or slice(None)).indices(known[str(site.source)])
+                each = [steps] if site.per_step else []
+                expected = [*each, len(site.targets) * stage.units, stop - start]
+                found = list(weights[site.weight].shape)
+                if found != expected:
+                    raise ShapeError(mismatch(f"weight of site {site.label}", f"shape {expected}", found))
+        known |= {output + PRIME: stage.units for output in stage.outputs}

@@ -10,18 +10,19 @@ that do this several times within a step (stacked layers, projections) declare s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 
 from kpframe.autograd import Linearization
 from kpframe.autograd_graph import leaves
-from kpframe.errors import ArgumentError, ShapeError, mismatch
+from kpframe.errors import ArgumentError, mismatch
 from kpframe.isolation import in_isolation
 from kpframe.model import Model, saved_by_a_row
 from kpframe.parameter import ParameterOperator
 from kpframe.propagator import Propagator
 from kpframe.site_gains import Gain, PlacedSite, PlacedStage, SiteGains, pointwise_gains, scatter
-from kpframe.site_layout import INPUT, PRIME, Site, Stage, widths
+from kpframe.site_layout import INPUT, PRIME, Site, Stage, check_weights, widths
 from kpframe.site_parameter import SiteParameterJacobian, SiteParameterOperator
 from kpframe.site_step import SiteStepJacobian
 from kpframe.trajectory import Trajectory
@@ -127,7 +128,7 @@ class SiteModel(Model):
             return super().rollout(x, h0, mask)
         trajectory = self.begin(x, h0, mask)
         weights = self._weights()
-        self._check_weights(weights)
+        check_weights(self.stages, {INPUT: self.input_size, **self.components}, self.steps, weights)
         inputs = trajectory.inputs
         drives = {targets: y.unbind(1) for targets, y in self._drive(weights, inputs).items()}
         h = trajectory.initial_state
@@ -194,20 +195,6 @@ class SiteModel(Model):
         """Return the sites' matrices by name."""
         names = dict.fromkeys(site.weight for site in self.sites if site.weight is not None)
         return {name: self.site_weight(name) for name in names}
-
-    def _check_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Raise ``ShapeError`` unless the matrices have the shapes that the sites declare."""
-        known = {INPUT: self.input_size, **self.components}
-        for stage in self.stages:
-            for site in stage.sites:
-                if site.weight is not None:
-                    start, stop, _ = (site.columns or slice(None)).indices(known[str(site.source)])
-                    steps = [self.steps] if site.per_step else []
-                    expected = [*steps, len(site.targets) * stage.units, stop - start]
-                    found = list(weights[site.weight].shape)
-                    if found != expected:
-                        raise ShapeError(mismatch(f"weight of site {site.label}", f"shape {expected}", found))
-            known |= {output + PRIME: stage.units for output in stage.outputs}
 
     def _drive(
         self, weights: Mapping[str, torch.Tensor], x: torch.Tensor
@@ -391,9 +378,17 @@ class SiteModel(Model):
         itself = weight if weight.is_leaf else getattr(self, site.weight, None)
         own = [getattr(self, name) for name in site.parameters] or [itself]
         made_of = {theta[id(p)]: p for p in own if id(p) in theta}
-        chain = Linearization(weight, list(made_of.values())) if site.parameters else None
+        again = partial(_record_weight, self, site.weight, tuple(made_of))
+        chain = Linearization(weight, list(made_of.values()), again) if site.parameters else None
         if chain is not None or not weight.is_leaf:
             declared = set(map(id, made_of.values())) if site.parameters else set()
             strays += [found for found in leaves(weight) if id(found) not in declared]
         weight, width, names = weight.detach(), source.shape[-1], tuple(made_of)
         return PlacedSite(site, weight, z.detach(), slope, width, chain, names, bias), set(map(id, strays))
+
+
+def _record_weight(
+    model: SiteModel, name: str, made_of: Sequence[str]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    theta = model.trainable()
+    return model.site_weight(name), [theta[parameter] for parameter in made_of]

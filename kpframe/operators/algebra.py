@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -24,6 +26,10 @@ class AdjointOperator(Operator):
     def __init__(self, inner: Operator) -> None:
         super().__init__(inner.codomain, inner.domain, dtype=inner.dtype, device=inner.device)
         self.inner = inner
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.inner._adjoint = weakref.ref(self)  # as ``A.T`` made it, so that ``A.T.T is A`` holds of a copy
 
     @property
     def T(self) -> Operator:

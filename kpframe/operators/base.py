@@ -62,6 +62,10 @@ class Operator(ABC):
         self.dtype = dtype
         self.device = torch.device(device)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled and copied: all but the adjoint, which is made when it is asked for."""
+        return {name: value for name, value in self.__dict__.items() if name != "_adjoint"}
+
     @abstractmethod
     def _apply(self, q: torch.Tensor) -> torch.Tensor:  # [..., *domain] -> [..., *codomain]
         """Return the operator's product with ``q``, probes carried through."""

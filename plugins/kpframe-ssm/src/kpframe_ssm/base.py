@@ -95,15 +95,11 @@ class DiagonalModel(ScanModel):
 
     def parameter_operator(self, trajectory: Trajectory) -> ParameterOperator:
         """Return ``K`` of the dynamics' parameters; C and D move no state and have zero columns in ``J``."""
-        theta = self.trainable()
         if "h0" in self.shared_names().values():
             return super().parameter_operator(trajectory)
-        start = "h0" in theta and not trajectory.given
-        with torch.enable_grad():  # the jacobian keeps the graph from the parameters to the coefficients
-            now = self.coefficients()
-            A = self._step_jacobian(trajectory, now)
-            J = ModeParameterJacobian(now, theta, self.parameter_space, trajectory, A, start)
-        return ParameterOperator(J)
+        start = "h0" in self.trainable() and not trajectory.given
+        A = self._step_jacobian(trajectory, self.coefficients())
+        return ParameterOperator(ModeParameterJacobian(self, self.parameter_space, trajectory, A, start))
 
     def _step_jacobian(self, trajectory: Trajectory, now: Coefficients) -> ModeStepJacobian:
         decay = now.decay.detach()[None, None, None]

@@ -7,6 +7,9 @@ modes, recorded once. Along time there are elementwise products and two matrix p
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
 
 import torch
 from attrs import frozen
@@ -38,13 +41,22 @@ class Coefficients:
         return (torch.stack([self.decay.real, self.decay.imag]), *self.drive.tensors)
 
 
+class Modes(Protocol):
+    """A model of linear modes."""
+
+    def coefficients(self) -> Coefficients:
+        """Return lambda and the drive, as functions of the parameters."""
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """Return the parameters by name."""
+
+
 class ModeParameterJacobian(ParameterJacobian):
     """``J`` of linear modes, for the parameters theta of a model.
 
     Args:
-        coefficients: lambda and the drive, with the graph that leads to the parameters.
-        parameters: theta by name, in the order of ``domain``; parameters that the coefficients do not
-            depend on have zero columns.
+        model: what makes lambda and the drive of its parameters; those that they do not depend on have zero
+            columns.
         domain: the parameter space.
         trajectory: the roll-out.
         A: the step Jacobian.
@@ -55,8 +67,7 @@ class ModeParameterJacobian(ParameterJacobian):
 
     def __init__(
         self,
-        coefficients: Coefficients,
-        parameters: dict[str, torch.nn.Parameter],
+        model: Modes,
         domain: Space,
         trajectory: Trajectory,
         A: ModeStepJacobian,
@@ -67,12 +78,12 @@ class ModeParameterJacobian(ParameterJacobian):
         self._parts = {part.name: part for part in domain.axes[0].parts}
         self._names = [name for name in self._parts if name != "h0"]
         self._start = start
+        with torch.no_grad():
+            coefficients = model.coefficients()
         tensors = coefficients.tensors
         self._shapes = [tensor.shape for tensor in tensors]
-        self._graph = Linearization(
-            torch.cat([tensor.flatten() for tensor in tensors]), [parameters[name] for name in self._names]
-        )
-        self.drive = type(coefficients.drive)(*(tensor.detach() for tensor in tensors[1:]))
+        self._graph = Linearization.of(partial(_record, model, tuple(self._names)), self.device)
+        self.drive = type(coefficients.drive)(*tensors[1:])
         self._x = trajectory.inputs.detach().transpose(0, 1).contiguous()  # zero at masked steps
         previous = trajectory.previous.detach().transpose(0, 1)
         if trajectory.mask is not None:
@@ -114,3 +125,9 @@ class ModeParameterJacobian(ParameterJacobian):
     def _part(self, rows: torch.Tensor, name: str) -> torch.Tensor:
         part = self._parts[name]
         return rows[:, part.slice].reshape(-1, *part.shape)
+
+
+def _record(model: Modes, names: Sequence[str]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    theta = model.trainable()
+    flat = torch.cat([tensor.flatten() for tensor in model.coefficients().tensors])
+    return flat, [theta[name] for name in names]
