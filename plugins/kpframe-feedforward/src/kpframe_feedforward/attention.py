@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from kpframe import Model
 from kpframe.errors import ArgumentError, ShapeError, mismatch
+from kpframe.initial import normal_, uniform_
 from kpframe_feedforward.layers import PHI, at_first_step, check_choice, check_count
 
 
@@ -90,16 +91,16 @@ class Attention(Model):
         """Draw the weights anew: as torch's TransformerEncoderLayer, positions N(0, 0.02^2) as GPT-2."""
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            self.position.normal_(0, 0.02, generator=generator)
+            normal_(self.position, 0, 0.02, generator)
             for module in self.modules():
                 if isinstance(module, _SelfAttention):
                     bound = math.sqrt(6 / sum(module.in_proj_weight.shape))  # Glorot & Bengio 2010
-                    module.in_proj_weight.uniform_(-bound, bound, generator=generator)
+                    uniform_(module.in_proj_weight, -bound, bound, generator)
                     module.in_proj_bias.zero_()
                 elif isinstance(module, torch.nn.Linear):
                     bound = 1 / math.sqrt(module.in_features)
                     for parameter in module.parameters():
-                        parameter.uniform_(-bound, bound, generator=generator)
+                        uniform_(parameter, -bound, bound, generator)
                 elif isinstance(module, torch.nn.LayerNorm):
                     module.reset_parameters()
             for module in self.modules():

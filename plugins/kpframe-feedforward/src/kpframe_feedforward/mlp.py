@@ -10,6 +10,7 @@ import torch
 
 from kpframe import Model, ParameterOperator, Propagator, Site, SiteModel, Trajectory
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.initial import normal_
 from kpframe.parameter import ParameterJacobian
 from kpframe.site_parameter import SiteParameterJacobian, SiteParameterOperator
 from kpframe.site_step import SiteStepJacobian
@@ -132,7 +133,7 @@ class MLP(SiteModel):
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 size = self.sigma_b if name == "bias" else self.sigma_w / math.sqrt(parameter.shape[-1])
-                parameter.normal_(0, 1.0 if self.parametrisation == "ntk" else size, generator=generator)
+                normal_(parameter, 0, 1.0 if self.parametrisation == "ntk" else size, generator)
 
     def inputs(self, samples: torch.Tensor) -> torch.Tensor:  # [B, I] -> [B, depth, I]
         """Return samples as the inputs of a roll-out: at the first step, with zeros after it."""

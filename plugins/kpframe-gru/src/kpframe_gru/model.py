@@ -8,6 +8,7 @@ import torch
 
 from kpframe import SiteModel
 from kpframe.errors import ArgumentError, ShapeError, mismatch
+from kpframe.initial import uniform_
 from kpframe_gru.layers import FORMS, stack
 
 
@@ -81,7 +82,7 @@ class GRU(SiteModel):
                 if name == "h0":
                     parameter.zero_()
                 else:
-                    parameter.uniform_(-bound, bound, generator=generator)
+                    uniform_(parameter, -bound, bound, generator)
 
     def site_weight(self, name: str) -> torch.Tensor:
         """Return the matrix of a site: a parameter, or the row blocks ``[r,z]`` or ``[n]`` of one."""

@@ -11,6 +11,7 @@ import torch
 
 from kpframe import Site, SiteModel
 from kpframe.errors import ArgumentError, NonFiniteError, StabilityWarning, mismatch
+from kpframe.initial import normal_, uniform_
 from kpframe.parameter import ParameterOperator
 from kpframe.propagator import Propagator
 from kpframe.trajectory import Trajectory
@@ -111,7 +112,7 @@ class ConductanceNetwork(SiteModel):
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if name == "weight_ih":
-                    parameter.normal_(0, c.input_gain / math.sqrt(c.input_size), generator=generator)
+                    normal_(parameter, 0, c.input_gain / math.sqrt(c.input_size), generator)
                 elif name == "bias_ih":
                     parameter.zero_()
                 elif name == "h0":
@@ -120,8 +121,9 @@ class ConductanceNetwork(SiteModel):
                     if name in self.conductances:
                         parameter.fill_(self.conductances[name])
                     else:
-                        parameter.uniform_(0, 1, generator=generator)  # 0 is drawn, 1 is not
-                        parameter.copy_(2 * c.g_synapse / c.hidden_size * (1 - parameter))
+                        drawn = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
+                        uniform_(drawn, 0, 1, generator)  # 0 is drawn, 1 is not
+                        parameter.copy_(2 * c.g_synapse / c.hidden_size * (1 - drawn))
                     if c.nonnegative:
                         parameter.copy_(softplus_inverse(parameter))
 

@@ -8,6 +8,7 @@ import torch
 
 from kpframe import SiteModel
 from kpframe.errors import ArgumentError, DeviceError, DtypeError, ShapeError, mismatch
+from kpframe.initial import uniform_
 from kpframe_lstm.layers import stack
 
 
@@ -91,7 +92,7 @@ class LSTM(SiteModel):
                 if name == "h0":
                     parameter.zero_()
                     continue
-                parameter.uniform_(-bound, bound, generator=generator)
+                uniform_(parameter, -bound, bound, generator)
                 if forget_bias is not None and name.startswith("bias"):
                     _, forget, _, _ = parameter.chunk(4)
                     forget.fill_(forget_bias if name.startswith("bias_ih") else 0)

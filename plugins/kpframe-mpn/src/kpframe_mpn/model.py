@@ -7,6 +7,7 @@ import math
 import torch
 
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.initial import uniform_
 from kpframe.model import Model
 from kpframe.parameter import ParameterOperator
 from kpframe.propagator import Propagator
@@ -136,7 +137,8 @@ class MPN(Model):
     def reset_parameters(self, seed: int | None = None) -> None:
         """Draw the weights anew; bias and initial state are set to zero, the rates stay."""
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        torch.nn.init.xavier_uniform_(self.weight_ih_l0, generator=generator)
+        bound = math.sqrt(3.0) * math.sqrt(2.0 / (self.hidden_size + self.input_size))  # Glorot & Bengio 2010
+        uniform_(self.weight_ih_l0, -bound, bound, generator)
         with torch.no_grad():
             for parameter in (self.bias_ih_l0, self.h0 if self.trainable_initial_state else None):
                 if parameter is not None:

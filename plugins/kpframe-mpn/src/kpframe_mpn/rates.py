@@ -94,11 +94,11 @@ class Rate(torch.nn.Module):
             closed = f"numbers from {within.low:g} to {within.high:g}"
             raise ArgumentError(mismatch(name, closed, _show(value)))
         if trained:
-            self.raw = torch.nn.Parameter(within.raw(value).to(torch.get_default_dtype()))
+            self.raw = torch.nn.Parameter(within.raw(value).to(torch.empty(0)))  # of the default's kind
         elif low == high:
             self.shape, self.fixed = "scalar", low
         else:
-            self.register_buffer("raw", value.to(torch.get_default_dtype()))
+            self.register_buffer("raw", value.to(torch.empty(0)))
 
     def forward(self) -> torch.Tensor | float:
         """Return the rate in plain units: a number, or ``[1 or n, 1 or k]``."""

@@ -37,7 +37,8 @@ def warn_if_unstable(model: MPN) -> None:
     No warning is no promise: larger inputs, the constant, or training may pass the bounds. A roll-out that
     leaves the finite numbers is refused by ``linearize``, with step, trial and component.
     """
-    reason = "" if model.normalization != "none" else _forgets_nothing(model) or _feeds_itself(model)
+    unknown = model.normalization != "none" or model.weight_ih_l0.is_meta  # on meta there are no values
+    reason = "" if unknown else _forgets_nothing(model) or _feeds_itself(model)
     if reason:
         warnings.warn(f"MPN: {reason}", StabilityWarning, stacklevel=3)
 

@@ -11,6 +11,7 @@ from attrs import frozen
 
 from kpframe import Site
 from kpframe.errors import ArgumentError, ShapeError, StabilityWarning, mismatch
+from kpframe.initial import normal_, uniform_
 from kpframe_ode.site_velocity import SiteODEModel
 from kpframe_ode.symmetric import symmetric_hollow
 
@@ -129,9 +130,9 @@ class Hopfield(SiteODEModel):
                 if name == "h0":
                     parameter.zero_()
                 elif name == "weight_hh_l0":
-                    parameter.normal_(0, spread, generator=generator)
+                    normal_(parameter, 0, spread, generator)
                 else:
-                    parameter.uniform_(-bound, bound, generator=generator)
+                    uniform_(parameter, -bound, bound, generator)
 
     def store(self, patterns: torch.Tensor) -> None:
         """Set W to Hebb's rule, ``Sum_p xi_p xi_p* / H`` with a zero diagonal (Hopfield 1982, PNAS 79:2554).

@@ -10,6 +10,7 @@ import torch
 
 from kpframe import Site, Stage
 from kpframe.errors import ArgumentError, StabilityWarning, mismatch
+from kpframe.initial import uniform_
 from kpframe_ode.site_velocity import SiteODEModel
 
 _ACTIVATIONS = {
@@ -119,7 +120,7 @@ class NeuralODE(SiteODEModel):
                     parameter.zero_()
                 else:
                     bound = (first if name.endswith("_l0") else width) ** -0.5
-                    parameter.uniform_(-bound, bound, generator=generator)
+                    uniform_(parameter, -bound, bound, generator)
 
     def layer(
         self, u: Mapping[str, torch.Tensor], h: Mapping[str, torch.Tensor], t: torch.Tensor | None = None

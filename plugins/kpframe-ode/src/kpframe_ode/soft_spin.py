@@ -10,6 +10,7 @@ import torch
 
 from kpframe import Site, Trajectory
 from kpframe.errors import ArgumentError, ShapeError, StabilityWarning, mismatch
+from kpframe.initial import normal_, uniform_
 from kpframe.tasks import seeded_generator
 from kpframe_ode.site_velocity import SiteODEModel
 from kpframe_ode.symmetric import symmetric_hollow
@@ -120,9 +121,9 @@ class SoftSpin(SiteODEModel):
                 if name == "h0":
                     parameter.zero_()
                 elif name == "weight_hh_l0":
-                    parameter.normal_(0, spread, generator=generator)
+                    normal_(parameter, 0, spread, generator)
                 else:
-                    parameter.uniform_(-bound, bound, generator=generator)
+                    uniform_(parameter, -bound, bound, generator)
 
     def matrix(self) -> torch.Tensor:  # [H, H]
         """Return J, the matrix of couplings."""

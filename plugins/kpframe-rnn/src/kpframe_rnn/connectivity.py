@@ -85,7 +85,7 @@ class Connectivity:
         n = self.units
         allowed = n if self.self_connections else n - 1
         count = min(allowed, max(1, round((self.density or 1.0) * allowed)))
-        scores = torch.rand(n, n, generator=generator)
+        scores = torch.rand(n, n, generator=generator, dtype=torch.float32, device="cpu")
         if not self.self_connections:
             scores.fill_diagonal_(-1)
         return torch.zeros_like(scores).scatter_(1, scores.topk(count, dim=1).indices, 1)

@@ -11,6 +11,7 @@ from attrs import evolve
 
 from kpframe import SiteModel, Trajectory
 from kpframe.errors import ArgumentError, ShapeError, closest, mismatch
+from kpframe.initial import normal_, uniform_
 from kpframe.tasks import seeded_generator
 from kpframe_rnn.connectivity import RECTIFIERS, Connectivity, check_mask
 from kpframe_rnn.layers import declare, names, shapes
@@ -170,11 +171,11 @@ class RNN(SiteModel):
             for name in self._shapes:
                 tensor = self.get_parameter(name) if name in self._parameters else self.get_buffer(name)
                 if name.startswith(("m_", "n_")):
-                    tensor.normal_(generator=generator)
+                    normal_(tensor, 0, 1, generator)
                 elif name.startswith(("weight_hh", "bulk_hh")) and gain is not None:
-                    tensor.normal_(0, gain * bound, generator=generator)
+                    normal_(tensor, 0, gain * bound, generator)
                 else:
-                    tensor.uniform_(-bound, bound, generator=generator)
+                    uniform_(tensor, -bound, bound, generator)
                 if name.startswith(("weight", "bulk")):
                     tensor.copy_(self._start(name, tensor))
 
@@ -182,7 +183,7 @@ class RNN(SiteModel):
         """Return what a matrix starts from, given its drawn values."""
         layer = name.partition("_")[2]
         mask, signs = self._mask(layer), self.signs if self._obeys_dale(name) else None
-        if mask is None and signs is None:
+        if (mask is None and signs is None) or drawn.is_meta:  # which has no values to look at
             return drawn
         return self.connectivity.start(drawn, mask, signs, recurrent=layer.startswith("hh"))
 

@@ -14,20 +14,25 @@ from kpframe.errors import ArgumentError, StabilityWarning, mismatch
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Draw from a seed inside the block, and leave torch's generator as it was; None: draw from it."""
+    """Draw from a seed inside the block, and leave torch's generator as it was; None: draw from it.
+
+    Draws are made on the CPU, whatever the default device.
+    """
     if seed is None:
-        yield
+        with torch.device("cpu"):
+            yield
         return
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
         yield
 
 
 def parameters(module: torch.nn.Module, values: Mapping[str, torch.Tensor]) -> None:
-    """Make parameters of a module from values, in torch's default dtype."""
+    """Make parameters of a module from values, in torch's default dtype and on its default device."""
+    like = torch.empty(0)
     for name, value in values.items():
         real = torch.view_as_real(value) if value.is_complex() else value
-        module.register_parameter(name, torch.nn.Parameter(real.to(torch.get_default_dtype()).contiguous()))
+        module.register_parameter(name, torch.nn.Parameter(real.to(like).contiguous()))
 
 
 def check_size(name: str, value: object) -> int:

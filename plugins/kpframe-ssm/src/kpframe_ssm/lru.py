@@ -69,7 +69,8 @@ class LRU(MatrixModes):
             raise ArgumentError(mismatch("max_phase", "a number in (0, 2 pi]", max_phase))
         self.trainable_gamma = trainable_gamma
         with seeded(seed):
-            parameters(self, self._draw(r_min, r_max, max_phase))
+            values = self._draw(r_min, r_max, max_phase)
+        parameters(self, values)
 
     def _draw(self, r_min: float, r_max: float, max_phase: float) -> dict[str, torch.Tensor]:
         modes, inputs, outputs = self.hidden_size, self.input_size, self.output_size

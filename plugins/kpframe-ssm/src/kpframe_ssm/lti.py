@@ -67,7 +67,7 @@ class LTI(SiteModel):
             values = {"A": A * (spectral_radius / radius(A))}
             for name, shape in shapes.items():
                 values[name] = torch.randn(shape, dtype=torch.float64) / math.sqrt(shape[1])
-            parameters(self, values)
+        parameters(self, values)
 
     @classmethod
     def from_matrices(cls, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor) -> LTI:

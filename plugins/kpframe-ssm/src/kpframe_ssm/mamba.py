@@ -89,24 +89,31 @@ class Mamba(ScanModel):
         if not dt_min > 0:
             raise ArgumentError(mismatch("dt_min", "a positive number", dt_min))
         check_range("dt_min", dt_min, "dt_max", dt_max, math.inf)
+        like = torch.empty(0)
         with seeded(seed):
-            self._make(bias, conv_bias, dt_min, dt_max)
+            bias_of_dt = self._make(bias, conv_bias, dt_min, dt_max)
+        self.to(like)
+        order = torch.arange(1, state_size + 1, dtype=like.dtype)
+        self.A_log = torch.nn.Parameter(order.log().repeat(hidden_size, 1))  # S4D's real spectrum
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(bias_of_dt)
 
-    def _make(self, bias: bool, conv_bias: bool, dt_min: float, dt_max: float) -> None:
+    def _make(self, bias: bool, conv_bias: bool, dt_min: float, dt_max: float) -> torch.Tensor:
+        """Make the layers in float32, whatever the default; return the bias of ``dt_proj`` in float64."""
         inner, modes, rank = self.hidden_size, self.state_size, self.dt_rank
-        self.in_proj = torch.nn.Linear(self.input_size, 2 * inner, bias=bias)
-        self.conv1d = torch.nn.Conv1d(inner, inner, self.conv_size, groups=inner, bias=conv_bias)
-        self.x_proj = torch.nn.Linear(inner, rank + 2 * modes, bias=False)
-        self.dt_proj = torch.nn.Linear(rank, inner)
+        drawn = {"dtype": torch.float32}
+        self.in_proj = torch.nn.Linear(self.input_size, 2 * inner, bias=bias, **drawn)
+        self.conv1d = torch.nn.Conv1d(inner, inner, self.conv_size, groups=inner, bias=conv_bias, **drawn)
+        self.x_proj = torch.nn.Linear(inner, rank + 2 * modes, bias=False, **drawn)
+        self.dt_proj = torch.nn.Linear(rank, inner, **drawn)
         low, high = math.log(dt_min), math.log(dt_max)
         dt = torch.exp(low + (high - low) * torch.rand(inner, dtype=torch.float64)).clamp(min=1e-4)
         with torch.no_grad():
             self.dt_proj.weight.uniform_(-(rank**-0.5), rank**-0.5)
-            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
-        order = torch.arange(1, modes + 1, dtype=torch.get_default_dtype())
-        self.A_log = torch.nn.Parameter(order.log().repeat(inner, 1))  # S4D's real spectrum
+        self.register_parameter("A_log", None)  # keeps its place among the parameters
         self.D = torch.nn.Parameter(torch.ones(inner))
-        self.out_proj = torch.nn.Linear(inner, self.input_size, bias=bias)
+        self.out_proj = torch.nn.Linear(inner, self.input_size, bias=bias, **drawn)
+        return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
 
     # -- the recurrence --------------------------------------------------------------------------------------
 

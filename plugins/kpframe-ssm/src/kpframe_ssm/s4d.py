@@ -96,7 +96,8 @@ class S4D(DiagonalModel):
             raise ArgumentError(mismatch("real", "a number below 0, or constrained=False", real))
         self.hidden_size, self.state_size, self.constrained = hidden_size, state_size, constrained
         with seeded(seed):
-            parameters(self, self._draw(init, dt_min, dt_max, real, encoder))
+            values = self._draw(init, dt_min, dt_max, real, encoder)
+        parameters(self, values)
         self._warn()
 
     def _draw(
@@ -200,5 +201,7 @@ class S4D(DiagonalModel):
         return y + self.D * drive.channels(inputs)
 
     def _warn(self) -> None:
+        if self.D.is_meta:  # no values to look at
+            return
         worst = float(self.A.detach().real.max())
         warn_unless_stable(worst < 0, "S4D", "modes with Re A < 0 (|lambda| < 1)", f"Re A = {worst:g}")

@@ -67,7 +67,8 @@ class S5(MatrixModes):
             raise ArgumentError(mismatch("dt_min", "a positive number", dt_min))
         check_range("dt_min", dt_min, "dt_max", dt_max, math.inf)
         with seeded(seed):
-            parameters(self, self._draw(dt_min, dt_max))
+            values = self._draw(dt_min, dt_max)
+        parameters(self, values)
 
     def _draw(self, dt_min: float, dt_max: float) -> dict[str, torch.Tensor]:
         modes, low, high = self.hidden_size, math.log(dt_min), math.log(dt_max)
