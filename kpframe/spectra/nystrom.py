@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from attrs import frozen
 
-from kpframe.spectra.statistics import deletions
+from kpframe.spectra.statistics import Looks, deletions
 
 F64 = torch.float64
 
@@ -78,9 +78,28 @@ class Sketch:
         return self._view(torch.arange(num, device=device)[None]), self._view(deletions(num, device))
 
     @property
+    def looks(self) -> Looks:
+        """How much the samples' looks outside have in common."""
+        num = len(self.triangle)
+        eye = torch.eye(num, dtype=F64, device=self.triangle.device)
+        half = torch.linalg.solve_triangular(self.triangle, eye, upper=True)
+        inverse = half @ half.mT  # of the probes' Gram matrix, which is also that of the p_i but for lengths
+        lengths = inverse.diagonal().rsqrt()
+        return Looks((lengths[:, None] * inverse * lengths).square(), self.basis.shape[0] - num)
+
+    @property
     def rounding(self) -> float:
-        """The size of the rounding errors in an estimated trace."""
-        return self.shift * self.basis.shape[0]
+        """The size of the rounding errors in an estimated trace.
+
+        What the samples see outside is one over entries of the inverse of H, so rounding comes multiplied by
+        the condition of H, which grows as the probes come to span the space.
+        """
+        view = self._view(torch.arange(len(self.core), device=self.core.device)[None])
+        outside = float((view.scale * view.known**2).mean())
+        values = torch.linalg.eigvalsh(self.core)
+        eps = torch.finfo(self.basis.dtype).eps
+        condition = min(1 / eps, float(values[-1] / values[0].clamp(min=torch.finfo(F64).tiny)))
+        return self.shift * self.basis.shape[0] + eps * condition * outside
 
     def _view(self, kept: torch.Tensor) -> View:  # [b, k]
         """Return the approximations from the kept probes; H is inverted by its eigenvalues."""

@@ -25,5 +25,6 @@ def measure(source: Sampler, budget: int) -> tuple[float, float]:
         return 0.0, 0.0
     sketch = Sketch.of(probes, products)
     views = sketch.views()
-    value, stderr = LeaveOneOut.of(*(trace_samples(view)[..., None] for view in views)).estimate(identity)
+    samples = (trace_samples(view)[..., None] for view in views)
+    value, stderr = LeaveOneOut.of(*samples, sketch.looks).estimate(identity)
     return value, max(stderr, sketch.rounding)

@@ -1,0 +1,132 @@
+"""Honest errors where the probes nearly span the space, and at every budget below the dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from kpframe.operators import FunctionOperator, MatrixOperator, Operator
+from kpframe.spectra import Estimate, alignment, effective_rank, frobenius_norm, trace
+from kpframe.spectra.statistics import Looks
+
+F64 = torch.float64
+SIZE = 21
+INDEX = torch.arange(1, SIZE + 1, dtype=F64)
+SPECTRA = {
+    "linear": torch.linspace(1, 3, SIZE, dtype=F64),
+    "exponential": 0.9**INDEX,
+    "inverse": 1 / INDEX,
+    "step": torch.where(INDEX <= 7, 1.0, 1e-3).to(F64),
+}
+Call = Callable[[int, torch.Generator], Estimate]
+
+
+def rotated(values: torch.Tensor) -> torch.Tensor:
+    """A matrix with these eigenvalues, the same eigenvectors for all."""
+    seed = torch.Generator().manual_seed(5)
+    basis = torch.linalg.qr(torch.randn(len(values), len(values), generator=seed, dtype=F64)).Q
+    matrix = (basis * values) @ basis.T
+    return (matrix + matrix.T) / 2
+
+
+def untagged(matrix: torch.Tensor) -> Operator:
+    space = MatrixOperator(matrix).domain
+    return FunctionOperator(space, space, lambda q: q @ matrix, lambda q: q @ matrix, dtype=F64)
+
+
+def quantity(name: str, values: torch.Tensor) -> tuple[Call, float]:
+    """Return an estimator and the truth."""
+    factors = 2 * torch.rand(len(values), generator=torch.Generator().manual_seed(9), dtype=F64)
+    op, other = MatrixOperator(rotated(values)), MatrixOperator(rotated(values * factors))
+    bare, squares, shares = untagged(op.matrix), values**2, values / values.sum()
+    assert op.positive
+    assert not bare.positive
+    cosine = values @ (values * factors) / values.norm() / (values * factors).norm()
+    calls: dict[str, tuple[Call, torch.Tensor]] = {
+        "trace": (lambda b, g: trace(op, b, generator=g), values.sum()),
+        "norm": (lambda b, g: frobenius_norm(op, b, generator=g), values.norm()),
+        "rank": (lambda b, g: effective_rank(op, budget=b, generator=g), values.sum() ** 2 / squares.sum()),
+        "alignment": (lambda b, g: alignment(op, other, 2 * b, generator=g), cosine),
+        "xtrace": (lambda b, g: trace(bare, b, generator=g), values.sum()),
+        "norm of op op*": (lambda b, g: frobenius_norm(bare, b, generator=g), values.norm()),
+        "entropy": (
+            lambda b, g: effective_rank(op, "entropy", budget=b, generator=g),
+            (-(shares * shares.log()).sum()).exp(),
+        ),
+    }
+    call, truth = calls[name]
+    return call, float(truth)
+
+
+def coverage(call: Call, truth: float, budget: int, runs: int) -> float:
+    """Return the share of runs whose interval covers the truth."""
+    estimates = [call(budget, torch.Generator().manual_seed(seed)) for seed in range(runs)]
+    assert not any(estimate.exact for estimate in estimates)
+    return sum(low <= truth <= high for low, high in (e.interval() for e in estimates)) / runs
+
+
+@pytest.mark.parametrize("missing", [1, 3])
+@pytest.mark.parametrize(("name", "spectrum"), [
+    ("trace", "linear"), ("norm", "exponential"), ("rank", "inverse"), ("alignment", "linear"),
+])  # fmt: skip
+def test_probes_that_nearly_span_the_space(name: str, spectrum: str, missing: int) -> None:
+    call, truth = quantity(name, SPECTRA[spectrum])
+    assert coverage(call, truth, SIZE - missing, 100) >= 0.90
+    errors = [call(SIZE - missing, torch.Generator().manual_seed(seed)) for seed in range(20)]
+    assert max(e.stderr for e in errors) < 0.2 * truth  # and not by being useless
+
+
+def test_the_default_budget_one_below_the_dimension() -> None:
+    values = torch.linspace(1, 3, 61, dtype=F64)
+    op = MatrixOperator(rotated(values))
+    found = [trace(op, generator=torch.Generator().manual_seed(seed)) for seed in range(60)]
+    assert all(estimate.method == "xnystrace" for estimate in found)
+    truth = float(values.sum())
+    inside = sum(low <= truth <= high for low, high in (e.interval() for e in found))
+    assert inside >= 54
+    narrower = sum(abs(e.value - truth) <= 0.6 * 1.96 * e.stderr for e in found)
+    assert narrower < inside
+
+
+def test_what_looks_share_is_what_turned_probes_share() -> None:
+    """The variance of tr(B S) over turned probes is proportional to the squared norm of S."""
+    size, num = 9, 7
+    seed = torch.Generator().manual_seed(3)
+    probes = torch.linalg.qr(torch.randn(size, num, generator=seed, dtype=F64)).Q
+    mixed = probes @ torch.randn(num, num, generator=seed, dtype=F64)
+    gram = torch.linalg.inv(mixed.T @ mixed)
+    parts = mixed @ gram / gram.diagonal().sqrt()  # p_i, of unit length
+    missing = size - num
+    outside = torch.eye(size, dtype=F64) - probes @ probes.T
+    seen = torch.stack([missing * torch.outer(p, p) - outside for p in parts.T])
+    turned = torch.linalg.qr(torch.randn(20_000, size, size, generator=seed, dtype=F64)).Q
+    values = torch.linspace(-1, 1, size, dtype=F64)  # B
+    diagonals = torch.einsum("tij,j,tkj->tik", turned, values, turned).flatten(1)
+    errors = diagonals @ seen.flatten(1).T  # [turns, num], tr(B S_i)
+    looks = Looks((parts.T @ parts).square(), missing)
+    within = float(errors.var(1).mean())
+    assert float(errors.mean(1).square().mean()) / within == pytest.approx(looks.spread, rel=0.05)
+    assert looks.spread > 3 / num  # far from independent samples
+    assert 1 <= looks.freedom <= num - 1
+    far = Looks(torch.eye(num, dtype=F64) + 1e-6, 10**6)
+    assert far.spread == pytest.approx(1 / num, rel=1e-3)
+    assert far.freedom == pytest.approx(num - 1, rel=1e-3)
+
+
+#: From here on the looks of few probes tell too little of a spectrum with a head: see the documentation.
+FEW = 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [2, 3, 5, 8, 10, 15, 18, 19, 20])
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize(
+    "name", ["trace", "norm", "rank", "alignment", "xtrace", "norm of op op*", "entropy"]
+)
+def test_coverage_at_every_budget(name: str, spectrum: str, budget: int) -> None:
+    call, truth = quantity(name, SPECTRA[spectrum])
+    few = budget < FEW * (2 if name in ("xtrace", "norm of op op*") else 1)
+    least = 0.75 if few and spectrum in ("step", "inverse") else 0.89
+    assert least <= coverage(call, truth, budget, 400) <= 1.0
