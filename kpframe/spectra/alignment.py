@@ -113,7 +113,7 @@ class _SketchedPair:
             torch.stack([inner_samples(x, y, cross), inner_samples(x, x), inner_samples(y, y)], dim=-1)
             for x, y in views
         ]
-        value, stderr = LeaveOneOut.of(*samples, a.looks).estimate(_cosine)
+        value, stderr = LeaveOneOut.of(*samples, looks=a.looks).estimate(_cosine)
         rounding = sum(
             sketch.rounding / max(float(trace_samples(view).mean()), sketch.rounding)
             for sketch, view in zip((a, b), views[0], strict=True)

@@ -8,11 +8,10 @@ needs a few products where Lanczos on the whole space needs thousands.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from kpframe.operators import Operator
+from kpframe.spectra.convergence import Answer, Doubts, Score, Tolerance, known, lowest, nothing_above
 from kpframe.spectra.krylov import Ritz, best
 from kpframe.spectra.linalg import outside
 from kpframe.spectra.products import Products
@@ -62,68 +61,121 @@ def lanczos_in_blocks(
     blocks: Blocks,
     *,
     room: int,
-    tol: float,
-    score: Callable[[torch.Tensor], torch.Tensor],
+    tolerance: Tolerance,
+    score: Score,
     generator: torch.Generator,
 ) -> Ritz:
     """Return the ``k`` Ritz pairs of highest ``score`` of all blocks, from at most ``room`` products.
 
-    It ends when their residuals are below ``tol`` times the largest Ritz value, and so are those of each
-    block's first pair, unless its bounds leave it out. Rows are kept orthogonal to all before.
+    It ends when their residuals are within the tolerance, so are those of each block's first pair, unless its
+    bounds leave it out, and none is missing before them. From one start vector a block gives each eigenvalue
+    once: random vectors, one in each block, look for more of those found, and where they find some, the run
+    starts again with twice as many start vectors.
     """
-    op = product.op
-    room = min(room, blocks.size)
-    eps = torch.finfo(op.dtype).eps
+    width, start = 1, product.count
+    while True:
+        left = room - (product.count - start)
+        ritz, found = _run(product, k, blocks, width, left, tolerance, score, generator)
+        # A new run needs at least the products of the last.
+        if found is not Answer.YES or 2 * (product.count - start) > room:
+            return ritz
+        width = min(2 * width, blocks.size)
 
-    def draw() -> torch.Tensor:  # [U, 1, n / U]
+
+def _run(
+    product: Products,
+    k: int,
+    blocks: Blocks,
+    width: int,
+    room: int,
+    tolerance: Tolerance,
+    score: Score,
+    generator: torch.Generator,
+) -> tuple[Ritz, Answer]:
+    """Return the pairs from ``width`` start vectors in each block, and whether others are known missing."""
+    op, start = product.op, product.count
+    eps = torch.finfo(op.dtype).eps
+    most = min(room, blocks.size)
+
+    def left() -> int:
+        return room - (product.count - start)
+
+    def draw() -> torch.Tensor:
         row = probes(op.domain, 1, generator, dtype=op.dtype, device=op.device).flatten(1)
         return blocks.split(row)
 
-    current = draw()
-    current /= torch.linalg.vector_norm(current, dim=-1, keepdim=True)
-    basis = current.new_empty(blocks.count, min(16, room), blocks.size)  # doubles when it is full
-    matrix = current.new_zeros(blocks.count, 0, 0, dtype=torch.float64)  # Q A Q* of each block
-    for size in range(1, room + 1):
-        if size > basis.shape[1]:
-            wider = basis.new_empty(blocks.count, min(2 * basis.shape[1], room), blocks.size)
-            wider[:, : size - 1] = basis
+    def missing(level: float) -> Answer:
+        """Look for values above ``level`` outside the Ritz vectors that are known, in all blocks."""
+        low, taken = lowest(op, score, scale), torch.zeros_like(values, dtype=torch.bool)
+        taken.view(-1)[chosen] = True
+        out, level = known(score(values), bounds, taken, level, low)
+        found = (vectors * out[:, None]).mT.to(op.dtype) @ rows  # [U, size, n / U], zero where not known
+
+        def beyond(given: torch.Tensor) -> torch.Tensor:  # [U, n / U]
+            images = blocks.split(product(blocks.join(given[:, None])))
+            return outside(images, found)[:, 0]
+
+        return nothing_above(beyond, outside(draw(), found)[:, 0], score, level, low, left())
+
+    rest = torch.cat([draw() for _ in range(min(width, most))], dim=1)
+    basis = rest.new_empty(blocks.count, min(16, most), blocks.size)  # doubles when it is full
+    matrix = rest.new_zeros(blocks.count, 0, 0, dtype=torch.float64)  # Q A Q* of each block
+    size, scale = 0, 0.0
+    while True:
+        old, count = size, min(rest.shape[1], most - size)
+        if size + count > basis.shape[1]:
+            wider = basis.new_empty(blocks.count, min(max(2 * size, size + count), most), blocks.size)
+            wider[:, :size] = basis[:, :size]
             basis = wider
-        basis[:, size - 1 : size] = current
+        for place in range(count):
+            row = outside(rest[:, place : place + 1], basis[:, old:size])
+            length = torch.linalg.vector_norm(row, dim=-1, keepdim=True)
+            weak = length <= 8 * eps * scale
+            if bool(weak.any()):  # what a block has left is rounding: a fresh direction there
+                row = torch.where(weak, outside(draw(), basis[:, :size]), row)
+            row = outside(row / torch.linalg.vector_norm(row, dim=-1, keepdim=True), basis[:, :size])
+            basis[:, size : size + 1] = row / torch.linalg.vector_norm(row, dim=-1, keepdim=True)
+            size += 1
         rows = basis[:, :size]
-        rest = blocks.split(product(blocks.join(current)))
-        column = (rows @ rest.mT).double()  # [U, size, 1]
-        matrix = torch.nn.functional.pad(matrix, (0, 1, 0, 1))
-        matrix[:, :, -1:] = column
-        matrix[:, -1:, :] = column.mT
-        rest = outside(rest, rows)
-        length = torch.linalg.vector_norm(rest, dim=-1)  # [U, 1]
+        images = blocks.split(product(blocks.join(rows[:, old:])))
+        columns = (rows @ images.mT).double()  # [U, size, count]
+        matrix = torch.nn.functional.pad(matrix, (0, count, 0, count))
+        matrix[:, :, old:] = columns
+        matrix[:, old:, :] = columns.mT
+        rest = outside(images, rows)
         values, vectors = torch.linalg.eigh(matrix)
         scale = float(values.abs().max())
-        bounds = vectors[:, -1].abs() * length  # [U, size]: the residuals of all Ritz pairs
-        chosen = best(score(values.flatten()), k)
-        if size == room or (len(chosen) == k and _settled(score(values), bounds, chosen, tol * scale)):
+        remainder = torch.linalg.qr(rest.double().mT, mode="r")[1]
+        bounds = torch.linalg.vector_norm(remainder @ vectors[:, old:], dim=1)  # [U, size], of all Ritz pairs
+        limits = tolerance.limits(values, scale)
+        scores = score(values).flatten()
+        chosen = best(scores, k)
+        places, which = chosen // size, chosen % size
+        doubts = Doubts.of(scores[chosen], limits.flatten()[chosen], width, places)
+        if size == blocks.size:
+            doubts = Doubts.none(len(chosen))
+        settled = len(chosen) == k and _settled(score(values), bounds, chosen, limits)
+        found = Answer.NO
+        if settled and doubts.level is not None:
+            found = missing(doubts.level)
+            doubts = Doubts.none(k) if found is Answer.NO else doubts
+        if settled or size == most or left() <= 0:
             break
-        weak = length[..., None] <= 8 * eps * scale
-        if bool(weak.any()):  # what a block has left is rounding: a fresh direction there
-            rest = torch.where(weak, outside(draw(), rows), rest)
-        current = rest / torch.linalg.vector_norm(rest, dim=-1, keepdim=True)
-        current = outside(current, rows)
-        current /= torch.linalg.vector_norm(current, dim=-1, keepdim=True)
-    places, columns = chosen // size, chosen % size
-    parts = current.new_zeros(blocks.count, len(chosen), blocks.size)
-    found = vectors[places, :, columns].to(op.dtype)  # [k, size]
+    parts = basis.new_zeros(blocks.count, len(chosen), blocks.size)
+    weights = vectors[places, :, which].to(op.dtype)  # [k, size]
     parts[places, torch.arange(len(chosen), device=places.device)] = (
-        found.unsqueeze(1) @ basis[places, :size]
+        weights.unsqueeze(1) @ basis[places, :size]
     ).squeeze(1)
-    return Ritz(values.flatten()[chosen], blocks.join(parts), bounds.flatten()[chosen], scale)
+    ritz = Ritz(values.flatten()[chosen], blocks.join(parts), bounds.flatten()[chosen], scale, ~doubts.pairs)
+    return ritz, found
 
 
 def _settled(
-    score: torch.Tensor, bounds: torch.Tensor, chosen: torch.Tensor, limit: float
-) -> bool:  # [U, size], [U, size], [k]
+    score: torch.Tensor, bounds: torch.Tensor, chosen: torch.Tensor, limits: torch.Tensor
+) -> bool:  # [U, size], [U, size], [k], [U, size]
     """Whether the chosen pairs have converged, and no block's first pair could still come before them."""
-    if bool((bounds.flatten()[chosen] > limit).any()):
+    if bool((bounds > limits).flatten()[chosen].any()):
         return False
     top, where = score.max(dim=1)
-    bound = bounds.gather(1, where[:, None]).squeeze(1)
+    bound, limit = (part.gather(1, where[:, None]).squeeze(1) for part in (bounds, limits))
     return not bool(((bound > limit) & (top + bound > score.flatten()[chosen[-1]])).any())

@@ -19,6 +19,7 @@ from kpframe.spectra.arguments import (
     check_square,
 )
 from kpframe.spectra.blocks import blocks_of, lanczos_in_blocks
+from kpframe.spectra.convergence import Tolerance, earned
 from kpframe.spectra.krylov import best, block_lanczos
 from kpframe.spectra.products import Products
 from kpframe.spectra.rng import new_generator, probes
@@ -36,7 +37,12 @@ SCORES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @frozen(eq=False)
 class EigenPairs:
-    """Eigenpairs; ``residual_norms`` are |A v - lambda v|, ``converged`` says which are within ``tol``."""
+    """Eigenpairs, from the wanted end; ``residual_norms`` are |A v - lambda v|.
+
+    A residual norm shows that an eigenvalue is that near. ``converged`` says more: it is within the
+    tolerance, so is that of every pair before, and no eigenvalue is missing among these, so that pair i is
+    the i-th. Where that has not been shown within the budget, the flag is False.
+    """
 
     eigenvalues: torch.Tensor  # [k]
     eigenvectors: torch.Tensor  # [k, *domain], orthonormal, largest entry positive
@@ -61,17 +67,23 @@ def eigsh(
 
     Block Lanczos with full reorthogonalisation: each step multiplies a block of vectors in one batched
     call, and ends when all pairs have converged or the budget is spent. ``residual_norms`` are measured
-    with ``k`` further products. A budget of at least the dimension, or none and a dimension up to 256, gives
-    the dense solution; ``method`` says so. An eigenvalue that is repeated more often than ``block_size``
-    may be found less often than it occurs. An operator that names its blocks (``block_labels``, as K of a
-    cell whose parameters act on one unit each) is solved within each of them, all in the same products.
+    with ``k`` further products. The dense solution, for as many products as the dimension, is taken where a
+    budget pays for it, or without a budget where iterating would hardly cost less: up to a dimension of 256,
+    or 30 k. ``method`` says so. An operator that names its blocks (``block_labels``, as K of a cell whose
+    parameters act on one unit each) is solved within each of them, all in the same products.
+
+    A recurrence finds a repeated eigenvalue at most as often as it has start vectors. Where it has found one
+    that often and others come after it, a random vector looks for more of it outside the space found; what
+    that finds joins the recurrence, and what it rules out is ruled out with a probability of 0.999.
 
     Args:
         op: a self-adjoint operator; where that is not provable, two products test it.
         k: number of eigenpairs, at most the dimension.
-        budget: bound on the number of operator products; None: 20 k + 200.
-        tol: a pair has converged when its residual norm is at most ``tol`` times the largest eigenvalue's
-            magnitude; None: eps^(2/3), 4e-11 in float64 and 2e-5 in float32.
+        budget: bound on the number of operator products; None: 20 k + 200, or where the dimension is no more
+            than that, as many as make the space whole.
+        tol: largest residual norm of a converged pair by its own eigenvalue's magnitude; None: eps^(2/3),
+            4e-11 in float64 and 2e-5 in float32. A residual of 128 eps times the largest magnitude is
+            rounding, however small the eigenvalue.
         which: ``largest`` or ``smallest`` (algebraically), or ``magnitude`` (largest first).
         generator: the source of the first block; None: a new one with seed 0.
         block_size: vectors per step, blocks of the operator disregarded; None: k, at most 32.
@@ -88,14 +100,15 @@ def eigsh(
     k = check_rank(k, op)
     check_name(which, tuple(SCORES), "which")
     dimension = op.domain.size
-    eps = torch.finfo(op.dtype).eps
-    tol = eps ** (2 / 3) if tol is None else check_positive(tol, "tol")
+    tolerance = Tolerance.of(None if tol is None else check_positive(tol, "tol"), op.dtype)
     block = min(k, 32) if block_size is None else check_count(block_size, "block_size")
     source = new_generator(generator)
     product = Products(op)
     if budget is not None:
         check_count(budget, "budget")
-    if dimension <= (DENSE if budget is None else budget):
+    blocks = blocks_of(op) if block_size is None else None
+    iterated = DENSE if blocks is not None else max(DENSE, 30 * k)  # from here on that is cheaper
+    if dimension <= (iterated if budget is None else budget):
         dense = product.dense()
         check_symmetric(op, float((dense - dense.mT).abs().max()), float(dense.abs().max()))
         values, columns = torch.linalg.eigh((dense + dense.mT) / 2)
@@ -103,28 +116,27 @@ def eigsh(
         values, vectors = values[chosen], columns[:, chosen].mT
         residuals = torch.linalg.vector_norm(vectors @ dense.mT - values[:, None] * vectors, dim=1)
         scale, method = float(dense.abs().max()), "dense"
+        counted = torch.ones(k, dtype=torch.bool)
     else:
         spent = 0 if op.self_adjoint else 2
-        room = (20 * k + 200 if budget is None else budget) - k - spent
+        if budget is None:
+            budget = 20 * k + 200
+            budget = budget if dimension > budget else dimension + k + spent  # the space may become whole
+        room = budget - k - spent
         if room < k:
-            raise ArgumentError(mismatch("budget", f"at least {2 * k + spent} products for k={k}", budget))
+            least = min(2 * k + spent, dimension)
+            raise ArgumentError(mismatch("budget", f"at least {least} products for k={k}", budget))
         if spent:
             probe_symmetry(op, product, source)
-        blocks = blocks_of(op) if block_size is None else None
         find = (
             partial(block_lanczos, product, k, block=min(block, dimension))
             if blocks is None
             else partial(lanczos_in_blocks, product, k, blocks)
         )
-        ritz = find(
-            room=min(room, dimension),
-            tol=tol / 2,  # the recurrence's residuals are a little smaller than the measured ones
-            score=SCORES[which],
-            generator=source,
-        )
+        ritz = find(room=room, tolerance=tolerance.half, score=SCORES[which], generator=source)
         values, vectors = ritz.values.to(op.dtype), ritz.vectors
         residuals = torch.linalg.vector_norm(product(vectors) - values[:, None] * vectors, dim=1)
-        scale = ritz.scale
+        scale, counted = ritz.scale, ritz.counted
         method = (
             f"block Lanczos, blocks of {block}"
             if blocks is None
@@ -135,7 +147,7 @@ def eigsh(
         product.unit * values,
         fix_signs(vectors).reshape(k, *op.domain.shape),
         product.unit * residuals,
-        residuals <= tol * scale,
+        earned(residuals, tolerance.limits(values, scale), counted),
         product.count,
         method,
     )

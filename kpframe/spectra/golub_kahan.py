@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from attrs import frozen
 
-from kpframe.spectra.linalg import Basis, completed
+from kpframe.spectra.convergence import Answer, Doubts, Tolerance, known, nothing_above
+from kpframe.spectra.linalg import Basis, completed, outside
 from kpframe.spectra.products import Products
 from kpframe.spectra.rng import probes
 
@@ -21,25 +22,47 @@ class RitzTriplets:
     left: torch.Tensor  # [k, codomain.size]
     values: torch.Tensor  # [k]
     right: torch.Tensor  # [k, domain.size]
+    counted: torch.Tensor  # [k], bool; no other triplet is missing before it
 
 
 def golub_kahan(
-    product: Products, k: int, *, block: int, room: int, tol: float, generator: torch.Generator
+    product: Products, k: int, *, block: int, room: int, tolerance: Tolerance, generator: torch.Generator
 ) -> RitzTriplets:
     """Return ``k`` singular triplets from at most ``room`` products, half of them with the adjoint.
 
     Right vectors V and left vectors U grow by turns, so that ``A V = U B`` holds throughout and a triplet's
     residual is that of the adjoint. Dependent directions are dropped, and a fresh random block follows when
-    nothing new is left. Where the rank is below ``k``, any orthonormal vectors complete the left ones.
+    nothing new is left. Where as many values coincide as the block has vectors, a random vector looks for
+    more outside the right basis, as in ``block_lanczos``. Where the rank is below ``k``, any orthonormal
+    vectors complete the left ones.
     """
     op = product.op
     eps = torch.finfo(op.dtype).eps
+    start = product.count
 
     def draw(num: int) -> torch.Tensor:
         return probes(op.domain, num, generator, dtype=op.dtype, device=op.device).flatten(1)
 
-    most = min(op.domain.size, room // 2)
-    first = draw(min(block, most))
+    def left_over() -> int:  # products there and back
+        return min((room - (product.count - start)) // 2, op.domain.size - right.size)
+
+    def missing(level: float, done: int) -> Answer:
+        """Look for values of A* A above ``level`` outside the Ritz vectors that are known."""
+        squares = torch.cat([values, values.new_zeros(right.size - found)]).square()
+        remainder = torch.linalg.qr(rest.double().mT, mode="r")[1]
+        residuals = torch.zeros_like(squares)
+        residuals[:found] = values * torch.linalg.vector_norm(remainder @ columns[done:, :found], dim=0)
+        taken = torch.arange(len(squares), device=squares.device) < k
+        out, level = known(squares, residuals, taken, level, 0.0)
+        seen = rows[out].to(op.dtype) @ right.rows
+        look = outside(draw(1), seen)
+
+        def beyond(given: torch.Tensor) -> torch.Tensor:
+            return outside(product.adjoint(product(given)), seen)
+
+        return nothing_above(beyond, look, lambda found: found, level, 0.0, left_over())
+
+    first = draw(min(block, op.domain.size, room // 2))
     right = Basis(first)
     current = right.extend(first)
     left = Basis(first.new_empty(0, op.codomain.size))
@@ -59,18 +82,26 @@ def golub_kahan(
         rest = right.outside(product.adjoint(new)) if len(new) else current[:0]
         bounds = torch.linalg.vector_norm(columns[done:, :k].mT @ rest.double(), dim=1)
         enough = right.size >= k and (found >= k or right.size == op.domain.size)
-        if (enough and bool((bounds <= tol * scale).all())) or right.size >= most:
+        number = min(k, found)
+        best = torch.cat([values[:number], values.new_zeros(k - number)])
+        limits = tolerance.limits(best, scale)
+        doubts = Doubts.of(best, limits, block)
+        if right.size == op.domain.size:
+            doubts = Doubts.none(k)
+        settled, more = enough and bool((bounds <= limits[: len(bounds)]).all()), Answer.NO
+        if settled and doubts.level is not None:
+            more = missing(max(0.0, doubts.level) ** 2, done)
+            doubts = Doubts.none(k) if more is Answer.NO else doubts
+        if (settled and more is Answer.NO) or left_over() <= 0:
             break
-        room_left = min(block, most - right.size)
-        current = right.extend(rest[:room_left], floor=8 * eps * scale)
+        if more is Answer.YES:
+            rest = torch.cat([rest, draw(block)])
+        current = right.extend(rest[: left_over()], floor=8 * eps * scale)
         if not len(current):
-            current = right.extend(draw(room_left))
-    number = min(k, found)
+            current = right.extend(draw(min(block, left_over())))
     left_rows = columns[:, :number].mT.to(op.dtype) @ left.rows
     return RitzTriplets(
-        completed(left_rows, k, generator),
-        torch.cat([values[:number], values.new_zeros(k - number)]),
-        rows[:k].to(op.dtype) @ right.rows,
+        completed(left_rows, k, generator), best, rows[:k].to(op.dtype) @ right.rows, ~doubts.pairs
     )
 
 

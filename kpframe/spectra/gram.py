@@ -77,7 +77,9 @@ def moments(source: Sampler, num: int) -> Moments:
     sketch = Sketch.of(probes, products)
     statistics = [torch.stack([trace_samples(v), inner_samples(v, v)], dim=-1) for v in sketch.views()]
     total = float(statistics[0][..., 0].mean())
-    return Moments(LeaveOneOut.of(*statistics, sketch.looks), sketch.rounding / max(total, sketch.rounding))
+    return Moments(
+        LeaveOneOut.of(*statistics, looks=sketch.looks), sketch.rounding / max(total, sketch.rounding)
+    )
 
 
 @frozen(eq=False)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from attrs import frozen
 
+from kpframe.spectra.convergence import Tolerance
 from kpframe.spectra.eigsh import SCORES
 from kpframe.spectra.krylov import block_lanczos
 from kpframe.spectra.lanczos import F64, Tridiagonal, lanczos
@@ -76,7 +77,13 @@ def spectral_measure(product: Products, num: int, generator: torch.Generator) ->
     vectors: torch.Tensor | None = None
     if top >= 4:
         ritz = block_lanczos(
-            product, top, block=2, room=top, tol=0.0, score=SCORES["largest"], generator=generator
+            product,
+            top,
+            block=2,
+            room=top,
+            tolerance=Tolerance(0.0, 0.0),
+            score=SCORES["largest"],
+            generator=generator,
         )
         good = (ritz.bounds <= ACCURACY * ritz.values.abs()) & (ritz.values > 0)
         if good.any():

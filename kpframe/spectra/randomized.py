@@ -10,7 +10,8 @@ import torch
 
 from kpframe.isolation import in_isolation
 from kpframe.operators import Operator
-from kpframe.spectra.arguments import check_count, check_operator, check_rank
+from kpframe.spectra.arguments import check_count, check_operator, check_positive, check_rank
+from kpframe.spectra.convergence import Doubts, Tolerance
 from kpframe.spectra.linalg import completed, orthonormal_rows
 from kpframe.spectra.products import Products
 from kpframe.spectra.rng import new_generator, probes
@@ -41,7 +42,7 @@ def randomized_svd(
         power: number of power steps; more for slowly decaying singular values.
         oversample: random directions beyond ``k``.
         generator: the source of the directions; None: a new one with seed 0.
-        tol: ``converged`` says which residual norms are within ``tol`` times the largest singular value.
+        tol: largest residual norm of a converged triplet by its own singular value, as in ``svd``.
 
     Raises:
         ArgumentError: when k exceeds the smaller dimension, or for other numbers that cannot be used.
@@ -53,10 +54,11 @@ def randomized_svd(
     k = check_rank(k, op)
     power = check_count(power, "power", 0)
     width = k + check_count(oversample, "oversample", 0)
+    tolerance = Tolerance.of(check_positive(tol, "tol"), op.dtype)
     source = new_generator(generator)
     product = Products(op)
     if width >= min(op.domain.size, op.codomain.size):
-        return dense_svd(op, k, tol, product)
+        return dense_svd(op, k, tolerance, product)
     starts = probes(op.domain, width, source, dtype=op.dtype, device=op.device).flatten(1)
     left = orthonormal_rows(product(starts))
     for _ in range(power):
@@ -70,4 +72,6 @@ def randomized_svd(
     values = torch.cat([values[:found], values.new_zeros(k - found)])
     left = completed(rotation @ left, k, source)
     method = f"randomised, {power} power steps"
-    return triplets(op, left, values, right, product(right), backward, tol, product, method)
+    counted = ~Doubts.of(values, tolerance.limits(values, float(values.max())), width).pairs
+    forward = product(right)
+    return triplets(op, left, values, right, forward, backward, tolerance, product, method, counted)

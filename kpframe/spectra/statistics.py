@@ -140,7 +140,7 @@ class LeaveOneOut:
     looks: Looks | None = None
 
     @classmethod
-    def of(cls, samples: torch.Tensor, deleted: torch.Tensor, looks: Looks | None = None) -> LeaveOneOut:
+    def of(cls, samples: torch.Tensor, deleted: torch.Tensor, *, looks: Looks | None = None) -> LeaveOneOut:
         """Return the statistics from samples ``[1, m, q]`` and ``[g, m - 1, q]``, see ``deletions``."""
         samples = samples[0]
         chosen = len(deleted)

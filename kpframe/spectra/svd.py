@@ -9,6 +9,7 @@ from kpframe.errors import ArgumentError, mismatch
 from kpframe.isolation import in_isolation
 from kpframe.operators import Operator
 from kpframe.spectra.arguments import check_count, check_operator, check_positive, check_rank
+from kpframe.spectra.convergence import Tolerance, earned
 from kpframe.spectra.eigsh import DENSE, row_signs
 from kpframe.spectra.golub_kahan import golub_kahan
 from kpframe.spectra.products import Products
@@ -17,7 +18,11 @@ from kpframe.spectra.rng import new_generator
 
 @frozen(eq=False)
 class SingularTriplets:
-    """``A V_i = S_i U_i``, descending; ``residual_norms`` are sqrt(|A v - s u|^2 + |A* u - s v|^2)."""
+    """``A V_i = S_i U_i``, descending; ``residual_norms`` are sqrt(|A v - s u|^2 + |A* u - s v|^2).
+
+    ``converged`` is as for ``EigenPairs``: the triplet and all before it have small residuals, and none is
+    missing before it.
+    """
 
     U: torch.Tensor  # [k, *codomain], orthonormal, largest entry positive
     S: torch.Tensor  # [k]
@@ -41,16 +46,16 @@ def svd(
     """Return the ``k`` leading singular triplets of any operator.
 
     Block Golub-Kahan bidiagonalisation with full reorthogonalisation; ends when all triplets have converged
-    or the budget is spent. ``residual_norms`` are measured with ``2 k`` further products. A budget of at
-    least the smaller dimension, or none and a smaller dimension up to 256, gives the dense solution;
-    ``method`` says so.
+    or the budget is spent. ``residual_norms`` are measured with ``2 k`` further products. The dense solution,
+    for as many products as the smaller dimension, is taken where a budget pays for it, or without a budget
+    where iterating would hardly cost less: up to a smaller dimension of 256, or 30 k. ``method`` says so.
 
     Args:
         op: any operator.
         k: number of triplets, at most the smaller dimension.
         budget: bound on the number of products, with the operator and its adjoint; None: 40 k + 400.
-        tol: a triplet has converged when its residual norm is at most ``tol`` times the largest singular
-            value; None: eps^(2/3), 4e-11 in float64 and 2e-5 in float32.
+        tol: largest residual norm of a converged triplet by its own singular value, as in ``eigsh``; None:
+            eps^(2/3), 4e-11 in float64 and 2e-5 in float32.
         generator: the source of the first block; None: a new one with seed 0.
         block_size: vectors per step; None: k, at most 32.
 
@@ -62,36 +67,41 @@ def svd(
     """
     check_operator(op)
     k = check_rank(k, op)
-    eps = torch.finfo(op.dtype).eps
-    tol = eps ** (2 / 3) if tol is None else check_positive(tol, "tol")
+    tolerance = Tolerance.of(None if tol is None else check_positive(tol, "tol"), op.dtype)
     block = min(k, 32) if block_size is None else check_count(block_size, "block_size")
     smaller = min(op.domain.size, op.codomain.size)
     source = new_generator(generator)
     product = Products(op)
     if budget is not None:
         check_count(budget, "budget")
-    if smaller <= (DENSE if budget is None else budget):
-        return dense_svd(op, k, tol, product)
+    if smaller <= (max(DENSE, 30 * k) if budget is None else budget):
+        return dense_svd(op, k, tolerance, product)
     room = (40 * k + 400 if budget is None else budget) - 2 * k
     if room < 2 * k:
-        raise ArgumentError(mismatch("budget", f"at least {4 * k} products for k={k}", budget))
+        least = min(4 * k, smaller)
+        raise ArgumentError(mismatch("budget", f"at least {least} products for k={k}", budget))
     flipped = op.codomain.size < op.domain.size  # the random blocks belong to the smaller side
     run = product.T if flipped else product
-    found = golub_kahan(run, k, block=min(block, smaller), room=room, tol=tol / 2, generator=source)
+    found = golub_kahan(
+        run, k, block=min(block, smaller), room=room, tolerance=tolerance.half, generator=source
+    )
     left, right = (found.right, found.left) if flipped else (found.left, found.right)
     if flipped:
         product.count += run.count
     method = f"block Golub-Kahan, blocks of {block}"
     values = found.values.to(op.dtype)
-    return triplets(op, left, values, right, product(right), product.adjoint(left), tol, product, method)
+    forward, backward = product(right), product.adjoint(left)
+    return triplets(op, left, values, right, forward, backward, tolerance, product, method, found.counted)
 
 
-def dense_svd(op: Operator, k: int, tol: float, product: Products) -> SingularTriplets:
+def dense_svd(op: Operator, k: int, tolerance: Tolerance, product: Products) -> SingularTriplets:
     """Return the triplets of the dense matrix."""
     dense = product.dense()
     columns, values, rows = torch.linalg.svd(dense, full_matrices=False)
     left, values, right = columns[:, :k].mT, values[:k], rows[:k]
-    return triplets(op, left, values, right, right @ dense.mT, left @ dense, tol, product, "dense")
+    counted = torch.ones(k, dtype=torch.bool)
+    forward, backward = right @ dense.mT, left @ dense
+    return triplets(op, left, values, right, forward, backward, tolerance, product, "dense", counted)
 
 
 def triplets(
@@ -101,9 +111,10 @@ def triplets(
     right: torch.Tensor,
     forward: torch.Tensor,  # A v
     backward: torch.Tensor,  # A* u
-    tol: float,
+    tolerance: Tolerance,
     product: Products,
     method: str,
+    counted: torch.Tensor,
 ) -> SingularTriplets:
     """Return the triplets with signs fixed and residuals measured."""
     k = len(values)
@@ -116,7 +127,7 @@ def triplets(
         product.unit * values,
         (right * signs).reshape(k, *op.domain.shape),
         product.unit * residuals,
-        residuals <= tol * float(values.max()),
+        earned(residuals, tolerance.limits(values, float(values.max())), counted),
         product.count,
         method,
     )

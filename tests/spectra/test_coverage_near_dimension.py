@@ -115,18 +115,16 @@ def test_what_looks_share_is_what_turned_probes_share() -> None:
     assert far.freedom == pytest.approx(num - 1, rel=1e-3)
 
 
-#: From here on the looks of few probes tell too little of a spectrum with a head: see the documentation.
-FEW = 8
+#: Fewer probes than this tell too little of a spectrum with a head of about 7: see the documentation.
+FEW = 15
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("budget", [2, 3, 5, 8, 10, 15, 18, 19, 20])
 @pytest.mark.parametrize("spectrum", SPECTRA)
-@pytest.mark.parametrize(
-    "name", ["trace", "norm", "rank", "alignment", "xtrace", "norm of op op*", "entropy"]
-)
+@pytest.mark.parametrize("name", ["trace", "norm", "rank", "alignment", "xtrace", "norm of op op*"])
 def test_coverage_at_every_budget(name: str, spectrum: str, budget: int) -> None:
     call, truth = quantity(name, SPECTRA[spectrum])
     few = budget < FEW * (2 if name in ("xtrace", "norm of op op*") else 1)
-    least = 0.75 if few and spectrum in ("step", "inverse") else 0.89
-    assert least <= coverage(call, truth, budget, 400) <= 1.0
+    least = 0.75 if few and spectrum in ("step", "inverse") else 0.90
+    assert least <= coverage(call, truth, budget, 400) <= 0.99

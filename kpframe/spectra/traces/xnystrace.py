@@ -26,5 +26,5 @@ def measure(source: Sampler, budget: int) -> tuple[float, float]:
     sketch = Sketch.of(probes, products)
     views = sketch.views()
     samples = (trace_samples(view)[..., None] for view in views)
-    value, stderr = LeaveOneOut.of(*samples, sketch.looks).estimate(identity)
+    value, stderr = LeaveOneOut.of(*samples, looks=sketch.looks).estimate(identity)
     return value, max(stderr, sketch.rounding)

@@ -1,0 +1,184 @@
+"""A pair is called converged only where its residual and a count of what comes before it show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from kpframe.errors import ArgumentError
+from kpframe.operators import DiagonalOperator, MatrixOperator, Operator
+from kpframe.spaces import Space
+from kpframe.spectra import EigenPairs, SingularTriplets, eigsh, randomized_svd, svd
+from kpframe.spectra.convergence import Answer, Doubts, Tolerance, earned, nothing_above
+
+F64 = torch.float64
+#: 5 and 3 three times, 4 twice, then a bulk.
+HEAD = [5.0, 5, 5, 4, 4, 3, 3, 3, 2.5]
+VALUES = torch.cat([torch.tensor(HEAD), torch.linspace(0, 2, 991)]).to(F64)
+
+
+def values_of(found: EigenPairs | SingularTriplets) -> torch.Tensor:
+    return found.eigenvalues if isinstance(found, EigenPairs) else found.S
+
+
+def lanczos(sign: float, **options: int) -> EigenPairs:
+    """The same spectrum seen from its upper end, and, turned over, from its lower one."""
+    which = "largest" if sign > 0 else "smallest"
+    return eigsh(sign * DiagonalOperator(VALUES), 8, which=which, **options)
+
+
+SOLVERS: dict[str, Callable[..., EigenPairs | SingularTriplets]] = {
+    "largest": lambda **options: lanczos(1.0, **options),
+    "smallest": lambda **options: lanczos(-1.0, **options),
+    "svd": lambda **options: svd(DiagonalOperator(VALUES), 8, **options),
+}
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 3])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_copies_beyond_the_start_vectors_are_found(solver: str, block_size: int) -> None:
+    found = SOLVERS[solver](block_size=block_size)
+    expected = torch.tensor(HEAD[:8], dtype=F64)
+    torch.testing.assert_close(values_of(found).abs(), expected, rtol=1e-9, atol=0)
+    assert found.converged.all()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_within_any_budget_flags_are_true_of_right_pairs_alone(solver: str) -> None:
+    expected = torch.tensor(HEAD[:8], dtype=F64)
+    flagged = []
+    for budget in range(40, 320, 20):
+        found = SOLVERS[solver](block_size=1, budget=budget)
+        assert found.num_matvecs <= budget
+        right = (values_of(found).abs() - expected).abs() <= 1e-9
+        assert not (found.converged & ~right).any(), budget
+        flagged.append(int(found.converged.sum()))
+    assert 0 < flagged[5] < 8  # it does say True, and not at once of all
+    assert flagged[-1] == 8
+
+
+def test_an_eigenvalue_of_a_hundred_copies() -> None:
+    values = torch.cat([torch.full((100,), 2.0), torch.ones(1900)]).to(F64)
+    pairs = eigsh(DiagonalOperator(values), 50)
+    assert pairs.method == "block Lanczos, blocks of 32"
+    torch.testing.assert_close(pairs.eigenvalues, torch.full((50,), 2.0, dtype=F64), rtol=1e-12, atol=0)
+    assert pairs.converged.all()
+    short = eigsh(DiagonalOperator(values), 50, budget=130)  # too few to look for more copies
+    wrong = short.eigenvalues < 1.5
+    assert not (short.converged & wrong).any()
+    triplets = svd(DiagonalOperator(values), 50)
+    torch.testing.assert_close(triplets.S, torch.full((50,), 2.0, dtype=F64), rtol=1e-12, atol=0)
+    assert triplets.converged.all()
+
+
+class Labelled(MatrixOperator):
+    """A matrix in two blocks, of even and of odd entries."""
+
+    @property
+    def block_labels(self) -> torch.Tensor:
+        return torch.arange(2)
+
+
+def test_copies_within_one_block() -> None:
+    even = torch.cat([torch.tensor([5.0, 5, 5, 2]), torch.linspace(0, 1, 196)]).to(F64)
+    odd = torch.cat([torch.tensor([4.0, 4, 3]), torch.linspace(0, 1, 197)]).to(F64)
+    matrix = torch.zeros(400, 400, dtype=F64)
+    for start, values in ((0, even), (1, odd)):
+        seed = torch.Generator().manual_seed(start)
+        basis = torch.linalg.qr(torch.randn(200, 200, generator=seed, dtype=F64)).Q
+        matrix[start::2, start::2] = (basis * values) @ basis.T
+    op = Labelled((matrix + matrix.T) / 2, Space.of(time=200, hidden=2))
+    expected = torch.tensor([5.0, 5, 5, 4, 4, 3], dtype=F64)
+    pairs = eigsh(op, 6)
+    assert pairs.method == "Lanczos within 2 blocks of the operator"
+    torch.testing.assert_close(pairs.eigenvalues, expected, rtol=1e-9, atol=0)
+    assert pairs.converged.all()
+    for budget in range(14, 80, 6):
+        short = eigsh(op, 6, budget)
+        assert short.num_matvecs <= budget
+        right = (short.eigenvalues - expected).abs() <= 1e-9
+        assert not (short.converged & ~right).any(), budget
+
+
+def test_a_pair_is_not_flagged_before_those_in_front_of_it() -> None:
+    residuals, limits = torch.tensor([0.1, 0.9, 0.1]), torch.tensor([0.5, 0.5, 0.5])
+    assert earned(residuals, limits, torch.tensor([True, True, True])).tolist() == [True, False, False]
+    assert earned(residuals, 2 * limits, torch.tensor([True, True, False])).tolist() == [True, True, False]
+
+
+def test_the_tolerance_is_relative_to_each_value() -> None:
+    """A residual of 1% of the largest value says nothing about a value at the other, smaller end."""
+    values = torch.cat([torch.tensor([-5.5, -3.9]), torch.linspace(-3.7, 80, 1497), torch.tensor([125.0])])
+    op = DiagonalOperator(values.to(F64))
+    pairs = eigsh(op, 1, budget=200, tol=1e-2, which="smallest")
+    assert float(pairs.eigenvalues[0]) == pytest.approx(-5.5, rel=1e-2)
+    assert float(pairs.residual_norms[0]) <= 1e-2 * 5.5
+    assert pairs.converged.all()
+    few = eigsh(op, 1, budget=18, tol=1e-2, which="smallest")
+    assert 0.055 < float(few.residual_norms[0]) < 1e-2 * 125
+    assert not few.converged.any()
+    limits = Tolerance.of(1e-2, F64).limits(torch.tensor([100.0, 1.0, 0.0], dtype=F64), 100.0)
+    eps = torch.finfo(F64).eps
+    torch.testing.assert_close(limits, torch.tensor([1.0, 0.01, 12800 * eps], dtype=F64), rtol=1e-12, atol=0)
+    default = Tolerance.of(None, F64).limits(torch.tensor([100.0, 1.0], dtype=F64), 100.0)
+    expected = torch.tensor([100.0, 1.0], dtype=F64) * eps ** (2 / 3)
+    torch.testing.assert_close(default, expected, rtol=1e-12, atol=0)
+
+
+def test_a_randomised_decomposition_of_a_wide_range() -> None:
+    values = 10.0 ** -torch.arange(0, 1000, dtype=F64).clamp(max=12)
+    triplets = randomized_svd(DiagonalOperator(values), 12, 0, 2)
+    errors = (triplets.S / values[:12] - 1).abs()
+    assert errors[-1] > 0.5
+    assert not triplets.converged[errors > 1e-3].any()
+    assert triplets.converged[:8].all()
+    assert (triplets.residual_norms <= 1e-10 * values[0]).all()  # by the largest they would all pass
+
+
+def test_the_dense_solution_where_iterating_costs_as_much() -> None:
+    values = torch.linspace(0, 1, 600, dtype=F64)
+    op = DiagonalOperator(values)
+    for pairs in (eigsh(op, 20), svd(op, 20)):
+        assert (pairs.method, pairs.num_matvecs) == ("dense", 600)
+        assert pairs.converged.all()
+        torch.testing.assert_close(values_of(pairs), values.flip(0)[:20], rtol=1e-12, atol=0)
+    assert eigsh(op, 19).method != "dense"
+    crowded = DiagonalOperator(torch.linspace(0, 1, 310, dtype=F64))
+    pairs = eigsh(crowded, 6)  # the space becomes whole before the pairs converge
+    assert pairs.num_matvecs <= 310 + 6
+    assert pairs.converged.all()
+    with pytest.raises(ArgumentError, match="budget: expected at least 300 products for k=299, got 299"):
+        eigsh(DiagonalOperator(torch.linspace(0, 1, 300, dtype=F64)), 299, 299)
+    with pytest.raises(ArgumentError, match="budget: expected at least 300 products for k=80, got 299"):
+        svd(DiagonalOperator(torch.linspace(0, 1, 300, dtype=F64)), 80, 299)
+
+
+def look(op: Operator, level: float, low: float, room: int, seed: int) -> Answer:
+    start = torch.randn(1, 500, generator=torch.Generator().manual_seed(seed), dtype=F64)
+    return nothing_above(op, start, lambda found: found, level, low, room)
+
+
+def test_what_a_random_vector_rules_out() -> None:
+    values = torch.linspace(0, 1, 500, dtype=F64)
+    values[-1] = 1.5
+    op = DiagonalOperator(values, Space.of(index=500))
+    answers = [look(op, 1.5 - 1e-6, 0.0, 100, seed) for seed in range(200)]
+    assert answers.count(Answer.YES) == 200
+    assert [look(op, 1.6, 0.0, 100, seed) for seed in range(20)] == [Answer.NO] * 20
+    assert look(op, 1.6, 0.0, 5, 0) is Answer.UNKNOWN
+    small = torch.zeros(1, 500, dtype=F64)
+    small[0, :499] = 1.0
+    small[0, 499] = 1e-9  # a start vector that hardly sees the one: no answer can help it
+    assert nothing_above(op, small, lambda found: found, 1.4, 0.0, 12) is not Answer.YES
+
+
+def test_doubts() -> None:
+    scores, limits = torch.tensor([5.0, 5.0, 4.0, 3.0]), torch.full((4,), 0.1)
+    doubts = Doubts.of(scores, limits, 2)
+    assert doubts.pairs.tolist() == [False, False, True, True]
+    assert doubts.level == pytest.approx(4.9)
+    assert Doubts.of(scores, limits, 3).level is None
+    assert Doubts.of(scores, limits, 2, torch.tensor([0, 1, 0, 1])).level is None
+    assert Doubts.of(scores, limits, 1).level == pytest.approx(3.9)
