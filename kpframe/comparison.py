@@ -64,23 +64,39 @@ class UpdateComparison:
 
 @in_isolation
 def compare_update(
-    flow: Flow, err: torch.Tensor, rule: LearningRule, readout: Readout | None = None
+    flow: Flow,
+    err: torch.Tensor | None,
+    rule: LearningRule,
+    readout: Readout | None = None,
+    *,
+    output_err: torch.Tensor | None = None,
 ) -> UpdateComparison:
-    """Return a rule's update beside the exact gradient, along a flow and for an error ``[B, T, H]``.
+    """Return a rule's update beside the exact gradient, along a flow and for one error.
 
     Costs T backward passes, for the steps one by one, beside those of the two updates.
 
+    Args:
+        flow: the operators along the trajectory.
+        err: ``[B, T, H]``, the loss's derivative by the states through the readout, or None.
+        rule: linear in the error.
+        readout: what the error comes through, for rules that need it, and for ``output_err``.
+        output_err: ``[B, T, O]``, the loss's derivative by the outputs, in the place of ``err``.
+
     Raises:
-        ArgumentError: for an error whose exact gradient is zero, beside which nothing can be compared.
+        ArgumentError: for an error whose exact gradient is zero, beside which nothing can be compared; as
+            ``Update.incoming``.
         NotLinearError, UnsupportedError: for a rule without an operator, or without what it needs.
-        ShapeError, DtypeError, DeviceError, NonFiniteError: when ``err`` is no vector of the state space.
+        ShapeError, DtypeError, DeviceError, NonFiniteError: when the error does not fit.
     """
-    flow.P.domain.check(err, "err", dtype=flow.P.dtype, device=flow.P.device)
-    check_finite(err, "err", flow.trajectory.space)
-    exact = _Facings.of(flow, err, None, None)
+    rule.check_linear()
+    plain = Update.exact(flow, readout)
+    hidden = plain.incoming(err, output_err)
+    check_finite(hidden, "err", flow.trajectory.space)
+    exact = _Facings.of(plain, hidden, hidden)
     if not bool(exact.total.any()):
         raise ArgumentError(mismatch("err", "an error with a gradient that is not zero", "one without any"))
-    ours = _Facings.of(flow, err, rule, readout)
+    update = rule.update(flow, readout)
+    ours = _Facings.of(update, update.incoming(err, output_err), hidden)
     ratio = norm(ours.total) / norm(exact.total)
     angle = cosine(exact.total, ours.total)
     parts = flow.J.domain[PARAMETER].parts
@@ -120,21 +136,13 @@ class _Facings:
         return self.past.sum(dim=0)
 
     @classmethod
-    def of(
-        cls, flow: Flow, err: torch.Tensor, rule: LearningRule | None, readout: Readout | None
-    ) -> _Facings:
-        if rule is None:
-            update = Update.exact(flow)
-        else:
-            rule.check_linear()
-            update = rule.update(flow, readout)
-        P, J, M = update.P, update.J, update.K.metric
-        E = None if update.feedback is None else update.error_map
-        steps = err.shape[1]
-        exact = (flow.J.T @ flow.P.T)(err)
+    def of(cls, update: Update, error: torch.Tensor, hidden: torch.Tensor) -> _Facings:
+        """Take apart what an update makes of the error that it sends back, beside that of the hidden one."""
+        P, J, M, flow = update.P, update.J, update.K.metric, update.flow
+        steps = error.shape[1]
+        exact = (flow.J.T @ flow.P.T)(hidden)
         # <g, M J* q> = <J_rule M* g, q>, which takes the product with each pair apart by the step of q
         weight = J(M.T(exact))
-        error = err if E is None else E(err)
         past, pairs = [], []
         chunk = chunk_size(P, steps, held=2)
         for start in range(0, steps, chunk):

@@ -16,24 +16,42 @@ from kpframe.errors import ArgumentError, SpaceMismatchError, mismatch
 from kpframe.flow import Flow
 from kpframe.isolation import in_isolation
 from kpframe.operators.base import Operator
+from kpframe.readout import Readout
 from kpframe.rules import LearningRule
 from kpframe.scale import divided, norm, unit_of
 from kpframe.spaces import PARAMETER
 from kpframe.trajectory import check_finite
+from kpframe.update import Update
 
 
 @in_isolation
-def loss_rate(flow: Flow, err: torch.Tensor, rule: LearningRule | None = None) -> float:
+def loss_rate(
+    flow: Flow,
+    err: torch.Tensor | None = None,
+    rule: LearningRule | None = None,
+    readout: Readout | None = None,
+    *,
+    output_err: torch.Tensor | None = None,
+) -> float:
     """Return ``-<Err, Phi_rule Err>``, the change of the loss per unit learning rate.
 
     It is never positive for the exact gradient (``rule=None``); a rule may have a positive one.
 
     Args:
         flow: where the step is taken.
-        err: ``[B, T, H]``, ``Err``.
+        err: ``[B, T, H]``, ``Err``, the loss's derivative by the states through the readout.
         rule: the rule that makes the update; the exact gradient when left out.
+        readout: what the error comes through, for rules that need it, and for ``output_err``.
+        output_err: ``[B, T, O]``, the loss's derivative by the outputs, in the place of ``err``.
+
+    Raises:
+        ArgumentError, ShapeError, DtypeError, DeviceError: as ``Update.incoming``.
+        NotLinearError, UnsupportedError: for a rule without an operator, or without what it needs.
     """
-    return -float((err.double() * _moved(flow, err, rule).double()).sum())
+    hidden = Update.exact(flow, readout).incoming(err, output_err)
+    update = _update(flow, rule, readout)
+    moved = update.moved(update.incoming(err, output_err))
+    return -float((hidden.double() * moved.double()).sum())
 
 
 @frozen(eq=False)
@@ -61,18 +79,31 @@ class Contributions:
 
 
 @in_isolation
-def contributions(flow: Flow, err: torch.Tensor, rule: LearningRule | None = None) -> Contributions:
+def contributions(
+    flow: Flow,
+    err: torch.Tensor | None = None,
+    rule: LearningRule | None = None,
+    readout: Readout | None = None,
+    *,
+    output_err: torch.Tensor | None = None,
+) -> Contributions:
     """Return ``loss_rate`` by parameter group, by trial and by time step.
 
     With ``R = -Err o (Phi_rule Err)`` the sums of R over time and units are the contributions of the
-    trials that gain; with ``-Err o (Phi_rule* Err)`` those of the trials learned from.
+    trials that gain; with ``-Err o (Phi_rule* Err)`` those of the trials learned from, where Phi_rule takes
+    the output error if that is what is given. See ``loss_rate`` for arguments and errors.
     """
-    error = -err.double()  # squares of float32 leave its range
-    forward = error * _moved(flow, err, rule)
-    Phi = flow.Phi if rule is None else rule.flow_operator(flow)
-    backward = error * Phi.T(err)
-    exact = (flow.J.T @ flow.P.T)(err)
-    update = exact if rule is None else rule.update_operator(flow)(err)
+    hidden = Update.exact(flow, readout).incoming(err, output_err)
+    made = _update(flow, rule, readout)
+    incoming = made.incoming(err, output_err)
+    forward = -hidden.double() * made.moved(incoming)  # squares of float32 leave its range
+    if output_err is None:
+        assert err is not None  # one of the two is there
+        backward = -err.double() * made.flow_operator.T(hidden)
+    else:
+        backward = -output_err.double() * made.output_flow_operator.T(hidden)
+    exact = (flow.J.T @ flow.P.T)(hidden)
+    update = made.back(incoming)
     groups = {
         part.name: -float(exact[part.slice].double() @ update[part.slice].double())
         for part in flow.J.domain[PARAMETER].parts
@@ -186,6 +217,8 @@ def effective_dimension(y: torch.Tensor) -> float:
     return float(gram.trace()) ** 2 / float((gram * gram).sum())
 
 
-def _moved(flow: Flow, err: torch.Tensor, rule: LearningRule | None) -> torch.Tensor:
-    operator = flow.Phi if rule is None else rule.flow_operator(flow)
-    return operator(err)
+def _update(flow: Flow, rule: LearningRule | None, readout: Readout | None) -> Update:
+    if rule is None:
+        return Update.exact(flow, readout)
+    rule.check_linear()
+    return rule.update(flow, readout)

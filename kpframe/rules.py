@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from copy import copy
+from inspect import signature
 from typing import TypeVar
 
 import torch
@@ -84,34 +85,71 @@ class LearningRule(ABC):
         self.check_linear()
         return self.update(flow, readout).flow_operator
 
-    @in_isolation
-    def gradient(
-        self, flow: Flow, err: torch.Tensor, readout: Readout | None = None
-    ) -> dict[str, torch.Tensor]:
-        """Return the rule's gradient by parameter name, for an error ``[B, T, H]``.
+    def output_operator(self, flow: Flow, readout: Readout) -> Operator:
+        """Return ``M J* P_rule* B^T``: output error ``(batch, time, output)`` -> gradient ``(parameter,)``.
+
+        B is the readout's weight, or the matrix that the rule puts in its place; the map is exact for any
+        number of outputs.
 
         Raises:
-            ShapeError, DtypeError, DeviceError: when ``err`` does not lie in the state space.
+            NotLinearError: for a rule that is not linear in the error.
             UnsupportedError: as ``update``.
         """
-        flow.P.domain.check(err, "err", dtype=flow.P.dtype, device=flow.P.device)
-        return by_name(flow, self.update_operator(flow, readout)(err))
+        self.check_linear()
+        return self.update(flow, readout).output_operator
+
+    @in_isolation
+    def gradient(
+        self,
+        flow: Flow,
+        err: torch.Tensor | None = None,
+        readout: Readout | None = None,
+        *,
+        output_err: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Return the rule's gradient by parameter name, for one of two errors; see ``Update.incoming``.
+
+        Args:
+            flow: the operators along the trajectory.
+            err: ``[B, T, H]``, the loss's derivative by the states through the readout alone.
+            readout: what the error comes through, for rules that need it, and for ``output_err``.
+            output_err: ``[B, T, O]``, the loss's derivative by the outputs, from which every rule's gradient
+                is exact.
+
+        Raises:
+            ArgumentError: for both errors or neither; for an ``err`` that comes through no output, where the
+                rule puts another matrix in the place of the readout's.
+            ShapeError, DtypeError, DeviceError: when the error lies in another space.
+            NotLinearError: for a rule that is not linear in the error.
+            UnsupportedError: as ``update``; for an ``err`` that does not determine what is fed back, with
+                more outputs than units.
+        """
+        self.check_linear()
+        update = self.update(flow, readout)
+        return by_name(flow, update.back(update.incoming(err, output_err)))
 
     def apply_gradient(
-        self, model: Model, flow: Flow, err: torch.Tensor, readout: Readout | None = None
+        self,
+        model: Model,
+        flow: Flow,
+        err: torch.Tensor | None = None,
+        readout: Readout | None = None,
+        *,
+        output_err: torch.Tensor | None = None,
     ) -> None:
         """Fill ``.grad`` of a model's parameters with the rule's gradient, for any torch optimizer.
 
+        See ``gradient`` for the other arguments and errors.
+
         Raises:
             ArgumentError: when the flow is that of another model.
-            ShapeError, DtypeError, DeviceError, UnsupportedError: as ``gradient``.
         """
         theta = model.trainable()
         shapes = {name: tuple(p.shape) for name, p in theta.items()}
         expected = {part.name: part.shape for part in flow.J.domain.axes[0].parts}
         if shapes != expected:
             raise ArgumentError(mismatch("model", f"the parameters of the flow, {expected}", shapes))
-        for name, value in self.gradient(flow, err, readout).items():
+        for name, value in gradient_of(self, flow, err, readout, output_err).items():
             theta[name].grad = value
 
     def __matmul__(self, other: object) -> LearningRule:
@@ -128,6 +166,21 @@ class LearningRule(ABC):
             raise NotLinearError(
                 f"{self!r} is not linear in the error, so it has no operator; gradient() gives its update"
             )
+
+
+def gradient_of(
+    rule: LearningRule,
+    flow: Flow,
+    err: torch.Tensor | None,
+    readout: Readout | None,
+    output_err: torch.Tensor | None,
+) -> dict[str, torch.Tensor]:
+    """Return ``rule.gradient``; one of a rule's own that knows no ``output_err`` gets the hidden error."""
+    if output_err is None:
+        return rule.gradient(flow, err, readout)
+    if "output_err" in signature(rule.gradient).parameters:
+        return rule.gradient(flow, err, readout, output_err=output_err)
+    return rule.gradient(flow, Update.exact(flow, readout).incoming(err, output_err), readout)
 
 
 def by_name(flow: Flow, flat: torch.Tensor) -> dict[str, torch.Tensor]:

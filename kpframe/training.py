@@ -11,7 +11,7 @@ from kpframe.errors import ArgumentError, NonFiniteError, mismatch
 from kpframe.flow import linearize
 from kpframe.isolation import in_isolation, isolated
 from kpframe.model import Model
-from kpframe.readout import Readout, accuracy, error, task_loss
+from kpframe.readout import Readout, accuracy, output_error, task_loss
 from kpframe.rules import LearningRule
 from kpframe.settings import setting
 from kpframe.tasks import Task, Trials
@@ -152,8 +152,9 @@ def operator_gradient(
     flow = linearize(model, trials.inputs, mask=trials.mask)
     states = flow.trajectory.states
     with torch.enable_grad():
-        loss = task_loss(readout(states), trials, task.loss)
+        outputs = readout(states)
+        loss = task_loss(outputs, trials, task.loss)
         if loss.requires_grad:  # the states carry no graph: the readout's own gradient, if it is trained
             loss.backward()  # type: ignore[no-untyped-call]
-    rule.apply_gradient(model, flow, error(readout, states, trials, task.loss), readout)
+    rule.apply_gradient(model, flow, readout=readout, output_err=output_error(outputs, trials, task.loss))
     return loss.detach()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from attrs import evolve, frozen
 
-from kpframe.errors import ShapeError, UnsupportedError, mismatch
+from kpframe.errors import ArgumentError, ShapeError, UnsupportedError, mismatch
 from kpframe.flow import Flow
 from kpframe.initial_path import restarted
 from kpframe.isolation import in_isolation
@@ -16,6 +17,7 @@ from kpframe.operators.base import ATOM, Operator
 from kpframe.parameter import ParameterOperator
 from kpframe.propagator import Propagator
 from kpframe.readout import Readout
+from kpframe.scale import norm
 from kpframe.spaces import Space
 from kpframe.step_jacobian import StepJacobian
 from kpframe.trajectory import check_finite
@@ -107,51 +109,133 @@ class Update:
 
     @property
     @in_isolation
+    def takes_hidden_errors(self) -> bool:
+        """Whether what the rule feeds back is a function of the hidden error ``W^T e``.
+
+        It is where no matrix stands in the place of W, and where the readout's rows are independent. With
+        dependent ones (more outputs than units) several output errors e give one hidden error, and ``B^T e``
+        differs: ``output_operator`` and ``output_flow_operator`` are exact then, too.
+        """
+        if self.feedback is None:
+            return True
+        return norm(self.feedback.mT - self._substitute() @ self._weight().mT) <= self._slack(self.feedback)
+
+    @property
+    @in_isolation
     def error_map(self) -> Operator:
         """``E`` on the state space: the identity, or ``B^T (W^T)^+``, which turns ``W^T e`` into ``B^T e``.
 
-        The two agree for every output error e where the readout's rows are independent; with dependent
-        ones (more outputs than units) E takes the e of least norm, and ``output_operator`` is exact.
+        Raises:
+            UnsupportedError: where a hidden error does not determine the error that is fed back.
         """
         P = self.flow.P
         if self.feedback is None:
             return IdentityOperator(P.domain, dtype=P.dtype, device=P.device)
-        weight = self._readout().full_weight().detach()
-        return _HiddenMap(self.feedback.mT @ torch.linalg.pinv(weight.mT), P.domain, P.domain, "E")
+        if not self.takes_hidden_errors:
+            outputs, width = self._readout().weight.shape
+            raise UnsupportedError(
+                "readout: expected independent rows, so that a hidden error W^T e determines the B^T e that "
+                f"is fed back, got {outputs} outputs of {width} units, of rank "
+                f"{int(torch.linalg.matrix_rank(self._weight()))}; give the output error e itself "
+                "(output_err=kpframe.readout.output_error(...)), or take output_operator, which is exact"
+            )
+        return _HiddenMap(self._substitute(), P.domain, P.domain, "E")
+
+    @in_isolation
+    def incoming(
+        self, err: torch.Tensor | None = None, output_err: torch.Tensor | None = None
+    ) -> torch.Tensor:  # [B, T, H]
+        """Return the error that the rule sends back, for a hidden error or, exactly, for one of the outputs.
+
+        Args:
+            err: ``[B, T, H]``, ``W^T e``, the loss's derivative by the states through the readout.
+            output_err: ``[B, T, O]``, e itself, the loss's derivative by the outputs; instead of err.
+
+        Raises:
+            ArgumentError: for both or neither; for a hidden error that comes through no readout, where the
+                rule puts another matrix in the readout's place.
+            ShapeError, DtypeError, DeviceError: for an error that lies in another space.
+            UnsupportedError: for an output error without the readout, and as ``error_map``.
+        """
+        P = self.flow.P
+        if (err is None) == (output_err is None):
+            got = "neither" if err is None else "both"
+            raise ArgumentError(mismatch("err, output_err", "one of the two", got))
+        if output_err is not None:
+            back = self._from_outputs
+            back.domain.check(output_err, "output_err", dtype=P.dtype, device=P.device)
+            return back(output_err)
+        assert err is not None  # one of the two is there
+        P.domain.check(err, "err", dtype=P.dtype, device=P.device)
+        if self.feedback is None:
+            return err
+        E = self.error_map
+        weight = self._weight()
+        outside = norm(err - err @ torch.linalg.pinv(weight) @ weight)
+        if outside > self._slack(err):
+            raise ArgumentError(
+                "err: expected an error that comes through the readout, err = e @ W, where a rule feeds back "
+                f"B^T e, got one of which {outside / norm(err):.3g} of its norm does not; give the output "
+                "error e itself (output_err=...)"
+            )
+        return E(err)
+
+    @property
+    def back(self) -> Operator:
+        """``M J* P*``: what the rule makes of the error that it sends back."""
+        return self.K.metric @ self.J.T @ self.P.T
+
+    @property
+    def moved(self) -> Operator:
+        """``P J M J* P*``, printed ``P K P*``: how the states move along that."""
+        P = self.flow.P
+        if self.J is not self.K.jacobian:
+            return P @ self.K.jacobian @ self.back
+        if self.P is P and self.K is self.flow.K:
+            return self.flow.Phi
+        return P @ self.K @ self.P.T
 
     @property
     def operator(self) -> Operator:
-        """``M J* P* E``: error ``(batch, time, hidden)`` -> gradient ``(parameter,)``."""
-        back = self._back
-        return back if self.feedback is None else back @ self.error_map
+        """``M J* P* E``: error ``(batch, time, hidden)`` -> gradient ``(parameter,)``; raises as E."""
+        return self.back if self.feedback is None else self.back @ self.error_map
 
     @property
-    @in_isolation
     def output_operator(self) -> Operator:
         """``M J* P* B^T``: output error ``(batch, time, output)`` -> gradient ``(parameter,)``."""
-        readout = self._readout()
-        matrix = readout.full_weight().detach() if self.feedback is None else self.feedback
-        domain = self.flow.P.domain
-        batch, time, _ = domain.shape
-        outputs = Space.of(batch=batch, time=time, output=len(matrix))
-        name = "W*" if self.feedback is None else "B*"
-        return self._back @ _HiddenMap(matrix.mT, outputs, domain, name)
+        return self.back @ self._from_outputs
 
     @property
     def flow_operator(self) -> Operator:
-        """``Phi_rule = P J M J* P* E``, printed ``P K P*``: ``dh = -eta Phi_rule Err``."""
-        P = self.flow.P
-        if self.J is not self.K.jacobian:
-            Phi = P @ self.K.jacobian @ self._back
-        elif self.P is P and self.K is self.flow.K:
-            Phi = self.flow.Phi
-        else:
-            Phi = P @ self.K @ self.P.T
-        return Phi if self.feedback is None else Phi @ self.error_map
+        """``Phi_rule = P J M J* P* E``, printed ``P K P*``: ``dh = -eta Phi_rule Err``; raises as E."""
+        return self.moved if self.feedback is None else self.moved @ self.error_map
 
     @property
-    def _back(self) -> Operator:
-        return self.K.metric @ self.J.T @ self.P.T
+    def output_flow_operator(self) -> Operator:
+        """``P J M J* P* B^T``: output error ``(batch, time, output)`` -> how the states move."""
+        return self.moved @ self._from_outputs
+
+    @property
+    @in_isolation
+    def _from_outputs(self) -> Operator:
+        matrix = self._weight() if self.feedback is None else self.feedback
+        domain = self.flow.P.domain
+        batch, time, _ = domain.shape
+        outputs = Space.of(batch=batch, time=time, output=len(matrix))
+        return _HiddenMap(matrix.mT, outputs, domain, "W*" if self.feedback is None else "B*")
+
+    def _substitute(self) -> torch.Tensor:  # [H, H]
+        assert self.feedback is not None  # callers have looked
+        solve: torch.Tensor = torch.linalg.pinv(self._weight().mT)
+        return self.feedback.mT @ solve
+
+    @staticmethod
+    def _slack(like: torch.Tensor) -> float:
+        """Return the norm that counts as rounding beside a tensor."""
+        return math.sqrt(torch.finfo(like.dtype).eps) * norm(like)
+
+    def _weight(self) -> torch.Tensor:
+        return self._readout().full_weight().detach()
 
     def _readout(self) -> Readout:
         if self.readout is None:

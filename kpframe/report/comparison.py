@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -254,7 +255,7 @@ def _rows(one: xr.Dataset) -> list[list[str]]:
                 f"{float(row.metric_condition):.3g}",
                 plus_minus(row.flow_alignment, row.flow_alignment_stderr),
                 plus_minus(row.effective_rank, row.effective_rank_stderr),
-                f"{ends[0]:.3g} to {ends[1]:.3g}",
+                "none" if math.isnan(ends[0]) else f"{ends[0]:.3g} to {ends[1]:.3g}",
                 f"{float(row.propagator_error):.3g}",
             ]
         )

@@ -214,6 +214,8 @@ def _dimension(data: xr.Dataset) -> str:
 def plus_minus(value: xr.DataArray, stderr: xr.DataArray) -> str:
     """Return a value and its standard error, both to two digits of the error."""
     number, error = float(value), float(stderr)
+    if math.isnan(number):
+        return "none"
     if not (0 < error < math.inf):
         return f"{number:.5g} (exact)" if error == 0 else f"{number:.5g} ± {error}"
     place = 1 - math.floor(math.log10(error))

@@ -15,12 +15,13 @@ from kpframe.errors import ArgumentError, CheckpointError, mismatch
 from kpframe.flow import Flow, linearize
 from kpframe.model import Model
 from kpframe.operators.base import Operator
-from kpframe.readout import Readout, error
+from kpframe.readout import Readout, output_error
 from kpframe.registry import create_task
 from kpframe.rules import LearningRule
 from kpframe.scale import cosine
 from kpframe.spectra import alignment, effective_rank, eigsh, svd
 from kpframe.tasks import Loss, Task, Trials
+from kpframe.update import Update
 
 _LONG_NAMES = {
     "update_cosine": "cosine of the rule's update with the exact gradient",
@@ -42,6 +43,15 @@ _LONG_NAMES = {
     "symmetric_smallest": "smallest eigenvalue of the flow's symmetric part",
     "propagator_error": "norm of P - P_rule, relative to that of P",
 }
+#: What is estimated of a rule's flow.
+_FLOW_FIGURES = (
+    "flow_alignment",
+    "flow_alignment_stderr",
+    "effective_rank",
+    "effective_rank_stderr",
+    "symmetric_largest",
+    "symmetric_smallest",
+)
 
 
 def compare_rules(
@@ -67,7 +77,9 @@ def compare_rules(
         seed: of the random probes.
 
     Returns:
-        A dataset with dims ``rule, rule_other, parameter, time, time_used, lag, facing, k``.
+        A dataset with dims ``rule, rule_other, parameter, time, time_used, lag, facing, k``. Updates are made
+        of the output error. Where a rule feeds back what a hidden error does not determine (more outputs than
+        units), it has no flow on the state space, whose figures are NaN.
 
     Raises:
         ArgumentError: for no rules at all, and as ``compare_update``.
@@ -75,20 +87,24 @@ def compare_rules(
     if not rules:
         raise ArgumentError(mismatch("rules", "at least one learning rule", "none"))
     flow = linearize(model, trials.inputs, mask=trials.mask)
-    err = error(readout, flow.trajectory.states, trials, loss)
-    found = {label: compare_update(flow, err, rule, readout) for label, rule in rules.items()}
-    updates = [rule.update_operator(flow, readout)(err) for rule in rules.values()]
-    operators = {label: rule.flow_operator(flow, readout) for label, rule in rules.items()}
+    with torch.no_grad():
+        output_err = output_error(readout(flow.trajectory.states), trials, loss)
+    found = {
+        label: compare_update(flow, None, rule, readout, output_err=output_err)
+        for label, rule in rules.items()
+    }
+    made = {label: rule.update(flow, readout) for label, rule in rules.items()}
+    updates = [update.output_operator(output_err) for update in made.values()]
+    operators = {label: flow_of(update) for label, update in made.items()}
     data = xr.Dataset(_of_updates(found), coords=_coordinates(found, flow))
     cosines = [[cosine(one, other) for other in updates] for one in updates]
     data["rule_cosine"] = (("rule", "rule_other"), np.array(cosines))
     data = data.assign_coords(
-        rule_other=list(rules), formula=("rule", [repr(operator) for operator in operators.values()])
+        rule_other=list(rules), formula=("rule", [formula_of(update) for update in made.values()])
     )
     rows = []
     for place, (label, operator) in enumerate(operators.items()):
-        P_rule = rules[label].propagator(flow, readout)
-        rows.append(_of_flow(flow, operator, P_rule, budget, values, 1000 * seed + place))
+        rows.append(_of_flow(flow, operator, made[label].P, budget, values, 1000 * seed + place))
     flows = xr.concat(rows, dim=xr.Variable("rule", list(operators)))
     data = data.merge(flows)
     for name, text in _LONG_NAMES.items():
@@ -134,33 +150,42 @@ def _of_updates(found: Mapping[str, UpdateComparison]) -> dict[str, tuple[tuple[
     return data
 
 
+def flow_of(update: Update) -> Operator | None:
+    """Return a rule's flow on the state space; None where it is no function of the hidden error."""
+    return update.flow_operator if update.takes_hidden_errors else None
+
+
+def formula_of(update: Update) -> str:
+    """Return how a rule's flow prints, on the output space where there is none on the state space."""
+    return repr(flow_of(update) or update.output_flow_operator)
+
+
 def _of_flow(
-    flow: Flow, operator: Operator, P_rule: Operator, budget: int, values: int, seed: int
+    flow: Flow, operator: Operator | None, P_rule: Operator, budget: int, values: int, seed: int
 ) -> xr.Dataset:
-    """Return spectra and likeness of a rule's flow."""
+    """Return spectra and likeness of a rule's flow, NaN where it has none."""
 
     def generator(place: int) -> torch.Generator:
         return torch.Generator(flow.P.device).manual_seed(100 * seed + place)
 
-    likeness = alignment(operator, flow.Phi, budget=budget, generator=generator(0))
-    rank = effective_rank(operator, budget=budget, generator=generator(1))
     count = min(values, flow.P.domain.size)
-    singular = svd(operator, k=count, budget=max(2 * budget, 4 * count), tol=1e-2, generator=generator(2))
-    ends = {}
-    for which in ("largest", "smallest"):
-        pairs = eigsh(
-            operator.symmetric_part, k=1, budget=budget, tol=1e-2, which=which, generator=generator(3)
-        )
-        ends[which] = float(pairs.eigenvalues[0])
+    figures, singular = dict.fromkeys(_FLOW_FIGURES, np.nan), np.full(count, np.nan)
+    if operator is not None:
+        likeness = alignment(operator, flow.Phi, budget=budget, generator=generator(0))
+        rank = effective_rank(operator, budget=budget, generator=generator(1))
+        leading = svd(operator, k=count, budget=max(2 * budget, 4 * count), tol=1e-2, generator=generator(2))
+        singular = leading.S.double().cpu().numpy()
+        ends = [
+            eigsh(operator.symmetric_part, k=1, budget=budget, tol=1e-2, which=which, generator=generator(3))
+            for which in ("largest", "smallest")
+        ]
+        estimates = (likeness.value, likeness.stderr, rank.value, rank.stderr)
+        found = (*map(float, estimates), *(float(end.eigenvalues[0]) for end in ends))
+        figures = dict(zip(_FLOW_FIGURES, found, strict=True))
     return xr.Dataset(
-        {
-            "flow_alignment": ((), float(likeness.value)),
-            "flow_alignment_stderr": ((), float(likeness.stderr)),
-            "effective_rank": ((), float(rank.value)),
-            "effective_rank_stderr": ((), float(rank.stderr)),
-            "singular_value": (("k",), singular.S.double().cpu().numpy()),
-            "symmetric_largest": ((), ends["largest"]),
-            "symmetric_smallest": ((), ends["smallest"]),
+        {name: ((), value) for name, value in figures.items()}
+        | {
+            "singular_value": (("k",), singular),
             "propagator_error": ((), _apart(flow, P_rule, budget, generator(4))),
         },
         coords={"k": np.arange(1, count + 1)},

@@ -18,12 +18,14 @@ import xarray as xr
 from kpframe.flow import Flow, linearize
 from kpframe.model import Model
 from kpframe.operators.base import Operator
-from kpframe.readout import Readout, accuracy, error, task_loss
+from kpframe.readout import Readout, accuracy, output_error, task_loss
 from kpframe.rules import LearningRule
 from kpframe.scale import cosine, norm
 from kpframe.spectra import alignment, effective_rank, eigsh, trace
+from kpframe.study.compare import flow_of, formula_of
 from kpframe.study.config import MeasureSettings
 from kpframe.tasks import Loss, Trials
+from kpframe.update import Update
 
 
 def measured_operators(flow: Flow) -> dict[str, Operator]:
@@ -62,8 +64,9 @@ def measure(
     flow = linearize(model, probe.inputs, mask=probe.mask)
     data = _operators(flow, settings, seed)
     if rules:
-        err = error(readout, flow.trajectory.states, probe, loss)
-        data = data.merge(_rules(flow, err, readout, rules, settings, seed))
+        with torch.no_grad():
+            output_err = output_error(readout(flow.trajectory.states), probe, loss)
+        data = data.merge(_rules(flow, output_err, readout, rules, settings, seed))
     unit = "nat" if loss == "cross_entropy" else "1"
     data["test_loss"] = ((), scores[0], {"long_name": "test loss", "units": unit})
     data["test_accuracy"] = ((), scores[1], {"long_name": "test accuracy", "units": "1"})
@@ -119,33 +122,34 @@ def _operators(flow: Flow, settings: MeasureSettings, seed: int) -> xr.Dataset:
 
 def _rules(
     flow: Flow,
-    err: torch.Tensor,
+    output_err: torch.Tensor,
     readout: Readout,
     rules: Mapping[str, LearningRule],
     settings: MeasureSettings,
     seed: int,
 ) -> xr.Dataset:
-    exact = (flow.J.T @ flow.P.T)(err)
+    exact = Update.exact(flow, readout).output_operator(output_err)
     size = norm(exact)
-    rows = []
+    rows, formulas = [], []
     for place, rule in enumerate(rules.values()):
-        update = rule.update_operator(flow, readout)(err)
-        likeness = alignment(
-            rule.flow_operator(flow, readout),
-            flow.Phi,
-            budget=settings.budget,
-            generator=_generator(seed, 100 + place),
-        )
+        made = rule.update(flow, readout)
+        update, own_flow = made.output_operator(output_err), flow_of(made)
+        likeness = (math.nan, math.nan)
+        if own_flow is not None:
+            generator = _generator(seed, 100 + place)
+            found = alignment(own_flow, flow.Phi, budget=settings.budget, generator=generator)
+            likeness = (float(found.value), float(found.stderr))
         angle = cosine(update, exact)
         # descent of the loss per unit step, as a share of what the exact gradient reaches
         rate = angle * norm(update) / size if size else math.nan
-        rows.append((angle, rate, likeness.value, likeness.stderr))
+        rows.append((angle, rate, *likeness))
+        formulas.append(formula_of(made))
     names = ("gradient_cosine", "loss_rate_ratio", "flow_alignment", "flow_alignment_stderr")
     data = xr.Dataset(
         {name: ("rule", column) for name, column in zip(names, np.array(rows).T, strict=True)},
         coords={
             "rule": list(rules),
-            "formula": ("rule", [repr(rule.flow_operator(flow, readout)) for rule in rules.values()]),
+            "formula": ("rule", formulas),
         },
     )
     for name in names:

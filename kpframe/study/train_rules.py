@@ -18,9 +18,9 @@ from kpframe.errors import ArgumentError, NonFiniteError, mismatch
 from kpframe.flow import Flow, linearize
 from kpframe.model import Model
 from kpframe.operators.base import Operator
-from kpframe.readout import Readout, accuracy, error, task_loss
+from kpframe.readout import Readout, accuracy, output_error, task_loss
 from kpframe.registry import create_model, create_task
-from kpframe.rules import ComposedRule, LearningRule, StochasticRule
+from kpframe.rules import ComposedRule, LearningRule, StochasticRule, gradient_of
 from kpframe.scale import cosine, norm
 from kpframe.spectra import alignment, effective_rank
 from kpframe.study.run import test_trials
@@ -150,9 +150,10 @@ def _check(
 ) -> None:
     """Apply every rule once, so that one which cannot be used is known before any is trained."""
     flow = linearize(model, probe.inputs, mask=probe.mask)
-    err = error(readout, flow.trajectory.states, probe, task.loss)
+    with torch.no_grad():
+        output_err = output_error(readout(flow.trajectory.states), probe, task.loss)
     for rule in rules.values():
-        rule.gradient(flow, err, readout)
+        gradient_of(rule, flow, None, readout, output_err)
 
 
 def redrawn(rule: LearningRule, generator: torch.Generator) -> LearningRule:

@@ -37,7 +37,19 @@ def _readout(rule: LearningRule, flow: Flow) -> Readout | None:
     """Return the readout that the error comes through, for rules that need one."""
     if not rule.needs_readout:
         return None
-    return Readout(flow.P.domain.shape[2], 2, generator=7, dtype=flow.P.dtype)
+    width = flow.P.domain.shape[2]
+    return Readout(
+        width, min(2, width), generator=7, dtype=flow.P.dtype
+    )  # a hidden error tells outputs apart
+
+
+def _error(rule: LearningRule, flow: Flow, drawn: torch.Tensor) -> torch.Tensor:
+    """Return an error made of one that was drawn, which comes through the readout that the rule needs."""
+    readout = _readout(rule, flow)
+    if readout is None:
+        return drawn
+    weight = readout.full_weight().detach()
+    return drawn[..., : len(weight)] @ weight
 
 
 def _linear(case: RuleCase) -> tuple[LearningRule, Flow, Problem]:
@@ -79,7 +91,7 @@ def rule_builds(case: RuleCase) -> Residual:
 def update_shape(case: RuleCase) -> Residual:
     """The update maps ``[B, T, H]`` errors to the parameters; ``gradient`` gives each by name and shape."""
     rule, flow, problem = _rule(case), case.flow.problem.flow, case.flow.problem
-    err = problem.vector(problem.space)
+    err = _error(rule, flow, problem.vector(problem.space))
     if rule.linear:
         update = rule.update_operator(flow, _readout(rule, flow))
         for got, expected, what in (
@@ -105,8 +117,9 @@ def update_shape(case: RuleCase) -> Residual:
 )
 def linear_in_error(case: RuleCase) -> Residual:
     """The update is linear in Err, and zero for no error; ``gradient`` is the same map."""
-    update, err = _update(case)
+    update, drawn = _update(case)
     rule, flow, problem = _linear(case)
+    err = _error(rule, flow, drawn)
     found = operators.linear(update, problem.vector, f"update of {rule!r}")
     gradient = torch.cat([g.reshape(-1) for g in rule.gradient(flow, err, _readout(rule, flow)).values()])
     doubled = torch.cat([g.reshape(-1) for g in rule.gradient(flow, 2 * err, _readout(rule, flow)).values()])
@@ -181,12 +194,12 @@ def _negated(case: RuleCase) -> Residual | None:
 def rule_is_pure(case: RuleCase) -> Residual:
     """Applied twice, and in between to another flow, a rule gives the same, and changes neither argument."""
     rule, flow, problem = _rule(case), case.flow.problem.flow, case.flow.problem
-    err = problem.vector(problem.space)
+    err = _error(rule, flow, problem.vector(problem.space))
     kept, states = err.clone(), flow.trajectory.states.clone()
     first = _flat(rule, flow, err)
     require(torch.equal(err, kept), f"{rule!r} changed the error it was given")
     other = linearize(problem.model, problem.x + 0.5, problem.h0, problem.mask)
-    _flat(rule, other, problem.vector(problem.space, 1))
+    _flat(rule, other, _error(rule, other, problem.vector(problem.space, 1)))
     again = _flat(rule, flow, kept)
     require(torch.equal(flow.trajectory.states, states), f"{rule!r} changed the flow's trajectory")
     return compare(again, first, f"update of {rule!r} the second time", tolerance=1e-12)
@@ -197,7 +210,8 @@ def _other_error(case: RuleCase) -> Residual | None:
     problem, rule = case.flow.problem, _rule(case)
     if not rule.linear:
         return None
-    first, second = (_flat(rule, problem.flow, problem.vector(problem.space, i)) for i in (0, 1))
+    errors = (_error(rule, problem.flow, problem.vector(problem.space, i)) for i in (0, 1))
+    first, second = (_flat(rule, problem.flow, err) for err in errors)
     return contrast(first, second)
 
 
@@ -211,7 +225,7 @@ def trial_order_does_not_matter(case: RuleCase) -> Residual:
     rule, problem = _rule(case), case.flow.problem
     if isinstance(rule, StochasticRule) and rule.draws_by_trial:
         raise NotApplicable("each trial has a draw of its own")
-    err = problem.vector(problem.space)
+    err = _error(rule, problem.flow, problem.vector(problem.space))
     h0 = None if problem.h0 is None else problem.h0.flip(0)
     mask = None if problem.mask is None else problem.mask.flip(0)
     flipped = linearize(problem.model, problem.x.flip(0), h0, mask)
@@ -221,7 +235,7 @@ def trial_order_does_not_matter(case: RuleCase) -> Residual:
 @trial_order_does_not_matter.differs
 def _errors_only(case: RuleCase) -> Residual | None:
     rule, problem = _rule(case), case.flow.problem
-    err = problem.vector(problem.space)
+    err = _error(rule, problem.flow, problem.vector(problem.space))
     first, second = _flat(rule, problem.flow, err), _flat(rule, problem.flow, 1.5 * err)
     return contrast(first, second) if rule.linear else None
 
@@ -236,7 +250,7 @@ def exact_rule_equals_backward(case: RuleCase) -> Residual:
     spec, rule, problem = find_spec("rule", case.rule), _rule(case), case.flow.problem
     if "exact" not in (spec.capabilities if spec else ()) and not getattr(rule, "exact", False):
         raise NotApplicable("the rule is not tagged with the capability 'exact'")
-    err = problem.vector(problem.space)
+    err = _error(rule, problem.flow, problem.vector(problem.space))
     expected = problem.G.mT @ err.reshape(-1)
     scale = float(problem.G.norm() * err.norm())
     return compare(
@@ -262,7 +276,7 @@ def _without_propagation(case: RuleCase) -> Residual | None:
 def rule_dtype_kept(case: RuleCase) -> Residual:
     """On a float32 flow the update is float32, and agrees with float64."""
     rule, double, single = _rule(case), case.flow.problem, case.flow.single()
-    err = double.vector(double.space)
+    err = _error(rule, double.flow, double.vector(double.space))
     out = _flat(rule, single.flow, err.float())
     require(
         out.dtype == torch.float32, f"{rule!r} on a float32 flow: expected torch.float32, got {out.dtype}"

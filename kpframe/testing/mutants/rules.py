@@ -41,9 +41,9 @@ class StateUpdate(Exact):
 class SignOfGradient(Exact):
     """The sign of the gradient, passed off as linear."""
 
-    def gradient(self, flow: Flow, err: Tensor, readout: Readout | None = None) -> dict[str, Tensor]:
+    def gradient(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Return the sign of the gradient."""
-        return {name: g.sign() for name, g in super().gradient(flow, err).items()}
+        return {name: g.sign() for name, g in super().gradient(*args, **kwargs).items()}
 
 
 class LocalFlow(Exact):
@@ -74,9 +74,9 @@ class Momentum(Exact):
     def __init__(self) -> None:
         self.last: dict[str, Tensor] = {}
 
-    def gradient(self, flow: Flow, err: Tensor, readout: Readout | None = None) -> dict[str, Tensor]:
+    def gradient(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Return a running mean."""
-        new = super().gradient(flow, err)
+        new = super().gradient(*args, **kwargs)
         self.last = {name: 0.5 * g + 0.5 * self.last.get(name, g) for name, g in new.items()}
         return self.last
 
@@ -84,10 +84,11 @@ class Momentum(Exact):
 class FirstTrial(Exact):
     """Only the first trial's error counts fully."""
 
-    def gradient(self, flow: Flow, err: Tensor, readout: Readout | None = None) -> dict[str, Tensor]:
+    def gradient(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Return the gradient of errors weighed by trial."""
+        flow, err, *others = args
         weights = 1 / torch.arange(1, len(err) + 1, dtype=err.dtype)
-        return super().gradient(flow, err * weights[:, None, None])
+        return super().gradient(flow, err * weights[:, None, None], *others, **kwargs)
 
 
 class Local(Exact):
@@ -101,9 +102,9 @@ class Local(Exact):
 class Doubles(Exact):
     """An update in float64 whatever the flow."""
 
-    def gradient(self, flow: Flow, err: Tensor, readout: Readout | None = None) -> dict[str, Tensor]:
+    def gradient(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Return float64 gradients."""
-        return {name: g.double() for name, g in super().gradient(flow, err).items()}
+        return {name: g.double() for name, g in super().gradient(*args, **kwargs).items()}
 
 
 def _mutants(*rows: tuple[Any, str, str]) -> tuple[Mutant, ...]:

@@ -10,7 +10,7 @@ import torch
 from kpframe import Flow, LearningRule, Readout, Update
 from kpframe.errors import ArgumentError, NotLinearError, mismatch
 from kpframe.isolation import in_isolation
-from kpframe.rules import by_name
+from kpframe.rules import by_name, gradient_of
 from kpframe.scale import multiplied, norm
 from kpframe_rules.bptt import BPTT
 
@@ -43,10 +43,15 @@ class NonlinearRule(LearningRule):
 
     @in_isolation
     def gradient(
-        self, flow: Flow, err: torch.Tensor, readout: Readout | None = None
+        self,
+        flow: Flow,
+        err: torch.Tensor | None = None,
+        readout: Readout | None = None,
+        *,
+        output_err: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Return the rule's gradient by parameter name; see ``LearningRule.gradient``."""
-        parts = self.rule.gradient(flow, err, readout)
+        parts = gradient_of(self.rule, flow, err, readout, output_err)
         flat = [parts[part.name].reshape(-1) for part in flow.J.domain.axes[0].parts]
         return by_name(flow, self._made_of(torch.cat(flat))) if flat else {}
 

@@ -85,12 +85,18 @@ class RTRL(LearningRule):
 
     @in_isolation
     def gradient(
-        self, flow: Flow, err: torch.Tensor, readout: Readout | None = None
+        self,
+        flow: Flow,
+        err: torch.Tensor | None = None,
+        readout: Readout | None = None,
+        *,
+        output_err: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Return the gradient by parameter name for an error ``[B, T, H]``, online: B H M numbers at a time.
+        """Return the gradient by parameter name, online: B H M numbers at a time.
 
-        Raises like ``contributions``.
+        See ``LearningRule.gradient`` for the errors that it takes. Raises like ``contributions``.
         """
+        err = Update.exact(flow, readout).incoming(err, output_err)
         flat = torch.zeros(flow.J.domain.size, dtype=flow.P.dtype, device=flow.P.device)
         for part in self.contributions(flow, err, readout):
             flat = flat + part.sum(dim=0)
