@@ -7,7 +7,7 @@ A rule maps the instantaneous error ``Err = d loss / d h`` to a parameter gradie
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
 from inspect import signature
 from typing import TypeVar
@@ -178,9 +178,15 @@ def gradient_of(
     """Return ``rule.gradient``; one of a rule's own that knows no ``output_err`` gets the hidden error."""
     if output_err is None:
         return rule.gradient(flow, err, readout)
-    if "output_err" in signature(rule.gradient).parameters:
+    if takes_output_error(rule.gradient):
         return rule.gradient(flow, err, readout, output_err=output_err)
     return rule.gradient(flow, Update.exact(flow, readout).incoming(err, output_err), readout)
+
+
+def takes_output_error(method: Callable[..., object]) -> bool:
+    """Whether a method that a rule may define anew has the argument ``output_err``."""
+    parameters = signature(method).parameters.values()
+    return any(p.name == "output_err" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def by_name(flow: Flow, flat: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -12,9 +12,10 @@ from kpframe.flow import linearize
 from kpframe.isolation import in_isolation, isolated
 from kpframe.model import Model
 from kpframe.readout import Readout, accuracy, output_error, task_loss
-from kpframe.rules import LearningRule
+from kpframe.rules import LearningRule, takes_output_error
 from kpframe.settings import setting
 from kpframe.tasks import Task, Trials
+from kpframe.update import Update
 
 
 @frozen
@@ -156,5 +157,9 @@ def operator_gradient(
         loss = task_loss(outputs, trials, task.loss)
         if loss.requires_grad:  # the states carry no graph: the readout's own gradient, if it is trained
             loss.backward()  # type: ignore[no-untyped-call]
-    rule.apply_gradient(model, flow, readout=readout, output_err=output_error(outputs, trials, task.loss))
+    slope = output_error(outputs, trials, task.loss)
+    if takes_output_error(rule.apply_gradient):
+        rule.apply_gradient(model, flow, readout=readout, output_err=slope)
+    else:
+        rule.apply_gradient(model, flow, Update.exact(flow, readout).incoming(output_err=slope), readout)
     return loss.detach()

@@ -237,7 +237,7 @@ def test_comparison_with_more_outputs_than_units() -> None:
 
 
 class Unwitting(LearningRule):
-    """A rule with a gradient of its own, written before there were output errors."""
+    """A rule with a gradient of its own that knows no output errors."""
 
     linear = False
     needs_readout = True
@@ -249,13 +249,25 @@ class Unwitting(LearningRule):
         return {name: g.sign() for name, g in create_rule("bptt").gradient(flow, err).items()}
 
 
-def test_a_rules_own_gradient_gets_the_hidden_error(close, differ) -> None:
+class Applied(Unwitting):
+    """A rule that also fills gradients by itself."""
+
+    def apply_gradient(self, model, flow, err, readout=None):
+        super().apply_gradient(model, flow, 2 * err, readout)
+
+
+def test_a_rules_own_gradient_gets_the_hidden_error(close) -> None:
     model, readout = network(MANY)
     trials = trials_of(MANY)
     flow, e = linearize(model, trials.inputs, mask=trials.mask), slopes(model, readout, trials)
     Unwitting().apply_gradient(model, flow, readout=readout, output_err=e)
     found = torch.cat([p.grad.reshape(-1) for p in model.parameters()])
-    close(found, loop(model, trials, e @ readout.weight.detach(), "whole").sign(), 1e-12)
+    expected = loop(model, trials, e @ readout.weight.detach(), "whole").sign()
+    close(found, expected, 1e-12)
+    for rule in (Unwitting(), Applied()):
+        model.zero_grad()
+        operator_gradient(model, readout, trials, Classes(MANY), rule)
+        close(torch.cat([p.grad.reshape(-1) for p in model.parameters()]), expected, 1e-12)
 
 
 def test_refusals() -> None:
