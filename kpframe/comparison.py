@@ -15,6 +15,7 @@ import torch
 from attrs import frozen
 
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.finite import check_finite
 from kpframe.flow import Flow
 from kpframe.isolation import in_isolation
 from kpframe.operators.chunks import chunk_size
@@ -22,7 +23,6 @@ from kpframe.readout import Readout
 from kpframe.rules import LearningRule
 from kpframe.scale import cosine, norm, row_cosines
 from kpframe.spaces import PARAMETER
-from kpframe.trajectory import check_finite
 from kpframe.update import Update
 
 FACINGS = ("past", "future", "past of the rule, future of bptt", "future of the rule, past of bptt")

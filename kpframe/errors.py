@@ -37,6 +37,10 @@ class NonFiniteError(ArgumentError):
     """A tensor holds NaN or infinity; the message says where it begins."""
 
 
+class NonFiniteProductError(NonFiniteError):
+    """A product of an operator is not finite, though its argument is; the message says where it begins."""
+
+
 class DtypeError(KpframeError, TypeError):
     """A tensor has another dtype than the operator or model it is given to."""
 

@@ -10,6 +10,7 @@ import torch
 from attrs import evolve
 
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.finite import check_finite
 from kpframe.isolation import constant, isolated
 from kpframe.memory import check_memory
 from kpframe.model import AutogradParameterJacobian, AutogradStepJacobian, Model, graph_bytes, step_blocks
@@ -18,7 +19,7 @@ from kpframe.parameter import ParameterJacobian, ParameterOperator
 from kpframe.propagator import Propagator
 from kpframe.rollout_graph import GraphPropagator, RolloutGraph
 from kpframe.step_jacobian import DenseStepJacobian, StepJacobian
-from kpframe.trajectory import Trajectory, check_finite
+from kpframe.trajectory import Trajectory
 
 T = TypeVar("T")
 

@@ -13,6 +13,7 @@ import torch
 from attrs import frozen
 
 from kpframe.errors import ArgumentError, SpaceMismatchError, mismatch
+from kpframe.finite import check_finite
 from kpframe.flow import Flow
 from kpframe.isolation import in_isolation
 from kpframe.operators.base import Operator
@@ -20,7 +21,6 @@ from kpframe.readout import Readout
 from kpframe.rules import LearningRule
 from kpframe.scale import divided, norm, unit_of
 from kpframe.spaces import PARAMETER
-from kpframe.trajectory import check_finite
 from kpframe.update import Update
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from attrs import evolve, field, frozen
@@ -115,17 +116,17 @@ class Space:
         """Return the space with these axes, in order: ``Space.of(batch=2, time=5, hidden=3)``."""
         return cls(tuple(Axis(name, size) for name, size in sizes.items()))
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The axes' names, in order."""
         return tuple(axis.name for axis in self.axes)
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """The axes' sizes, in order."""
         return tuple(axis.size for axis in self.axes)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The dimension of the space: the product of the sizes."""
         return math.prod(self.shape)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from attrs import frozen
 
-from kpframe.errors import AxisError, DeviceError, DtypeError, NonFiniteError, ShapeError, mismatch
+from kpframe.errors import DeviceError, DtypeError, ShapeError, mismatch
+from kpframe.finite import check_finite
 from kpframe.spaces import HIDDEN, Space
 
 
@@ -47,31 +48,6 @@ class Trajectory:
     def __repr__(self) -> str:
         masked = "" if self.mask is None else f", {int((~self.mask).sum())} padded steps"
         return f"Trajectory({self.space}{masked})"
-
-
-def check_finite(tensor: torch.Tensor, argument: str, space: Space | None = None) -> None:
-    """Raise ``NonFiniteError`` where ``tensor`` holds NaN or infinity, naming the first place.
-
-    With a state space the place is named by step, trial and component, in the order in which the
-    roll-out reached it.
-    """
-    if bool(torch.isfinite(tensor).all()):
-        return
-    if space is None:
-        place = (~torch.isfinite(tensor)).nonzero()[0].tolist()
-        where = f"at index {place}"
-    else:
-        t, b, i = (~torch.isfinite(tensor)).transpose(0, 1).nonzero()[0].tolist()
-        place = [b, t, i]
-        where = f"first at step {t}, trial {b}, {_unit(space, i)}"
-    raise NonFiniteError(mismatch(argument, "finite numbers", f"{tensor[tuple(place)].item()} {where}"))
-
-
-def _unit(space: Space, i: int) -> str:
-    for part in space[HIDDEN].parts:
-        if part.slice.start <= i < part.slice.stop:
-            return f"component {part.name!r}, unit {i - part.start}"
-    raise AxisError(f"hidden index {i} lies in no component")
 
 
 def check_inputs(

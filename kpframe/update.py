@@ -9,6 +9,7 @@ import torch
 from attrs import evolve, frozen
 
 from kpframe.errors import ArgumentError, ShapeError, UnsupportedError, mismatch
+from kpframe.finite import check_finite
 from kpframe.flow import Flow
 from kpframe.initial_path import restarted
 from kpframe.isolation import in_isolation
@@ -20,7 +21,6 @@ from kpframe.readout import Readout
 from kpframe.scale import norm
 from kpframe.spaces import Space
 from kpframe.step_jacobian import StepJacobian
-from kpframe.trajectory import check_finite
 
 
 @frozen(eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import torch
 
 from kpframe.errors import ArgumentError, DeviceError, DtypeError, NotLinearError, ShapeError, mismatch
-from kpframe.isolation import constant, isolated
+from kpframe.isolation import isolated
 from kpframe.memory import check_memory
 from kpframe.operators import chunks
+from kpframe.operators.product import multiply
 from kpframe.spaces import Space
 
 if TYPE_CHECKING:
@@ -80,21 +80,26 @@ class Operator(ABC):
 
     # -- products ---------------------------------------------------------------------------------------
 
-    def __call__(self, q: torch.Tensor, *, chunk: int | Literal["auto"] = "auto") -> torch.Tensor:
+    def __call__(
+        self, q: torch.Tensor, *, chunk: int | Literal["auto"] = "auto", check: bool = True
+    ) -> torch.Tensor:
         """Return the product with ``q`` ``[..., *domain]``; leading dimensions are probes.
 
         Args:
             q: the vectors.
             chunk: how many probes go together; by default shares of about 192 MiB, larger for short steps.
+            check: False returns a product that is not finite as it is.
 
         Raises:
             ShapeError, DtypeError, DeviceError: when ``q`` does not lie in the domain.
+            NonFiniteError: for NaN or infinity in the product, of which NonFiniteProductError where ``q`` is
+                finite: a derivative of the model that is not, or overflow.
             ArgumentError: for a ``chunk`` below 1.
             MemoryBudgetError: before the product, when the result would not fit into the free memory.
             UnsupportedError: inside a transform of ``torch.func``, and for a dual tensor.
         """
         with isolated(self.device, self):
-            return _multiply(self, q, chunk)
+            return multiply(self, q, chunk, check)
 
     def _probes_together(self, chunk: int | Literal["auto"], count: int) -> int:
         """Return how many probes go into one product, what would not fit refused."""
@@ -285,14 +290,17 @@ class Operator(ABC):
 
     # -- dense forms ------------------------------------------------------------------------------------
 
-    def to_dense(self, max_bytes: int = MEMORY_BUDGET) -> torch.Tensor:
+    def to_dense(self, max_bytes: int = MEMORY_BUDGET, *, check: bool = True) -> torch.Tensor:
         """Return the matrix ``[codomain.size, domain.size]``, entries in row-major order of the axes.
 
+        ``check=False`` returns entries that are not finite as they are.
+
         Raises:
+            NonFiniteError: for an entry that is not finite, as products do.
             MemoryBudgetError: when the matrix needs more than ``max_bytes``; says how many it needs.
         """
         with isolated(self.device, self):
-            matrix: torch.Tensor = NODES["to_dense"](self, max_bytes)
+            matrix: torch.Tensor = NODES["to_dense"](self, max_bytes, check)
             return matrix
 
     def to_scipy(self) -> LinearOperator:
@@ -317,23 +325,6 @@ class SelfAdjointOperator(Operator):
     def self_adjoint(self) -> bool:
         """Always true."""
         return True
-
-
-def _multiply(op: Operator, q: torch.Tensor, chunk: int | Literal["auto"]) -> torch.Tensor:
-    op.domain.check(q, f"argument of {op!r}", dtype=op.dtype, device=op.device)
-    q = constant(q, op)
-    probes = q.shape[: q.ndim - len(op.domain.axes)]
-    if q.numel() == 0:  # no probe, or no dimension
-        return q.new_zeros((*probes, *op.codomain.shape))
-    size = op._probes_together(chunk, math.prod(probes))
-    with torch.no_grad():
-        if size >= math.prod(probes):
-            return op._apply(q)
-        rows = q.reshape(-1, *op.domain.shape)
-        out = q.new_empty(len(rows), *op.codomain.shape)
-        for start in range(0, len(rows), size):
-            out[start : start + size] = op._apply(rows[start : start + size])
-        return out.reshape(*probes, *op.codomain.shape)
 
 
 def _build(node: str, *arguments: Any) -> Operator:

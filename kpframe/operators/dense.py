@@ -31,7 +31,7 @@ def basis(space: Space, start: int, stop: int, like: Operator) -> torch.Tensor: 
     return vectors.reshape(stop - start, *space.shape)
 
 
-def to_dense(operator: Operator, max_bytes: int) -> torch.Tensor:
+def to_dense(operator: Operator, max_bytes: int, check: bool = True) -> torch.Tensor:
     """Return the matrix of an operator from its products with the basis of the smaller side."""
     rows, columns = operator.codomain.size, operator.domain.size
     check_budget(f"to_dense of {operator!r}", rows, columns, operator.dtype, max_bytes)
@@ -41,7 +41,9 @@ def to_dense(operator: Operator, max_bytes: int) -> torch.Tensor:
     step = chunk_size(operator, max(1, source.domain.size))
     for start in range(0, source.domain.size, step):
         stop = min(start + step, source.domain.size)
-        out[start:stop] = source(basis(source.domain, start, stop, operator)).reshape(stop - start, -1)
+        out[start:stop] = source(basis(source.domain, start, stop, operator), check=check).reshape(
+            stop - start, -1
+        )
     return out if by_rows else out.mT.contiguous()
 
 

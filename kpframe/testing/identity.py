@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import define, field
 
-from kpframe.errors import ArgumentError, NonFiniteError, closest
+from kpframe.errors import ArgumentError, NonFiniteError, NonFiniteProductError, closest
 from kpframe.plugin.loading import say
 from kpframe.testing.residual import CheckFailure, NotApplicable, Residual
 
@@ -128,7 +128,7 @@ class Identity:
 
 def rejects(error: BaseException) -> bool:
     """Whether an error means that the case is to be drawn again: the roll-out left the finite numbers."""
-    return isinstance(error, NonFiniteError)
+    return isinstance(error, NonFiniteError) and not isinstance(error, NonFiniteProductError)
 
 
 def identity(

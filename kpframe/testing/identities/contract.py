@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from kpframe.errors import KpframeError
+from kpframe.finite import check_finite
 from kpframe.flow import linearize
 from kpframe.model import Model
 from kpframe.plugin.loading import say
@@ -15,7 +16,6 @@ from kpframe.testing.problem import Problem
 from kpframe.testing.residual import CheckFailure, Residual, compare, contrast, require, worst
 from kpframe.testing.sources import create, show
 from kpframe.testing.values import seeded, values
-from kpframe.trajectory import check_finite
 
 _SOURCE = "docs/plugins.md: the contract of step"
 

@@ -8,9 +8,9 @@ import torch
 
 from kpframe import IdentityOperator, LearningRule, MatrixOperator, Space, Update
 from kpframe.errors import ArgumentError, ShapeError, mismatch
+from kpframe.finite import check_finite
 from kpframe.operators import KroneckerOperator
 from kpframe.spaces import BATCH, HIDDEN, TIME
-from kpframe.trajectory import check_finite
 from kpframe_rules.leak import constant_leak, decaying
 
 KERNELS = ("identity", "random")
