@@ -16,9 +16,11 @@ class Gram:
     """``G``, the operator if it is positive, else its Gram operator on the smaller of its two sides.
 
     ``op op*`` and ``op* op`` have the same eigenvalues but for zeros, so the smaller one serves for both.
+    ``squared``: the Gram operator of a positive operator too.
     """
 
     op: Operator
+    squared: bool = False
     gram: Operator = field(init=False)  # in units of ``unit``, squared where G is a product
     weight: int = field(init=False)  # products of op in one product of G
     _scaled: Scaled = field(init=False)
@@ -27,7 +29,7 @@ class Gram:
         scaled = Scaled(self.op)  # between two factors too: their product may leave the range of the dtype
         object.__setattr__(self, "_scaled", scaled)
         op: Operator = scaled
-        if op.positive:
+        if op.positive and not self.squared:
             gram, weight = op, 1
         else:
             weight = 2

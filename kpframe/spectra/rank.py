@@ -18,6 +18,7 @@ from kpframe.spectra.rng import new_generator
 from kpframe.spectra.statistics import TINY
 
 KINDS = ("participation", "entropy", "threshold")
+GRAMS = ("auto", "op", "op op*")
 
 
 @in_isolation
@@ -30,11 +31,18 @@ def effective_rank(
     generator: torch.Generator | None = None,
     *,
     max_budget: int | None = None,
+    of: str = "auto",
 ) -> Estimate:
     """Estimate an effective rank of an operator from its products.
 
-    With the eigenvalues of G, which is the operator if it is tagged positive and else ``op op*``
-    (``method`` says which), normalised to sum to one (p):
+    It is a rank of the eigenvalues of a positive operator G. **Which G decides the figure**: ``op op*`` has
+    the squares of a positive operator's eigenvalues, so that its rank is lower, and the two are not to be
+    compared. G is the operator itself where it is known to be positive (``op.positive``, from how it was
+    built: ``K``, ``Phi``, ``A @ A.T``), and else ``op op*``; so for Phi and for its own dense matrix, whose
+    positivity nothing shows, it may not be the same. ``method``, and with it the estimate's repr, says which
+    it was: "participation of op", "participation of op op*"; ``of`` chooses it.
+
+    With the eigenvalues of G normalised to sum to one (p):
 
     - ``participation``: tr(G)^2 / tr(G^2) = 1 / sum p^2. Both moments come from one leave-one-out Nystrom
       sketch (Epperly, Tropp, Webber 2024), one product of G a probe; the ratio's bias is removed.
@@ -42,8 +50,8 @@ def effective_rank(
       ``threshold`` of the trace. Below the dimension these need an estimated spectrum: half of the budget
       finds the leading eigenpairs, the rest sees what they leave through stochastic Lanczos quadrature
       (Ubaru, Chen, Saad 2017). ``stderr`` is the jackknife over the Lanczos probes and what changes when
-      the quadrature is taken one step shorter. ``threshold`` is then not a whole number, and its error
-      includes half of the quadrature node in which the share is reached; it can be large for flat tails.
+      the quadrature is taken one step shorter. ``threshold`` is then not a whole number; its error includes
+      that, and what the eigenvalues within the quadrature node that reaches the share may differ.
 
     A budget of at least the smaller dimension gives the exact value. A zero operator has rank 0.
 
@@ -55,10 +63,12 @@ def effective_rank(
         rtol: when given, the budget is doubled as in ``trace``.
         generator: the source of the probes; None: a new one with seed 0.
         max_budget: bound for ``rtol``.
+        of: G: ``op``, which must be known to be positive, ``op op*``, or ``auto``, as above.
 
     Raises:
-        ArgumentError: for an unknown kind, or a budget, threshold, tolerance or generator that cannot be
-            used; ``op op*`` needs a budget of 2 or more.
+        ArgumentError: for an unknown kind or G, an operator not known to be positive where G is to be ``op``,
+            or a budget, threshold, tolerance or generator that cannot be used; ``op op*`` needs a budget of 2
+            or more.
         NonFiniteError: when a product is not finite.
     """
     check_operator(op)
@@ -66,7 +76,10 @@ def effective_rank(
     share = check_positive(threshold, "threshold")
     if share > 1:
         raise ArgumentError(mismatch("threshold", "a share in (0, 1]", share))
-    gram = Gram(op)
+    check_name(of, GRAMS, "of")
+    if of == "op" and not op.positive:
+        raise ArgumentError(mismatch("of", "'op op*' for an operator not known to be positive", repr(of)))
+    gram = Gram(op, squared=of == "op op*")
     source = new_generator(generator)
     sampler = gram.sampler(source)
     budget, max_budget = check_budget(budget, max_budget, min(gram.weight, max(1, gram.dimension)))
@@ -81,7 +94,7 @@ def effective_rank(
         return (_entropy_of if kind == "entropy" else _participation_of)(values, weights)
 
     def resolution(values: torch.Tensor, weights: torch.Tensor) -> float:
-        return _crossing_of(values, weights, share) / 2
+        return math.hypot(_bend_of(values, weights, share) / 2, 12**-0.5)  # and up to the next whole number
 
     def measure(products: int) -> Estimate:
         nonlocal spent
@@ -128,10 +141,19 @@ def _threshold_of(values: torch.Tensor, weights: torch.Tensor, share: float) -> 
     return float(weights[:last].sum()) + (math.ceil(part - 1e-9) if known else part)
 
 
-def _crossing_of(values: torch.Tensor, weights: torch.Tensor, share: float) -> float:
-    """Return the weight of the node in which the share is reached: the count is not known more finely."""
-    _, weights, last, _ = _crossing(values, weights, share)
-    return 0.0 if last is None or float(weights[last]) == 1 else float(weights[last])
+def _bend_of(values: torch.Tensor, weights: torch.Tensor, share: float) -> float:
+    """Return by how much a count within the node that reaches the share may be too high.
+
+    Within a node the held share is taken to grow evenly, as if all its eigenvalues were equal. Where they
+    fall instead from halfway to the node before to halfway to the next, it grows faster at first: after a
+    part f of the weight w it is ahead by ``w f (1 - f) / 2`` times their range.
+    """
+    values, weights, last, part = _crossing(values, weights, share)
+    if last is None or float(weights[last]) == 1:
+        return 0.0
+    weight = float(weights[last])
+    first, final = values[max(0, last - 1)], values[min(len(values) - 1, last + 1)]
+    return part * (1 - part / weight) / 2 * float((first - final) / 2 / values[last])
 
 
 def _crossing(

@@ -193,3 +193,31 @@ def test_products_that_are_not_finite() -> None:
     for call in (frobenius_norm, effective_rank, lambda op: alignment(op, op)):
         with pytest.raises(NonFiniteError, match=r"bad.*probe 0"):
             call(bad)
+
+
+@pytest.mark.parametrize("kind", ["participation", "entropy", "threshold"])
+def test_which_operator_a_rank_is_of(kind: str, positive: MatrixOperator, strip: Strip) -> None:
+    """An operator known to be positive, and the same one not known to be: two ranks under two names."""
+    values = torch.linalg.eigvalsh(positive.matrix)
+    own, squared = ranks(values)[kind], ranks(values.square())[kind]
+    assert squared < 0.8 * own
+    hidden = strip(positive)
+    label = "threshold(0.95)" if kind == "threshold" else kind
+    for op, of, rank, name in (
+        (positive, "auto", own, "op"),
+        (hidden, "auto", squared, "op op*"),
+        (positive, "op", own, "op"),
+        (positive, "op op*", squared, "op op*"),
+        (hidden, "op op*", squared, "op op*"),
+    ):
+        exact = effective_rank(op, kind, budget=300, of=of)
+        assert exact.value == pytest.approx(rank, rel=1e-9)
+        assert exact.method == f"{label} of {name}, exact"
+        assert f"({label} of {name}, exact, " in repr(exact)
+        assert f" of {name}, " in effective_rank(op, kind, of=of).method
+    with pytest.raises(
+        ArgumentError, match=r"of: expected 'op op\*' for an operator not known to be positive"
+    ):
+        effective_rank(hidden, kind, of="op")
+    with pytest.raises(ArgumentError, match=r"of: expected one of auto, op, op op\*, got 'G'"):
+        effective_rank(positive, kind, of="G")
