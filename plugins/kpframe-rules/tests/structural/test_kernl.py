@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kpframe_rules.kernl import KeRNL
 
-from kpframe import create_rule
+from kpframe import create_rule, linearize, wrap
 from kpframe.errors import ArgumentError, NonFiniteError, SettingsError, ShapeError, UnsupportedError
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -69,6 +69,26 @@ def test_random_kernel(make, close, differ) -> None:
     kernel = wide[0, 2, :, 0, 2]
     close(wide[1, 4, :, 1, 4], kernel)
     assert not wide[0, 3, :, 0, 2].any()  # nothing is left after a step
+
+
+def test_entries_of_the_random_kernel(make, differ) -> None:
+    """Normal, with variance 1/H whatever H is: the mean square of H^2 of them is 1/H within its spread."""
+    found = {}
+    for hidden in (16, 64):
+        flow = linearize(
+            wrap(torch.nn.GRUCell(2, hidden, dtype=torch.float64)), torch.zeros(1, 1, 2).double()
+        )
+        kernel = KeRNL("random", 0.0, seed=3).propagator(flow).to_dense()
+        assert kernel.shape == (hidden, hidden)
+        spread = 2**0.5 / hidden  # relative standard deviation of the mean square
+        assert abs(float(kernel.square().mean()) * hidden - 1) < 3 * spread
+        assert abs(float(kernel.mean())) < 3 * hidden**-1.5
+        fourth = float(kernel.pow(4).mean() / kernel.square().mean() ** 2)
+        assert abs(fourth - 3) < 3 * 24**0.5 / hidden + 0.3
+        found[hidden] = kernel
+    differ(found[64][:16, :16] * 2, found[16], 0.1)
+    expected = torch.randn(64, 64, generator=torch.Generator().manual_seed(3), dtype=torch.float64) / 8
+    assert torch.equal(found[64], expected)
 
 
 def test_chunks_stay_cut(make) -> None:
