@@ -7,13 +7,17 @@ often lack. Used wherever a model brings no structure of its own.
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from kpframe.adjoint_check import check_linear, check_products, refusal
 from kpframe.autograd_graph import nodes
 from kpframe.errors import UnsupportedError, mismatch
 from kpframe.isolation import isolated
@@ -22,6 +26,22 @@ from kpframe.isolation import isolated
 Recipe = Callable[[], tuple[torch.Tensor, Sequence[torch.Tensor]]]
 
 _recording = threading.RLock()
+
+
+@contextmanager
+def recording(device: torch.device | None, what: object) -> Iterator[None]:
+    """Record graphs that can be differentiated twice, ``isolated`` from what the caller has switched on.
+
+    Attention is computed by plain operations, as torch's fused kernels have no second derivative, and so
+    is what ``torch.compile`` made faster.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(isolated(device, what))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
 
 
 class Linearization:
@@ -34,12 +54,18 @@ class Linearization:
         inputs: leaf tensors that require gradients.
         again: how to record the same again: a function that can be pickled (``functools.partial`` of one of a
             module). Without, the linearization can be neither copied nor pickled.
+        careful: checks the products before the first one; otherwise before the first ``J d``.
     """
 
     def __init__(
-        self, output: torch.Tensor, inputs: Sequence[torch.Tensor], again: Recipe | None = None
+        self,
+        output: torch.Tensor,
+        inputs: Sequence[torch.Tensor],
+        again: Recipe | None = None,
+        *,
+        careful: bool = False,
     ) -> None:
-        self._again = again
+        self._again, self._careful = again, careful
         self._hold(output, inputs)
 
     @classmethod
@@ -54,14 +80,15 @@ class Linearization:
         self._batches: dict[object, bool] = {}  # by the node that a graph ends in
         self.output = output  # last: it says that the rest is there
 
-    def __getstate__(self) -> tuple[Recipe, torch.device]:
+    def __getstate__(self) -> tuple[Recipe, torch.device, bool]:
         if self._again is None:
             expected = "one made with again=, the recipe that records its graph anew"
             raise UnsupportedError(mismatch("copy or pickle of a Linearization", expected, "one without"))
-        return self._again, self._device if "output" not in self.__dict__ else self.output.device
+        device = self._device if "output" not in self.__dict__ else self.output.device
+        return self._again, device, self._careful
 
-    def __setstate__(self, state: tuple[Recipe, torch.device]) -> None:
-        self._again, self._device = state
+    def __setstate__(self, state: tuple[Recipe, torch.device, bool]) -> None:
+        self._again, self._device, self._careful = state
 
     def __getattr__(self, name: str) -> Any:  # called for what a copy does not have yet
         if name not in ("output", "inputs", "_cotangent", "_pullback", "_batches"):
@@ -75,22 +102,27 @@ class Linearization:
         """Return ``J* r`` for cotangents ``[k, *output]``, one tensor ``[k, *input]`` for each input.
 
         ``only`` some inputs cost only the passes to them.
+
+        Raises:
+            UnsupportedError: where what is recorded has no such products; see ``check_products``.
         """
         inputs = self.inputs[only]
         if not self.output.requires_grad or not inputs:
             return tuple(i.new_zeros(len(cotangents), *i.shape) for i in inputs)
         with isolated(self.output.device, "J*"):
+            if self._careful:
+                self.check()
             return _gradients((self.output,), inputs, (cotangents,), self._batches)
 
     def jvp(self, tangents: Sequence[torch.Tensor | None]) -> torch.Tensor:
         """Return ``J d`` for tangents ``[k, *input]``, one tensor for each input: ``[k, *output]``.
 
-        None stands for an input that does not move.
+        None stands for an input that does not move. Raises like ``vjp``.
         """
         with isolated(self.output.device, "J"):
             if self._pullback is None:
-                with torch.enable_grad():
-                    self._pullback = self._record_pullback()
+                self.check()
+            assert self._pullback is not None  # the check recorded it
             moved = [(g, d) for g, d in zip(self._pullback, tangents, strict=True) if d is not None]
             live = [(g, d) for g, d in moved if g.requires_grad]
             if not live:
@@ -98,8 +130,37 @@ class Linearization:
             outputs, vectors = zip(*live, strict=True)
             return _gradients(outputs, (self._cotangent,), vectors, self._batches)[0]
 
+    def check(self, r: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+        """Record what ``J d`` needs, check both products with one cotangent ``[*output]``; return ``J* r``.
+
+        Raises:
+            UnsupportedError: see ``check_products``.
+        """
+        self._careful = False
+        try:
+            with torch.enable_grad():
+                self._pullback = self._record_pullback()
+            return check_products(self, r) if self._live else self._pullback
+        except Exception as error:
+            self._pullback, self._careful = None, True
+            if (refused := refusal(error, self)) is error:
+                raise
+            raise refused from error
+
+    def check_linear(self, r: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return ``J* r`` for one cotangent ``[*output]``, after checking that it scales with it.
+
+        Raises:
+            UnsupportedError: see ``check_products``.
+        """
+        return check_linear(self, r)[0]
+
+    @property
+    def _live(self) -> bool:
+        return self.output.requires_grad and bool(self.inputs)
+
     def _record_pullback(self) -> tuple[torch.Tensor, ...]:
-        if not self.output.requires_grad or not self.inputs:
+        if not self._live:
             return tuple(torch.zeros_like(i) for i in self.inputs)
         return torch.autograd.grad(
             self.output,
@@ -113,7 +174,7 @@ class Linearization:
 
 
 def _record(recipe: Recipe, device: torch.device) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
-    with isolated(device, "recording"), torch.enable_grad():
+    with recording(device, "recording"):
         return recipe()
 
 

@@ -46,7 +46,8 @@ def saved_bytes(output: torch.Tensor) -> int:
 
 
 def _saved(node: Any) -> Iterator[torch.Tensor]:
-    for name in _names(type(node)):
+    kind: Any = type(node)
+    for name in _names(kind):
         try:
             value = getattr(node, name)
         except Exception:  # what has been written to, or given up, can no longer be read

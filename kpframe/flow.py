@@ -11,13 +11,16 @@ from attrs import evolve
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.finite import check_finite
+from kpframe.held import held_tensors
 from kpframe.isolation import constant, isolated
 from kpframe.memory import check_memory
 from kpframe.model import AutogradParameterJacobian, AutogradStepJacobian, Model, graph_bytes, step_blocks
 from kpframe.operators.base import Operator
 from kpframe.parameter import ParameterJacobian, ParameterOperator
+from kpframe.plugin.loading import say
 from kpframe.propagator import Propagator
 from kpframe.rollout_graph import GraphPropagator, RolloutGraph
+from kpframe.step_check import check_hooks, check_kept, check_parameters, check_start, check_step, few_rows
 from kpframe.step_jacobian import DenseStepJacobian, StepJacobian
 from kpframe.trajectory import Trajectory
 
@@ -95,6 +98,8 @@ def linearize(
 
     Raises:
         ShapeError, DtypeError, DeviceError: for inputs that do not fit the model.
+        UnsupportedError: for derivatives that are not linear or that autograd cannot take twice, and for
+            hooks on parameters; says what to do.
         NonFiniteError: for NaN or infinity in inputs, parameters or the roll-out; names the first step,
             trial and component.
         MemoryBudgetError: before anything is recorded, when the need is over ``max_bytes``.
@@ -122,7 +127,10 @@ def _linearize(
         _check_memory(
             model, x, 4 * model.width * x.itemsize, max_bytes
         )  # states, twice while they are stacked
-    model = copy.deepcopy(model)
+    check_parameters(model)
+    check_hooks(model)
+    original, model = model, _copy(model)
+    held = _held(model)
     for name, parameter in model.named_parameters():
         check_finite(parameter.detach(), f"parameter {name}")
     x, h0, mask = _constant(x), _constant(h0), _constant(mask)
@@ -136,12 +144,36 @@ def _linearize(
         mask=None if run.mask is None else run.mask.clone(),
     )
     check_finite(trajectory.states, "roll-out", trajectory.space)
-    each = model.recorded_bytes(trajectory) if method == "auto" else graph_bytes(model, trajectory, method)
+    if _held(model) != held:
+        check_kept(_copy(original), trajectory)
+    if not trajectory.given and type(model).initial_state is not Model.initial_state:
+        check_start(model, trajectory)
+    with few_rows(model, trajectory) as rows:
+        each = (
+            model.recorded_bytes(trajectory) if method == "auto" else graph_bytes(model, trajectory, method)
+        )
     _check_memory(model, x, each, max_bytes)
-    if method == "auto":
-        return Flow(model, trajectory, *model.operators(trajectory))
-    K = ParameterOperator(AutogradParameterJacobian(model, trajectory))
-    return Flow(model, trajectory, _FORMS[method](model, trajectory), K)
+    P, K = model.operators(trajectory) if method == "auto" else _derived(model, trajectory, method)
+    derived = isinstance(P.A, AutogradStepJacobian) or isinstance(K.jacobian, AutogradParameterJacobian)
+    check_step(model, rows, twice=derived)
+    return Flow(model, trajectory, P, K)
+
+
+def _derived(model: Model, trajectory: Trajectory, method: str) -> tuple[Propagator, ParameterOperator]:
+    return _FORMS[method](model, trajectory), ParameterOperator(AutogradParameterJacobian(model, trajectory))
+
+
+def _copy(model: Model) -> Model:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        expected = "one that copy.deepcopy copies, since linearize works on a copy"
+        raise ArgumentError(mismatch("model", expected, say(error))) from error
+
+
+def _held(model: Model) -> dict[str, tuple[int, int]]:
+    """Return which tensors a model holds besides its parameters, and how often they were written to."""
+    return {name: (id(tensor), tensor._version) for name, tensor in held_tensors(model)}
 
 
 def _constant(value: T) -> T:

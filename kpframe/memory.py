@@ -10,6 +10,8 @@ from kpframe.errors import MemoryBudgetError
 
 #: Part of the free memory that a request may take without being asked to.
 SHARE = 0.9
+#: Bytes that are taken without asking the system what is free.
+SMALL = 2**24
 
 
 def available(device: torch.device) -> int | None:
@@ -35,6 +37,8 @@ def check_memory(what: str, needed: int, device: torch.device, remedy: str, max_
         MemoryBudgetError: saying how much is needed, how much there is, and the ``remedy``.
     """
     if max_bytes is None:
+        if needed <= SMALL:
+            return
         free = available(device)
         if free is None or needed <= SHARE * free:
             return

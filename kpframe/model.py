@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property, partial
 
 import torch
 
-from kpframe.autograd import Linearization
-from kpframe.autograd_graph import saved_bytes
+from kpframe.autograd import Linearization, recording
 from kpframe.errors import ArgumentError, DtypeError, ShapeError, closest, mismatch
-from kpframe.isolation import isolated
+from kpframe.held import detached_copies
 from kpframe.parameter import ParameterJacobian, ParameterOperator
 from kpframe.propagator import Propagator
 from kpframe.rollout_graph import GraphPropagator, RolloutGraph
 from kpframe.spaces import Space, parameter_space, state_space
+from kpframe.step_check import saved_by_a_row
 from kpframe.step_jacobian import DenseStepJacobian, StepJacobian
 from kpframe.trajectory import Trajectory, check_inputs
 
@@ -78,6 +79,18 @@ class Model(torch.nn.Module, ABC):
     def forward(self, x: torch.Tensor, h: torch.Tensor, t: torch.Tensor | None = None) -> torch.Tensor:
         """Return the next state; the same as ``step``."""
         return self.step(x, h, t)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Model:
+        """Copy the model, with what calls left in its modules (a last activation) cut off from its graph."""
+        for key, tensor in detached_copies(self).items():
+            memo.setdefault(key, tensor)
+        made: Model = type(self).__new__(type(self))
+        memo[id(self)] = made
+        made.__setstate__(copy.deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call]
+        for parameter in made.parameters():
+            if not parameter.is_leaf:  # torch.jit copies with the graph of the copying
+                parameter.detach_().requires_grad_()
+        return made
 
     @property
     def width(self) -> int:
@@ -257,27 +270,10 @@ def graph_bytes(model: Model, trajectory: Trajectory, method: str) -> int:
     return kept + trajectory.states.itemsize * model.width * entries
 
 
-def saved_by_a_row(model: Model, trajectory: Trajectory) -> int:
-    """Return how many bytes autograd keeps for each row of ``step``, at the step that needs most."""
-    last = trajectory.states.shape[1] - 1
-    return max(_saved_at(model, trajectory, t) for t in ((0, last) if model.time_varying else (0,)))
-
-
-def _saved_at(model: Model, trajectory: Trajectory, step: int) -> int:
-    kept: list[int] = []
-    for rows in (1, 2):
-        x = trajectory.inputs[:1, step].repeat(rows, 1)
-        h = trajectory.previous[:1, step].repeat(rows, 1).requires_grad_()
-        t = torch.full((rows,), step, device=h.device) if model.time_varying else None
-        with torch.enable_grad():
-            kept.append(saved_bytes(model._rows(x, h, t, None)))
-    return max(0, kept[1] - kept[0])
-
-
 def step_blocks(model: Model, trajectory: Trajectory) -> torch.Tensor:  # [B, T, H, H]
     """Return the dense ``A_t`` of any model by H reverse passes over all trials and steps at once."""
     batch, time, hidden = trajectory.space.shape
-    with isolated(trajectory.states.device, "A"), torch.enable_grad():
+    with recording(trajectory.states.device, "A"):
         previous = trajectory.previous.detach().reshape(batch * time, hidden).requires_grad_()
         out = Linearization(_all_rows(model, trajectory, previous), (previous,))
     unit = torch.eye(hidden, dtype=previous.dtype, device=previous.device)

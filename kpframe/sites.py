@@ -18,13 +18,14 @@ from kpframe.autograd import Linearization
 from kpframe.autograd_graph import leaves
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.isolation import in_isolation
-from kpframe.model import Model, saved_by_a_row
+from kpframe.model import Model
 from kpframe.parameter import ParameterOperator
 from kpframe.propagator import Propagator
 from kpframe.site_gains import Gain, PlacedSite, PlacedStage, SiteGains, pointwise_gains, scatter
 from kpframe.site_layout import INPUT, PRIME, Site, Stage, check_weights, widths
 from kpframe.site_parameter import SiteParameterJacobian, SiteParameterOperator
 from kpframe.site_step import SiteStepJacobian
+from kpframe.step_check import saved_by_a_row
 from kpframe.trajectory import Trajectory
 
 #: A step's index, those of a batch of rows ``[N]``, or all steps of tensors ``[T, B, n]``.
@@ -379,7 +380,8 @@ class SiteModel(Model):
         own = [getattr(self, name) for name in site.parameters] or [itself]
         made_of = {theta[id(p)]: p for p in own if id(p) in theta}
         again = partial(_record_weight, self, site.weight, tuple(made_of))
-        chain = Linearization(weight, list(made_of.values()), again) if site.parameters else None
+        learned = list(made_of.values())
+        chain = Linearization(weight, learned, again, careful=True) if site.parameters else None
         if chain is not None or not weight.is_leaf:
             declared = set(map(id, made_of.values())) if site.parameters else set()
             strays += [found for found in leaves(weight) if id(found) not in declared]

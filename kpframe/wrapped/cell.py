@@ -9,8 +9,9 @@ from torch.nn.parameter import is_lazy
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.model import Model
-from kpframe.wrapped.purity import check_modes, check_step, modal_parts
-from kpframe.wrapped.signature import Signature, Step, read_signature
+from kpframe.step_check import check_parameters
+from kpframe.wrapped.purity import check_modes, check_trial, modal_parts
+from kpframe.wrapped.signature import Signature, Start, Step, read_signature
 
 #: Attributes that say how wide a module's input and state are.
 _INPUT = ("input_size", "input_dim")
@@ -33,6 +34,7 @@ class WrappedCell(Model):
         signature: Signature,
         constants: Mapping[str, object],
         trainable_initial_state: bool,
+        initial_state: Start | None = None,
     ) -> None:
         super().__init__(input_size, signature.widths, trainable_initial_state=trainable_initial_state)
         if trainable_initial_state:
@@ -43,7 +45,7 @@ class WrappedCell(Model):
         self.training = cell.training
         self.shapes = dict(signature.shapes)
         self.time_varying = isinstance(signature.call, tuple) and "t" in {*signature.call} - {*constants}
-        self._signature, self._modal = signature, modal_parts(cell)
+        self._signature, self._modal, self._start = signature, modal_parts(cell), initial_state
         self._constants: dict[str, object] = {}
         self._tensors: list[str] = []  # of the constants; buffers, so that they follow dtype and device
         for name, value in constants.items():
@@ -64,6 +66,19 @@ class WrappedCell(Model):
         check_modes(self._modal)
         tensors = {name: getattr(self, f"constant_{name}") for name in self._tensors}
         return self._signature.invoke(self.cell, x, h, t, {**self._constants, **tensors})
+
+    def initial_state(self, batch: int) -> torch.Tensor:  # [batch, H]
+        """Return ``h_0``: what the function given to ``wrap`` makes of the module, ``h0``, or zeros.
+
+        Raises:
+            ShapeError, DtypeError: for what the function returns in another form.
+        """
+        start = super().initial_state(batch)
+        return (
+            start
+            if self._start is None
+            else self._signature.flatten(self._start(self.cell, batch), batch, start)
+        )
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """Return theta under the cell's own parameter names."""
@@ -92,6 +107,7 @@ def wrap(
     container: type | None = None,
     constants: Mapping[str, object] | None = None,
     trainable_initial_state: bool = False,
+    initial_state: Start | None = None,
     check: bool = True,
 ) -> WrappedCell:
     """Return a cell as a model; ``torch.nn.RNNCell``, ``GRUCell`` and ``LSTMCell`` need no other argument.
@@ -107,6 +123,7 @@ def wrap(
         wrap(cell, input_size=3, state={"v": 8, "w": 2}, container=dict)  # cell(x, {"v": v, "w": w})
         wrap(cell, input_size=3, state={"h": 8, "M": (8, 3)})  # cell(x, (h, M)), M [N, 8, 3]
         wrap(cell, constants={"ts": 1.0})  # cell(x, h, ts=1.0), the sizes read from the cell
+        wrap(cell, initial_state=lambda cell, batch: cell.h_init.expand(batch, -1))  # h_0 learns in the cell
         wrap(cell, lambda cell, x, h: cell.core(cell.encode(x), h), input_size=3, state=8)  # all else
 
     A few calls with made-up numbers, on a copy, show at once whether that is so: a call that fails, another
@@ -129,13 +146,15 @@ def wrap(
         constants: further arguments, the same at each step; those that ``call`` does not name go by keyword.
             Tensors become buffers of the model, not saved with it.
         trainable_initial_state: adds a parameter ``h0`` ``[H]``.
+        initial_state: function of the module and the number of trials that returns ``h_0``, as the cell takes
+            its state or flat ``[batch, H]``; it must use the module that it is given. Zeros when left out.
         check: False leaves the trial calls out, for a cell that made-up numbers cannot go through.
 
     Raises:
         ArgumentError: (of which ShapeError) naming the argument that is missing or unusable.
         DtypeError: when the cell returns a state of another dtype than it was given.
     """
-    _check_module(module)
+    _check_module(module, call)
     owner, constants = type(module).__name__, dict(constants or {})
     _check_arguments(call, returns, container, constants)
     if input_size is None:
@@ -149,20 +168,25 @@ def wrap(
     if trainable_initial_state and "h0" in dict(module.named_parameters()):
         got = f"True for {owner}, which has a parameter 'h0' of its own"
         raise ArgumentError(mismatch("trainable_initial_state", "False", got))
-    model = WrappedCell(module, input_size, signature, constants, trainable_initial_state)
+    if initial_state is not None and (trainable_initial_state or not callable(initial_state)):
+        expected = "a function (module, batch) -> state, and no trainable_initial_state beside it"
+        got = "both" if trainable_initial_state else repr(initial_state)
+        raise ArgumentError(mismatch("initial_state", expected, got))
+    model = WrappedCell(module, input_size, signature, constants, trainable_initial_state, initial_state)
+    check_parameters(model)
     if check:
-        check_step(model, owner, f"call={call!r}, input_size={input_size}, state={state}")
+        check_trial(model, owner, f"call={call!r}, input_size={input_size}, state={state}")
     return model
 
 
-def _check_module(module: torch.nn.Module) -> None:
+def _check_module(module: torch.nn.Module, call: object) -> None:
     expected, got = "", type(module).__name__
     if not isinstance(module, torch.nn.Module):
         raise ArgumentError(mismatch("module", "a torch.nn.Module", got))
     if isinstance(module, Model):
         expected, got = "a cell", f"{got}, which is a kpframe.Model already"
-    elif isinstance(module, torch.nn.RNNBase):
-        expected = "a cell that computes one step (torch.nn.GRUCell ...)"
+    elif isinstance(module, torch.nn.RNNBase) and not callable(call):
+        expected = "a cell that computes one step (torch.nn.GRUCell ...), or a function as call"
         got += ", which runs whole sequences"
     elif any(map(is_lazy, (*module.parameters(), *module.buffers()))):
         expected, got = "a module whose parameters have a shape", f"{got} with lazy ones; call it once first"

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from kpframe.adjoint_check import cotangent
+from kpframe.autograd import recording
 from kpframe.errors import ArgumentError, KpframeError, mismatch
 from kpframe.model import Model
 from kpframe.plugin.loading import say
+from kpframe.step_check import PURE, check_apart, check_leaves, mixes, same
 
 #: Rows of a trial call.
 ROWS = 3
-
-_PURE = "a step that depends on its arguments, parameters and buffers alone, row by row"
 
 #: Modules that draw at random or look at other rows in one of their modes.
 _MODAL = (_DropoutNd, _NormBase, torch.nn.RReLU, torch.nn.RNNBase, torch.nn.MultiheadAttention)
@@ -42,7 +44,7 @@ def check_modes(parts: Mapping[str, torch.nn.Module]) -> None:
         elif isinstance(part, _NormBase) and part.training and part.track_running_stats:
             got = f"{what}, which updates its averages in training mode; call .eval() first"
         if got:
-            raise ArgumentError(mismatch("module", _PURE, got))
+            raise ArgumentError(mismatch("module", PURE, got))
 
 
 def _draws(part: torch.nn.Module) -> bool:
@@ -55,7 +57,7 @@ def _draws(part: torch.nn.Module) -> bool:
     return isinstance(part, torch.nn.RReLU)
 
 
-def check_step(model: Model, owner: str, call: str) -> None:
+def check_trial(model: Model, owner: str, call: str) -> None:
     """Call ``step`` of a copy a few times, on small made-up numbers, and raise where it cannot be one.
 
     Neither the model nor torch's random state changes.
@@ -67,55 +69,124 @@ def check_step(model: Model, owner: str, call: str) -> None:
 
     Raises:
         ArgumentError: (of which ShapeError) for a call that fails, a state of a wrong form, random draws,
-            writing to arguments, parameters or buffers, memory from call to call, rows that mix, and
-            parameters that are not the module's own.
+            writing to arguments, parameters or buffers, memory from call to call, rows or step indices that
+            mix, and parameters that are not the module's own.
         DtypeError: for a state of another dtype.
     """
     like = model._like()
-    dtype, device = (torch.get_default_dtype(), None) if like is None else (like.dtype, like.device)
-    if device is not None and device.type == "meta":
+    device = torch.device("cpu") if like is None else like.device
+    if device.type == "meta":
         return  # there are no numbers to look at
-    cuda = [device] if device is not None and device.type == "cuda" else []
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(cuda):
+    cuda = [device] if device.type == "cuda" else []
+    with recording(device, "wrap"), torch.random.fork_rng(cuda):
         try:
-            model = copy.deepcopy(model)
+            tried = copy.deepcopy(model)
         except Exception as error:
             expected = "one that copy.deepcopy copies, since linearize works on a copy"
             raise ArgumentError(mismatch("module", expected, say(error))) from error
-        x = torch.linspace(-1, 1, ROWS * model.input_size, dtype=dtype, device=device).reshape(ROWS, -1)
-        h = torch.linspace(-0.8, 0.9, ROWS * model.width, dtype=dtype, device=device).reshape(ROWS, -1)
-        tensors, drawn = _tensors(model, x, h), _random_states(cuda)
-        out = _call(model, x, h, owner, call)
-        written = [name for name, found in _tensors(model, x, h).items() if tensors.get(name) != found]
-        what = ""
-        if not all(map(torch.equal, drawn, _random_states(cuda))):
-            what = "draws random numbers"
-        elif written:
-            what = f"writes to {', '.join(written)}"
-        elif not _same(_call(model, x, h, owner, call), out):
-            what = "gave another state when it was called again"
-        elif not _same(_call(model, x[:1], h[:1], owner, call), out[:1]):
-            what = "gave a row another state when it was called without the other rows"
+        what = _Trial(tried, owner, call).fault()
         if what:
-            hint = " (in training mode; try .eval() first)" if model.training else ""
-            raise ArgumentError(mismatch("module", _PURE, f"{owner}, which {what}{hint}"))
-        own = {id(parameter) for parameter in model.parameters()}
-        if any(id(leaf) not in own for leaf in _leaves(out)):
-            expected = "a copy that learns its own parameters (linearize works on a copy)"
-            got = f"one of {owner} that learns others; a function must use the module that it is given"
-            raise ArgumentError(mismatch("module", expected, got))
+            hint = ""
+            if model.training and not _Trial(copy.deepcopy(model).eval(), owner, call).fault():
+                hint = " (in training mode; call .eval() first)"
+            raise ArgumentError(mismatch("module", PURE, f"{owner}, which {what}{hint}"))
+        _check_precisely(model, owner, call)
+        if type(model).initial_state is not Model.initial_state:
+            _check_start(tried)
 
 
-def _call(model: Model, x: torch.Tensor, h: torch.Tensor, owner: str, call: str) -> torch.Tensor:
-    t = x.new_zeros(len(x), dtype=torch.int64) if model.time_varying else None
+def _check_start(model: Model) -> None:
+    """Raise where an initial state draws at random, or learns what is not the module's own."""
+    drawn = torch.get_rng_state()
+    first, second = model.initial_state(ROWS), model.initial_state(ROWS)
+    if not torch.equal(drawn, torch.get_rng_state()) or not torch.equal(first, second):
+        raise ArgumentError(mismatch("initial_state", "the same state at each call", "random numbers"))
+    module = cast(torch.nn.Module, model.cell)
+    check_leaves(module, (first, second), own=model, argument="initial_state")
+
+
+def _check_precisely(model: Model, owner: str, call: str) -> None:
+    """Look for rows that mix in double precision, too, where a small mixture is not lost in rounding."""
+    like = model._like()
+    if like is None or like.dtype != torch.float32:
+        return
     try:
-        return model.step(x, h, t)
-    except KpframeError:
-        raise
-    except Exception as error:
-        expected = f"what {owner} takes, with x {list(x.shape)}"
-        hint = "container and constants say the rest; check=False leaves this trial out"
-        raise ArgumentError(f"{mismatch(call, expected, say(error))} ({hint})") from error
+        what = _Trial(copy.deepcopy(model).double(), owner, call).mixture()
+    except Exception:  # a module that computes in float32 whatever it is given
+        return
+    if what:
+        raise ArgumentError(mismatch("module", PURE, f"{owner}, which {what}"))
+
+
+class _Trial:
+    """Calls of a copy of a model on a few rows, the steps of which are not the same."""
+
+    def __init__(self, model: Model, owner: str, call: str) -> None:
+        self.model, self.owner, self.told = model, owner, call
+        like = model._like()
+        dtype, device = (torch.get_default_dtype(), None) if like is None else (like.dtype, like.device)
+        self.x, self.start = (
+            torch.linspace(low, high, ROWS * width, dtype=dtype, device=device).reshape(ROWS, -1)
+            for low, high, width in ((-1, 1, model.input_size), (-0.8, 0.9, model.width))
+        )
+        self.start.requires_grad_()
+        self.t: torch.Tensor | None = None
+        if model.time_varying:
+            self.t = torch.arange(ROWS, device=device).flip(0)
+            try:
+                model.step(self.x.clone(), self.start.clone(), self.t)
+            except Exception:  # a cell of two steps
+                self.t = self.t.clamp(max=1)
+
+    def fault(self) -> str:
+        """Return what keeps the module from being a step, or an empty string.
+
+        Raises:
+            ArgumentError: for a call that fails, and for what the step must not learn.
+        """
+        cuda = [self.x.device] if self.x.is_cuda else []
+        x, h = self.x.clone(), self.start.clone()
+        tensors, drawn = _tensors(self.model, x, h), _random_states(cuda)
+        out = self._call(x, h, self.t)
+        written = [name for name, found in _tensors(self.model, x, h).items() if tensors.get(name) != found]
+        if not all(map(torch.equal, drawn, _random_states(cuda))):
+            return "draws random numbers"
+        if written:
+            return f"writes to {', '.join(written)}"
+        again = self._call(self.x.clone(), self.start.clone(), self.t)
+        if not same(again, out):
+            return "gave another state when it was called again"
+        module = cast(torch.nn.Module, self.model.cell)
+        check_leaves(module, (out, again), self.start, own=self.model, argument="module")
+        check_apart(module, out, again, argument="module")
+        return self.mixture()
+
+    def mixture(self) -> str:
+        """Return how rows mix, or an empty string."""
+        out = self._call(self.x.clone(), self.start.clone(), self.t)
+        for row in range(ROWS):
+            one = slice(row, row + 1)
+            t = None if self.t is None else self.t[one]
+            if not same(self._call(self.x[one].clone(), self.start[one].clone(), t), out[one]):
+                hint = "" if t is None else ", at other steps (t holds a step for each row: self.weights[t])"
+                return f"gave a row another state when it was called without the other rows{hint}"
+        if out.requires_grad:
+            r = torch.zeros_like(out)
+            r[0] = cotangent(out[0])
+            (moved,) = torch.autograd.grad(out, self.start, r, allow_unused=True, materialize_grads=True)
+            if mixes(moved):
+                return "gave a row a state that moves with the states of other rows"
+        return ""
+
+    def _call(self, x: torch.Tensor, h: torch.Tensor, t: torch.Tensor | None) -> torch.Tensor:
+        try:
+            return self.model.step(x, h, t)
+        except KpframeError:
+            raise
+        except Exception as error:
+            expected = f"what {self.owner} takes, with x {list(x.shape)}"
+            hint = "container and constants say the rest; check=False leaves this trial out"
+            raise ArgumentError(f"{mismatch(self.told, expected, say(error))} ({hint})") from error
 
 
 def _tensors(model: Model, x: torch.Tensor, h: torch.Tensor) -> dict[str, tuple[int, int]]:
@@ -128,23 +199,3 @@ def _tensors(model: Model, x: torch.Tensor, h: torch.Tensor) -> dict[str, tuple[
 
 def _random_states(cuda: list[torch.device]) -> list[torch.Tensor]:
     return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, cuda)]
-
-
-def _same(first: torch.Tensor, second: torch.Tensor) -> bool:
-    """Whether two states agree up to what the order of sums does, in any precision."""
-    size = float(second.detach().nan_to_num(0, 0, 0).abs().max())
-    return torch.allclose(first, second, rtol=0.02, atol=1e-3 * size, equal_nan=True)
-
-
-def _leaves(out: torch.Tensor) -> list[torch.Tensor]:
-    """Return the tensors at the ends of a graph, which are those that it can teach."""
-    seen, stack, leaves = set(), [out.grad_fn], []
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            leaves.append(node.variable)
-        stack.extend(parent for parent, _ in node.next_functions)
-    return leaves

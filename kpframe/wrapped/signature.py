@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from attrs import frozen
@@ -14,6 +14,8 @@ from kpframe.errors import ArgumentError, DtypeError, ShapeError, mismatch
 
 #: One step of a module that no list of arguments describes: ``(module, x, state) -> what it returns``.
 Step = Callable[[torch.nn.Module, torch.Tensor, Any], Any]
+#: An initial state of a module's own: ``(module, batch) -> state``.
+Start = Callable[[torch.nn.Module, int], Any]
 
 
 @frozen(eq=False)
@@ -65,6 +67,20 @@ class Signature:
         named = {name: value for name, value in constants.items() if name not in self.call}
         return self._join(module(*(known[name] for name in self.call), **named), h)
 
+    def flatten(self, state: Any, batch: int, like: torch.Tensor) -> torch.Tensor:  # [batch, H]
+        """Return an initial state, in the form in which the cell takes its state or flat, as ``[batch, H]``.
+
+        Raises:
+            ShapeError, DtypeError: for another form, and another dtype than ``like``'s.
+        """
+        told = f"what initial_state returned for {self.owner}"
+        width = sum(self.widths.values())
+        if not isinstance(state, torch.Tensor) or state.shape != (batch, width):
+            state = self._side_by_side(self._unpack(state, told), batch, like.dtype, told)
+        if state.dtype != like.dtype:
+            raise DtypeError(mismatch(told, f"dtype {like.dtype}", state.dtype))
+        return cast(torch.Tensor, state)
+
     def _split(self, h: torch.Tensor) -> dict[str, torch.Tensor]:
         flat = torch.split(h, list(self.widths.values()), dim=-1) if len(self.shapes) > 1 else (h,)
         return {
@@ -83,38 +99,43 @@ class Signature:
     def _join(self, result: Any, h: torch.Tensor) -> torch.Tensor:
         count = len(self.returns)
         if count > 1 and not (isinstance(result, tuple | list) and len(result) == count):
-            raise ShapeError(self._returned(f"{count} values", describe(result)))
+            raise ShapeError(mismatch(self._told, f"{count} values", describe(result)))
         values = dict(zip(self.returns, result if count > 1 else (result,), strict=True))
-        parts = values if self.given is None else self._unpack(values[self.given])
+        parts = values if self.given is None else self._unpack(values[self.given], self._told)
+        return self._side_by_side(parts, len(h), h.dtype, self._told)
+
+    def _side_by_side(
+        self, parts: Mapping[str, Any], rows: int, dtype: torch.dtype, told: str
+    ) -> torch.Tensor:  # [rows, H]
         flat = []
         for name, shape in self.shapes.items():
-            value, expected = parts[name], (len(h), *shape)
+            value, expected = parts[name], (rows, *shape)
             if not isinstance(value, torch.Tensor) or value.shape != expected:
-                raise ShapeError(self._returned(f"{name!r} a tensor {list(expected)}", describe(value)))
-            if value.dtype != h.dtype:
-                raise DtypeError(self._returned(f"{name!r} of dtype {h.dtype}", value.dtype))
-            flat.append(value if len(shape) == 1 else value.reshape(len(h), -1))
+                raise ShapeError(mismatch(told, f"{name!r} a tensor {list(expected)}", describe(value)))
+            if value.dtype != dtype:
+                raise DtypeError(mismatch(told, f"{name!r} of dtype {dtype}", value.dtype))
+            flat.append(value if len(shape) == 1 else value.reshape(rows, -1))
         return flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1)
 
-    def _unpack(self, state: Any) -> Mapping[str, Any]:
+    def _unpack(self, state: Any, told: str) -> Mapping[str, Any]:
         names = tuple(self.shapes)
         if self.container is None:
             return {names[0]: state}
         if issubclass(self.container, Mapping):
             if not isinstance(state, Mapping) or set(state) != set(names):
-                raise ShapeError(self._returned(f"a mapping with the keys {list(names)}", describe(state)))
+                raise ShapeError(mismatch(told, f"a mapping with the keys {list(names)}", describe(state)))
             return state
         if _is_plain(self.container):
             if not isinstance(state, tuple | list) or len(state) != len(names):
-                raise ShapeError(self._returned(f"a tuple ({', '.join(names)})", describe(state)))
+                raise ShapeError(mismatch(told, f"a tuple ({', '.join(names)})", describe(state)))
             return dict(zip(names, state, strict=True))
         if not isinstance(state, self.container):
-            raise ShapeError(self._returned(f"a {self.container.__name__}", describe(state)))
+            raise ShapeError(mismatch(told, f"a {self.container.__name__}", describe(state)))
         return {name: getattr(state, name) for name in names}
 
-    def _returned(self, expected: str, got: object) -> str:
-        told = f"state returned by {self.owner} (returns={','.join(self.returns)!r})"
-        return mismatch(told, expected, got)
+    @property
+    def _told(self) -> str:
+        return f"state returned by {self.owner} (returns={','.join(self.returns)!r})"
 
 
 def read_signature(

@@ -11,7 +11,7 @@ from torch import nn
 
 from kpframe import linearize, trace, wrap
 from kpframe.autograd_graph import leaves, saved_bytes
-from kpframe.model import saved_by_a_row
+from kpframe.step_check import saved_by_a_row
 
 F64 = torch.float64
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import re
+import threading
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ class Uses(nn.Module):
         (
             nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2)),
             "Between, which writes to 'part.parametrizations.weight.0._u', "
-            "'part.parametrizations.weight.0._v' (in training mode; try .eval() first)",
+            "'part.parametrizations.weight.0._v' (in training mode; call .eval() first)",
         ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
@@ -149,14 +150,14 @@ def centre(cell, x, h):
     ],
 )
 def test_trial_calls_show(use, got) -> None:
-    with pytest.raises(ArgumentError, match=PURE + f"Uses, which {got} \\(in training mode"):
-        wrap(Uses(use))
-    cell = Uses(use).eval()
-    if use is dropout:
-        wrap(cell)
+    if use is dropout:  # the only one that evaluation mode helps
+        with pytest.raises(ArgumentError, match=PURE + f"Uses, which {got} \\(in training mode; call .eval"):
+            wrap(Uses(use))
+        wrap(Uses(use).eval())
         return
-    with pytest.raises(ArgumentError, match=f"Uses, which {got}$"):
-        wrap(cell)
+    for cell in (Uses(use), Uses(use).eval()):
+        with pytest.raises(ArgumentError, match=PURE + f"Uses, which {got}$"):
+            wrap(cell)
     assert wrap(cell, check=False).cell is cell
 
 
@@ -176,25 +177,105 @@ def test_a_trial_leaves_everything_as_it_was() -> None:
 def test_a_step_must_learn_the_parameters_of_the_module_it_is_given() -> None:
     cell = nn.GRUCell(2, 3)
     message = (
-        r"^module: expected a copy that learns its own parameters .*, got one of GRUCell that learns others"
+        r"^module: expected a step that learns its own parameters, got one that learns a tensor \[9, 2\] of "
+        "another module or of none; a function must use the module that it is given"
     )
     with pytest.raises(ArgumentError, match=message):
         wrap(cell, lambda module, x, h: cell(x, h))
     free = Uses(lambda self, x, h: h * self.scale)
     free.scale = torch.ones(3, requires_grad=True)  # no parameter: theta would lack it
-    with pytest.raises(ArgumentError, match="got one of Uses that learns others"):
+    with pytest.raises(ArgumentError, match="learns 'scale', which is no parameter; make it a"):
         wrap(free)
     wrap(cell, lambda module, x, h: module(x, h))
 
 
 def test_a_module_that_cannot_be_copied_is_refused() -> None:
-    cell = Uses(lambda self, x, h: h * self.scale)
-    cell.scale = nn.Parameter(torch.ones(3)) * 2  # a cached tensor with a graph
-    message = (
-        r"^module: expected one that copy.deepcopy copies, since linearize works on a copy, got RuntimeError"
-    )
-    with pytest.raises(ArgumentError, match=message):
+    cell = Uses(lambda self, x, h: h)
+    cell.lock = threading.Lock()
+    expected = "one that copy.deepcopy copies, since linearize works on a copy, got TypeError: cannot pickle"
+    with pytest.raises(ArgumentError, match=f"^module: expected {expected} '_thread.lock' object"):
         wrap(cell)
+    with pytest.raises(ArgumentError, match=f"^model: expected {expected} '_thread.lock' object"):
+        linearize(wrap(cell, check=False), X)
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_that_mix_a_little_are_refused_in_any_precision(size, dtype) -> None:
+    def mix(self, x, h):
+        return h - size * h.mean(0)
+
+    message = PURE + "Uses, which gave a row (another state when|a state that moves with)"
+    with pytest.raises(ArgumentError, match=message):
+        wrap(Uses(mix).to(dtype))
+    model = wrap(Uses(mix).to(dtype), check=False)
+    if size > 1e-5 or dtype == torch.float64:  # else it is within what float32 can tell
+        with pytest.raises(ArgumentError, match=r"^model: expected a step that depends .* WrappedCell, "):
+            linearize(model, torch.randn(2, 4, 2, dtype=dtype))
+    wrap(Uses(lambda self, x, h: h - size * h.mean(1, keepdim=True)).to(dtype))  # within a row
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-5])
+def test_rows_that_mix_beside_the_graph_are_refused(size) -> None:
+    def mix(self, x, h):
+        return h - size * h.mean(0).detach()
+
+    for dtype in (torch.float32, torch.float64):
+        with pytest.raises(ArgumentError, match=PURE + "Uses, which gave a row another state when it was"):
+            wrap(Uses(mix).to(dtype))
+
+
+class Clock(nn.Module):
+    """A cell of its own for each step, found by ``index``."""
+
+    def __init__(self, index, steps: int = 5) -> None:
+        super().__init__()
+        self.cells, self.index = nn.ModuleList(nn.RNNCell(3, 4) for _ in range(steps)), index
+
+    def forward(self, x, h, t):
+        return self.index(self, x, h, t)
+
+
+def by_first_row(self, x, h, t):
+    return self.cells[int(t[0])](x, h)
+
+
+def by_latest_row(self, x, h, t):
+    return self.cells[int(t.max())](x, h)
+
+
+def by_row(self, x, h, t):
+    out = torch.stack([cell(x, h) for cell in self.cells])
+    return out[t, torch.arange(len(t))]
+
+
+@pytest.mark.parametrize("index", [by_first_row, by_latest_row])
+def test_steps_that_look_at_one_rows_index_are_refused(index) -> None:
+    sizes = {"input_size": 3, "state": 4}
+    message = (
+        r"Clock, which gave a row another state when it was called without the other rows, at other steps "
+        r"\(t holds a step for each row: self.weights\[t\]\)$"
+    )
+    with pytest.raises(ArgumentError, match=PURE + message):
+        wrap(Clock(index), "x,h,t", **sizes)
+    with pytest.raises(ArgumentError, match=r"^model: expected a step that depends on its arg"):
+        linearize(wrap(Clock(index), "x,h,t", **sizes, check=False), torch.randn(2, 5, 3))
+    with pytest.raises(ArgumentError, match=PURE + "Clock"):
+        wrap(Clock(index, 2), "x,h,t", **sizes)
+    wrap(Clock(by_row, 2), "x,h,t", **sizes)
+
+
+def test_a_cell_for_each_step_has_the_gradient_of_backpropagation() -> None:
+    torch.manual_seed(0)
+    cell = Clock(by_row).double()
+    model, x = wrap(cell, "x,h,t", input_size=3, state=4), torch.randn(2, 5, 3, dtype=torch.float64)
+    states = model.rollout(x).states
+    states.sum().backward()
+    flow = linearize(model, x)
+    gradient = flow.J.T(flow.P.T(torch.ones_like(states)))
+    expected = torch.cat([p.grad.reshape(-1) for p in model.trainable().values()])
+    assert float(cell.cells[1].bias_hh.grad.norm()) > 0.1
+    assert float((gradient - expected).norm()) <= 1e-12 * float(expected.norm())
 
 
 def test_cells_on_the_meta_device_and_under_inference_mode_are_wrapped() -> None:

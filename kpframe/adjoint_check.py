@@ -1,0 +1,128 @@
+"""Whether the two products of a recorded graph are what they should be: linear, and adjoint to each other.
+
+Autograd takes a backward pass at its word. One that is written by hand may not be differentiable itself
+(``once_differentiable``, ``torch.no_grad`` or NumPy in it), and a hook may do to a gradient what is not
+linear (clip it); then ``J* r`` alone, or neither product, is right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from kpframe.autograd_graph import nodes
+from kpframe.errors import KpframeError, UnsupportedError, mismatch
+from kpframe.plugin.loading import say
+
+if TYPE_CHECKING:
+    from kpframe.autograd import Linearization
+
+#: Scale of cotangents, a power of two: what is linear scales without any rounding.
+SCALE = 2.0**24
+
+#: Relative error that is called rounding, and the least size of an input's gradient that counts.
+_TOLERANCE = {torch.float64: (1e-9, 1e-6), torch.float32: (2e-5, 1e-2)}
+
+_TWICE = "a step whose backward pass autograd can differentiate once more (J d is taken through it)"
+_LINEAR = "a step whose backward pass is linear (c times the cotangent gives c times the gradient)"
+
+#: Part of torch's message -> what to do instead.
+_REMEDIES = {
+    "aot_autograd": "give the module itself instead of what torch.compile made of it (its _orig_mod)",
+    "cdist": "write the distances with other operations: (x[:, :, None] - y[:, None]).norm(dim=-1)",
+    "attention": "compute it under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)",
+}
+
+
+def check_products(graph: Linearization, r: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+    """Return ``J* r``, after checking that ``J*`` is linear and ``J`` its adjoint, for one cotangent.
+
+    The tangent is the gradient itself, each input's brought to the same size: so none of the terms of
+    ``<J d, r> = <d, J* r>`` cancel, and what is lost of a single input shows.
+
+    Raises:
+        UnsupportedError: saying what part of the step it is and what to do.
+    """
+    r = cotangent(graph.output) if r is None else r
+    gradients, sizes = check_linear(graph, r)
+    tolerance, least = _tolerance(r)
+    largest = max(sizes)
+    if largest == 0 or not math.isfinite(largest):
+        return gradients
+    scales = [max(size, least * largest) for size in sizes]
+    expected = math.fsum((size / scale) ** 2 for size, scale in zip(sizes, scales, strict=True))
+    tangents = torch._foreach_div(torch._foreach_div(gradients, scales), scales)
+    moved = graph.jvp([d.unsqueeze(0) for d in tangents])[0]
+    found, size, by = torch.stack([(moved * r).sum(), moved.norm(), r.norm()]).tolist()
+    if abs(found - expected) > tolerance * expected + 64 * torch.finfo(r.dtype).eps * size * by:
+        got = f"one that loses {'all' if abs(found) < 0.01 * expected else 'a part'} of J d there"
+        raise UnsupportedError(f"{mismatch('model', _TWICE, got)}; {_culprit(graph)}")
+    return gradients
+
+
+def check_linear(graph: Linearization, r: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], list[float]]:
+    """Return ``J* r`` and its norms, after checking that it scales with ``r``: orders of magnitude, and sign.
+
+    Raises:
+        UnsupportedError: naming the remedy.
+    """
+    large, small = (_gradient(graph, r * scale, 1 / scale) for scale in (SCALE, -1 / SCALE))
+    apart = torch._foreach_sub(large, small)
+    norms = torch.stack(torch._foreach_norm([*apart, *small])).tolist()
+    gaps, sizes = norms[: len(apart)], norms[len(apart) :]
+    if not all(map(math.isfinite, gaps)):  # too large to be multiplied
+        return small, sizes
+    tolerance, _ = _tolerance(r)
+    floor = 1e6 * SCALE * torch.finfo(r.dtype).tiny
+    for gap, size, g in zip(gaps, sizes, small, strict=True):
+        if gap > tolerance * size + floor * math.sqrt(g.numel()):
+            raise UnsupportedError(
+                mismatch("model", _LINEAR, f"one that is not: {_culprit(graph, hooks=True)}")
+            )
+    return small, sizes
+
+
+def cotangent(output: torch.Tensor) -> torch.Tensor:
+    """Return fixed numbers in [-1, 1] of the form of a tensor that repeat nowhere."""
+    index = torch.arange(1, output.numel() + 1, dtype=output.dtype, device=output.device)
+    return torch.cos(index * (1 + math.sqrt(5)) / 2 * math.pi).reshape(output.shape)
+
+
+def refusal(error: Exception, graph: Linearization) -> Exception:
+    """Return the error that says what torch's own means for the step, and what to do."""
+    if isinstance(error, KpframeError | MemoryError | torch.OutOfMemoryError):
+        return error
+    text = say(error)
+    if "allocate memory" in text:
+        return error
+    remedy = next((remedy for part, remedy in _REMEDIES.items() if part in text), _culprit(graph))
+    return UnsupportedError(f"{mismatch('model', _TWICE, text)}; {remedy}")
+
+
+def _gradient(graph: Linearization, r: torch.Tensor, scale: float) -> tuple[torch.Tensor, ...]:
+    return tuple(torch._foreach_mul([g[0] for g in graph.vjp(r.unsqueeze(0))], scale))
+
+
+def _tolerance(r: torch.Tensor) -> tuple[float, float]:
+    return _TOLERANCE.get(r.dtype, (1e-2, 1e-1))
+
+
+def _culprit(graph: Linearization, hooks: bool = False) -> str:
+    """Return the parts of a graph that torch did not write, and what to do about them."""
+    found: Sequence[str] = sorted(
+        {kind.__name__ for node in nodes(graph.output) if (kind := getattr(node, "_forward_cls", None))}
+    )
+    names = ", ".join(found)
+    solver = " (torchdiffeq: odeint instead of odeint_adjoint)" if "Adjoint" in names else ""
+    if hooks:
+        what = f"a hook on a tensor, or the backward of {names}," if found else "a hook on one of its tensors"
+        return f"{what} clips, rounds or normalizes; do that to the gradient once it is computed{solver}"
+    if not found:
+        return "take the hooks off its tensors, or write them in operations that torch can differentiate"
+    return (
+        f"write the backward of {names} in differentiable torch operations, without once_differentiable, "
+        f"torch.no_grad, detach or NumPy{solver}"
+    )

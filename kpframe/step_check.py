@@ -1,0 +1,259 @@
+"""What ``linearize`` asks of any model's step, on a few rows of the roll-out, before it trusts it.
+
+A model may be wrapped without a trial, be written by hand, or have changed since: then a fault would only
+be seen in the figures. One step of a few rows shows whether rows and step indices stay apart, whether the
+parameters that it reads are the model's own, and whether its derivatives are what the operators need.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+import torch
+from attrs import frozen
+
+from kpframe.adjoint_check import cotangent
+from kpframe.autograd import Linearization, recording
+from kpframe.autograd_graph import leaves, nodes, saved_bytes
+from kpframe.errors import ArgumentError, DtypeError, KpframeError, UnsupportedError, mismatch
+from kpframe.held import describe_foreign, held_tensors
+from kpframe.plugin.loading import say
+
+if TYPE_CHECKING:
+    from kpframe.model import Model
+    from kpframe.trajectory import Trajectory
+
+PURE = "a step that depends on its arguments, parameters and buffers alone, row by row"
+OWN = "a step that learns its own parameters"
+_ADAPTIVE = "(an adaptive solver does: give it a fixed step, or tighter tolerances)"
+
+#: Relative differences that count as rounding: of states, and of derivatives, where other rows give zeros.
+#: A solver that chooses its steps by all rows together stays within at its usual tolerances.
+_ROUNDING = {torch.float64: (1e-7, 1e-7), torch.float32: (1e-4, 1e-5)}
+
+
+@frozen(eq=False)
+class FewRows:
+    """One step of three rows of a roll-out, recorded; ``alone`` is that of the first of them by itself.
+
+    Attributes:
+        trajectory: the roll-out.
+        h: the states ``[3, H]`` that the step starts from, a leaf.
+        expected: the states of the roll-out.
+        out, alone: what the step gives ``[3, H]``, ``[1, H]``.
+    """
+
+    trajectory: Trajectory
+    h: torch.Tensor
+    expected: torch.Tensor
+    out: torch.Tensor
+    alone: torch.Tensor
+
+
+#: The rows that ``linearize`` has recorded, so that its estimate of memory need not do it again.
+_ROWS: ContextVar[FewRows | None] = ContextVar("rows", default=None)
+
+
+@contextmanager
+def few_rows(model: Model, trajectory: Trajectory) -> Iterator[FewRows]:
+    """Record a step of a few rows, for ``check_step`` and ``saved_by_a_row``.
+
+    Raises:
+        ArgumentError: for a step that cannot be recorded.
+    """
+    rows = _record(model, trajectory)
+    token = _ROWS.set(rows)
+    try:
+        yield rows
+    finally:
+        _ROWS.reset(token)
+
+
+def _record(model: Model, trajectory: Trajectory) -> FewRows:
+    places = _places(trajectory)
+    x, h = trajectory.inputs[places].detach(), trajectory.previous[places].detach().requires_grad_()
+    mask = None if trajectory.mask is None else trajectory.mask[places]
+    t = places[1] if model.time_varying else None
+    try:
+        with recording(h.device, "step"):
+            out = model._rows(x, h, t, mask)
+            first = (None if value is None else value[:1].clone() for value in (t, mask))
+            alone = model._rows(x[:1].clone(), h[:1].clone(), *first)
+    except KpframeError:
+        raise
+    except Exception as error:
+        expected = "a step that can be recorded for a few rows of the roll-out at once"
+        raise ArgumentError(mismatch("model", expected, say(error))) from error
+    return FewRows(trajectory, h, trajectory.states[places], out, alone)
+
+
+def saved_by_a_row(model: Model, trajectory: Trajectory) -> int:
+    """Return about how many bytes autograd keeps for each row of ``step``."""
+    rows = _ROWS.get()
+    if rows is None or rows.trajectory is not trajectory:
+        rows = _record(model, trajectory)
+    return max(0, saved_bytes(rows.out) - saved_bytes(rows.alone)) // (len(rows.out) - 1)
+
+
+def check_step(model: Model, rows: FewRows, *, twice: bool) -> None:
+    """Raise where a step of a few rows of a roll-out is none that operators can be made of.
+
+    Args:
+        model: the model.
+        rows: what ``few_rows`` recorded.
+        twice: whether a product goes through the reverse pass of the reverse pass.
+
+    Raises:
+        ArgumentError: for rows or steps that mix, and for parameters that are not the model's own.
+        UnsupportedError: for derivatives that are not linear, or cannot be taken twice.
+    """
+    h, out = rows.h, rows.out
+    if not (same(rows.alone, rows.expected[:1]) and same(out, rows.expected)):
+        got = f"{type(model).__name__}, which gave them other states than with other rows, or a second time"
+        raise ArgumentError(mismatch("model", PURE, f"{got} {_ADAPTIVE}"))
+    check_leaves(model, (rows.alone, out), h)
+    if not out.requires_grad:
+        return
+    graph = Linearization(out, (h, *model.trainable().values()))
+    r = torch.zeros_like(out)
+    r[0] = cotangent(out[0])
+    moved = (graph.check(r) if twice else graph.check_linear(r))[0]
+    if mixes(moved):
+        got = f"{type(model).__name__}, in which a row moves with the states of other rows"
+        raise ArgumentError(mismatch("model", PURE, f"{got} {_ADAPTIVE}"))
+
+
+def check_parameters(model: Model) -> None:
+    """Raise where parameters are of a kind that operators do not take.
+
+    Raises:
+        ArgumentError: for complex parameters that learn.
+        DtypeError: for parameters that learn in different precisions.
+    """
+    theta = model.trainable()
+    for name, parameter in theta.items():
+        if parameter.is_complex():
+            expected = (
+                "real numbers; hold its real and imaginary parts as parameters, torch.complex joins them"
+            )
+            raise ArgumentError(mismatch(f"parameter {name!r}", expected, f"dtype {parameter.dtype}"))
+    sizes: Counter[torch.dtype] = Counter()
+    for parameter in theta.values():
+        sizes[parameter.dtype] += parameter.numel()
+    for name, parameter in theta.items():
+        (usual, _), *_ = sizes.most_common(1)
+        if parameter.dtype != usual:
+            expected = f"dtype {usual}, as most parameters; model.to({usual}) casts all"
+            raise DtypeError(mismatch(f"parameter {name!r}", expected, parameter.dtype))
+
+
+def check_hooks(model: Model) -> None:
+    """Raise ``UnsupportedError`` for a hook on a parameter, which a copy would not have."""
+    for name, parameter in model.trainable().items():
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+            expected = (
+                "one without hooks, which operators do not see; say what they do in the model (a mask: "
+                "torch.nn.utils.parametrize), or change the gradient once it is computed"
+            )
+            raise UnsupportedError(
+                mismatch(f"parameter {name!r}", expected, "one with a hook on its gradient")
+            )
+
+
+def check_start(model: Model, trajectory: Trajectory) -> None:
+    """Raise ``ArgumentError`` for an initial state of a model's own that is not a function of its parameters.
+
+    It learns what is no parameter of the model, or is another one at each call.
+    """
+    start = trajectory.initial_state
+    with recording(start.device, "initial state"):
+        first, second = model.initial_state(len(start)), model.initial_state(len(start))
+    if not torch.equal(first.detach().to(start), start):
+        expected = "the same state at each call"
+        raise ArgumentError(mismatch(f"{type(model).__name__}.initial_state", expected, "another one"))
+    check_leaves(model, (first, second))
+
+
+def check_kept(model: Model, trajectory: Trajectory) -> None:
+    """Raise ``ArgumentError`` for a step that reads what an earlier call computed from the parameters.
+
+    Args:
+        model: a copy that has made no call yet.
+        trajectory: a roll-out.
+    """
+    x, h = trajectory.inputs[:1, 0], trajectory.initial_state[:1].detach()
+    t = torch.zeros(1, dtype=torch.int64, device=h.device) if model.time_varying else None
+    with recording(h.device, "step"):
+        outputs = [model._rows(x, h.clone().requires_grad_(), t, None) for _ in range(2)]
+    check_apart(model, *outputs)
+
+
+def check_apart(
+    model: torch.nn.Module, first: torch.Tensor, second: torch.Tensor, *, argument: str = "model"
+) -> None:
+    """Raise ``ArgumentError`` where two calls have a part of their graph in common."""
+    shared = {node for node in nodes(first) if not hasattr(node, "variable")} & set(nodes(second))
+    if shared:
+        names = [name for name, held in held_tensors(model) if held.grad_fn in shared]
+        got = f"one that reads what an earlier call left in {repr(names[0]) if names else 'a closure'}"
+        raise ArgumentError(mismatch(argument, PURE, f"{got}; compute it in each call"))
+
+
+def check_leaves(
+    model: torch.nn.Module,
+    outputs: tuple[torch.Tensor, torch.Tensor],
+    h: torch.Tensor | None = None,
+    *,
+    own: torch.nn.Module | None = None,
+    argument: str = "model",
+) -> None:
+    """Raise ``ArgumentError`` where two calls learned a tensor that is no parameter of the model.
+
+    One that a call made for itself is found in that call alone.
+
+    Args:
+        model: the module that is called.
+        outputs: what two calls gave.
+        h: the state that they were given, if it is a leaf.
+        own: the module that holds the parameters, if that is another one.
+        argument: its name, for messages.
+    """
+    known = {id(parameter) for parameter in (own or model).parameters()} | {id(h)}
+    first, second = ({id(leaf): leaf for leaf in leaves(out)} for out in outputs)
+    foreign = [leaf for key, leaf in first.items() if key in second and key not in known]
+    if foreign:
+        got = f"one that learns {describe_foreign(model, foreign[0])}"
+        raise ArgumentError(mismatch(argument, OWN, got))
+
+
+def same(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether two states agree up to what the order of sums does."""
+    size = float(second.detach().nan_to_num(0, 0, 0).abs().max())
+    return torch.allclose(first, second, rtol=0, atol=_rounding(second)[0] * size, equal_nan=True)
+
+
+def mixes(moved: torch.Tensor) -> bool:
+    """Whether the derivative ``[N, H]`` of the first row by all states reaches other rows."""
+    found = moved.abs().nan_to_num(0, 0, 0)
+    return float(found[1:].sum()) > _rounding(moved)[1] * float(found.sum())
+
+
+def _rounding(tensor: torch.Tensor) -> tuple[float, float]:
+    values, derivatives = _ROUNDING[tensor.dtype]
+    coarse = tensor.is_cuda or torch.get_float32_matmul_precision() != "highest"
+    return (2e-2 if coarse and tensor.dtype == torch.float32 else values), derivatives
+
+
+def _places(trajectory: Trajectory) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return trials and steps of three rows: the last of all, one in the middle, and the first."""
+    batch, time, _ = trajectory.space.shape
+    device = trajectory.states.device
+    last = time - 1 if trajectory.mask is None else max(int(trajectory.mask[0].sum()) - 1, 0)
+    return (
+        torch.tensor([0, batch // 2, batch - 1], device=device),
+        torch.tensor([last, time // 2, 0], device=device),
+    )
