@@ -236,7 +236,7 @@ class Task(ABC):
             )
         with isolated(torch.device("cpu"), "sample"):
             trials = self.draw(int(batch_size), generator, split)
-        return trials.to(device=device, dtype=dtype or torch.get_default_dtype())
+            return trials.to(device=device, dtype=dtype or torch.get_default_dtype())
 
     def dataset(
         self,

@@ -100,7 +100,7 @@ class Figures:
 
 def inputs(model: Model) -> torch.Tensor:
     generator = torch.Generator().manual_seed(2)
-    return torch.randn(2, model.steps or 5, model.input_size, generator=generator)
+    return torch.randn(2, model.steps or 3, model.input_size, generator=generator)
 
 
 def check(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

@@ -72,7 +72,7 @@ def flow_of(name: str, **settings: object) -> Flow:
         model = wrap(torch.nn.GRUCell(4, CELLS[name]))
     model = model.double()
     generator = torch.Generator().manual_seed(2)
-    x = torch.randn(2, model.steps or 4, model.input_size, generator=generator, dtype=torch.float64)
+    x = torch.randn(2, model.steps or 3, model.input_size, generator=generator, dtype=torch.float64)
     return linearize(model, x)
 
 

@@ -7,6 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.isolation import in_isolation
 from kpframe.tasks import SPLITS, Split, Task, Trials, check_split, seeded_generator
 
 
@@ -62,6 +63,7 @@ class Digits(Task):
         """Return the number of images in a split."""
         return len(self._rows[check_split(split)])
 
+    @in_isolation
     def dataset(
         self,
         split: Split = "train",
