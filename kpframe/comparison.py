@@ -16,7 +16,7 @@ from attrs import frozen
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.finite import check_finite
-from kpframe.flow import Flow
+from kpframe.flow import Flow, check_flow
 from kpframe.isolation import in_isolation
 from kpframe.operators.chunks import chunk_size
 from kpframe.readout import Readout
@@ -88,6 +88,7 @@ def compare_update(
         NotLinearError, UnsupportedError: for a rule without an operator, or without what it needs.
         ShapeError, DtypeError, DeviceError, NonFiniteError: when the error does not fit.
     """
+    check_flow(flow)
     rule.check_linear()
     plain = Update.exact(flow, readout)
     hidden = plain.incoming(err, output_err)

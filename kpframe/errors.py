@@ -81,6 +81,11 @@ class StabilityWarning(UserWarning):
     """Settings of a model that are known to make roll-outs grow without bound, or nearly so."""
 
 
+def shown(value: object) -> str:
+    """Return a value on one line, cut short, and its type, for a message."""
+    return f"{' '.join(repr(value).split()):.80} ({type(value).__name__})"
+
+
 def mismatch(argument: str, expected: object, got: object) -> str:
     """Return the standard sentence ``argument: expected ..., got ...``."""
     return f"{argument}: expected {expected}, got {got}"

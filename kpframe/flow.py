@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from attrs import evolve
 
-from kpframe.errors import ArgumentError, mismatch
+from kpframe.errors import ArgumentError, mismatch, shown
 from kpframe.finite import check_finite
 from kpframe.held import held_tensors
 from kpframe.isolation import constant, isolated
@@ -67,6 +67,12 @@ class Flow:
             f"Flow({type(self.model).__name__}, {self.trajectory.space}, "
             f"parameters={self.J.domain.size}, P: {self.P.method}, K: {self.K.method})"
         )
+
+
+def check_flow(flow: object, argument: str = "flow") -> None:
+    """Raise ``ArgumentError`` unless ``flow`` is one, with a remedy."""
+    if not isinstance(flow, Flow):
+        raise ArgumentError(mismatch(argument, "a Flow", shown(flow)) + "; linearize(model, x) returns one")
 
 
 #: How the operators of a flow can be computed.

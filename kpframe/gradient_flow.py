@@ -14,7 +14,7 @@ from attrs import frozen
 
 from kpframe.errors import ArgumentError, SpaceMismatchError, mismatch
 from kpframe.finite import check_finite
-from kpframe.flow import Flow
+from kpframe.flow import Flow, check_flow
 from kpframe.isolation import in_isolation
 from kpframe.operators.base import Operator
 from kpframe.readout import Readout
@@ -48,6 +48,7 @@ def loss_rate(
         ArgumentError, ShapeError, DtypeError, DeviceError: as ``Update.incoming``.
         NotLinearError, UnsupportedError: for a rule without an operator, or without what it needs.
     """
+    check_flow(flow)
     hidden = Update.exact(flow, readout).incoming(err, output_err)
     update = _update(flow, rule, readout)
     moved = update.moved(update.incoming(err, output_err))
@@ -93,6 +94,7 @@ def contributions(
     trials that gain; with ``-Err o (Phi_rule* Err)`` those of the trials learned from, where Phi_rule takes
     the output error if that is what is given. See ``loss_rate`` for arguments and errors.
     """
+    check_flow(flow)
     hidden = Update.exact(flow, readout).incoming(err, output_err)
     made = _update(flow, rule, readout)
     incoming = made.incoming(err, output_err)
@@ -116,12 +118,14 @@ def contributions(
 @in_isolation
 def predicted_change(flow: Flow, update: torch.Tensor, eta: float) -> torch.Tensor:  # [B, T, H]
     """Return ``dh = -eta P J g``, the first-order change of the states, for an update ``g`` ``[M]``."""
+    check_flow(flow)
     return -eta * flow.P(flow.J(update))
 
 
 @in_isolation
 def actual_change(flow: Flow, update: torch.Tensor, eta: float) -> torch.Tensor:  # [B, T, H]
     """Return how the states really change when theta moves by ``-eta g``: one roll-out."""
+    check_flow(flow)
     flow.J.domain.check(update, "update", dtype=flow.J.dtype, device=flow.J.device)
     model = copy.deepcopy(flow.model)
     trajectory = flow.trajectory
@@ -188,6 +192,8 @@ def cross_flow(test: Flow, train: Flow) -> Operator:
     Raises:
         SpaceMismatchError: when the two flows do not have the same parameters.
     """
+    check_flow(test, "test")
+    check_flow(train, "train")
     if test.J.domain != train.J.domain:
         raise SpaceMismatchError(
             mismatch("train", f"a flow with the parameters ({test.J.domain})", f"({train.J.domain})")

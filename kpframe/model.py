@@ -19,6 +19,7 @@ from kpframe.spaces import Space, parameter_space, state_space
 from kpframe.step_check import saved_by_a_row
 from kpframe.step_jacobian import DenseStepJacobian, StepJacobian
 from kpframe.trajectory import Trajectory, check_inputs
+from kpframe.whole import whole
 
 #: Widest state whose step Jacobians are written out when a model brings no structure.
 DENSE_WIDTH = 16
@@ -47,18 +48,14 @@ class Model(torch.nn.Module, ABC):
         self, input_size: int, state: Mapping[str, int], *, trainable_initial_state: bool = False
     ) -> None:
         super().__init__()
-        for argument, value in (
-            ("input_size", input_size),
-            *((f"state[{k!r}]", v) for k, v in state.items()),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ArgumentError(mismatch(argument, "a whole number >= 1", repr(value)))
+        input_size = whole(input_size, "input_size")
+        state = {name: whole(width, f"state[{name!r}]") for name, width in state.items()}
         if not state:
             raise ArgumentError(mismatch("state", "at least one component", "none"))
         self.input_size = input_size
         #: Number of signals among the input's columns; a model that also takes noise there has fewer.
         self.signal_size = input_size
-        self.components = dict(state)
+        self.components = state
         self.trainable_initial_state = trainable_initial_state
         if trainable_initial_state:
             self.h0 = torch.nn.Parameter(torch.zeros(self.width))

@@ -12,6 +12,7 @@ from kpframe.operators.base import ATOM, Operator
 from kpframe.parameter import ParameterOperator
 from kpframe.spaces import TIME
 from kpframe.step_jacobian import StepJacobian
+from kpframe.whole import whole
 
 
 class Propagator(Operator):
@@ -70,9 +71,8 @@ class Propagator(Operator):
 
         The first step is left as it is: it leads from the initial state, and P never uses it.
         """
-        _check_count("length", length)
-        if isinstance(offset, bool) or not isinstance(offset, int) or not 0 <= offset < length:
-            raise ArgumentError(mismatch("offset", f"a whole number in [0, {length - 1}]", offset))
+        length = whole(length, "length")
+        offset = whole(offset, "offset", 0, length - 1)
         keep = torch.arange(self.A.steps, device=self.device) % length != offset
         keep[0] = True  # what comes before the first step is h_0, which no chunk holds
         return Propagator(self.A.masked(keep), name=f"P_chunk{length}" + (f"+{offset}" if offset else ""))
@@ -109,7 +109,7 @@ class TruncatedPropagator(Operator):
     """``P_k = Sum_{j<k} (A Z)^j``, the first ``k`` terms of the Neumann series of ``P``."""
 
     def __init__(self, A: StepJacobian, window: int) -> None:
-        _check_count("window", window)
+        window = whole(window, "window")
         super().__init__(A.domain, A.domain, dtype=A.dtype, device=A.device)
         self.A = A
         self.window = window
@@ -188,12 +188,6 @@ def unshift(q: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def _check_count(argument: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ArgumentError(mismatch(argument, "a whole number >= 1", repr(value)))
-
-
 def _index(argument: str, value: object, steps: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not -steps <= value < steps:
-        raise ArgumentError(mismatch(argument, f"a time index in [{-steps}, {steps - 1}]", repr(value)))
-    return value % steps
+    expected = f"a time index in [{-steps}, {steps - 1}]"
+    return whole(value, argument, -steps, steps - 1, expected=expected) % steps

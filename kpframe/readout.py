@@ -21,6 +21,7 @@ from kpframe.errors import (
 from kpframe.isolation import in_isolation
 from kpframe.scale import norm
 from kpframe.tasks import LOSSES, Loss, Trials, seeded_generator, where_non_finite
+from kpframe.whole import whole
 
 
 class Readout(torch.nn.Module):
@@ -53,9 +54,7 @@ class Readout(torch.nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        for name, size in (("hidden_size", hidden_size), ("output_size", output_size)):
-            if size < 1:
-                raise ArgumentError(mismatch(name, "an integer >= 1", size))
+        hidden_size, output_size = whole(hidden_size, "hidden_size"), whole(output_size, "output_size")
         self.hidden_size = hidden_size
         self.output_size = output_size
         self.hidden = _stretch(hidden, hidden_size)

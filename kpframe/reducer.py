@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import torch
 
-from kpframe.errors import ArgumentError, mismatch
 from kpframe.isolation import in_isolation
 from kpframe.operators.base import Index, Operator
+from kpframe.whole import whole
 
 
 class Reducer(ABC):
@@ -141,8 +141,7 @@ def principal_components(states: torch.Tensor, k: int) -> torch.Tensor:  # [k, H
         ArgumentError: for a ``k`` outside [1, min(H, number of states)].
     """
     rows = states.reshape(-1, states.shape[-1])
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= min(rows.shape):
-        raise ArgumentError(mismatch("k", f"a whole number in [1, {min(rows.shape)}]", repr(k)))
+    k = whole(k, "k", 1, min(rows.shape))
     _, _, right = torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False)
     directions: torch.Tensor = right[:k]
     largest = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True))

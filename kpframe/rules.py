@@ -22,6 +22,7 @@ from kpframe.operators.base import Operator
 from kpframe.parameter import ParameterOperator
 from kpframe.readout import Readout
 from kpframe.update import Update
+from kpframe.whole import check_seed
 
 Rule = TypeVar("Rule", bound="StochasticRule")
 
@@ -226,9 +227,7 @@ class StochasticRule(LearningRule):
     draws_by_trial = False
 
     def __init__(self, seed: int = 0) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-            raise ArgumentError(mismatch("seed", "a whole number in [0, 2**63)", repr(seed)))
-        self.seed = seed
+        self.seed = check_seed(seed)
 
     def generator(self) -> torch.Generator:
         """Return a CPU generator at the rule's seed."""

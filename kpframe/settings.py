@@ -17,12 +17,13 @@ import reprlib
 import types
 from collections.abc import Iterable, Mapping
 from functools import cache
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from attrs import NOTHING, Attribute, Converter, Factory, field, fields, frozen
 
 from kpframe.errors import KpframeError, SettingsError, closest, mismatch
+from kpframe.whole import as_whole
 
 _KEY = "kpframe.setting"
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
@@ -215,8 +216,9 @@ def _convert(hint: Any, value: Any) -> Any:
         if isinstance(value, hint):
             return value
     elif hint is int:
-        if _is_number(value, Integral):
-            return int(value)
+        number = as_whole(value)
+        if number is not None:
+            return number
     elif hint is float:
         return _convert_float(value)
     elif origin is Literal:

@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve, field, frozen
 
-from kpframe.errors import AxisError, DeviceError, DtypeError, ShapeError, closest, mismatch
+from kpframe.errors import (
+    ArgumentError,
+    AxisError,
+    DeviceError,
+    DtypeError,
+    ShapeError,
+    closest,
+    mismatch,
+    shown,
+)
+from kpframe.whole import whole
 
 if TYPE_CHECKING:
     import torch
@@ -61,8 +71,8 @@ class Axis:
     parts: tuple[Part, ...] = ()
 
     def __attrs_post_init__(self) -> None:
-        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 0:
-            raise AxisError(mismatch(f"size of axis {self.name!r}", "a whole number >= 0", repr(self.size)))
+        size = whole(self.size, f"size of axis {self.name!r}", 0, error=AxisError)
+        object.__setattr__(self, "size", size)
 
     @classmethod
     def of_parts(
@@ -78,7 +88,8 @@ class Axis:
         parts: list[Part] = []
         start = 0
         for part, shape in shapes.items():
-            parts.append(Part(part, start, tuple(shape), others.get(part, ())))
+            sizes = tuple(whole(size, f"size of {part!r}", 0, error=AxisError) for size in shape)
+            parts.append(Part(part, start, sizes, others.get(part, ())))
             start += parts[-1].size
         return cls(name, start, tuple(parts))
 
@@ -178,9 +189,8 @@ class Space:
         Raises:
             ShapeError, DtypeError, DeviceError: naming ``argument``, what was expected and what came.
         """
-        shape = getattr(tensor, "shape", None)
-        if shape is None:
-            raise ShapeError(mismatch(argument, f"a tensor [..., {self}]", type(tensor).__name__))
+        check_tensor(tensor, argument)
+        shape = tensor.shape
         own = tuple(shape[len(shape) - len(self.axes) :]) if len(shape) >= len(self.axes) else None
         if own != self.shape:
             raise ShapeError(mismatch(argument, f"shape [..., {self}]", f"shape {list(shape)}"))
@@ -191,6 +201,28 @@ class Space:
 
     def __str__(self) -> str:
         return ", ".join(str(axis) for axis in self.axes)
+
+
+def check_tensor(value: object, argument: str, *, swapped: str = "") -> None:
+    """Raise ``ShapeError`` unless ``value`` is a tensor, with a remedy.
+
+    ``swapped`` says how the arguments go where a space is the likely mistake.
+    """
+    if hasattr(value, "requires_grad"):  # torch is not imported here
+        return
+    kind = type(value)
+    text = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    if isinstance(value, Space):
+        remedy = f"; {swapped}" if swapped else ""
+    else:
+        remedy = "; torch.as_tensor makes one of it" if hasattr(value, "__array__") else ""
+    raise ShapeError(mismatch(argument, "a torch.Tensor", text) + remedy)
+
+
+def check_space(value: object, argument: str) -> None:
+    """Raise ``ArgumentError`` unless ``value`` is a space, with a remedy."""
+    if not isinstance(value, Space):
+        raise ArgumentError(mismatch(argument, "a Space", shown(value)) + "; Space.of(hidden=3) makes one")
 
 
 def tell_apart(first: Space, second: Space) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from attrs import evolve, field, frozen
 
 from kpframe.errors import ArgumentError, DeviceError, DtypeError, NonFiniteError, ShapeError, mismatch
 from kpframe.isolation import isolated
+from kpframe.whole import whole
 
 Loss: TypeAlias = Literal["cross_entropy", "mse"]
 Split: TypeAlias = Literal["train", "test"]
@@ -184,15 +185,13 @@ class Task(ABC):
     """
 
     def __init__(self, *, input_size: int, output_size: int, loss: Loss, seed: int = 0) -> None:
-        for name, size in (("input_size", input_size), ("output_size", output_size)):
-            if size < 1:
-                raise ArgumentError(mismatch(name, "an integer >= 1", size))
+        input_size, output_size = whole(input_size, "input_size"), whole(output_size, "output_size")
         if loss not in LOSSES:
             raise ArgumentError(mismatch("loss", f"one of {', '.join(LOSSES)}", repr(loss)))
         self.input_size = input_size
         self.output_size = output_size
         self.loss: Loss = loss
-        self.seed = seed
+        self.seed = whole(seed, "seed", 0)
         # One stream per split: looking at test trials leaves the training trials that follow unchanged.
         self._streams = {split: seeded_generator(seed, place) for place, split in enumerate(SPLITS)}
 
@@ -223,8 +222,7 @@ class Task(ABC):
         Raises:
             ArgumentError, DeviceError, DtypeError: naming the argument, what was expected and what came.
         """
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
-            raise ArgumentError(mismatch("batch_size", "an integer >= 1", repr(batch_size)))
+        batch_size = whole(batch_size, "batch_size")
         place = SPLITS.index(check_split(split))
         if generator is None:
             generator = self._streams[split]
@@ -235,7 +233,7 @@ class Task(ABC):
                 mismatch("generator", "a CPU generator (trials are moved later)", generator.device)
             )
         with isolated(torch.device("cpu"), "sample"):
-            trials = self.draw(int(batch_size), generator, split)
+            trials = self.draw(batch_size, generator, split)
             return trials.to(device=device, dtype=dtype or torch.get_default_dtype())
 
     def dataset(
@@ -261,12 +259,11 @@ def seeded_generator(seed: int, *key: int) -> torch.Generator:
     """Return a CPU generator of its own for ``seed``; other ``key`` values give unrelated streams.
 
     Raises:
-        ArgumentError: if ``seed`` is not an integer >= 0.
+        ArgumentError: if ``seed`` is not a whole number >= 0.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ArgumentError(mismatch("seed", "an integer >= 0", repr(seed)))
+    seed = whole(seed, "seed", 0)
     # torch seeds its Mersenne twister with 32 bits only, so the words are mixed first.
-    (word,) = np.random.SeedSequence([int(seed), *key]).generate_state(1)
+    (word,) = np.random.SeedSequence([seed, *key]).generate_state(1)
     return torch.Generator().manual_seed(int(word))
 
 

@@ -16,6 +16,7 @@ from kpframe.rules import LearningRule, takes_output_error
 from kpframe.settings import setting
 from kpframe.tasks import Task, Trials
 from kpframe.update import Update
+from kpframe.whole import check_seed
 
 
 @frozen
@@ -78,7 +79,7 @@ class Trainer:
                 mismatch("readout", "parameters of its own", f"the model's {', '.join(both)}")
             )
         self.model, self.readout, self.task, self.settings, self.rule = model, readout, task, settings, rule
-        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
+        self._generator = None if seed is None else torch.Generator().manual_seed(check_seed(seed))
         self._dtype, self._device = readout.weight.dtype, readout.weight.device
         self.optimizer = self._make_optimizer()
 

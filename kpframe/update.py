@@ -10,7 +10,7 @@ from attrs import evolve, frozen
 
 from kpframe.errors import ArgumentError, ShapeError, UnsupportedError, mismatch
 from kpframe.finite import check_finite
-from kpframe.flow import Flow
+from kpframe.flow import Flow, check_flow
 from kpframe.initial_path import restarted
 from kpframe.isolation import in_isolation
 from kpframe.operators.atoms import IdentityOperator
@@ -50,6 +50,7 @@ class Update:
     @classmethod
     def exact(cls, flow: Flow, readout: Readout | None = None) -> Update:
         """Return the update of backpropagation through time."""
+        check_flow(flow)
         return cls(flow, flow.P, flow.K, flow.J, readout)
 
     @property

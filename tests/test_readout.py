@@ -244,9 +244,9 @@ def test_a_stretch_outside_the_state_is_refused(hidden):
 
 
 def test_sizes_are_checked():
-    with pytest.raises(ArgumentError, match=r"hidden_size: expected an integer >= 1, got 0"):
+    with pytest.raises(ArgumentError, match=r"hidden_size: expected a whole number >= 1, got 0"):
         Readout(0, 2)
-    with pytest.raises(ArgumentError, match=r"output_size: expected an integer >= 1, got 0"):
+    with pytest.raises(ArgumentError, match=r"output_size: expected a whole number >= 1, got 0"):
         Readout(2, 0)
 
 

@@ -212,7 +212,7 @@ def test_a_task_without_an_end():
 
 @pytest.mark.parametrize("batch_size", [0, -1, 2.0, True, None])
 def test_batch_sizes_are_checked(batch_size):
-    with pytest.raises(ArgumentError, match=r"batch_size: expected an integer >= 1"):
+    with pytest.raises(ArgumentError, match=r"batch_size: expected a whole number >= 1"):
         Noise().sample(batch_size)
 
 
@@ -220,9 +220,9 @@ def test_other_bad_arguments():
     with pytest.raises(ArgumentError, match=r"split: expected one of train, test, got 'valid'"):
         Noise().sample(1, split="valid")
     for seed in (-1, 1.5, True, "1"):
-        with pytest.raises(ArgumentError, match=r"seed: expected an integer >= 0"):
+        with pytest.raises(ArgumentError, match=r"seed: expected a whole number >= 0"):
             Noise().sample(1, generator=seed)
-        with pytest.raises(ArgumentError, match=r"seed: expected an integer >= 0"):
+        with pytest.raises(ArgumentError, match=r"seed: expected a whole number >= 0"):
             seeded_generator(seed)
     with pytest.raises(TypeError, match=r"abstract"):
         Task(input_size=1, output_size=1, loss="mse")
@@ -231,10 +231,10 @@ def test_other_bad_arguments():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"input_size": 0}, "input_size: expected an integer >= 1, got 0"),
-        ({"output_size": 0}, "output_size: expected an integer >= 1, got 0"),
+        ({"input_size": 0}, "input_size: expected a whole number >= 1, got 0"),
+        ({"output_size": 0}, "output_size: expected a whole number >= 1, got 0"),
         ({"loss": "hinge"}, "loss: expected one of cross_entropy, mse, got 'hinge'"),
-        ({"seed": -2}, "seed: expected an integer >= 0, got -2"),
+        ({"seed": -2}, "seed: expected a whole number >= 0, got -2"),
     ],
 )
 def test_task_settings_are_checked(change, message):

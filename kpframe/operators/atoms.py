@@ -7,9 +7,9 @@ from functools import cached_property
 
 import torch
 
-from kpframe.errors import ShapeError, mismatch
+from kpframe.errors import ArgumentError, ShapeError, mismatch
 from kpframe.operators.base import ATOM, Operator, SelfAdjointOperator
-from kpframe.spaces import Space
+from kpframe.spaces import Space, check_space, check_tensor
 
 
 class IdentityOperator(SelfAdjointOperator):
@@ -83,7 +83,9 @@ class DiagonalOperator(SelfAdjointOperator):
     """Entrywise scaling by ``values`` ``[*space]``."""
 
     def __init__(self, values: torch.Tensor, space: Space | None = None, *, name: str = "D") -> None:
+        check_tensor(values, "values", swapped="DiagonalOperator(values, space) takes the values first")
         space = Space.of(index=values.numel()) if space is None else space
+        check_space(space, "space")
         if tuple(values.shape) != space.shape:
             raise ShapeError(mismatch("values", f"shape [{space}]", f"shape {list(values.shape)}"))
         super().__init__(space, space, dtype=values.dtype, device=values.device)
@@ -122,6 +124,10 @@ class MatrixOperator(Operator):
         *,
         name: str = "M",
     ) -> None:
+        check_tensor(matrix, "matrix", swapped="MatrixOperator(matrix, domain) takes the matrix first")
+        for argument, space in (("domain", domain), ("codomain", codomain)):
+            if space is not None:
+                check_space(space, argument)
         if matrix.ndim != 2:
             raise ShapeError(mismatch("matrix", "two dimensions", f"shape {list(matrix.shape)}"))
         rows, columns = matrix.shape
@@ -184,9 +190,12 @@ class OuterProductOperator(Operator):
         domain: Space | None = None,
         name: str = "u v*",
     ) -> None:
+        check_tensor(u, "u", swapped="OuterProductOperator(u, v, codomain=space) takes the vectors first")
         same = v is None or v is u
         v = u if v is None else v
         codomain = Space.of(index=u.numel()) if codomain is None else codomain
+        check_space(codomain, "codomain")
+        check_tensor(v, "v", swapped="OuterProductOperator(u, v, codomain=space) takes spaces by name")
         if domain is None:
             domain = codomain if same or codomain.shape == tuple(v.shape) else Space.of(column=v.numel())
         codomain.check(u, "u")
@@ -239,6 +248,9 @@ class FunctionOperator(Operator):
         device: torch.device | str = "cpu",
         name: str = "F",
     ) -> None:
+        for argument, function in (("apply", apply), ("adjoint", adjoint)):
+            if not callable(function):
+                raise ArgumentError(mismatch(argument, "a function of a tensor", repr(function)))
         super().__init__(domain, codomain, dtype=dtype, device=device)
         self._functions = (apply, adjoint)
         self.name = name

@@ -7,14 +7,15 @@ operators K and Phi on both sides and the parameter Jacobian J on its state side
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from operator import index as as_index
 from typing import Any
 
+import numpy as np
 import torch
 
 from kpframe.errors import ArgumentError, AxisError, ShapeError, SpaceMismatchError, mismatch
 from kpframe.operators.base import ATOM, Index, Operator, bracket
 from kpframe.spaces import BATCH, TIME, Axis, Space, check_axes
+from kpframe.whole import as_whole, whole
 
 
 class SumMap(Operator):
@@ -183,8 +184,7 @@ def bin_(operator: Operator, lengths: Mapping[str, int]) -> Operator:
     """Return the operator averaged over windows of named axes."""
     check_axes(lengths, operator.codomain, operator.domain)
     for axis, length in lengths.items():
-        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-            raise ArgumentError(mismatch(f"bin({axis}=...)", "a window length >= 1", repr(length)))
+        length = whole(length, f"bin({axis}=...)", expected="a window length >= 1")
 
         def make(space: Space, axis: str = axis, length: int = length, like: Operator = operator) -> Operator:
             size = space[axis].size
@@ -212,6 +212,8 @@ def select(operator: Operator, indices: Mapping[str, Index]) -> Operator:
     """Return the operator restricted to chosen entries of named axes."""
     check_axes(indices, operator.codomain, operator.domain)
     for axis, index in indices.items():
+        if isinstance(index, np.ndarray):
+            index = torch.tensor(index.tolist()) if index.dtype == bool else index.tolist()
 
         def make(space: Space, axis: str = axis, index: Index = index, like: Operator = operator) -> Operator:
             return SelectMap(space, axis, index, like=like)
@@ -268,11 +270,11 @@ def _subscript(axes: Sequence[str]) -> str:
 
 def _show(index: Index) -> str:
     if isinstance(index, slice):
-        parts = ["" if part is None else str(part) for part in (index.start, index.stop)]
+        parts = ["" if part is None else str(as_whole(part)) for part in (index.start, index.stop)]
         return ":".join(parts) + ("" if index.step is None else f":{index.step}")
     if isinstance(index, torch.Tensor):
         return "mask" if index.dtype == torch.bool else str(index.tolist())
-    return str(index)
+    return str([as_whole(entry) for entry in index] if isinstance(index, list) else index)
 
 
 def _entries(axis: Axis, index: Index) -> tuple[list[int], Axis | None]:
@@ -282,12 +284,13 @@ def _entries(axis: Axis, index: Index) -> tuple[list[int], Axis | None]:
         return list(range(part.start, part.start + part.size)), Axis.of_parts(
             axis.name, {part.name: part.shape}
         )
-    if isinstance(index, int) and not isinstance(index, bool):
-        if not -axis.size <= index < axis.size:
+    entry = as_whole(index)
+    if entry is not None:
+        if not -axis.size <= entry < axis.size:
             raise ArgumentError(
-                mismatch(f"select({axis.name}=...)", f"an index in [{-axis.size}, {axis.size - 1}]", index)
+                mismatch(f"select({axis.name}=...)", f"an index in [{-axis.size}, {axis.size - 1}]", entry)
             )
-        return [index % axis.size], None
+        return [entry % axis.size], None
     if isinstance(index, slice):
         kept = list(range(axis.size)[index])
     elif isinstance(index, torch.Tensor) and index.dtype == torch.bool:
@@ -296,9 +299,7 @@ def _entries(axis: Axis, index: Index) -> tuple[list[int], Axis | None]:
                 mismatch(f"select({axis.name}=...)", f"a mask of shape [{axis.size}]", list(index.shape))
             )
         kept = index.nonzero().flatten().tolist()
-    elif isinstance(index, torch.Tensor) and index.ndim == 0:
-        return _entries(axis, _whole(axis, index.item()))
-    elif isinstance(index, torch.Tensor | Sequence):
+    elif isinstance(index, Sequence) or (isinstance(index, torch.Tensor) and index.ndim):
         entries = index.tolist() if isinstance(index, torch.Tensor) else index
         kept = [_entries(axis, _whole(axis, entry))[0][0] for entry in entries]
     else:
@@ -311,12 +312,10 @@ def _entries(axis: Axis, index: Index) -> tuple[list[int], Axis | None]:
 
 
 def _whole(axis: Axis, entry: Any) -> int:
-    if isinstance(entry, bool):  # a list of truth values is no mask
+    number = as_whole(entry)
+    if number is None:  # a list of truth values is no mask
         raise _unusable(axis, entry)
-    try:
-        return as_index(entry)
-    except TypeError:
-        raise _unusable(axis, entry) from None
+    return number
 
 
 def _unusable(axis: Axis, index: object) -> ArgumentError:

@@ -8,14 +8,16 @@ from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+import numpy as np
 import torch
 
-from kpframe.errors import ArgumentError, DeviceError, DtypeError, NotLinearError, ShapeError, mismatch
+from kpframe.errors import DeviceError, DtypeError, NotLinearError, ShapeError, mismatch
 from kpframe.isolation import isolated
 from kpframe.memory import check_memory
 from kpframe.operators import chunks
 from kpframe.operators.product import multiply
-from kpframe.spaces import Space
+from kpframe.spaces import Space, check_space
+from kpframe.whole import as_whole, whole
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -30,7 +32,7 @@ SUM, PRODUCT, ATOM = 1, 2, 3
 #: build on this module, so the room's ``__init__`` enters them here and imports run one way.
 NODES: dict[str, Callable[..., Any]] = {}
 
-Index = int | slice | str | Sequence[int] | torch.Tensor
+Index = int | slice | str | Sequence[int] | torch.Tensor | np.ndarray[Any, Any]
 
 
 class Operator(ABC):
@@ -57,6 +59,8 @@ class Operator(ABC):
     ) -> None:
         if dtype not in (torch.float32, torch.float64):
             raise DtypeError(mismatch("dtype", "torch.float32 or torch.float64", dtype))
+        check_space(domain, "domain")
+        check_space(codomain, "codomain")
         self.domain = domain
         self.codomain = codomain
         self.dtype = dtype
@@ -103,9 +107,10 @@ class Operator(ABC):
 
     def _probes_together(self, chunk: int | Literal["auto"], count: int) -> int:
         """Return how many probes go into one product, what would not fit refused."""
-        if chunk != "auto" and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
-            raise ArgumentError(mismatch("chunk", "'auto' or a whole number >= 1", repr(chunk)))
-        size = chunks.together(self, count) if chunk == "auto" else min(count, chunk)
+        if isinstance(chunk, str) and chunk == "auto":
+            size = chunks.together(self, count)
+        else:
+            size = min(count, whole(chunk, "chunk", expected="'auto' or a whole number >= 1"))
         needed = count * self.codomain.size * self.dtype.itemsize + size * chunks.working_bytes(self)
         if needed > chunks.CHUNK_LIMIT:  # looking at the memory takes longer than a small product
             remedy = "send fewer probes at a time, or set chunk= to fewer that go together"
@@ -229,9 +234,10 @@ class Operator(ABC):
         return self * (1.0 / scalar)
 
     def __pow__(self, exponent: object) -> Operator:
-        if isinstance(exponent, bool) or not isinstance(exponent, int):
+        number = as_whole(exponent)
+        if number is None:
             return self._refuse("**", exponent, "the exponent is a whole number >= 0")
-        return _build("power", self, exponent)
+        return _build("power", self, number)
 
     def _refuse(self, sign: str, other: object, why: str) -> NoReturn:
         kind = (

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 
-from kpframe.errors import ArgumentError, SpaceMismatchError, closest, mismatch
+import torch
+
+from kpframe.errors import ArgumentError, SpaceMismatchError, closest, mismatch, shown
+from kpframe.flow import Flow
 from kpframe.operators import Operator
+from kpframe.step_jacobian import StepJacobian
+from kpframe.whole import whole
 
 #: How far the budget may grow, as a multiple of ``budget``, when ``rtol`` asks for more.
 GROWTH = 16
@@ -14,7 +19,25 @@ GROWTH = 16
 def check_operator(op: object, argument: str = "op") -> None:
     """Raise unless ``op`` is an operator."""
     if not isinstance(op, Operator):
-        raise ArgumentError(mismatch(argument, "an Operator", f"{op!r:.80} ({type(op).__name__})"))
+        raise ArgumentError(mismatch(argument, "an Operator", shown(op)) + _remedy(op))
+
+
+def _remedy(given: object) -> str:
+    """Return how an operator is got from what was given in its place."""
+    if isinstance(given, Flow):
+        return "; give one of the flow's operators, such as flow.Phi"
+    if isinstance(given, torch.nn.Module):
+        return "; linearize(model, x) returns a flow with operators such as flow.Phi"
+    if isinstance(given, torch.Tensor) or hasattr(given, "__array__"):
+        return "; MatrixOperator(matrix) makes one of a tensor"
+    return ""
+
+
+def check_step_jacobian(A: object) -> None:
+    """Raise unless ``A`` is a step Jacobian."""
+    if not isinstance(A, StepJacobian):
+        remedy = "; give flow.A" if isinstance(A, Flow) else "; linearize(model, x).A is one"
+        raise ArgumentError(mismatch("A", "a StepJacobian", shown(A)) + remedy)
 
 
 def check_square(op: Operator, what: str) -> None:
@@ -29,9 +52,7 @@ def check_square(op: Operator, what: str) -> None:
 
 def check_count(value: object, argument: str, minimum: int = 1) -> int:
     """Return a whole number that is at least ``minimum``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ArgumentError(mismatch(argument, f"a whole number >= {minimum}", repr(value)))
-    return value
+    return whole(value, argument, minimum)
 
 
 def check_budget(budget: object, max_budget: object, minimum: int = 1) -> tuple[int, int]:

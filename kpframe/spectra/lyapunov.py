@@ -13,7 +13,10 @@ from attrs import frozen
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.isolation import in_isolation
+from kpframe.spectra.arguments import check_step_jacobian
+from kpframe.spectra.rng import new_generator
 from kpframe.step_jacobian import StepJacobian
+from kpframe.whole import whole
 
 
 @frozen(eq=False)
@@ -98,15 +101,13 @@ def lyapunov_exponents(
         ArgumentError: for a ``k`` outside [1, H], a ``dt`` that is not positive, a ``discard`` that
             leaves no step, or a trial that has none.
     """
+    check_step_jacobian(A)
     batch, steps, width = A.domain.shape
-    k = width if k is None else k
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= width:
-        raise ArgumentError(mismatch("k", f"a whole number in [1, {width}]", repr(k)))
+    k = width if k is None else whole(k, "k", 1, width)
     _check_dt(dt)
-    if isinstance(discard, bool) or not isinstance(discard, int) or not 0 <= discard < steps:
-        raise ArgumentError(mismatch("discard", f"a whole number in [0, {steps - 1}]", repr(discard)))
+    discard = whole(discard, "discard", 0, steps - 1)
     counted = _counted_steps(A, slice(None), discard)
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    generator = new_generator(generator)
     first = torch.randn(width, k, generator=generator, dtype=A.dtype, device=generator.device).to(A.device)
     frame = torch.linalg.qr(first).Q.expand(batch, width, k)
     total = torch.zeros(batch, k, dtype=A.dtype, device=A.device)
@@ -150,11 +151,11 @@ def finite_time_exponents(
     Raises:
         ArgumentError: for an index out of range, an empty interval, or one in which a trial has no step.
     """
+    check_step_jacobian(A)
     batch, steps, width = A.domain.shape
-    for name, value in (("t", t), ("s", 0 if s is None else s)):
-        if isinstance(value, bool) or not isinstance(value, int) or not -steps <= value < steps:
-            raise ArgumentError(mismatch(name, f"a time index in [{-steps}, {steps - 1}]", repr(value)))
-    stop, start = t % steps, -1 if s is None else s % steps
+    expected = f"a time index in [{-steps}, {steps - 1}]"
+    stop = whole(t, "t", -steps, steps - 1, expected=expected) % steps
+    start = -1 if s is None else whole(s, "s", -steps, steps - 1, expected=expected) % steps
     if start >= stop:
         raise ArgumentError(mismatch("s", f"an index below t = {stop}", start))
     _check_dt(dt)

@@ -114,7 +114,8 @@ class Products:
 class Sampler:
     """Random probes of an operator's domain and the products with them, both kept and drawn on demand.
 
-    Asking for more probes later draws and multiplies only the new ones; one sampler holds one kind.
+    Asking for more probes later draws and multiplies only the new ones; each kind is kept apart, and the
+    generator is shared.
     """
 
     def __init__(
@@ -123,30 +124,30 @@ class Sampler:
         self.op = op
         self.product = Products(op, weight, plain=plain)
         self.generator = new_generator(generator)
-        self._kind: str | None = None
-        self._probes = torch.empty(0, op.domain.size, dtype=op.dtype, device=op.device)
-        self._products = torch.empty(0, op.codomain.size, dtype=op.dtype, device=op.device)
+        self._probes: dict[str, torch.Tensor] = {}
+        self._products: dict[str, torch.Tensor] = {}
 
     @property
     def count(self) -> int:
-        """Number of operator products spent so far."""
+        """Number of operator products spent so far, with probes of every kind."""
         return self.product.count
 
     def probes(self, num: int, kind: str) -> torch.Tensor:  # [num, n]
-        """Return the first ``num`` probes."""
-        assert self._kind in (None, kind), "one sampler draws one kind of probes"
-        self._kind = kind
-        missing = num - len(self._probes)
+        """Return the first ``num`` probes of a kind."""
+        op = self.op
+        known = self._probes.get(kind, torch.empty(0, op.domain.size, dtype=op.dtype, device=op.device))
+        missing = num - len(known)
         if missing > 0:
-            op = self.op
             new = probes(op.domain, missing, self.generator, kind, dtype=op.dtype, device=op.device)
-            self._probes = torch.cat([self._probes, new.flatten(1)])
-        return self._probes[:num]
+            known = torch.cat([known, new.flatten(1)])
+        self._probes[kind] = known
+        return known[:num]
 
     def products(self, num: int, kind: str) -> tuple[torch.Tensor, torch.Tensor]:  # [num, n] each
-        """Return the first ``num`` probes and the operator's products with them."""
-        vectors = self.probes(num, kind)
-        done = len(self._products)
-        if num > done:
-            self._products = torch.cat([self._products, self.product(vectors[done:])])
-        return vectors, self._products[:num]
+        """Return the first ``num`` probes of a kind and the operator's products with them."""
+        vectors, op = self.probes(num, kind), self.op
+        known = self._products.get(kind, torch.empty(0, op.codomain.size, dtype=op.dtype, device=op.device))
+        if num > len(known):
+            known = torch.cat([known, self.product(vectors[len(known) :])])
+        self._products[kind] = known
+        return vectors, known[:num]

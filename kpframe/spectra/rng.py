@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 
 from kpframe.errors import ArgumentError, closest, mismatch
-from kpframe.spaces import Space
+from kpframe.spaces import Space, check_space
+from kpframe.whole import as_whole, whole
 
 #: The kinds of probes; each has independent entries or directions with E[z z*] = I.
 KINDS = ("gaussian", "rademacher", "sphere")
 
 
-def new_generator(generator: torch.Generator | None) -> torch.Generator:
+def new_generator(generator: object) -> torch.Generator:
     """Return ``generator``, or a fresh CPU generator with seed 0 for None.
 
     So a call without a generator always gives the same numbers, on every device; the global random state
@@ -20,9 +21,10 @@ def new_generator(generator: torch.Generator | None) -> torch.Generator:
     if generator is None:
         return torch.Generator().manual_seed(0)
     if not isinstance(generator, torch.Generator):
-        raise ArgumentError(
-            mismatch("generator", "a torch.Generator or None", f"{generator!r} ({type(generator).__name__})")
-        )
+        got = f"{generator!r} ({type(generator).__name__})"
+        seed = as_whole(generator)
+        remedy = "" if seed is None else f"; a seed goes in as torch.Generator().manual_seed({seed})"
+        raise ArgumentError(mismatch("generator", "a torch.Generator or None", got) + remedy)
     return generator
 
 
@@ -43,12 +45,14 @@ def probes(
     generator of the operator's own device saves the transfer.
 
     Raises:
-        ArgumentError: for an unknown kind or something that is no generator.
+        ArgumentError: for an unknown kind, a number below 0, or something that is no space or no generator.
     """
     if kind not in KINDS:
         raise ArgumentError(
             mismatch("kind", f"one of {', '.join(KINDS)}", repr(kind)) + closest(str(kind), KINDS)
         )
+    check_space(space, "space")
+    num = whole(num, "num", 0)
     source = new_generator(generator)
     out = torch.empty(num, space.size, dtype=dtype, device=source.device)
     for row in out:

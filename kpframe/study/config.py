@@ -13,6 +13,7 @@ from attrs import frozen
 from kpframe.errors import ArgumentError, SettingsError, closest, mismatch
 from kpframe.settings import build_settings, setting
 from kpframe.training import TrainingSettings
+from kpframe.whole import whole
 
 
 @frozen
@@ -106,9 +107,7 @@ def parse_study(table: Mapping[str, Any], owner: str) -> StudySettings:
     dtype = table.get("dtype", "float32")
     if dtype not in ("float32", "float64"):
         raise SettingsError(f"{owner}: " + mismatch("dtype", "'float32' or 'float64'", repr(dtype)))
-    threads = table.get("threads", 1)
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise SettingsError(f"{owner}: " + mismatch("threads", "a whole number >= 1", repr(threads)))
+    threads = whole(table.get("threads", 1), f"{owner}: threads", error=SettingsError)
     task = dict(table["task"])
     if "name" not in task:
         raise SettingsError(f"{owner}: [task]: expected name, got {sorted(task) or 'nothing'}")

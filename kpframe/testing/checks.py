@@ -21,6 +21,7 @@ from kpframe.testing.report import Report, Result
 from kpframe.testing.residual import CheckFailure
 from kpframe.testing.sources import Source, source_of
 from kpframe.testing.values import seeded
+from kpframe.whole import whole
 
 #: Cases that a check draws unless ``KPFRAME_CHECK_EXAMPLES`` or the Hypothesis profile asks for more.
 EXAMPLES = 20
@@ -235,9 +236,7 @@ def _report(source: Source, kind: str, count: int | None) -> Report:
     if source.kind != kind:
         raise ArgumentError(mismatch("spec", f"a {kind}", f"a {source.kind}: {source.label}"))
     subject = Subject(source)
-    number = examples() if count is None else count
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ArgumentError(mismatch("examples", "a whole number >= 1", repr(number)))
+    number = examples() if count is None else whole(count, "examples")
     results: list[Result] = []
     for check in subject.checks():
         gate = next((r.name for r in results if r.verdict == "failed" and REGISTRY[kind][r.name].gate), "")

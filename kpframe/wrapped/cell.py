@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.model import Model
 from kpframe.step_check import check_parameters
+from kpframe.whole import as_whole
 from kpframe.wrapped.purity import check_modes, check_trial, modal_parts
 from kpframe.wrapped.signature import Signature, Start, Step, read_signature
 
@@ -216,23 +217,24 @@ def _check_arguments(
 
 
 def _shapes(state: object) -> dict[str, tuple[int, ...]]:
-    named = {"h": state} if isinstance(state, int) else state
+    named = {"h": state} if as_whole(state) is not None else state
     if not isinstance(named, Mapping) or not named or not all(isinstance(name, str) for name in named):
         expected = "a width, or a mapping of components to widths or shapes"
         raise ArgumentError(mismatch("state", expected, repr(state)))
     shapes = {}
     for name, value in named.items():
         shape = tuple(value) if isinstance(value, tuple | list) else (value,)
-        if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in shape):
+        sizes = [as_whole(n) for n in shape]
+        if any(n is None or n < 1 for n in sizes):
             expected = "a whole number >= 1, or a shape of such"
             raise ArgumentError(mismatch(f"state[{name!r}]", expected, repr(value)))
-        shapes[name] = shape
+        shapes[name] = tuple(n for n in sizes if n is not None)
     return shapes
 
 
 def _read_size(module: torch.nn.Module, attributes: tuple[str, ...], argument: str) -> int:
     found = {name: getattr(module, name, None) for name in attributes}
-    sizes = {name: n for name, n in found.items() if isinstance(n, int) and not isinstance(n, bool)}
+    sizes = {name: n for name, value in found.items() if (n := as_whole(value)) is not None}
     if len(set(sizes.values())) == 1:
         return next(iter(sizes.values()))
     owner = type(module).__name__

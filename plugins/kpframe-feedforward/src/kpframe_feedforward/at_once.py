@@ -8,7 +8,8 @@ from attrs import evolve
 from kpframe import create_task
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.tasks import Split, Task, Trials
-from kpframe_feedforward.layers import at_first_step, check_count
+from kpframe.whole import whole
+from kpframe_feedforward.layers import at_first_step
 
 
 class AtOnce(Task):
@@ -30,7 +31,7 @@ class AtOnce(Task):
     """
 
     def __init__(self, steps: int, task: str = "digits", seed: int = 0) -> None:
-        check_count("steps", steps)
+        steps = whole(steps, "steps")
         inner: Task = create_task(task, seed=seed)
         self.steps, self.inner = steps, inner
         example = self._whole(inner.draw(1, torch.Generator().manual_seed(0), "train"))

@@ -10,7 +10,8 @@ from torch.nn import functional
 from kpframe import Model
 from kpframe.errors import ArgumentError, ShapeError, mismatch
 from kpframe.initial import normal_, uniform_
-from kpframe_feedforward.layers import PHI, at_first_step, check_choice, check_count
+from kpframe.whole import check_seed, whole
+from kpframe_feedforward.layers import PHI, at_first_step, check_choice
 
 
 class Attention(Model):
@@ -61,12 +62,10 @@ class Attention(Model):
         causal: bool = True,
         seed: int | None = None,
     ) -> None:
-        check_count("hidden_size", hidden_size, least=2)  # the LayerNorm of one number is a constant
-        for argument, value in (("tokens", tokens), ("blocks", blocks), ("heads", heads)):
-            check_count(argument, value)
+        hidden_size = whole(hidden_size, "hidden_size", 2)  # the LayerNorm of one number is a constant
+        tokens, blocks, heads = whole(tokens, "tokens"), whole(blocks, "blocks"), whole(heads, "heads")
         check_choice("activation", activation, PHI)
-        mlp_size = 4 * hidden_size if mlp_size is None else mlp_size
-        check_count("mlp_size", mlp_size)
+        mlp_size = 4 * hidden_size if mlp_size is None else whole(mlp_size, "mlp_size")
         super().__init__(input_size, {"h": tokens * hidden_size})
         for argument, value, name, divisor in (
             ("input_size", input_size, "tokens", tokens),
@@ -89,7 +88,7 @@ class Attention(Model):
 
     def reset_parameters(self, seed: int | None = None) -> None:
         """Draw the weights anew: as torch's TransformerEncoderLayer, positions N(0, 0.02^2) as GPT-2."""
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator().manual_seed(check_seed(seed))
         with torch.no_grad():
             normal_(self.position, 0, 0.02, generator)
             for module in self.modules():

@@ -43,12 +43,6 @@ def check_choice(argument: str, value: str, choices: Collection[str]) -> None:
         raise ArgumentError(mismatch(argument, f"one of {names}", f"{value!r}{closest(str(value), choices)}"))
 
 
-def check_count(argument: str, value: object, least: int = 1) -> None:
-    """Raise ``ArgumentError`` unless the value is a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ArgumentError(mismatch(argument, f"a whole number >= {least}", repr(value)))
-
-
 def check_positive(argument: str, value: float) -> None:
     """Raise ``ArgumentError`` unless the value is a finite number above zero."""
     if not 0 < value < math.inf:

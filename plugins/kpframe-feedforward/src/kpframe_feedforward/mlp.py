@@ -15,8 +15,9 @@ from kpframe.parameter import ParameterJacobian
 from kpframe.site_parameter import SiteParameterJacobian, SiteParameterOperator
 from kpframe.site_step import SiteStepJacobian
 from kpframe.spaces import PARAMETER, Space, parameter_space
+from kpframe.whole import check_seed, whole
 from kpframe_feedforward import FORMS, PARAMETRISATIONS
-from kpframe_feedforward.layers import PHI, at_first_step, check_choice, check_count, check_positive
+from kpframe_feedforward.layers import PHI, at_first_step, check_choice, check_positive
 
 #: Functions that pass about half of the variance, which sqrt(2) makes up for (He et al. 2015).
 _HALVING = ("relu", "gelu", "silu")
@@ -80,7 +81,7 @@ class MLP(SiteModel):
         bias: bool = True,
         seed: int | None = None,
     ) -> None:
-        check_count("depth", depth)
+        depth = whole(depth, "depth")
         check_choice("activation", activation, PHI)
         check_choice("form", form, FORMS)
         check_choice("parametrisation", parametrisation, PARAMETRISATIONS)
@@ -95,7 +96,7 @@ class MLP(SiteModel):
         elif bias and parametrisation == "ntk":
             expected = "a factor other than 0 with parametrisation='ntk'"
             raise ArgumentError(mismatch("sigma_b", expected, "0, with which biases do nothing: bias=False"))
-        check_count("hidden_size", hidden_size)
+        hidden_size = whole(hidden_size, "hidden_size")
         in_step = parametrisation == "ntk"
         factor = sigma_b if in_step and bias else 1.0  # of W h + b, so the weights' own makes up for it
         own = sigma_w / math.sqrt(hidden_size) / factor
@@ -129,7 +130,7 @@ class MLP(SiteModel):
 
     def reset_parameters(self, seed: int | None = None) -> None:
         """Draw the weights anew."""
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator().manual_seed(check_seed(seed))
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 size = self.sigma_b if name == "bias" else self.sigma_w / math.sqrt(parameter.shape[-1])

@@ -9,6 +9,7 @@ import torch
 from kpframe import SiteModel
 from kpframe.errors import ArgumentError, ShapeError, mismatch
 from kpframe.initial import uniform_
+from kpframe.whole import check_seed, whole
 from kpframe_gru.layers import FORMS, stack
 
 
@@ -55,9 +56,7 @@ class GRU(SiteModel):
         trainable_initial_state: bool = False,
         seed: int | None = None,
     ) -> None:
-        for name, value in (("hidden_size", hidden_size), ("num_layers", num_layers)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ArgumentError(mismatch(name, "a whole number >= 1", repr(value)))
+        hidden_size, num_layers = whole(hidden_size, "hidden_size"), whole(num_layers, "num_layers")
         if reset not in FORMS:
             raise ArgumentError(mismatch("reset", "'after' or 'before'", repr(reset)))
         layers = stack(input_size, hidden_size, num_layers, bias, reset)
@@ -75,7 +74,7 @@ class GRU(SiteModel):
 
     def reset_parameters(self, seed: int | None = None) -> None:
         """Draw the weights anew; the initial state is set to zero."""
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator().manual_seed(check_seed(seed))
         bound = 1 / math.sqrt(self.hidden_size)
         with torch.no_grad():
             for name, parameter in self.named_parameters():

@@ -15,6 +15,7 @@ from kpframe.initial import normal_, uniform_
 from kpframe.parameter import ParameterOperator
 from kpframe.propagator import Propagator
 from kpframe.trajectory import Trajectory
+from kpframe.whole import check_seed
 from kpframe_hh.rates import relax, relax_gate
 from kpframe_hh.settings import NetworkSettings
 from kpframe_hh.synapses import count_inhibitory, softplus_inverse, synapse_rates, synapse_sites
@@ -108,7 +109,7 @@ class ConductanceNetwork(SiteModel):
     def reset_parameters(self, seed: int | None = None) -> None:
         """Draw the weights anew; constants, and the initial state, take the values of the settings."""
         c = self.settings
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator().manual_seed(check_seed(seed))
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if name == "weight_ih":

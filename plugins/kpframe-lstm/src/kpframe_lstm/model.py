@@ -9,6 +9,7 @@ import torch
 from kpframe import SiteModel
 from kpframe.errors import ArgumentError, DeviceError, DtypeError, ShapeError, mismatch
 from kpframe.initial import uniform_
+from kpframe.whole import check_seed, whole
 from kpframe_lstm.layers import stack
 
 
@@ -57,13 +58,8 @@ class LSTM(SiteModel):
         trainable_initial_state: bool = False,
         seed: int | None = None,
     ) -> None:
-        for name, value, low in (
-            ("hidden_size", hidden_size, 1),
-            ("num_layers", num_layers, 1),
-            ("proj_size", proj_size, 0),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ArgumentError(mismatch(name, f"a whole number >= {low}", repr(value)))
+        hidden_size, num_layers = whole(hidden_size, "hidden_size"), whole(num_layers, "num_layers")
+        proj_size = whole(proj_size, "proj_size", 0)
         if proj_size >= hidden_size:
             raise ArgumentError(mismatch("proj_size", f"less than hidden_size={hidden_size}", proj_size))
         if forget_bias is not None and not bias:
@@ -85,7 +81,7 @@ class LSTM(SiteModel):
 
     def reset_parameters(self, forget_bias: float | None = None, seed: int | None = None) -> None:
         """Draw the weights anew; the initial state is set to zero."""
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator().manual_seed(check_seed(seed))
         bound = 1 / math.sqrt(self.hidden_size)
         with torch.no_grad():
             for name, parameter in self.named_parameters():

@@ -12,6 +12,7 @@ from kpframe.model import Model
 from kpframe.parameter import ParameterOperator
 from kpframe.propagator import Propagator
 from kpframe.trajectory import Trajectory
+from kpframe.whole import check_seed, whole
 from kpframe_mpn.gains import gains_along
 from kpframe_mpn.operators import (
     ModulationParameterJacobian,
@@ -114,9 +115,7 @@ class MPN(Model):
         ):
             if value not in known:
                 raise ArgumentError(mismatch(argument, f"one of {', '.join(known)}", repr(value)))
-        for argument, count in (("input_size", input_size), ("hidden_size", hidden_size)):
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ArgumentError(mismatch(argument, "a whole number >= 1", repr(count)))
+        input_size, hidden_size = whole(input_size, "input_size"), whole(hidden_size, "hidden_size")
         if not 0 < lam_max < math.inf:
             raise ArgumentError(mismatch("lam_max", "a finite number > 0", lam_max))
         super().__init__(
@@ -136,7 +135,7 @@ class MPN(Model):
 
     def reset_parameters(self, seed: int | None = None) -> None:
         """Draw the weights anew; bias and initial state are set to zero, the rates stay."""
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator().manual_seed(check_seed(seed))
         bound = math.sqrt(3.0) * math.sqrt(2.0 / (self.hidden_size + self.input_size))  # Glorot & Bengio 2010
         uniform_(self.weight_ih_l0, -bound, bound, generator)
         with torch.no_grad():

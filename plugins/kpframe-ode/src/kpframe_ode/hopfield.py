@@ -12,6 +12,7 @@ from attrs import frozen
 from kpframe import Site
 from kpframe.errors import ArgumentError, ShapeError, StabilityWarning, mismatch
 from kpframe.initial import normal_, uniform_
+from kpframe.whole import check_seed
 from kpframe_ode.site_velocity import SiteODEModel
 from kpframe_ode.symmetric import symmetric_hollow
 
@@ -122,7 +123,7 @@ class Hopfield(SiteODEModel):
 
     def reset_parameters(self, seed: int | None = None) -> None:
         """Draw the weights anew; the initial state is set to zero."""
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator().manual_seed(check_seed(seed))
         bound = 1 / math.sqrt(self.units)
         spread = self.coupling * bound * (math.sqrt(2) if self.symmetric else 1)  # of two, the mean acts
         with torch.no_grad():

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 from attrs import frozen
 
 from kpframe.errors import ArgumentError, closest, mismatch
+from kpframe.whole import whole
 
 if TYPE_CHECKING:
     import torch
@@ -101,9 +102,7 @@ class Scheme:
             raise ArgumentError(mismatch("integrator", f"one of {', '.join(INTEGRATORS)}", got))
         if isinstance(dt, bool) or not isinstance(dt, int | float) or not 0 < dt < math.inf:
             raise ArgumentError(mismatch("dt", "a finite number > 0", repr(dt)))
-        if isinstance(substeps, bool) or not isinstance(substeps, int) or substeps < 1:
-            raise ArgumentError(mismatch("substeps", "a whole number >= 1", repr(substeps)))
-        return cls(TABLEAUS[integrator], float(dt), substeps)
+        return cls(TABLEAUS[integrator], float(dt), whole(substeps, "substeps"))
 
     @property
     def step(self) -> float:

@@ -11,6 +11,7 @@ import torch
 from kpframe import Site, Stage
 from kpframe.errors import ArgumentError, StabilityWarning, mismatch
 from kpframe.initial import uniform_
+from kpframe.whole import check_seed, whole
 from kpframe_ode.site_velocity import SiteODEModel
 
 _ACTIVATIONS = {
@@ -70,9 +71,8 @@ class NeuralODE(SiteODEModel):
         if activation not in _ACTIVATIONS:
             expected = f"one of {', '.join(_ACTIVATIONS)}"
             raise ArgumentError(mismatch("activation", expected, repr(activation)))
-        for name, value in (("hidden_size", hidden_size), ("mlp_width", mlp_width), ("mlp_depth", mlp_depth)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ArgumentError(mismatch(name, "a whole number >= 1", repr(value)))
+        hidden_size = whole(hidden_size, "hidden_size")
+        mlp_width, mlp_depth = whole(mlp_width, "mlp_width"), whole(mlp_depth, "mlp_depth")
         if not 0 <= leak < math.inf:
             raise ArgumentError(mismatch("leak", "a finite number >= 0", leak))
         read = (Site("weight_ih_l0", "input", "a1", bias="bias_l0"), Site("weight_hh_l0", "h", "a1"))
@@ -111,7 +111,7 @@ class NeuralODE(SiteODEModel):
 
     def reset_parameters(self, seed: int | None = None) -> None:
         """Draw the weights anew; the initial state is set to zero."""
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator().manual_seed(check_seed(seed))
         width = self.weight_out.shape[1]
         first = self.input_size + self.weight_out.shape[0]
         with torch.no_grad():

@@ -12,6 +12,7 @@ from kpframe import Site, Trajectory
 from kpframe.errors import ArgumentError, ShapeError, StabilityWarning, mismatch
 from kpframe.initial import normal_, uniform_
 from kpframe.tasks import seeded_generator
+from kpframe.whole import check_seed, whole
 from kpframe_ode.site_velocity import SiteODEModel
 from kpframe_ode.symmetric import symmetric_hollow
 
@@ -75,9 +76,7 @@ class SoftSpin(SiteODEModel):
                 raise ArgumentError(mismatch(name, "a finite number >= 0", value))
         if not 0 < well < math.inf:
             raise ArgumentError(mismatch("well", "a finite number > 0", well))
-        for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ArgumentError(mismatch(name, "a whole number >= 1", repr(size)))
+        input_size, hidden_size = whole(input_size, "input_size"), whole(hidden_size, "hidden_size")
         columns = input_size + (hidden_size if temperature else 0)
         signals = slice(0, input_size)
         sites = [
@@ -113,7 +112,7 @@ class SoftSpin(SiteODEModel):
 
     def reset_parameters(self, seed: int | None = None) -> None:
         """Draw the weights anew; the initial state is set to zero."""
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator().manual_seed(check_seed(seed))
         bound = 1 / math.sqrt(self.units)
         spread = self.coupling * bound * math.sqrt(2)  # J_ij is the mean of two entries
         with torch.no_grad():

@@ -10,6 +10,7 @@ import torch
 from attrs import frozen
 
 from kpframe.errors import ArgumentError, ShapeError, StabilityWarning, mismatch
+from kpframe.whole import whole
 
 #: How weights are kept non-negative under Dale's law.
 RECTIFIERS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -60,10 +61,8 @@ class Connectivity:
             if self.train_bulk:
                 raise ArgumentError(mismatch("train_bulk", "False without a rank", True))
             return
-        whole = isinstance(self.rank, int) and not isinstance(self.rank, bool)
-        if not whole or not 1 <= self.rank <= self.units:
-            expected = f"a whole number from 1 to hidden_size = {self.units}"
-            raise ArgumentError(mismatch("rank", expected, self.rank))
+        expected = f"a whole number from 1 to hidden_size = {self.units}"
+        object.__setattr__(self, "rank", whole(self.rank, "rank", 1, self.units, expected=expected))
         if self.dale:
             expected = "none beside excitatory_fraction: products m n^T do not keep to Dale's law"
             raise ArgumentError(mismatch("rank", expected, self.rank))

@@ -13,6 +13,7 @@ from kpframe import SiteModel, Trajectory
 from kpframe.errors import ArgumentError, ShapeError, closest, mismatch
 from kpframe.initial import normal_, uniform_
 from kpframe.tasks import seeded_generator
+from kpframe.whole import check_seed, whole
 from kpframe_rnn.connectivity import RECTIFIERS, Connectivity, check_mask
 from kpframe_rnn.layers import declare, names, shapes
 from kpframe_rnn.noise import Noise
@@ -125,10 +126,8 @@ class RNN(SiteModel):
             raise ArgumentError(
                 mismatch("alpha", "1 with form='vanilla'", f"{alpha}; leaky: 'rate', 'current'")
             )
-        sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
-        for name, size in sizes.items():
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ArgumentError(mismatch(name, "a whole number >= 1", repr(size)))
+        input_size, hidden_size = whole(input_size, "input_size"), whole(hidden_size, "hidden_size")
+        num_layers = whole(num_layers, "num_layers")
         connectivity = Connectivity(
             hidden_size, gain, density, self_connections, excitatory_fraction, rectifier, rank, train_bulk
         )
@@ -163,7 +162,7 @@ class RNN(SiteModel):
 
     def reset_parameters(self, seed: int | None = None) -> None:
         """Draw the weights anew, to fit the masks, which stay; the initial state is set to zero."""
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator().manual_seed(check_seed(seed))
         bound, gain = 1 / math.sqrt(self.units), self.connectivity.gain
         with torch.no_grad():
             if self.trainable_initial_state:

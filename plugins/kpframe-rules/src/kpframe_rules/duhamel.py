@@ -10,6 +10,7 @@ from kpframe import LearningRule, Operator, Propagator, StepJacobian, Update
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.operators.base import ATOM
 from kpframe.propagator import shift, unshift
+from kpframe.whole import whole
 from kpframe_rules.leak import direct_path, leaky_path
 
 #: Name of a base -> what makes it.
@@ -45,8 +46,7 @@ class Duhamel(LearningRule):
     """
 
     def __init__(self, order: int, base: str = "diagonal") -> None:
-        if isinstance(order, bool) or not isinstance(order, int) or order < 1:
-            raise ArgumentError(mismatch("order", "a whole number >= 1", repr(order)))
+        order = whole(order, "order")
         if base not in BASES:
             raise ArgumentError(mismatch("base", f"one of {', '.join(map(repr, BASES))}", repr(base)))
         self.order, self.base = order, base

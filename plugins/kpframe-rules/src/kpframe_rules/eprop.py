@@ -32,7 +32,7 @@ class EProp(LearningRule):
     """
 
     def __init__(self, feedback: str = "readout", seed: int = 0) -> None:
-        check_feedback(feedback, seed)
+        seed = check_feedback(feedback, seed)
         self.feedback, self.seed = feedback, seed
         self.needs_readout = feedback == "random"
 

@@ -9,6 +9,7 @@ from kpframe.errors import ArgumentError, UnsupportedError, mismatch
 from kpframe.operators.base import ATOM
 from kpframe.scale import row_units
 from kpframe.trajectory import Trajectory
+from kpframe.whole import whole
 from kpframe_rules.gmres import gmres, neumann
 
 SOLVERS = {"gmres": gmres, "neumann": neumann}
@@ -57,8 +58,7 @@ class RecurrentBackpropagation(LearningRule):
             raise ArgumentError(mismatch("solver", "'gmres' or 'neumann'", repr(solver)))
         if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 < tolerance < 1:
             raise ArgumentError(mismatch("tolerance", "a number in (0, 1)", repr(tolerance)))
-        if isinstance(max_iterations, bool) or not isinstance(max_iterations, int) or max_iterations < 1:
-            raise ArgumentError(mismatch("max_iterations", "a whole number >= 1", repr(max_iterations)))
+        max_iterations = whole(max_iterations, "max_iterations")
         self.settled, self.solver = settled, solver
         self.tolerance, self.max_iterations = tolerance, max_iterations
 

@@ -41,7 +41,7 @@ class FeedbackAlignment(LearningRule):
     def __init__(
         self, seed: int = 0, std: float | None = None, *, matrix: torch.Tensor | None = None
     ) -> None:
-        check_feedback("random", seed)
+        seed = check_feedback("random", seed)
         if std is not None and not (math.isfinite(std) and std > 0):
             raise ArgumentError(mismatch("std", "a finite number > 0", std))
         if matrix is not None and (seed != 0 or std is not None):

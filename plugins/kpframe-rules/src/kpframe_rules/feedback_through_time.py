@@ -46,7 +46,7 @@ class FeedbackThroughTime(LearningRule):
         *,
         matrices: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        check_feedback("random", seed)
+        seed = check_feedback("random", seed)
         if isinstance(weights, str):  # would be taken for a list of letters
             raise ArgumentError(mismatch("weights", f"a list such as [{weights!r}]", repr(weights)))
         if std is not None and not (math.isfinite(std) and std > 0):

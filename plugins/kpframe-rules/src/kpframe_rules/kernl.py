@@ -11,6 +11,7 @@ from kpframe.errors import ArgumentError, ShapeError, mismatch
 from kpframe.finite import check_finite
 from kpframe.operators import KroneckerOperator
 from kpframe.spaces import BATCH, HIDDEN, TIME
+from kpframe.whole import check_seed
 from kpframe_rules.leak import constant_leak, decaying
 
 KERNELS = ("identity", "random")
@@ -55,9 +56,7 @@ class KeRNL(LearningRule):
             inside = decay is None or (not isinstance(decay, bool) and 0 <= decay <= 1)
         if not inside:
             raise ArgumentError(mismatch("decay", "None, or factors in [0, 1]", repr(decay)))
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-            raise ArgumentError(mismatch("seed", "a whole number in [0, 2**63)", repr(seed)))
-        self.kernel, self.decay, self.seed = kernel, decay, seed
+        self.kernel, self.decay, self.seed = kernel, decay, check_seed(seed)
 
     def change(self, update: Update) -> Update:
         """Return the update through the kernel and its decay."""

@@ -14,7 +14,8 @@ from kpframe.operators.dense import check_budget
 from kpframe.site_gains import scatter
 from kpframe.site_groups import SiteGroup
 from kpframe.site_parameter import SiteParameterJacobian
-from kpframe_rules.random_draws import check_count, divided, sign_patterns, signs
+from kpframe.whole import whole
+from kpframe_rules.random_draws import divided, sign_patterns, signs
 
 
 class KFRTRL(StochasticRule):
@@ -53,7 +54,7 @@ class KFRTRL(StochasticRule):
 
     def __init__(self, seed: int = 0, max_bytes: int = MEMORY_BUDGET) -> None:
         super().__init__(seed)
-        self.max_bytes = check_count("max_bytes", max_bytes)
+        self.max_bytes = whole(max_bytes, "max_bytes")
 
     def change(self, update: Update) -> Update:
         """Return the update with this seed's draw."""

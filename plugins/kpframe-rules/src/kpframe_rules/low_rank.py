@@ -12,6 +12,7 @@ from kpframe.errors import ArgumentError, ShapeError, mismatch
 from kpframe.operators.base import ATOM, SelfAdjointOperator
 from kpframe.parameter import given_for, match_parameters
 from kpframe.spaces import PARAMETER, Part, Space
+from kpframe.whole import whole
 from kpframe_rules.metrics import scaled
 from kpframe_rules.output_feedback import check_feedback
 
@@ -69,13 +70,12 @@ class LowRankProjection(LearningRule):
         *,
         bases: Mapping[str, Pair] | None = None,
     ) -> None:
-        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-            raise ArgumentError(mismatch("rank", "a whole number >= 1", repr(rank)))
+        rank = whole(rank, "rank")
         if side not in SIDES:
             raise ArgumentError(mismatch("side", f"one of {', '.join(map(repr, SIDES))}", repr(side)))
         if basis not in BASES:
             raise ArgumentError(mismatch("basis", "'random' or 'weight'", repr(basis)))
-        check_feedback("random", seed)
+        seed = check_feedback("random", seed)
         if isinstance(weights, str):  # would be taken for a list of letters
             raise ArgumentError(mismatch("weights", f"a list such as [{weights!r}]", repr(weights)))
         self.rank, self.side, self.basis, self.seed = rank, side, basis, seed

@@ -9,6 +9,7 @@ import torch
 from kpframe import Flow, IdentityOperator, LearningRule, Operator, Update
 from kpframe.errors import ArgumentError, UnsupportedError, mismatch
 from kpframe.operators.base import ATOM, SelfAdjointOperator
+from kpframe.whole import whole
 from kpframe_rules.conjugate_gradients import damped_solve
 from kpframe_rules.curvature import LOSSES, check_curvature, loss_curvature
 from kpframe_rules.metrics import restricted
@@ -66,12 +67,9 @@ class NaturalGradient(LearningRule):
             raise ArgumentError(mismatch("damping", "a finite number > 0", repr(damping)))
         if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 < tolerance < 1:
             raise ArgumentError(mismatch("tolerance", "a number in (0, 1)", repr(tolerance)))
-        if max_iterations is not None and (
-            isinstance(max_iterations, bool) or not isinstance(max_iterations, int) or max_iterations < 1
-        ):
-            raise ArgumentError(
-                mismatch("max_iterations", "a whole number >= 1, or None", repr(max_iterations))
-            )
+        if max_iterations is not None:
+            expected = "a whole number >= 1, or None"
+            max_iterations = whole(max_iterations, "max_iterations", expected=expected)
         self.curvature, self.damping = curvature, float(damping)
         self.tolerance, self.max_iterations = tolerance, max_iterations
         self.needs_readout = curvature in LOSSES if isinstance(curvature, str) else False

@@ -8,16 +8,16 @@ import torch
 
 from kpframe import Readout, Update
 from kpframe.errors import ArgumentError, UnsupportedError, mismatch
+from kpframe.whole import check_seed
 
 FEEDBACK = ("readout", "random")
 
 
-def check_feedback(feedback: str, seed: int) -> None:
-    """Raise ``ArgumentError`` for an unknown feedback or an unusable seed."""
+def check_feedback(feedback: str, seed: object) -> int:
+    """Return the seed; raises ``ArgumentError`` for an unknown feedback or an unusable seed."""
     if feedback not in FEEDBACK:
         raise ArgumentError(mismatch("feedback", "'readout' or 'random'", repr(feedback)))
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ArgumentError(mismatch("seed", "a whole number in [0, 2**63)", repr(seed)))
+    return check_seed(seed)
 
 
 def random_feedback(readout: Readout, seed: int) -> torch.Tensor:  # [O, H]

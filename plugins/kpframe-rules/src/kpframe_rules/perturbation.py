@@ -15,7 +15,8 @@ import torch
 from kpframe import Space, StochasticRule, Update
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.operators.base import ATOM, SelfAdjointOperator
-from kpframe_rules.random_draws import check_count, normals, sign_patterns, signs
+from kpframe.whole import whole
+from kpframe_rules.random_draws import normals, sign_patterns, signs
 
 DISTRIBUTIONS = {"signs": signs, "normal": normals}
 
@@ -34,7 +35,7 @@ class Perturbation(StochasticRule):
 
     def __init__(self, directions: int = 1, distribution: str = "signs", seed: int = 0) -> None:
         super().__init__(seed)
-        self.directions = check_count("directions", directions)
+        self.directions = whole(directions, "directions")
         if distribution not in DISTRIBUTIONS:
             expected = " or ".join(map(repr, DISTRIBUTIONS))
             raise ArgumentError(mismatch("distribution", expected, repr(distribution)))

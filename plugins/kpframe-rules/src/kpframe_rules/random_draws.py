@@ -43,13 +43,6 @@ def sign_patterns(rule: object, count: int, like: Operator) -> Iterator[tuple[fl
         yield 0.5**free, pattern
 
 
-def check_count(argument: str, value: object) -> int:
-    """Return a whole number >= 1, checked; raises ``ArgumentError``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ArgumentError(mismatch(argument, "a whole number >= 1", repr(value)))
-    return value
-
-
 def divided(values: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
     """Return ``values / by``, and 0 where ``by`` is."""
     zero = by == 0

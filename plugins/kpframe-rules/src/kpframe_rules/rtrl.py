@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import torch
 
 from kpframe import IdentityOperator, LearningRule, MatrixOperator, Readout, Update
-from kpframe.errors import ArgumentError, mismatch
 from kpframe.flow import Flow
 from kpframe.isolation import in_isolation, isolated
 from kpframe.operators.base import MEMORY_BUDGET
 from kpframe.operators.chunks import chunk_size
 from kpframe.operators.dense import basis, check_budget
 from kpframe.rules import by_name
+from kpframe.whole import whole
 
 
 class RTRL(LearningRule):
@@ -36,9 +36,7 @@ class RTRL(LearningRule):
     """
 
     def __init__(self, max_bytes: int = MEMORY_BUDGET) -> None:
-        if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
-            raise ArgumentError(mismatch("max_bytes", "a whole number >= 1", repr(max_bytes)))
-        self.max_bytes = max_bytes
+        self.max_bytes = whole(max_bytes, "max_bytes")
 
     def change(self, update: Update) -> Update:
         """Return the update with the influence matrices of all steps in the place of J and P."""

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 
 from kpframe import IdentityOperator, LearningRule, Operator, Propagator, StepJacobian, Update
-from kpframe.errors import ArgumentError, mismatch
 from kpframe.operators.base import ATOM
 from kpframe.operators.chunks import chunk_size
+from kpframe.whole import whole
 
 
 class Snap1(LearningRule):
@@ -54,9 +54,7 @@ class SnapN(LearningRule):
     """
 
     def __init__(self, n: int) -> None:
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ArgumentError(mismatch("n", "a whole number >= 1", repr(n)))
-        self.n = n
+        self.n = whole(n, "n")
 
     def change(self, update: Update) -> Update:
         """Return the update through the influences that are kept."""

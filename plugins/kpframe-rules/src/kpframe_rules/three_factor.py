@@ -63,7 +63,7 @@ class ThreeFactor(LearningRule):
             raise ArgumentError(mismatch("modulator", "'error', 'neuron' or 'global'", repr(modulator)))
         if trace is not None and (isinstance(trace, bool) or not (math.isfinite(trace) and 0 <= trace <= 1)):
             raise ArgumentError(mismatch("trace", "a number in [0, 1], or None", repr(trace)))
-        check_feedback("random", seed)
+        seed = check_feedback("random", seed)
         self.post, self.trace, self.modulator, self.seed = post, trace, modulator, seed
         self.needs_readout = modulator != "error"
 

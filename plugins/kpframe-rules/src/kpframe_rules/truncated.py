@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kpframe import LearningRule, Update
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.whole import whole
 from kpframe_rules.windows import WindowedPropagator
 
 MODES = ("sliding", "chunked", "k1k2")
@@ -54,15 +55,14 @@ class TruncatedBPTT(LearningRule):
             raise ArgumentError(mismatch("mode", f"one of {', '.join(map(repr, MODES))}", repr(mode)))
         if mode == "k1k2":
             _refuse("window", window, mode)
-            least = _count("k1", k1, 1, f" with mode={mode!r}")
-            _count("k2", k2, least, f" (k1) with mode={mode!r}")
+            k1 = whole(k1, "k1", expected=f"a whole number >= 1 with mode={mode!r}")
+            k2 = whole(k2, "k2", k1, expected=f"a whole number >= {k1} (k1) with mode={mode!r}")
         else:
             _refuse("k1", k1, mode)
             _refuse("k2", k2, mode)
-            _count("window", window, 1, f" with mode={mode!r}")
+            window = whole(window, "window", expected=f"a whole number >= 1 with mode={mode!r}")
         bound = window if mode == "chunked" and window is not None else 1
-        if isinstance(offset, bool) or not isinstance(offset, int) or not 0 <= offset < bound:
-            raise ArgumentError(mismatch("offset", f"a whole number in [0, {bound - 1}]", repr(offset)))
+        offset = whole(offset, "offset", 0, bound - 1)
         self.window, self.mode, self.offset, self.k1, self.k2 = window, mode, offset, k1, k2
 
     def change(self, update: Update) -> Update:
@@ -101,9 +101,3 @@ def _blocked(update: Update, k1: int, k2: int) -> Update:
 def _refuse(argument: str, value: object, mode: str) -> None:
     if value is not None:
         raise ArgumentError(mismatch(argument, f"nothing with mode={mode!r}", repr(value)))
-
-
-def _count(argument: str, value: object, least: int, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ArgumentError(mismatch(argument, f"a whole number >= {least}{where}", repr(value)))
-    return value

@@ -9,8 +9,9 @@ import torch
 from kpframe import IdentityOperator, Operator, StochasticRule, Update
 from kpframe.operators.base import ATOM, MEMORY_BUDGET
 from kpframe.operators.dense import check_budget
+from kpframe.whole import whole
 from kpframe_rules.eligibility import eligibilities
-from kpframe_rules.random_draws import check_count, divided, sign_patterns, signs
+from kpframe_rules.random_draws import divided, sign_patterns, signs
 
 
 class UORO(StochasticRule):
@@ -50,7 +51,7 @@ class UORO(StochasticRule):
     ) -> None:
         super().__init__(seed)
         self.normalise = bool(normalise)
-        self.draws, self.max_bytes = check_count("draws", draws), check_count("max_bytes", max_bytes)
+        self.draws, self.max_bytes = whole(draws, "draws"), whole(max_bytes, "max_bytes")
 
     def change(self, update: Update) -> Update:
         """Return the update with this seed's draw."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from kpframe.errors import ArgumentError, StabilityWarning, mismatch
+from kpframe.whole import check_seed, whole
 
 
 @contextmanager
@@ -23,7 +24,7 @@ def seeded(seed: int | None) -> Iterator[None]:
             yield
         return
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(check_seed(seed))
         yield
 
 
@@ -37,9 +38,7 @@ def parameters(module: torch.nn.Module, values: Mapping[str, torch.Tensor]) -> N
 
 def check_size(name: str, value: object) -> int:
     """Return a size; raises ``ArgumentError`` unless it is a whole number >= 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ArgumentError(mismatch(name, "a whole number >= 1", repr(value)))
-    return value
+    return whole(value, name)
 
 
 def check_range(low_name: str, low: float, high_name: str, high: float, top: float) -> None:

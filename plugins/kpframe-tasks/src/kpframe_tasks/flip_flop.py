@@ -7,6 +7,7 @@ import torch
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.tasks import Split, Task, Trials
+from kpframe.whole import whole
 
 
 class FlipFlop(Task):
@@ -38,10 +39,9 @@ class FlipFlop(Task):
     ) -> None:
         if not 0 <= probability <= 1:
             raise ArgumentError(mismatch("probability", "a number from 0 to 1", probability))
-        if steps < 1:
-            raise ArgumentError(mismatch("steps", "an integer >= 1", steps))
-        if not 0 <= transient < steps:
-            raise ArgumentError(mismatch("transient", f"from 0 to {steps - 1}, below steps", transient))
+        steps = whole(steps, "steps")
+        bound = f"from 0 to {steps - 1}, below steps"
+        transient = whole(transient, "transient", 0, steps - 1, expected=bound)
         super().__init__(input_size=bits, output_size=bits, loss="mse", seed=seed)
         self.steps = steps
         self.probability = probability

@@ -9,6 +9,7 @@ import torch
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.tasks import Split, Task, Trials
+from kpframe.whole import whole
 from kpframe_tasks import VARIANTS
 
 EPOCHS = ("fixation", "stimulus", "memory", "response", "padding")
@@ -78,13 +79,9 @@ class MemoryPro(Task):
         if variant not in VARIANTS:
             raise ArgumentError(mismatch("variant", f"one of {', '.join(VARIANTS)}", repr(variant)))
         lengths = {"fixation": fixation, "stimulus": stimulus, "memory": memory, "response": response}
-        for name, length in lengths.items():
-            if length < 1:
-                raise ArgumentError(mismatch(name, "an integer >= 1", length))
-        if jitter < 0:
-            raise ArgumentError(mismatch("jitter", "an integer >= 0", jitter))
-        if not 0 <= grace < response:
-            raise ArgumentError(mismatch("grace", f"from 0 to {response - 1}, below response", grace))
+        lengths = {name: whole(length, name) for name, length in lengths.items()}
+        jitter, response = whole(jitter, "jitter", 0), lengths["response"]
+        grace = whole(grace, "grace", 0, response - 1, expected=f"from 0 to {response - 1}, below response")
         if not 0 <= noise < math.inf:
             raise ArgumentError(mismatch("noise", "a finite number >= 0", noise))
         super().__init__(input_size=3 + len(VARIANTS) * rule, output_size=3, loss="mse", seed=seed)
