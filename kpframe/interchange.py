@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kpframe.errors import ArgumentError, MissingDependencyError, ShapeError, mismatch
+from kpframe.errors import ArgumentError, DtypeError, MissingDependencyError, ShapeError, mismatch
 from kpframe.operators.base import Operator
 from kpframe.spaces import HIDDEN, PARAMETER, Space
 from kpframe.spectra import EigenPairs, SingularTriplets, SpectralDensity
@@ -19,6 +19,7 @@ from kpframe.trajectory import Trajectory
 if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
+    from scipy.sparse.linalg import LinearOperator
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
@@ -138,6 +139,13 @@ def to_curvlinops(operator: Operator) -> Any:
 
         def _matmat(self, X: list[torch.Tensor]) -> list[torch.Tensor]:
             return [self._inner(X[0].movedim(-1, 0)).movedim(0, -1)]
+
+        def to_scipy(self, dtype: Any = None) -> LinearOperator:
+            """Return the SciPy form, which takes complex vectors whole; raises ``DtypeError``."""
+            flat = self._inner.to_scipy()
+            if dtype is not None and flat.dtype != dtype:
+                raise DtypeError(mismatch("dtype", f"{flat.dtype} or None (nothing is cast)", dtype))
+            return flat
 
         def _adjoint(self) -> KpframeOperator:
             return KpframeOperator(self._inner.T)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from kpframe import Flow, eigsh, linearize, spectral_density, svd, wrap
-from kpframe.errors import ArgumentError, MissingDependencyError, ShapeError
+from kpframe.errors import ArgumentError, DtypeError, MissingDependencyError, ShapeError
 from kpframe.interchange import dsa_arrays, named_array, netrep_array, to_curvlinops, to_numpy, to_xarray
 from kpframe.spectra.lyapunov import lyapunov_exponents
 
@@ -83,6 +84,27 @@ def test_curvlinops_form(flow: Flow) -> None:
     torch.testing.assert_close(other @ vectors, G.to_dense() @ vectors, rtol=1e-10, atol=1e-12)
     back = torch.randn(G.codomain.size, dtype=F64)
     torch.testing.assert_close(other.adjoint() @ back, G.to_dense().T @ back, rtol=1e-10, atol=1e-12)
+
+
+def test_the_scipy_form_by_way_of_curvlinops_is_ours(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for the library's base class, which holds the shapes alone."""
+
+    class Base:
+        def __init__(self, in_shape: list, out_shape: list) -> None:
+            self.shapes = in_shape, out_shape
+
+    monkeypatch.setitem(sys.modules, "curvlinops._torch_base", SimpleNamespace(PyTorchLinearOperator=Base))
+    G = flow.P @ flow.J
+    other = to_curvlinops(G)
+    assert other.shapes == ([G.domain.shape], [G.codomain.shape])
+    rng = np.random.default_rng(0)
+    vector = rng.normal(size=G.domain.size) + 1j * rng.normal(size=G.domain.size)
+    right = G.to_dense().numpy() @ vector
+    assert np.linalg.norm(other.to_scipy() @ vector - right) <= 1e-12 * np.linalg.norm(right)
+    assert np.linalg.norm(right.imag) > 0.1 * np.linalg.norm(right)
+    assert other.to_scipy(np.float64).dtype == np.float64
+    with pytest.raises(DtypeError, match="dtype: expected float64 or None"):
+        other.to_scipy(np.float32)
 
 
 def test_a_missing_library_is_named(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:

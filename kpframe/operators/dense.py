@@ -79,7 +79,10 @@ class CachedOperator(Operator):
 
 
 class _Flat(LinearOperator):
-    """An operator on flattened numpy vectors; columns of a matrix ride as probes."""
+    """An operator on flattened numpy vectors; columns of a matrix ride as probes.
+
+    The operator is real: of complex vectors, the real and the imaginary parts are multiplied apart.
+    """
 
     def __init__(self, operator: Operator) -> None:
         self._operator = operator
@@ -87,6 +90,10 @@ class _Flat(LinearOperator):
         super().__init__(dtype, (operator.codomain.size, operator.domain.size))  # type: ignore[call-arg]
 
     def _product(self, operator: Operator, columns: np.ndarray) -> np.ndarray:
+        if np.iscomplexobj(columns):
+            parts = self._product(operator, np.concatenate([columns.real, columns.imag], axis=1))
+            real, imaginary = np.split(parts, 2, axis=1)
+            return real + np.array(1j, dtype=np.result_type(parts.dtype, np.complex64)) * imaginary
         rows = np.array(columns.T, dtype=self.dtype, order="C")  # a copy: SciPy's vectors may be read-only
         tensor = torch.as_tensor(rows, device=operator.device)
         out = operator(tensor.reshape(-1, *operator.domain.shape))

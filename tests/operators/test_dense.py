@@ -67,6 +67,41 @@ def test_scipy_products(draw, states, dtype) -> None:
     assert np.abs(linear @ v - linear @ (2 * v)).max() > 1e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", [np.complex64, np.complex128])
+def test_scipy_products_of_complex_vectors(draw, states, dtype, kind) -> None:
+    """A real operator multiplies the real and the imaginary parts apart."""
+    op = draw(1, dtype).matrix(Space.of(parameter=5), states())
+    linear, dense = op.to_scipy(), op.to_dense().numpy()
+    assert linear.dtype == dense.dtype
+    rng = np.random.default_rng(0)
+
+    def complex_(*shape: int) -> np.ndarray:
+        return (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(kind)
+
+    v, w, many, back = complex_(5), complex_(12), complex_(5, 3), complex_(12, 2)
+    frozen = complex_(10)[::2]
+    frozen.setflags(write=False)
+    expected_kind = np.result_type(dense.dtype, np.complex64)
+    for out, expected in [
+        (linear @ v, dense @ v),
+        (linear.matvec(v), dense @ v),
+        (linear.matvec(v[:, None]), dense @ v[:, None]),
+        (linear @ frozen, dense @ frozen),
+        (linear.rmatvec(w), dense.T @ w),
+        (linear.T @ w, dense.T @ w),
+        (linear.H @ w, dense.T @ w),
+        (linear.matmat(many), dense @ many),
+        (linear @ many, dense @ many),
+        (linear.rmatmat(back), dense.T @ back),
+        ((linear.H @ linear) @ v, dense.T @ (dense @ v)),
+    ]:
+        assert out.dtype == expected_kind
+        assert out.shape == expected.shape
+        assert np.linalg.norm(out - expected) <= 3e-6 * np.linalg.norm(expected)
+        assert np.linalg.norm(out - expected.real) >= 0.1 * np.linalg.norm(expected)
+
+
 def test_scipy_takes_read_only_and_strided_vectors(draw) -> None:
     op = draw(1).matrix(Space.of(index=4))
     v = np.arange(8.0)[::2]
