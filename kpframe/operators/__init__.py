@@ -1,6 +1,6 @@
 """Matrix-free linear operators on tensors with named axes, and their algebra."""
 
-from kpframe.operators import algebra, axes, dense, inverses, latex
+from kpframe.operators import algebra, axes, declared, dense, inverses, latex
 from kpframe.operators.algebra import AdjointOperator, Composition, ScaledOperator, SumOperator, compose
 from kpframe.operators.atoms import (
     DiagonalOperator,
@@ -21,6 +21,7 @@ NODES.update(
     scale=algebra.scale,
     power=algebra.power,
     inverse=inverses.inverse,
+    declare=declared.declare,
     diagonal=DiagonalOperator,
     mean=axes.mean,
     sum=axes.sum_,

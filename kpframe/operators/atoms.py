@@ -9,6 +9,7 @@ import torch
 
 from kpframe.errors import ArgumentError, ShapeError, mismatch
 from kpframe.operators.base import ATOM, Operator, SelfAdjointOperator
+from kpframe.operators.claims import check_declared
 from kpframe.spaces import Space, check_space, check_tensor
 
 
@@ -113,7 +114,18 @@ class MatrixOperator(Operator):
 
     Without spaces, a square matrix acts on the axis ``index``, another one maps ``column`` to ``row``.
     It is tagged self-adjoint when it equals its transpose to the last bit, and positive when besides
-    its least eigenvalue is not below rounding error; both are computed when first asked for.
+    its least eigenvalue is not below rounding error; both are computed when first asked for. A matrix that
+    is symmetric but for rounding can be declared so.
+
+    Args:
+        matrix: the matrix.
+        domain, codomain: its spaces.
+        name: what it prints as.
+        self_adjoint, positive: what is known of it, tested now; see ``Operator.declare``.
+
+    Raises:
+        ShapeError: when the matrix does not fit its spaces.
+        ArgumentError: when it is not what it is declared to be.
     """
 
     def __init__(
@@ -123,6 +135,8 @@ class MatrixOperator(Operator):
         codomain: Space | None = None,
         *,
         name: str = "M",
+        self_adjoint: bool = False,
+        positive: bool = False,
     ) -> None:
         check_tensor(matrix, "matrix", swapped="MatrixOperator(matrix, domain) takes the matrix first")
         for argument, space in (("domain", domain), ("codomain", codomain)):
@@ -143,6 +157,9 @@ class MatrixOperator(Operator):
         super().__init__(domain, codomain, dtype=matrix.dtype, device=matrix.device)
         self.matrix = matrix.detach().clone()  # the tags hold for these values
         self.name = name
+        self._declared = self_adjoint or positive, positive
+        if self._declared[0]:
+            check_declared(self, positive=positive, matrix=self.matrix)
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         probes = q.shape[: q.ndim - len(self.domain.axes)]
@@ -166,13 +183,13 @@ class MatrixOperator(Operator):
 
     @property
     def self_adjoint(self) -> bool:
-        """Whether the matrix equals its transpose exactly."""
-        return self._symmetric
+        """Whether the matrix equals its transpose exactly, or is declared to."""
+        return self._declared[0] or self._symmetric
 
     @property
     def positive(self) -> bool:
-        """Whether the matrix is symmetric and its least eigenvalue is not negative beyond rounding."""
-        return self._semidefinite
+        """Whether the matrix is symmetric with no eigenvalue negative beyond rounding, or declared to be."""
+        return self._declared[1] or self._semidefinite
 
     def _formula(self) -> tuple[str, int]:
         return self.name, ATOM
@@ -235,6 +252,17 @@ class FunctionOperator(Operator):
 
     Both take ``[..., *space]`` with leading probes. Whether they are adjoint to each other is not
     checked here; ``<A q, r> = <q, A* r>`` on random vectors tells.
+
+    Args:
+        domain, codomain: its spaces.
+        apply: ``[..., *domain] -> [..., *codomain]``.
+        adjoint: ``[..., *codomain] -> [..., *domain]``; may be left out for what is declared self-adjoint.
+        dtype, device: of the tensors.
+        name: what it prints as.
+        self_adjoint, positive: what is known of it, tested now on a few products; see ``Operator.declare``.
+
+    Raises:
+        ArgumentError: when it is not what it is declared to be, or a function is missing.
     """
 
     def __init__(
@@ -242,18 +270,37 @@ class FunctionOperator(Operator):
         domain: Space,
         codomain: Space,
         apply: Callable[[torch.Tensor], torch.Tensor],
-        adjoint: Callable[[torch.Tensor], torch.Tensor],
+        adjoint: Callable[[torch.Tensor], torch.Tensor] | None = None,
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         name: str = "F",
+        self_adjoint: bool = False,
+        positive: bool = False,
     ) -> None:
+        self._declared = False, False
+        if adjoint is None and (self_adjoint or positive):
+            adjoint = apply
         for argument, function in (("apply", apply), ("adjoint", adjoint)):
             if not callable(function):
                 raise ArgumentError(mismatch(argument, "a function of a tensor", repr(function)))
         super().__init__(domain, codomain, dtype=dtype, device=device)
+        assert adjoint is not None  # it is callable
         self._functions = (apply, adjoint)
         self.name = name
+        if self_adjoint or positive:
+            check_declared(self, positive=positive)
+            self._declared = True, positive
+
+    @property
+    def self_adjoint(self) -> bool:
+        """Whether it is declared to be."""
+        return self._declared[0]
+
+    @property
+    def positive(self) -> bool:
+        """Whether it is declared to be."""
+        return self._declared[1]
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         out = self._functions[0](q)

@@ -143,15 +143,28 @@ class Operator(ABC):
         """``(A + A*) / 2`` of a square operator; raises ``SpaceMismatchError``."""
         return self if self.self_adjoint else (self + self.T) / 2
 
+    def declare(
+        self, *, self_adjoint: bool = False, positive: bool = False, tol: float | None = None
+    ) -> Operator:
+        """Return the operator with tags that you know and nothing can prove; positive ones are self-adjoint.
+
+        The claim is tested on the matrix, where it is at hand or the dimension is at most 64, else on the
+        Krylov space of random vectors (3 products, 15 for ``positive``), which finds gross errors.
+        ``tol`` is how far the operator may be from it, relatively; None: what rounding leaves, eps^(2/3).
+
+        Raises:
+            ArgumentError: when nothing is claimed, the operator is not square, or the claim is false.
+        """
+        return _build("declare", self, self_adjoint, positive, tol)
+
     def cached(self, max_bytes: int = MEMORY_BUDGET) -> Operator:
         """Return the operator with its matrix kept: formed once, now; each product is then a matrix product.
 
-        It prints as before and keeps the tags that were proven. Raises
-        ``MemoryBudgetError`` when the matrix needs more than ``max_bytes``.
+        It prints as before and keeps its tags. Raises ``MemoryBudgetError`` over ``max_bytes``.
         """
         return _build("cached", self, max_bytes)
 
-    # -- tags: true only where provable -------------------------------------------------------------------
+    # -- tags: true only where provable or declared -------------------------------------------------------
 
     @property
     def self_adjoint(self) -> bool:

@@ -93,11 +93,14 @@ class _Flat(LinearOperator):
         if np.iscomplexobj(columns):
             parts = self._product(operator, np.concatenate([columns.real, columns.imag], axis=1))
             real, imaginary = np.split(parts, 2, axis=1)
-            return real + np.array(1j, dtype=np.result_type(parts.dtype, np.complex64)) * imaginary
+            whole = np.empty(real.shape, dtype=np.result_type(parts.dtype, np.complex64))
+            whole.real, whole.imag = real, imaginary
+            return whole
         rows = np.array(columns.T, dtype=self.dtype, order="C")  # a copy: SciPy's vectors may be read-only
         tensor = torch.as_tensor(rows, device=operator.device)
         out = operator(tensor.reshape(-1, *operator.domain.shape))
-        return out.reshape(out.shape[0], -1).cpu().numpy().T
+        flat: np.ndarray = out.reshape(out.shape[0], -1).cpu().numpy().T
+        return flat
 
     def _matmat(self, columns: np.ndarray) -> np.ndarray:
         return self._product(self._operator, columns)

@@ -9,6 +9,7 @@ from kpframe.operators.algebra import AdjointOperator, Composition, ScaledOperat
 from kpframe.operators.atoms import DiagonalOperator, IdentityOperator, MatrixOperator
 from kpframe.operators.base import Operator
 from kpframe.operators.blocks import KroneckerOperator
+from kpframe.operators.declared import DeclaredOperator
 
 
 def inverse(operator: Operator) -> Operator:
@@ -28,6 +29,8 @@ def inverse(operator: Operator) -> Operator:
         return _matrix_inverse(operator)
     if isinstance(operator, AdjointOperator):
         return operator.inner.inverse.T
+    if isinstance(operator, DeclaredOperator):
+        return operator.inner.inverse
     if isinstance(operator, ScaledOperator):
         if operator.scalar == 0:
             raise ArgumentError(mismatch(f"inverse of {operator!r}", "a factor other than 0", 0))

@@ -217,7 +217,7 @@ def _check_arguments(
 
 
 def _shapes(state: object) -> dict[str, tuple[int, ...]]:
-    named = {"h": state} if as_whole(state) is not None else state
+    named = {"h": state} if isinstance(state, int) or as_whole(state) is not None else state
     if not isinstance(named, Mapping) or not named or not all(isinstance(name, str) for name in named):
         expected = "a width, or a mapping of components to widths or shapes"
         raise ArgumentError(mismatch("state", expected, repr(state)))
