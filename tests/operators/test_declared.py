@@ -120,8 +120,10 @@ def test_what_cannot_be_declared() -> None:
         wide.declare(self_adjoint=True)
     with pytest.raises(ArgumentError, match="tol: expected None or a number in"):
         made(FALLING).declare(positive=True, tol=-1.0)
-    with pytest.raises(NonFiniteError, match="F: expected finite products"):
+    with pytest.raises(NonFiniteError, match="product of F: expected finite"):
         made(FALLING * math.nan).declare(positive=True)
+    with pytest.raises(ArgumentError, match="M, declared self-adjoint: .* got a difference of nan"):
+        MatrixOperator(FALLING * math.nan, self_adjoint=True)
     space = Space.of(index=3)
     with pytest.raises(ArgumentError, match="adjoint: expected a function"):
         FunctionOperator(space, space, torch.clone)
