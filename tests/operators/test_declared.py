@@ -122,7 +122,7 @@ def test_what_cannot_be_declared() -> None:
         made(FALLING).declare(positive=True, tol=-1.0)
     with pytest.raises(NonFiniteError, match="product of F: expected finite"):
         made(FALLING * math.nan).declare(positive=True)
-    with pytest.raises(ArgumentError, match="M, declared self-adjoint: .* got a difference of nan"):
+    with pytest.raises(ArgumentError, match=r"M, declared self-adjoint: .* got a difference of nan"):
         MatrixOperator(FALLING * math.nan, self_adjoint=True)
     space = Space.of(index=3)
     with pytest.raises(ArgumentError, match="adjoint: expected a function"):
