@@ -8,7 +8,15 @@ from kpframe.testing.weight_sites import TOLERANCE, weight_sites
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("rnn", {}), ("rnn", {"form": "current"}), ("hh", {}), ("mlp", {}), ("lti", {})]
+    ("name", "settings"),
+    [
+        ("rnn", {}),
+        ("rnn", {"form": "current"}),
+        ("hh", {"autapses": True}),
+        ("morris_lecar", {"autapses": True}),
+        ("mlp", {}),
+        ("lti", {}),
+    ],
 )
 def test_one_gram_matrix(name, settings) -> None:
     found = weight_sites(name, settings)
@@ -18,7 +26,16 @@ def test_one_gram_matrix(name, settings) -> None:
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("gru", {}), ("lstm", {}), ("hh", {"inhibitory_fraction": 0.5}), ("rnn", {"density": 0.5}), ("lru", {})],
+    [
+        ("gru", {}),
+        ("lstm", {}),
+        ("hh", {}),
+        ("morris_lecar", {}),
+        ("hh", {"inhibitory_fraction": 0.5, "autapses": True}),
+        ("rnn", {"density": 0.5}),
+        ("rnn", {"self_connections": False}),
+        ("lru", {}),
+    ],
 )
 def test_diagonal_over_neurons(name, settings) -> None:
     found = weight_sites(name, settings)

@@ -29,6 +29,7 @@ def rebuilt(run: str, recorded, **changed: object) -> Model:
     settings = {
         "input_size": n,
         "hidden_size": n,
+        "autapses": True,
         "dt": RUNS[run]["dt"],
         "method": METHODS[RUNS[run]["method"]],
         "inhibitory_fraction": float((recorded[f"{run}/a"] > 2).double().mean()),

@@ -23,6 +23,7 @@ def gains(model, trajectory, E: float) -> np.ndarray:
         return dt * (E - V)
     reversal = np.array([0.0, 0.0, -80.0 if model.settings.inhibitory_fraction else 0.0])
     W = torch.cat(list(model.parameters()), dim=1).detach().numpy()
+    W = W if model.settings.autapses else W * (1 - np.eye(N))
     sodium, potassium = 120 * m**3 * h, 36 * n**4
     G = sodium + potassium + 0.3 + s @ W.T
     F = (
@@ -56,7 +57,7 @@ def flow(make, active, draw):
     """Return a maker of flows of networks whose input is the current."""
 
     def build(**settings):
-        model = make("hh", input_size=N, **settings)
+        model = make("hh", input_size=N, **{"autapses": True, **settings})
         return linearize(model, 10 * draw(2, 6, N, seed=2), active(model))
 
     return build
@@ -81,6 +82,25 @@ def test_each_kind_of_synapse_adds_a_kernel_of_its_own(flow, method) -> None:
     assert not np.allclose(expected, between_gains(excite, S), rtol=0.1)
 
 
+@pytest.mark.parametrize("method", ["exponential_euler", "forward_euler"])
+@pytest.mark.parametrize("fraction", [0.0, 1 / 3])
+def test_without_autapses_each_neuron_reads_the_others(flow, method, fraction) -> None:
+    """K of neuron i on V is D_i (S S^T - s_i s_i^T) D_i: its own s is not among what it reads."""
+    found = flow(method=method, inhibitory_fraction=fraction, autapses=False)
+    assert found.K.method == "sites"
+    S = found.trajectory.previous.flatten(0, 1)[:, -N:].numpy()
+    kinds = [(gains(found.model, found.trajectory, 0.0), slice(0, 2 if fraction else N))]
+    if fraction:
+        kinds.append((gains(found.model, found.trajectory, -80.0), slice(2, N)))
+    expected = np.zeros((12, N, 12, N))
+    for i in range(N):
+        for D, columns in kinds:
+            Z = np.delete(S, i, axis=1)[:, [j - (j > i) for j in range(N)[columns] if j != i]]
+            expected[:, i, :, i] += D[:, i, None] * (Z @ Z.T) * D[:, i]
+    np.testing.assert_allclose(voltages(found), expected, rtol=1e-9, atol=1e-12)
+    assert not np.allclose(voltages(flow(method=method, inhibitory_fraction=fraction)), expected, rtol=0.1)
+
+
 def shared(found) -> float:
     """Return how far the neurons' kernels are from one Gram matrix between gains: 0 if they share it."""
     K = voltages(found)
@@ -100,6 +120,7 @@ def test_what_shares_a_gram_matrix_and_what_does_not(flow) -> None:
         {"reversals": rows},
         {"trainable_conductances": ("g_na",)},
         {"nonnegative": True},
+        {"autapses": False},
     ):
         assert shared(flow(**settings)) > 1e-3
 
@@ -107,7 +128,9 @@ def test_what_shares_a_gram_matrix_and_what_does_not(flow) -> None:
 def test_reversals_by_the_sender_are_the_two_kinds(flow, make) -> None:
     """One site with all E_ij does what the two sites of excitatory and inhibitory senders do."""
     kinds = flow(inhibitory_fraction=1 / 3)
-    every = make("hh", input_size=N, inhibitory_fraction=1 / 3, reversals=((0.0, 0.0, -80.0),) * 3)
+    every = make(
+        "hh", input_size=N, autapses=True, inhibitory_fraction=1 / 3, reversals=((0.0, 0.0, -80.0),) * 3
+    )
     with torch.no_grad():
         every.weight_synapses.copy_(
             torch.cat([kinds.model.weight_excitatory, kinds.model.weight_inhibitory], 1)

@@ -52,7 +52,7 @@ def morris_lecar(_, y: np.ndarray, current: np.ndarray) -> np.ndarray:
 )
 def test_steps_are_of_first_order(name, slopes, current, time, dt, method) -> None:
     def end(dt: float) -> tuple[np.ndarray, np.ndarray]:
-        settings = {"input_size": 2, "hidden_size": 2, "inhibitory_fraction": 0.5}
+        settings = {"input_size": 2, "hidden_size": 2, "inhibitory_fraction": 0.5, "autapses": True}
         model = create_model(name, dt=dt, method=method, **settings).double()
         with torch.no_grad():
             model.weight_excitatory.copy_(torch.from_numpy(W[:, :1]))
@@ -95,6 +95,22 @@ def test_the_squid_axon_fires_at_10_and_is_silent_at_2(voltages, spikes) -> None
     (exact,) = solve_ivp(alone, (0, 80), start, "LSODA", **given).t_events
     assert 1000 / np.diff(exact[2:]).mean() == pytest.approx(68.3, abs=0.2)
     assert rate == pytest.approx(1000 / np.diff(exact[2:]).mean(), rel=0.015)
+
+
+def test_a_single_neuron_is_the_squid_axon(spikes) -> None:
+    """With the settings as they come: 67 to 68 Hz at 10 uA/cm2. A synapse on itself would change that."""
+    x = torch.full((1, 8000, 1), 10.0, dtype=torch.float64)  # 200 ms
+    rates = {}
+    for autapses in (False, True):
+        for seed in (0, 1):
+            model = create_model("hh", input_size=1, hidden_size=1, seed=seed, autapses=autapses).double()
+            with torch.no_grad():
+                V = model.rollout(x).component("V")[0, :, 0].numpy()
+            times = spikes(V, 0.025)
+            rates[autapses, seed] = 1000 / np.diff(times[2:]).mean()
+    assert 67 < rates[False, 0] < 68
+    assert rates[False, 1] == rates[False, 0]
+    assert all(abs(rates[True, seed] - rates[False, 0]) > 2 for seed in (0, 1))
 
 
 def test_warmth_makes_gates_faster(voltages) -> None:

@@ -7,7 +7,7 @@ import torch
 from kpframe_hh.hodgkin_huxley import HodgkinHuxley
 from kpframe_hh.morris_lecar import MorrisLecar
 
-from kpframe import create_model, linearize
+from kpframe import create_model, create_rule, linearize
 from kpframe.errors import ArgumentError, NonFiniteError, SettingsError, StabilityWarning
 
 
@@ -59,7 +59,7 @@ def test_initial_weights(name) -> None:
 def test_nonnegative_conductances_stay_so() -> None:
     settings = {"input_size": 3, "hidden_size": 3, "seed": 0, "trainable_conductances": ("g_na", "g_l")}
     plain, positive = (
-        create_model("hh", nonnegative=choice, **settings).double() for choice in (False, True)
+        create_model("hh", nonnegative=choice, autapses=True, **settings).double() for choice in (False, True)
     )
     torch.testing.assert_close(
         positive.site_weight("weight_excitatory"), plain.weight_excitatory, rtol=1e-5, atol=0
@@ -74,6 +74,27 @@ def test_nonnegative_conductances_stay_so() -> None:
         assert float(positive.site_weight("weight_excitatory").min()) > 0
         assert float(plain.maximal("g_l", {"g_l": plain.g_l}).max()) < 0
         assert float(positive.maximal("g_l", {"g_l": positive.g_l}).min()) > 0
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"inhibitory_fraction": 0.5}, {"nonnegative": True}, {"reversals": ((-10.0,) * 4,) * 4}]
+)
+@pytest.mark.parametrize("name", ["hh", "morris_lecar"])
+def test_no_neuron_has_a_synapse_on_itself_unless_asked_for(name, settings) -> None:
+    given = {"input_size": 4, "hidden_size": 4, "seed": 0, **settings}
+    plain, own = (create_model(name, autapses=choice, **given) for choice in (False, True))
+    assert plain.state_dict().keys() == own.state_dict().keys()
+    names = [str(site.weight) for site in plain.sites if site.recurrent]
+    found, every = (torch.cat([m.site_weight(n)[:4] for n in names], dim=1).detach() for m in (plain, own))
+    off = ~torch.eye(4, dtype=torch.bool)
+    assert torch.equal(found[off], every[off])  # the same draws of a seed
+    assert bool((found.diagonal() == 0).all())
+    assert bool((every.diagonal() > 0).all())
+    x = torch.full((1, 20, 4), 100.0)
+    gradient = create_rule("bptt").gradient(linearize(plain, x), torch.ones(1, 20, plain.width))
+    moved = torch.cat([gradient[n] for n in names], dim=1)
+    assert bool((moved.diagonal() == 0).all())
+    assert bool((moved[off] != 0).all())
 
 
 def test_the_state_starts_at_rest() -> None:

@@ -45,7 +45,8 @@ class ConductanceNetwork(SiteModel):
     =========================  ===========  =============================================================
 
     With ``nonnegative`` the conductances are softplus(parameter). Without it they are the parameters,
-    positive at first, which training may carry below zero. Autapses W_ii are synapses like any other.
+    positive at first, which training may carry below zero. No neuron has a synapse on itself: the entries of
+    W_ii neither act nor learn, unless the settings ask for ``autapses``.
 
     Args:
         settings: see ``NetworkSettings``.
@@ -59,6 +60,7 @@ class ConductanceNetwork(SiteModel):
 
     inhibitory: torch.Tensor | None
     reversals: torch.Tensor | None
+    others: torch.Tensor | None
 
     def __init__(
         self,
@@ -95,6 +97,9 @@ class ConductanceNetwork(SiteModel):
             "reversals",
             None if settings.reversals is None else torch.tensor(settings.reversals, dtype=torch.float64),
         )
+        others = None if settings.autapses else 1 - torch.eye(n)  # [n, n]: who may have a synapse on whom
+        self.register_buffer("others", others, persistent=False)
+        self._senders = {site.weight: site.columns or slice(None) for site in self.sites if site.recurrent}
         if settings.method == "forward_euler":
             self._warn(peak)
         for site in self.sites:
@@ -153,6 +158,8 @@ class ConductanceNetwork(SiteModel):
             return weight
         if self.settings.nonnegative:
             weight = torch.nn.functional.softplus(weight)
+        if self.others is not None:
+            weight = self.others[:, self._senders[name]] * weight
         return weight if self.reversals is None else torch.cat([weight, self.reversals.to(weight) * weight])
 
     def resting_state(self) -> torch.Tensor:  # [H]

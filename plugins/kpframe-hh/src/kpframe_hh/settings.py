@@ -61,6 +61,7 @@ class NetworkSettings:
     inhibitory_fraction: float = setting(
         0.0, ge=0, le=1, help="share of inhibitory neurons, the last ones, rounded to a whole number [1]"
     )
+    autapses: bool = setting(False, help="whether neurons have synapses on themselves, W_ii")
     g_synapse: float = _nonnegative(0.5, "W_ij ~ uniform from 0 to 2 g_synapse/hidden_size [mS/cm2]")
     reversals: tuple[tuple[float, ...], ...] | None = setting(
         None,

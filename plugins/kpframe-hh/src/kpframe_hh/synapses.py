@@ -17,7 +17,8 @@ def synapse_sites(settings: NetworkSettings) -> tuple[Site, ...]:
     """Return the weight sites of the synapses: preactivations are conductances [mS/cm2].
 
     Senders of one kind share their reversal potential, so one site reads the columns of each kind. With
-    ``reversals`` one site adds up both the conductances ``W s`` and the drive ``(W o E) s``.
+    ``reversals`` one site adds up both the conductances ``W s`` and the drive ``(W o E) s``. A matrix that
+    is not its parameter itself, such as one without autapses, says what it is made of.
     """
     n, inhibitory = settings.hidden_size, count_inhibitory(settings)
     excitatory = n - inhibitory
@@ -30,7 +31,7 @@ def synapse_sites(settings: NetworkSettings) -> tuple[Site, ...]:
             "s",
             (f"g_{kind}",),
             columns=columns,
-            parameters=(f"weight_{kind}",) if settings.nonnegative else (),
+            parameters=(f"weight_{kind}",) if settings.nonnegative or not settings.autapses else (),
         )
         for kind, columns in stretches.items()
         if columns.start < columns.stop

@@ -32,7 +32,7 @@ LSTM = {
     for p in (0, 2)
 }
 OTHERS = {
-    "hh": ("hh", {"V_init": -20.0}),
+    "hh": ("hh", {"V_init": -20.0, "autapses": True}),
     "mlp": ("feedforward", {"depth": STEPS, "form": "residual", "activation": "tanh"}),
 }
 CASES = {**RNN, **GRU, **LSTM, **OTHERS}
