@@ -40,6 +40,7 @@ class Site:
             ``site_weight(weight)`` returns the matrix (masks, Dale's law, products of low rank).
         per_step: the weight is ``[T, len(targets) * n, width read]`` and the bias
             ``[T, len(targets) * n]``, another one at each step.
+        unitwise: that each entry of ``parameters`` acts on rows of one unit alone, as under masks.
     """
 
     weight: str | None
@@ -50,6 +51,7 @@ class Site:
     columns: slice | None = None
     parameters: tuple[str, ...] = field(default=(), converter=_names)
     per_step: bool = False
+    unitwise: bool = False
 
     @property
     def label(self) -> str:

@@ -25,6 +25,8 @@ class SiteParameterJacobian(ParameterJacobian):
     """
 
     method = "sites"
+    #: Most memory that the temporaries of a stretch take, if a step needs no more [bytes].
+    stretch_bytes = STRETCH_BYTES
 
     def __init__(self, gains: SiteGains, domain: Space, trains_start: bool) -> None:
         super().__init__(domain, gains.space, dtype=gains.like.dtype, device=gains.like.device)
@@ -130,7 +132,7 @@ class SiteParameterJacobian(ParameterJacobian):
         batch, time, hidden = self.codomain.shape
         targets = sum(stage.units * len(stage.targets) for stage in self.gains.stages)
         each = max(1, math.prod(probes)) * batch * (hidden + targets) * self.dtype.itemsize
-        length = max(1, min(time, STRETCH_BYTES // each))
+        length = max(1, min(time, self.stretch_bytes // each))
         return [slice(start, min(start + length, time)) for start in range(0, time, length)]
 
 
@@ -164,7 +166,8 @@ class SiteParameterOperator(ParameterOperator):
     def block_labels(self) -> torch.Tensor | None:  # [H], int64
         """The unit of each entry, where each parameter acts on one unit: its incoming weights and its bias.
 
-        In a cell of one stage whose weights are parameters themselves; not with a trainable start.
+        In a cell of one stage whose weights are parameters themselves, or made ``unitwise`` of parameters; not
+        with a trainable start.
         """
         jacobian = self.jacobian
         if (
@@ -173,7 +176,7 @@ class SiteParameterOperator(ParameterOperator):
             or len(jacobian.gains.stages) > 1
             or jacobian.ties
             or "h0" in self.parameters
-            or any(placed.chain is not None for placed in jacobian.gains.sites)
+            or any(placed.chain and not placed.site.unitwise for placed in jacobian.gains.sites)
         ):
             return None
         return jacobian.gains.units.to(self.device)

@@ -136,6 +136,21 @@ def test_actual_change_leaves_the_flow_alone() -> None:
     assert all(torch.equal(before[name], value) for name, value in flow.model.state_dict().items())
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_actual_change_holds_the_state_at_padded_steps(given: bool) -> None:
+    whole, _ = make()
+    x, mask = whole.trajectory.inputs, torch.arange(5) < torch.tensor([[5], [3], [2]])
+    h0 = torch.ones(3, 4, dtype=F64) / 2 if given else None
+    flow = linearize(whole.model, x, h0, mask)
+    update = torch.randn(flow.J.domain.size, generator=torch.Generator().manual_seed(1), dtype=F64)
+    found = actual_change(flow, update, 1e-6)
+    predicted = predicted_change(flow, update, 1e-6)
+    torch.testing.assert_close(found, predicted, rtol=1e-3, atol=1e-11)
+    assert torch.equal(found[2, 2:], found[2, 1].expand(3, 4))
+    loose = actual_change(linearize(whole.model, x, h0), update, 1e-6)
+    assert float((loose - found)[1:].norm() / found.norm()) > 0.1
+
+
 def test_cross_flow() -> None:
     train, err = make()
     torch.manual_seed(5)

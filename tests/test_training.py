@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from attrs import evolve
 
 from kpframe import LearningRule, Model, Task
 from kpframe.errors import ArgumentError, NonFiniteError, NotLinearError, SettingsError
@@ -107,6 +108,51 @@ def test_operators_give_the_gradient_of_backward(loss, dtype, rtol) -> None:
             assert distance(short[name], gradient) > 1e-2
         else:
             assert torch.equal(short[name], found[name])
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_padding_teaches_nothing(loss) -> None:
+    """What stands at padded steps changes no gradient, whichever way it is computed.
+
+    Errors of the last steps come back over no padding here; a start that is trained and scored steps
+    behind padding would show a mask that is not passed on.
+    """
+    task = Sum(loss)
+    trials = task.sample(8, generator=1)
+    noise = torch.randn(trials.inputs.shape, generator=torch.Generator().manual_seed(5))
+    noisy = evolve(trials, inputs=torch.where(trials.mask[..., None], trials.inputs, noise))
+    late = torch.arange(7).expand(8, 7) == 6
+    whole = torch.ones_like(trials.mask)
+
+    def gradient(own: Trials, rule: LearningRule | None) -> torch.Tensor:
+        model, readout = Toy(), Readout(6, task.output_size, generator=0)
+        if rule is None:
+            backward_gradient(model, readout, own, task)
+        else:
+            operator_gradient(model, readout, own, task, rule)
+        return torch.cat([p.grad.flatten() for p in (*model.parameters(), *readout.parameters())])
+
+    expected = gradient(trials, None)
+    for own in (trials, noisy):
+        for rule in (None, Exact()):
+            assert distance(gradient(own, rule), expected) <= 1e-5
+    unmasked = evolve(noisy, mask=whole, scored=late)
+    assert distance(gradient(unmasked, Exact()), expected) > 0.05
+
+
+@pytest.mark.parametrize("rule", [None, Exact()], ids=["autograd", "operators"])
+def test_an_infinite_loss_of_finite_outputs_is_seen(rule) -> None:
+    """1e25 is a number in float32, and its square is not."""
+    made = trainer(rule, steps=2)
+    with torch.no_grad():
+        made.readout.bias.fill_(1e25)
+    states = made.model.rollout(made.task.sample(2, generator=0).inputs).states
+    assert bool(torch.isfinite(made.readout(states)).all())
+    with pytest.raises(NonFiniteError, match=r"diverged at step 1; .*loss: expected a finite number"):
+        losses(made)
+    with torch.no_grad():
+        made.readout.bias.fill_(1e15)
+    assert losses(trainer(rule, steps=1))[0] < 10
 
 
 @pytest.mark.parametrize(("optimizer", "rate"), [("adam", 0.01), ("sgd", 0.2)])

@@ -153,10 +153,15 @@ class PluginManager:
         try:
             factory = load_factory(spec, keywords)
         except (Exception, SystemExit) as error:
-            plugin = self.plugin_of(spec)
-            message = f"the factory {spec.factory!r} of {kind} {spec.name!r} cannot be used: {say(error)}"
-            raise PluginError(str(explain(plugin, "factory", message, self._choice.disabled))) from error
-        return factory(**keywords)
+            raise self._unusable(spec, error) from error
+        try:
+            return factory(**keywords)
+        except SystemExit as error:  # a plugin does not end its host
+            raise self._unusable(spec, error) from error
+
+    def _unusable(self, spec: Spec, error: BaseException) -> PluginError:
+        message = f"the factory {spec.factory!r} of {spec.kind} {spec.name!r} cannot be used: {say(error)}"
+        return PluginError(str(explain(self.plugin_of(spec), "factory", message, self._choice.disabled)))
 
     def _installed(self) -> list[tuple[PluginInfo, Callable[[], object]]]:
         pairs = [read_metadata(entry_point) for entry_point in self._entry_points()]

@@ -96,6 +96,10 @@ def test_replace_swaps_a_weight_and_keeps_the_gains(lab) -> None:
     lab.close(flow.A.replace({"weight_hh": model.weight_hh.detach()}).blocks(), flow.A.blocks())
     lab.differ(flow.A.replace({"weight_hh": other}).blocks(), flow.A.blocks())
     assert repr(flow.A.replace({"weight_hh": other})) == "A[weight_hh]"
+    given = other.clone()
+    replaced = flow.A.replace({"weight_hh": given})
+    given.zero_()  # the operator has its own
+    lab.close(replaced.blocks(), gain[..., None] * other)
 
 
 def test_direct_is_the_path_around_the_weights(lab) -> None:

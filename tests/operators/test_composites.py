@@ -210,6 +210,11 @@ def test_last_valid_step() -> None:
     adjoint_fits(last)
     assert not torch.allclose(last.to_dense(), op.select(time=-1).to_dense())
     assert (op @ op.T).last_valid(mask).positive
+    gap = torch.tensor([[True, False, False], [True, False, True]])  # the number of valid steps misleads
+    T_gap = op.last_valid(gap).to_dense().reshape(2, 2, 2, 2)
+    close(T_gap[0, :, 1], T[0, 0, :, 1, 2])
+    close(T_gap[1, :, 1], T[1, 2, :, 1, 2])
+    assert not torch.allclose(T[1, 2, :, 1, 2], T[1, 1, :, 1, 1])
     with pytest.raises(ArgumentError, match="at least one valid step in each trial, got none in trial 1"):
         op.last_valid(torch.tensor([[True, True, True], [False, False, False]]))
     with pytest.raises(ShapeError, match="mask"):

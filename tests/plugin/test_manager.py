@@ -275,6 +275,26 @@ def test_a_factory_that_cannot_be_used(factory, message, module_of, factories):
     assert manager.create("task", "fine", {}) == "fine"
 
 
+@pytest.mark.parametrize("code", [3, "no licence", None])
+def test_a_factory_that_exits_does_not_end_its_host(code, module_of, factories):
+    def leave():
+        sys.exit(code)
+
+    factories("kpf_factory", leave=leave)
+    plugin = module_of(
+        "from kpframe.plugin import TaskSpec, hookimpl\n"
+        "@hookimpl\n"
+        "def kpframe_tasks(): yield TaskSpec('bad', 'kpf_factory:leave')\n"
+    )
+    manager = manager_of()
+    manager.register(plugin, distribution="kpf-task", version="5.0")
+    with pytest.raises(PluginError) as caught:
+        manager.create("task", "bad", {})
+    said = "SystemExit" if code is None else f"SystemExit: {code}"
+    text = "plugin kpf-task 5.0 (factory): the factory 'kpf_factory:leave' of task 'bad' cannot be used: "
+    assert str(caught.value).startswith(text + said)
+
+
 def test_an_error_of_the_factory_itself_passes_unchanged(module_of, factories):
     def fail():
         raise ZeroDivisionError("mine")

@@ -23,7 +23,10 @@ def synapse_sites(settings: NetworkSettings) -> tuple[Site, ...]:
     n, inhibitory = settings.hidden_size, count_inhibitory(settings)
     excitatory = n - inhibitory
     if settings.reversals is not None:
-        return (Site("weight_synapses", "s", ("g_synapses", "gE_synapses"), parameters=("weight_synapses",)),)
+        made_of = ("weight_synapses",)
+        return (
+            Site("weight_synapses", "s", ("g_synapses", "gE_synapses"), parameters=made_of, unitwise=True),
+        )
     stretches = {"excitatory": slice(0, excitatory), "inhibitory": slice(excitatory, n)}
     return tuple(
         Site(
@@ -32,6 +35,7 @@ def synapse_sites(settings: NetworkSettings) -> tuple[Site, ...]:
             (f"g_{kind}",),
             columns=columns,
             parameters=(f"weight_{kind}",) if settings.nonnegative or not settings.autapses else (),
+            unitwise=True,
         )
         for kind, columns in stretches.items()
         if columns.start < columns.stop
