@@ -166,8 +166,8 @@ class SiteParameterOperator(ParameterOperator):
     def block_labels(self) -> torch.Tensor | None:  # [H], int64
         """The unit of each entry, where each parameter acts on one unit: its incoming weights and its bias.
 
-        In a cell of one stage whose weights are parameters themselves, or made ``unitwise`` of parameters; not
-        with a trainable start.
+        In a cell of one stage whose weights are parameters themselves, or made of them ``unitwise``; not with
+        a trainable start.
         """
         jacobian = self.jacobian
         if (

@@ -181,3 +181,36 @@ def test_recurrent_weights_are_replaced_by_name(make, draw, close, differ, x) ->
     close(replaced.blocks()[:, :1], first.A.blocks(), 1e-12)
     with pytest.raises(ArgumentError, match=r"weights: expected names among .*'weight_hh_l0\[r,z\]'"):
         flow.A.replace({"weight_hh_l0": swapped.weight_hh_l0.detach()})
+
+
+@pytest.mark.parametrize("cut", ["r", "z", "n"])
+@pytest.mark.parametrize("reset", ["after", "before"])
+def test_each_gate_is_cut_by_its_own_name(make, draw, close, differ, x, reset, cut) -> None:
+    """The state reaches a gate no more, as if detached there: torch's order of rows says which is which."""
+    model = make(reset=reset)
+    flow = linearize(model, x, draw(2, model.width, seed=5))
+    W, V = (getattr(model, f"weight_{kind}_l0").detach() for kind in ("ih", "hh"))
+    b, c = (getattr(model, f"bias_{kind}_l0").detach() for kind in ("ih", "hh"))
+
+    def step(h: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+        read = {gate: h.detach() if gate == cut else h for gate in "rzn"}
+        (V_r, V_z, V_n), (c_r, c_z, c_n) = V.chunk(3), c.chunk(3)
+        i_r, i_z, i_n = (W @ row + b).chunk(3)
+        r = torch.sigmoid(i_r + V_r @ read["r"] + c_r)
+        z = torch.sigmoid(i_z + V_z @ read["z"] + c_z)
+        if reset == "after":
+            n = torch.tanh(i_n + r * (V_n @ read["n"] + c_n))
+        else:
+            product = V_n @ (r * h)
+            n = torch.tanh(i_n + c_n + (product.detach() if cut == "n" else product))
+        return (1 - z) * n + z * h
+
+    rows = zip(flow.trajectory.inputs.flatten(0, 1), flow.trajectory.previous.flatten(0, 1), strict=True)
+    expected = torch.stack(
+        [torch.autograd.functional.jacobian(lambda h, row=row: step(h, row), h) for row, h in rows]
+    ).reshape(*flow.trajectory.space.shape, -1)
+    name = {"n": "n_hidden"}.get(cut, cut)
+    close(flow.A.cut([name]).blocks(), expected, 1e-12)
+    others = [other for other in ("r", "z", "n_hidden") if other != name]
+    for other in others:
+        differ(flow.A.cut([other]).blocks(), expected)
