@@ -14,6 +14,7 @@ from attrs import frozen
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.isolation import in_isolation
 from kpframe.spectra.arguments import check_step_jacobian
+from kpframe.spectra.jacobi import Rows
 from kpframe.spectra.rng import new_generator
 from kpframe.step_jacobian import StepJacobian
 from kpframe.whole import whole
@@ -113,7 +114,8 @@ def lyapunov_exponents(
     total = torch.zeros(batch, k, dtype=A.dtype, device=A.device)
     with torch.no_grad():
         for t in range(steps):
-            frame, growth = _carry(A, A.step, t, frame)
+            frame, triangle = _carry(A, A.step, t, frame)
+            growth = _growth(triangle)
             total += torch.where(counted[:, t, None], growth, 0.0)
     own = counted.sum(dim=1)
     rates = (total / (own[:, None] * dt)).sort(dim=1, descending=True).values
@@ -137,8 +139,8 @@ def finite_time_exponents(
 
     The product is never formed: the frame is swept forward with ``A`` and back with ``A*`` until the
     logarithms settle, which is orthogonal iteration for the singular vectors of the product, so small
-    singular values are as accurate as large ones and nothing overflows. Singular values closer to each
-    other than ``tol`` need not be told apart.
+    singular values are as accurate as large ones and nothing overflows. What sweeps tell apart too slowly,
+    singular values close to each other, Jacobi rotations of the product in the last frame do.
 
     Args:
         A: the step Jacobian, ``flow.A``.
@@ -170,19 +172,22 @@ def finite_time_exponents(
         for _ in range(sweeps):
             there = torch.zeros(batch, width, dtype=A.dtype, device=A.device)
             for place in range(start + 1, stop + 1):
-                frame, growth = _carry(A, A.step, place, frame)
-                there += growth
+                frame, triangle = _carry(A, A.step, place, frame)
+                there += _growth(triangle)
             back = torch.zeros_like(there)
             for place in range(stop, start, -1):
-                frame, growth = _carry(A, A.step_adjoint, place, frame)
-                back += growth
+                frame, triangle = _carry(A, A.step_adjoint, place, frame)
+                back += _growth(triangle)
             new = (there + back) / 2
-            if logs is not None and bool((torch.nan_to_num(new - logs).abs() <= tol * count).all()):
-                logs = new
-                break
+            settled = logs is not None and bool((torch.nan_to_num(new - logs).abs() <= tol * count).all())
             logs = new
-    assert logs is not None  # sweeps >= 1
-    return (logs / (count * dt)).sort(dim=1, descending=True).values
+            if settled:
+                break
+        product = Rows(batch, width, there)
+        for place in range(start + 1, stop + 1):
+            frame, triangle = _carry(A, A.step, place, frame)
+            product.multiply(triangle)
+    return (product.singular_logs() / (count * dt)).sort(dim=1, descending=True).values
 
 
 def _counted_steps(A: StepJacobian, places: slice, discard: int = 0) -> torch.Tensor:  # [B, steps], bool
@@ -207,14 +212,19 @@ def _counted_steps(A: StepJacobian, places: slice, discard: int = 0) -> torch.Te
 def _carry(
     A: StepJacobian, step: Callable[[int, torch.Tensor], torch.Tensor], t: int, frame: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the frame ``[B, H, k]`` after a step, orthonormal again, and the logarithms of its growth."""
+    """Return the frame ``[B, H, k]`` after a step, orthonormal again, and its triangle ``[B, k, k]``."""
     moved = step(t, frame.permute(2, 0, 1)).permute(1, 2, 0)
     q, r = torch.linalg.qr(moved)
-    growth = r.diagonal(dim1=-2, dim2=-1).abs().log()
     if A.valid is None:
-        return q, growth
-    valid = A.valid[:, t, None]
-    return torch.where(valid[..., None], q, frame), torch.where(valid, growth, 0.0)
+        return q, r
+    valid = A.valid[:, t, None, None]
+    eye = torch.eye(r.shape[-1], dtype=r.dtype, device=r.device)
+    return torch.where(valid, q, frame), torch.where(valid, r, eye)
+
+
+def _growth(triangle: torch.Tensor) -> torch.Tensor:  # [B, k, k] -> [B, k]
+    """Return the logarithms of how much each direction grew."""
+    return triangle.diagonal(dim1=-2, dim2=-1).abs().log()
 
 
 def _kaplan_yorke(exponents: torch.Tensor) -> torch.Tensor:
