@@ -252,7 +252,8 @@ def _places(trajectory: Trajectory) -> tuple[torch.Tensor, torch.Tensor]:
     """Return trials and steps of three rows: the last of all, one in the middle, and the first."""
     batch, time, _ = trajectory.space.shape
     device = trajectory.states.device
-    last = time - 1 if trajectory.mask is None else max(int(trajectory.mask[0].sum()) - 1, 0)
+    valid = [] if trajectory.mask is None else trajectory.mask[0].nonzero().flatten().tolist()
+    last = valid[-1] if valid else time - 1
     return (
         torch.tensor([0, batch // 2, batch - 1], device=device),
         torch.tensor([last, time // 2, 0], device=device),
