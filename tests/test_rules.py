@@ -92,6 +92,40 @@ def differ(one: torch.Tensor, other: torch.Tensor) -> None:
     assert float((one - other).norm()) > 1e-2 * float(other.norm())
 
 
+class Squared(LearningRule):
+    """``P := P P``."""
+
+    def change(self, update):
+        return update.replace(P=update.P @ update.P)
+
+
+class Masked(LearningRule):
+    """``P := D P``, which sees the first unit alone."""
+
+    def change(self, update):
+        keep = torch.zeros(H, dtype=F64)
+        keep[0] = 1
+        return update.replace(P=keep * update.P)
+
+
+def test_composed_rules_change_from_the_right_to_the_left(flow) -> None:
+    """``(outer @ inner)`` changes what ``inner`` has made: ``D P`` squared is not ``P P`` masked."""
+    err = draw(B, T, H, seed=7)
+    P, J = flow.P.to_dense(), flow.J.to_dense()
+    D = torch.diag(torch.tensor([1.0, 0, 0], dtype=F64).repeat(B * T))
+    e = err.reshape(-1)
+    squared_last, masked_last = J.T @ (D @ P @ D @ P).T @ e, J.T @ (D @ P @ P).T @ e
+    assert float((squared_last - masked_last).norm()) > 0.1 * float(masked_last.norm())
+    for rule, right in (
+        (Squared() @ Masked(), squared_last),
+        (Masked() @ Squared(), masked_last),
+        (Exact() @ Squared() @ Masked(), squared_last),
+        (Masked() @ (Squared() @ Exact()), masked_last),
+    ):
+        found = rule.update_operator(flow)(err)
+        assert float((found - right).norm()) <= 1e-10 * float(right.norm()), rule
+
+
 def test_compositions_print_as_formulas(flow, readout) -> None:
     assert repr(Exact().update_operator(flow)) == "J* P*"
     assert Exact().flow_operator(flow) is flow.Phi

@@ -57,19 +57,19 @@ def frobenius_norm(
     rtol = check_rtol(rtol)
     check_name(method, METHODS, "method")
     gram = Gram(op)
-    sampler = Sampler(op, generator) if method == "hutchinson" else gram.sampler(generator)
+    single, paired = Sampler(op, generator), gram.sampler(generator)
 
     def measure(products: int) -> Estimate:
         num = products // gram.weight
         if method == "hutchinson" or num < 2:
-            source = sampler if method == "hutchinson" else Sampler(op, generator)
-            _, images = source.products(products, "gaussian")
+            _, images = single.products(products, "gaussian")
             squares = (images**2).sum(1, dtype=torch.float64)[:, None]
             value, stderr = jackknife(squares, _root)
-            unit = source.product.unit
-            return Estimate(unit * value, unit * stderr, source.count, "hutchinson")
-        value, stderr = moments(sampler, num).estimate(_root if gram.weight == 2 else _root_of_square)
-        return Estimate(gram.unit * value, gram.unit * stderr, sampler.count, "nystrom")
+            unit, name = single.product.unit, "hutchinson"
+        else:
+            value, stderr = moments(paired, num).estimate(_root if gram.weight == 2 else _root_of_square)
+            unit, name = gram.unit, "nystrom"
+        return Estimate(unit * value, unit * stderr, single.count + paired.count, name)
 
     return spend(
         measure,

@@ -17,6 +17,8 @@ from kpframe.operators import (
 )
 from kpframe.spaces import Space
 from kpframe.spectra import Estimate, alignment, effective_rank, frobenius_norm
+from kpframe.spectra.measure import spectral_measure
+from kpframe.spectra.products import Products
 
 F64 = torch.float64
 Seeded = Callable[[int], torch.Generator]
@@ -221,3 +223,32 @@ def test_which_operator_a_rank_is_of(kind: str, positive: MatrixOperator, strip:
         effective_rank(hidden, kind, of="op")
     with pytest.raises(ArgumentError, match=r"of: expected one of auto, op, op op\*, got 'G'"):
         effective_rank(positive, kind, of="G")
+
+
+def test_probes_outside_known_directions_have_the_length_of_what_is_left() -> None:
+    """An orthogonal operator beside one of rank one: nothing is left to chance when the lengths are right.
+
+    The range of the second is known after one adjoint product; the first keeps every length, so that its norm
+    is the number of known directions plus the squared length of a probe outside them.
+    """
+    size, space = 40, Space.of(index=40)
+    seeded = torch.Generator().manual_seed(3)
+    turn = torch.linalg.qr(torch.randn(size, size, generator=seeded, dtype=torch.float64))[0]
+    u, v = turn[0], torch.randn(size, generator=seeded, dtype=torch.float64)
+    first, second = MatrixOperator(turn, space), MatrixOperator(torch.outer(u, v), space)
+    right = float(u @ turn @ v / (math.sqrt(size) * u.norm() * v.norm()))
+    for budget in (24, 36):  # two and three directions from each
+        found = alignment(first, second, budget=budget)
+        assert found.method == "hutchpp"
+        assert found.value == pytest.approx(right, rel=1e-9)
+    assert abs(right) > 1e-3
+
+
+def test_the_measure_of_a_spectrum_has_the_weight_of_the_dimension() -> None:
+    """What is known and the rules of the rest count every direction once."""
+    values = torch.cat([torch.tensor([50.0, 40, 30]), torch.linspace(0.5, 1, 57)]).double()
+    product = Products(DiagonalOperator(values))
+    seen = spectral_measure(product, 40, torch.Generator().manual_seed(0))
+    assert len(seen.known) >= 3
+    total = len(seen.known) + float(seen.rest.rule()[1].sum(1).mean())
+    assert total == pytest.approx(60, rel=1e-9)
