@@ -87,7 +87,7 @@ def test_traces() -> None:
 
 @pytest.mark.parametrize("axes", [("hidden",), ("time",), ("time", "hidden")])
 def test_contractions(axes: tuple[str, ...]) -> None:
-    """Seven, three and 21 entries in chunks of five (of three for the time, where the chunk is cut to two)."""
+    """Seven, three and 21 entries in chunks of five; those of the time are cut to two below."""
     dense = blocks(SQUARE)
     eye = {axis: torch.eye(SQUARE.domain[axis].size, dtype=F64) for axis in ("time", "hidden")}
     kept = dense.clone()
