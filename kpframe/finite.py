@@ -12,7 +12,7 @@ from kpframe.spaces import BATCH, HIDDEN, TIME, Axis, Space
 
 def is_finite(tensor: torch.Tensor) -> bool:
     """Return whether no entry is NaN or infinite, by one reduction where that is so."""
-    if tensor.is_meta or (not tensor.is_complex() and math.isfinite(float(tensor.sum()))):
+    if tensor.is_meta or (not tensor.is_complex() and math.isfinite(float(tensor.detach().sum()))):
         return True
     return bool(torch.isfinite(tensor).all())  # the sum alone may overflow
 
