@@ -120,7 +120,8 @@ class LearningRule(ABC):
         Raises:
             ArgumentError: for both errors or neither; for an ``err`` that comes through no output, where the
                 rule puts another matrix in the place of the readout's.
-            ShapeError, DtypeError, DeviceError: when the error lies in another space.
+            ShapeError, DtypeError, DeviceError, NonFiniteError: when the error lies in another space, or has
+                NaN or infinity in it.
             NotLinearError: for a rule that is not linear in the error.
             UnsupportedError: as ``update``; for an ``err`` that does not determine what is fed back, with
                 more outputs than units.
@@ -150,6 +151,11 @@ class LearningRule(ABC):
         expected = {part.name: part.shape for part in flow.J.domain.axes[0].parts}
         if shapes != expected:
             raise ArgumentError(mismatch("model", f"the parameters of the flow, {expected}", shapes))
+        kind, own = f"{flow.J.dtype} on {flow.J.device}", {f"{p.dtype} on {p.device}" for p in theta.values()}
+        if own - {kind}:
+            raise ArgumentError(
+                mismatch("model", f"parameters like those of the flow, {kind}", ", ".join(own - {kind}))
+            )
         for name, value in gradient_of(self, flow, err, readout, output_err).items():
             theta[name].grad = value
 

@@ -155,7 +155,8 @@ class Update:
         Raises:
             ArgumentError: for both or neither; for a hidden error that comes through no readout, where the
                 rule puts another matrix in the readout's place.
-            ShapeError, DtypeError, DeviceError: for an error that lies in another space.
+            ShapeError, DtypeError, DeviceError, NonFiniteError: for an error that lies in another space, or
+                holds NaN or infinity.
             UnsupportedError: for an output error without the readout, and as ``error_map``.
         """
         P = self.flow.P
@@ -165,9 +166,11 @@ class Update:
         if output_err is not None:
             back = self._from_outputs
             back.domain.check(output_err, "output_err", dtype=P.dtype, device=P.device)
+            check_finite(output_err, "output_err", back.domain)
             return back(output_err)
         assert err is not None  # one of the two is there
         P.domain.check(err, "err", dtype=P.dtype, device=P.device)
+        check_finite(err, "err", P.domain)
         if self.feedback is None:
             return err
         E = self.error_map

@@ -13,7 +13,7 @@ from kpframe_rules.feedback_alignment import FeedbackAlignment
 
 from kpframe import LearningRule, Readout, Task, Trials, create_model, create_rule, linearize
 from kpframe.comparison import compare_update
-from kpframe.errors import ArgumentError, ShapeError, UnsupportedError
+from kpframe.errors import ArgumentError, NonFiniteError, ShapeError, UnsupportedError
 from kpframe.gradient_flow import contributions, loss_rate
 from kpframe.readout import output_error, task_loss
 from kpframe.study.compare import compare_rules
@@ -293,6 +293,17 @@ def test_refusals() -> None:
     readout.double()
     with pytest.raises(ShapeError, match=r"output_err: expected shape \[\.\.\., batch=3, time=6, output=3\]"):
         rule.gradient(flow, readout=readout, output_err=e[..., :2])
+    for error, name in ((err, "err"), (e, "output_err")):
+        broken = error.clone()
+        broken[1, 2, 0] = torch.nan
+        for own in (rule, create_rule("bptt"), create_rule("rtrl"), create_rule("clipped", max_norm=1.0)):
+            with pytest.raises(NonFiniteError, match=rf"{name}: expected finite numbers, got nan"):
+                own.gradient(flow, readout=readout, **{name: broken})
+    with pytest.raises(
+        ArgumentError, match=r"model: expected parameters like .* torch.float64 on cpu, got torch\.f"
+    ):
+        rule.apply_gradient(model.float(), flow, readout=readout, output_err=e)
+    model.double()
     with pytest.raises(UnsupportedError, match="readout: expected the readout through which"):
         create_rule("bptt").gradient(flow, output_err=e)
     with torch.no_grad():  # dependent rows need not be more than units

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from kpframe import Readout, create_model, create_rule, linearize, wrap
+from kpframe import Readout, Site, SiteModel, Stage, create_model, create_rule, linearize, wrap
 from kpframe.errors import UnsupportedError
 
 F64 = torch.float64
@@ -233,3 +233,53 @@ def test_a_wrapped_cell_does_not_know_its_paths(rule) -> None:
     readout = Readout(UNITS, 2, generator=5, dtype=F64)
     with pytest.raises(UnsupportedError, match=rf"{rule} needs .*SiteModel.*snap1 and truncated_bptt work"):
         create_rule(rule, **settings.get(rule, {})).update(flow, readout)
+
+
+class Midpoint(SiteModel):
+    """``dh/dt = -h + tanh(W h + U x)`` by the midpoint rule: W reads pointwise functions of the old state."""
+
+    DT = 0.5
+
+    def __init__(self) -> None:
+        def sites(read: str, target: str) -> tuple[Site, ...]:
+            return Site("weight_ih", "input", target), Site("weight_hh", read, target)
+
+        half = Stage("m", UNITS, sites("h", "u"), combine=self.half)
+        whole = Stage("h", UNITS, sites("m'", "v"), combine=self.whole)
+        super().__init__(INPUTS, components=("h",), stages=(half, whole))
+        self.weight_ih = torch.nn.Parameter(normal(5, UNITS, INPUTS))
+        self.weight_hh = torch.nn.Parameter(normal(6, UNITS, UNITS))
+
+    def half(self, u, h, t=None):
+        return {"m": h["h"] + self.DT / 2 * (torch.tanh(u["u"]) - h["h"])}
+
+    def whole(self, u, h, t=None):
+        return {"h": h["h"] + self.DT * (torch.tanh(u["v"]) - h["m'"])}
+
+
+def test_what_a_weight_reads_of_a_pointwise_function_of_the_old_state_is_detached(close, differ) -> None:
+    model, x, err = Midpoint(), normal(3, 2, STEPS, INPUTS), normal(4, 2, STEPS, UNITS)
+    h, total = torch.zeros(2, UNITS, dtype=F64), torch.zeros((), dtype=F64)
+    for t in range(STEPS):
+        drive, old = x[:, t] @ model.weight_ih.T, h.detach()
+        slope = torch.tanh(old @ model.weight_hh.T + drive)
+        read = old + model.DT / 2 * (slope - old)  # learns through the slope, as W acts there, too
+        middle = h + model.DT / 2 * (slope - h)
+        h = h + model.DT * (torch.tanh(read @ model.weight_hh.T + drive) - middle)
+        total = total + (h * err[:, t]).sum()
+    flow = linearize(model, x)
+    update = create_rule("eprop").update_operator(flow)(err)
+    close(update, gradients(model, total), 1e-12)
+    close(create_rule("rflo").update_operator(flow)(err), update, 1e-12)
+    differ(update, flow.J.T(flow.P.T(err)), 1e-2)
+    differ(
+        create_rule("gate_stop", paths=["weight_hh"]).update_operator(flow)(err),
+        flow.J.T(flow.P.T(err)),
+        1e-2,
+    )
+    leak = 1 - model.DT * (1 - model.DT / 2)
+    close(
+        flow.A.direct().blocks(),
+        (leak * torch.eye(UNITS, dtype=F64)).expand(2, STEPS, -1, -1).contiguous(),
+        1e-12,
+    )
