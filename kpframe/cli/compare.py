@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
@@ -94,8 +95,14 @@ def _show(data: object) -> None:
                 str(rule),
                 f"{float(one.update_cosine):.4f}",
                 f"{float(one.descent):.4f}",
-                f"{float(one.flow_alignment):.4f}",
-                f"{float(one.effective_rank):.4g}",
-                f"{float(one.symmetric_smallest):.3g}",
+                _figure(one.flow_alignment, ".4f"),
+                _figure(one.effective_rank, ".4g"),
+                _figure(one.symmetric_smallest, ".3g"),
             )
     _console().print(table)
+
+
+def _figure(value: object, form: str) -> str:
+    """Return a figure of a rule's flow, "none" where the rule has no flow on the state space."""
+    number = float(value)  # type: ignore[arg-type]
+    return "none" if math.isnan(number) else f"{number:{form}}"

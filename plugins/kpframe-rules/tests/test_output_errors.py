@@ -12,10 +12,12 @@ import torch
 from kpframe_rules.feedback_alignment import FeedbackAlignment
 
 from kpframe import LearningRule, Readout, Task, Trials, create_model, create_rule, linearize
+from kpframe.cli.compare import _show
 from kpframe.comparison import compare_update
 from kpframe.errors import ArgumentError, NonFiniteError, ShapeError, UnsupportedError
 from kpframe.gradient_flow import contributions, loss_rate
 from kpframe.readout import output_error, task_loss
+from kpframe.report.comparison import write_comparison
 from kpframe.study.compare import compare_rules
 from kpframe.training import Trainer, TrainingSettings, operator_gradient
 
@@ -215,7 +217,7 @@ def test_loss_rates_of_output_errors(close, differ, rule, outputs) -> None:
         assert loss_rate(flow, readout=readout, output_err=e) == pytest.approx(rate, rel=1e-12)
 
 
-def test_comparison_with_more_outputs_than_units() -> None:
+def test_comparison_with_more_outputs_than_units(capsys, tmp_path) -> None:
     """Updates are exact; a flow on the state space is there for the rules that have one."""
     model, readout = network(MANY)
     trials = trials_of(MANY)
@@ -232,6 +234,16 @@ def test_comparison_with_more_outputs_than_units() -> None:
         assert np.isnan(float(data[name].sel(rule="fa")))
         assert np.isfinite(float(data[name].sel(rule="eprop")))
     assert np.isnan(data.singular_value.sel(rule="fa")).all()
+    whole = data.expand_dims(checkpoint=["now"]).assign_coords(
+        step=("checkpoint", [0]), model=("checkpoint", ["rnn"])
+    )
+    _show(whole)
+    table = capsys.readouterr().out
+    assert table.count("none") == 3
+    assert "nan" not in table
+    page = write_comparison(whole, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count(">none<") == 3
+    assert ">nan" not in page
     fewer = compare_rules(*network(FEW), trials_of(FEW), "cross_entropy", rules, budget=20, values=3)
     assert np.isfinite(float(fewer.flow_alignment.sel(rule="fa")))
 
