@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from attrs import evolve
 
 from kpframe import Flow, eigsh, linearize, spectral_density, svd, wrap
 from kpframe.errors import ArgumentError, DtypeError, MissingDependencyError, ShapeError
@@ -57,6 +58,10 @@ def test_density_and_exponents(flow: Flow) -> None:
     exponents = to_xarray(lyapunov_exponents(flow.A, dt=0.1))
     assert exponents.exponent.dims == ("batch", "k")
     assert exponents.attrs["dt"] == 0.1
+    assert exponents.steps.dims == ("batch",)
+    assert exponents.steps.values.tolist() == [4, 2, 3]  # each trial has its own
+    whole = to_xarray(evolve(lyapunov_exponents(flow.A), steps=4))
+    assert whole.attrs["steps"] == 4
     with pytest.raises(ArgumentError, match=r"result: expected .*, got int"):
         to_xarray(3)
 

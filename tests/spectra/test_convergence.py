@@ -49,13 +49,13 @@ def test_copies_beyond_the_start_vectors_are_found(solver: str, block_size: int)
 def test_within_any_budget_flags_are_true_of_right_pairs_alone(solver: str) -> None:
     expected = torch.tensor(HEAD[:8], dtype=F64)
     flagged = []
-    for budget in range(40, 320, 20):
+    for budget in range(40, 320, 40):
         found = SOLVERS[solver](block_size=1, budget=budget)
         assert found.num_matvecs <= budget
         right = (values_of(found).abs() - expected).abs() <= 1e-9
         assert not (found.converged & ~right).any(), budget
         flagged.append(int(found.converged.sum()))
-    assert 0 < flagged[5] < 8  # it does say True, and not at once of all
+    assert 0 < flagged[3] < 8  # it does say True, and not at once of all
     assert flagged[-1] == 8
 
 
