@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PURE = "a step that depends on its arguments, parameters and buffers alone, row by row"
 OWN = "a step that learns its own parameters"
-_ADAPTIVE = "(an adaptive solver does: give it a fixed step, or tighter tolerances)"
+_ADAPTIVE = "(an adaptive solver does so: give it a fixed step, or tighter tolerances)"
 
 #: Relative differences that count as rounding: of states, and of derivatives, where other rows give zeros.
 #: A solver that chooses its steps by all rows together stays within at its usual tolerances.
@@ -113,7 +113,7 @@ def check_step(model: Model, rows: FewRows, *, twice: bool) -> None:
     """
     h, out = rows.h, rows.out
     if not (same(rows.alone, rows.expected[:1]) and same(out, rows.expected)):
-        got = f"{type(model).__name__}, which gave them other states than with other rows, or a second time"
+        got = f"{type(model).__name__}, which gave rows of the roll-out other states when a few came alone"
         raise ArgumentError(mismatch("model", PURE, f"{got} {_ADAPTIVE}"))
     check_leaves(model, (rows.alone, out), h)
     if not out.requires_grad:
@@ -123,7 +123,7 @@ def check_step(model: Model, rows: FewRows, *, twice: bool) -> None:
     r[0] = cotangent(out[0])
     moved = (graph.check(r) if twice else graph.check_linear(r))[0]
     if mixes(moved):
-        got = f"{type(model).__name__}, in which a row moves with the states of other rows"
+        got = f"{type(model).__name__}, in which the next state of a row moves with the states of other rows"
         raise ArgumentError(mismatch("model", PURE, f"{got} {_ADAPTIVE}"))
 
 
