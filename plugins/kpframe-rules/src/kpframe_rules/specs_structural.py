@@ -182,7 +182,7 @@ SPECS: tuple[RuleSpec, ...] = (
         factory="kpframe_rules.eprop:EProp",
         settings=EPropSettings,
         api=1,
-        summary="eligibility propagation: the direct path of A, around all weights",
+        summary="eligibility propagation: the direct path of A, around all recurrent weights",
     ),
     RuleSpec(
         name="kernl",
