@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from attrs import frozen
 
-from kpframe.autograd import Linearization
+from kpframe.autograd import Linearization, recording
 from kpframe.flow import Flow
-from kpframe.isolation import isolated
+from kpframe.model import Model
 from kpframe.operators.base import ATOM, Operator
 from kpframe.spaces import PARAMETER, Part
 from kpframe.step_jacobian import StepJacobian
@@ -34,7 +36,7 @@ class InitialState:
         if trajectory.given:
             return None
         theta = model.trainable()
-        with isolated(trajectory.states.device, "h_0"), torch.enable_grad():
+        with recording(trajectory.states.device, "h_0"):
             start = model.initial_state(len(trajectory.states))
             reached = _reached(start, theta)
             parts = tuple(part for part in flow.J.domain[PARAMETER].parts if part.name in reached)
@@ -43,7 +45,8 @@ class InitialState:
             t = torch.zeros(1, dtype=torch.int64, device=start.device) if model.time_varying else None
             row = trajectory.inputs[:1, 0].clone(), start.detach()[:1].clone(), t
             read = _reached(model.step(*row) if model.time_varying else model.step(*row[:2]), theta)
-            linearization = Linearization(start, [theta[part.name] for part in parts])
+        recipe = partial(_record, model, len(trajectory.states), tuple(part.name for part in parts))
+        linearization = Linearization.of(recipe, trajectory.states.device)
         return cls(linearization, parts, alone=not read & reached)
 
     def forward(self, q: torch.Tensor) -> torch.Tensor:  # [..., M] -> [..., B, H]
@@ -103,6 +106,13 @@ class RestartedJacobian(Operator):
 
     def _formula(self) -> tuple[str, int]:
         return "J[h0]", ATOM
+
+
+def _record(
+    model: Model, batch: int, names: tuple[str, ...]
+) -> tuple[torch.Tensor, list[torch.nn.Parameter]]:
+    theta = model.trainable()
+    return model.initial_state(batch), [theta[name] for name in names]
 
 
 def restarted(J: Operator, flow: Flow, A: StepJacobian) -> Operator:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from kpframe_rules.feedback_through_time import FeedbackThroughTime
@@ -267,3 +270,5 @@ def test_an_initial_state_made_of_parameters(close, differ, shared) -> None:
     d = normal(9, 4, J.shape[1])
     close(update.J(d).flatten(1), d @ J.mT)
     assert update.through(flow.A, name="P").J is flow.J
+    for again in (pickle.loads(pickle.dumps(update.operator)), copy.deepcopy(update.operator)):
+        close(again(err), update.operator(err), 1e-15)
