@@ -146,10 +146,10 @@ def test_the_numbers_of_a_differentiable_backward() -> None:
             assert linearize(wrap(One(act)), x, method=method).Phi.to_dense().item() == pytest.approx(right)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("function", [Once, Quiet, Cut, Numpy, NumpyOf, Half])
-def test_a_backward_that_cannot_be_differentiated_again(function, method, dtype) -> None:
+def test_a_backward_that_cannot_be_differentiated_again(function, method) -> None:
+    dtype = F64 if method == "auto" else torch.float32
     remedy = f"write the backward of {function.__name__} in differentiable torch operations, without once_"
     with pytest.raises(UnsupportedError, match=TWICE + f".*; {remedy}"):
         linearize(wrap(One(function.apply)).to(dtype), torch.ones(1, 1, 1, dtype=dtype), method=method)
@@ -459,10 +459,9 @@ def test_distances_of_torch_are_refused() -> None:
 
 def test_compiled_cells() -> None:
     torch.manual_seed(0)
-    cell = nn.GRUCell(2, 3).double()
-    compiled = torch.compile(cell, backend="aot_eager")
-    x = drawn(2, 4, 2)
-    same_operators(wrap(compiled, input_size=2, state=3), wrap(cell), x, 1e-10)
+    cell, x, q = nn.GRUCell(2, 3).double(), drawn(2, 4, 2), drawn(2, 4, 3)
+    compiled = wrap(torch.compile(cell, backend="aot_eager"), input_size=2, state=3)
+    close(linearize(compiled, x).Phi(q), linearize(wrap(cell), x).Phi(q), 1e-10)
 
 
 # -- hooks of modules ---------------------------------------------------------------------------------------
