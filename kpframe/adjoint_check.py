@@ -50,7 +50,7 @@ def check_products(graph: Linearization, r: torch.Tensor | None = None) -> tuple
     gradients, sizes = check_linear(graph, r)
     tolerance, least = _tolerance(r)
     largest = max(sizes)
-    if largest == 0 or not math.isfinite(largest):
+    if largest <= _vanished(r) or not math.isfinite(largest):
         return gradients
     scales = [max(size, least * largest) for size in sizes]
     expected = math.fsum((size / scale) ** 2 for size, scale in zip(sizes, scales, strict=True))
@@ -76,7 +76,7 @@ def check_linear(graph: Linearization, r: torch.Tensor) -> tuple[tuple[torch.Ten
     if not all(map(math.isfinite, gaps)):  # too large to be multiplied
         return small, sizes
     tolerance, _ = _tolerance(r)
-    floor = 1e6 * SCALE * torch.finfo(r.dtype).tiny
+    floor = _vanished(r)
     for gap, size, g in zip(gaps, sizes, small, strict=True):
         if gap > tolerance * size + floor * math.sqrt(g.numel()):
             raise UnsupportedError(
@@ -104,6 +104,11 @@ def refusal(error: Exception, graph: Linearization) -> Exception:
 
 def _gradient(graph: Linearization, r: torch.Tensor, scale: float) -> tuple[torch.Tensor, ...]:
     return tuple(torch._foreach_mul([g[0] for g in graph.vjp(r.unsqueeze(0))], scale))
+
+
+def _vanished(r: torch.Tensor) -> float:
+    """Return the size below which products of what saturated units pass on underflow on the way."""
+    return float(torch.finfo(r.dtype).tiny ** 0.4)
 
 
 def _tolerance(r: torch.Tensor) -> tuple[float, float]:

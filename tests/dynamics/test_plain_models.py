@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from kpframe import Model, Site, SiteModel, linearize
+from kpframe import Model, Site, SiteModel, linearize, wrap
 from kpframe.errors import ArgumentError
 
 F64 = torch.float64
@@ -110,3 +110,18 @@ def test_rounding_over_many_steps_is_no_fault(dtype, gain) -> None:
     grown = float(flow.P(q).norm() / q.norm())
     assert grown < 10 if gain < 1 else grown > 1
     assert float(flow.Phi(q).norm()) > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_units_that_are_saturated_are_no_fault(dtype) -> None:
+    """Their derivatives underflow, in another order in each of the two products."""
+    torch.manual_seed(0)
+    model = wrap(nn.GRUCell(3, 1)).to(dtype)
+    x = drawn(2, 4, 3).to(dtype)
+    for size in (1e1, 1e2, 3e2, 1e3, 1e5):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(0, size)
+        for method in ("auto", "graph", "autograd"):
+            flow = linearize(model, x, method=method)
+            flow.J(torch.ones(flow.J.domain.shape, dtype=dtype))
