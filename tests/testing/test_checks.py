@@ -105,7 +105,11 @@ def test_good_models_pass(good) -> None:
     report = check_model(good, examples=5)
     assert report.passed, str(report)
     assert {result.verdict for result in report.results} <= {"passed", "not applicable"}
-    assert all(result.cases == 5 for result in report.results if result.verdict == "passed")
+    passed = [result for result in report.results if result.verdict == "passed"]
+    assert all(result.cases == 5 for result in passed if result.name != "shared_parameters_are_one")
+    # two parameters of one shape are there at some sizes only
+    shared = report["shared_parameters_are_one"]
+    assert shared.verdict == "not applicable" or 0 < shared.cases <= 5
 
 
 @pytest.mark.parametrize("good", [Fixed, Bare])

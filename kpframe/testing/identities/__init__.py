@@ -16,6 +16,7 @@ from kpframe.testing.identities import (
     reductions,
     rules,
     structure,
+    trust,
 )
 from kpframe.testing.identity import REGISTRY, Identity, identity, identity_named
 from kpframe.testing.residual import CheckFailure, NotApplicable, Residual
@@ -42,4 +43,5 @@ __all__ = [
     "reductions",
     "rules",
     "structure",
+    "trust",
 ]

@@ -28,7 +28,8 @@ def _negated(op: Operator) -> Residual | None:
     return contrast(dense, -dense)
 
 
-def _needs_parameters(problem: Problem) -> None:
+def needs_parameters(problem: Problem) -> None:
+    """Raise ``NotApplicable`` for a model in which nothing learns."""
     if not problem.flow.J.domain.size:
         raise NotApplicable("the model has no trainable parameter")
 
@@ -62,7 +63,7 @@ def _not_P(case: FlowCase) -> Residual | None:
 @identity("model", source=_SOURCE, look="_apply_adjoint of the parameter Jacobian")
 def adjoint_of_J(case: FlowCase) -> Residual:
     """``<J q, r> = <q, J* r>``."""
-    _needs_parameters(case.problem)
+    needs_parameters(case.problem)
     return operators.adjoint(case.problem.flow.J, case.problem.vector, "J")
 
 
@@ -74,7 +75,7 @@ def _not_J(case: FlowCase) -> Residual | None:
 @identity("model", source=_SOURCE, look="_apply and _apply_adjoint of the parameter operator")
 def adjoint_of_K(case: FlowCase) -> Residual:
     """``<K q, r> = <q, K r>``: the parameter operator is symmetric."""
-    _needs_parameters(case.problem)
+    needs_parameters(case.problem)
     return operators.adjoint(case.problem.flow.K, case.problem.vector, "K")
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from kpframe.testing.mutants import algebra, flows, reducers, rules, steps
+from kpframe.testing.mutants import algebra, flows, reducers, rules, steps, trust
 from kpframe.testing.mutants.mutant import Mutant
 
 #: Every mutant, in the order of the checks.
 MUTANTS: tuple[Mutant, ...] = (
     *steps.MUTANTS,
     *flows.MUTANTS,
+    *trust.MUTANTS,
     *rules.MUTANTS,
     *reducers.MUTANTS,
     *algebra.MUTANTS,
 )
 
-__all__ = ["MUTANTS", "Mutant", "algebra", "flows", "reducers", "rules", "steps"]
+__all__ = ["MUTANTS", "Mutant", "algebra", "flows", "reducers", "rules", "steps", "trust"]
