@@ -7,6 +7,7 @@ parameters that it reads are the model's own, and whether its derivatives are wh
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,13 +39,15 @@ _ROUNDING = {torch.float64: (1e-7, 1e-7), torch.float32: (1e-4, 1e-5)}
 
 @frozen(eq=False)
 class FewRows:
-    """One step of three rows of a roll-out, recorded; ``alone`` is that of the first of them by itself.
+    """One step of three rows of a roll-out, recorded, and of the outer ones by themselves.
 
     Attributes:
         trajectory: the roll-out.
         h: the states ``[3, H]`` that the step starts from, a leaf.
         expected: the states of the roll-out.
-        out, alone: what the step gives ``[3, H]``, ``[1, H]``.
+        out: what the step gives ``[3, H]``.
+        alone: what it gives for the first row ``[1, H]``.
+        last: for the last one, in models whose steps differ.
     """
 
     trajectory: Trajectory
@@ -52,6 +55,7 @@ class FewRows:
     expected: torch.Tensor
     out: torch.Tensor
     alone: torch.Tensor
+    last: torch.Tensor | None
 
 
 #: The rows that ``linearize`` has recorded, so that its estimate of memory need not do it again.
@@ -81,14 +85,19 @@ def _record(model: Model, trajectory: Trajectory) -> FewRows:
     try:
         with recording(h.device, "step"):
             out = model._rows(x, h, t, mask)
-            first = (None if value is None else value[:1].clone() for value in (t, mask))
-            alone = model._rows(x[:1].clone(), h[:1].clone(), *first)
+
+            def by_itself(row: slice) -> torch.Tensor:
+                others = (None if value is None else value[row].clone() for value in (t, mask))
+                return model._rows(x[row].clone(), h[row].clone(), *others)
+
+            alone = by_itself(slice(0, 1))
+            last = by_itself(slice(2, 3)) if model.time_varying else None
     except KpframeError:
         raise
     except Exception as error:
         expected = "a step that can be recorded for a few rows of the roll-out at once"
         raise ArgumentError(mismatch("model", expected, say(error))) from error
-    return FewRows(trajectory, h, trajectory.states[places], out, alone)
+    return FewRows(trajectory, h, trajectory.states[places], out, alone, last)
 
 
 def saved_by_a_row(model: Model, trajectory: Trajectory) -> int:
@@ -116,6 +125,10 @@ def check_step(model: Model, rows: FewRows, *, twice: bool) -> None:
         got = f"{type(model).__name__}, which gave rows of the roll-out other states when a few came alone"
         raise ArgumentError(mismatch("model", PURE, f"{got} {_ADAPTIVE}"))
     check_leaves(model, (rows.alone, out), h)
+    ends = {} if rows.last is None else {0: rows.alone, len(out) - 1: rows.last}
+    if any(learns_otherwise(model, end, out, row) for row, end in ends.items()):
+        got = f"{type(model).__name__}, whose parameters learn otherwise from a row that comes alone"
+        raise ArgumentError(mismatch("model", PURE, got))
     if not out.requires_grad:
         return
     graph = Linearization(out, (h, *model.trainable().values()))
@@ -234,6 +247,27 @@ def same(first: torch.Tensor, second: torch.Tensor) -> bool:
     """Whether two states agree up to what the order of sums does."""
     size = float(second.detach().nan_to_num(0, 0, 0).abs().max())
     return torch.allclose(first, second, rtol=0, atol=_rounding(second)[0] * size, equal_nan=True)
+
+
+def learns_otherwise(model: torch.nn.Module, alone: torch.Tensor, together: torch.Tensor, row: int) -> bool:
+    """Whether a row by itself ``[1, H]`` teaches the parameters other things than among others ``[N, H]``.
+
+    So it is where all rows follow the step index of one; the states need not show it, as what steps read
+    may be equal.
+    """
+    theta = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not theta or not (alone.requires_grad and together.requires_grad):
+        return alone.requires_grad != together.requires_grad
+    r = torch.zeros_like(together)
+    r[row] = cotangent(together[row])
+    options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+    own = torch.autograd.grad(alone, theta, r[row : row + 1], **options)
+    among = torch.autograd.grad(together, theta, r, **options)
+    gap, size = (
+        float(torch.stack(torch._foreach_norm(values)).double().norm())
+        for values in (torch._foreach_sub(own, among), own)
+    )
+    return math.isfinite(gap) and gap > _rounding(together)[0] * size
 
 
 def mixes(moved: torch.Tensor) -> bool:

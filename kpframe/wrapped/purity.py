@@ -15,7 +15,7 @@ from kpframe.autograd import recording
 from kpframe.errors import ArgumentError, KpframeError, mismatch
 from kpframe.model import Model
 from kpframe.plugin.loading import say
-from kpframe.step_check import PURE, check_apart, check_leaves, mixes, same
+from kpframe.step_check import PURE, check_apart, check_leaves, learns_otherwise, mixes, same
 
 #: Rows of a trial call.
 ROWS = 3
@@ -167,9 +167,12 @@ class _Trial:
         for row in range(ROWS):
             one = slice(row, row + 1)
             t = None if self.t is None else self.t[one]
-            if not same(self._call(self.x[one].clone(), self.start[one].clone(), t), out[one]):
-                hint = "" if t is None else ", at other steps (t holds a step for each row: self.weights[t])"
+            alone = self._call(self.x[one].clone(), self.start[one].clone(), t)
+            hint = "" if t is None else ", at other steps (t holds a step for each row: self.weights[t])"
+            if not same(alone, out[one]):
                 return f"gave a row another state when it was called without the other rows{hint}"
+            if self.t is not None and learns_otherwise(self.model, alone, out, row):
+                return f"learned otherwise from a row when it was called without the other rows{hint}"
         if out.requires_grad:
             r = torch.zeros_like(out)
             r[0] = cotangent(out[0])

@@ -265,6 +265,47 @@ def test_steps_that_look_at_one_rows_index_are_refused(index) -> None:
     wrap(Clock(by_row, 2), "x,h,t", **sizes)
 
 
+def by_last_row(self, x, h, t):
+    return self.cells[int(t[-1])](x, h)
+
+
+class Scaled(nn.Module):
+    """A row of one parameter for each step, all of which start equal."""
+
+    def __init__(self, index) -> None:
+        super().__init__()
+        self.w, self.scales, self.index = nn.Parameter(torch.eye(4)), nn.Parameter(torch.ones(5, 4)), index
+
+    def forward(self, x, h, t):
+        return torch.tanh(h @ self.w + x.sum(1, keepdim=True)) * self.scales[self.index(t)]
+
+
+@pytest.mark.parametrize("index", [by_first_row, by_latest_row, by_last_row])
+def test_steps_are_told_apart_by_what_they_learn_where_their_states_are_equal(index) -> None:
+    def alike(cell: Clock) -> Clock:
+        for other in cell.cells[1:]:
+            other.load_state_dict(cell.cells[0].state_dict())
+        return cell
+
+    sizes = {"input_size": 3, "state": 4}
+    with pytest.raises(ArgumentError, match=r"Clock, which learned otherwise from a row when it was called"):
+        wrap(alike(Clock(index)), "x,h,t", **sizes)
+    with pytest.raises(ArgumentError, match=r"whose parameters learn otherwise from a row that comes alone$"):
+        linearize(wrap(alike(Clock(index)), "x,h,t", **sizes, check=False), torch.randn(2, 5, 3))
+    linearize(wrap(alike(Clock(by_row)), "x,h,t", **sizes), torch.randn(2, 5, 3))
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_rows_of_a_parameter_are_told_apart_where_they_are_equal(place) -> None:
+    sizes = {"input_size": 3, "state": 4}
+    with pytest.raises(ArgumentError, match=r"Scaled, which learned otherwise from a row when it was called"):
+        wrap(Scaled(lambda t: int(t[place])), "x,h,t", **sizes)
+    unchecked = wrap(Scaled(lambda t: int(t[place])), "x,h,t", **sizes, check=False)
+    with pytest.raises(ArgumentError, match=r"whose parameters learn otherwise from a row that comes alone$"):
+        linearize(unchecked, torch.randn(2, 5, 3))
+    linearize(wrap(Scaled(lambda t: t), "x,h,t", **sizes), torch.randn(2, 5, 3))
+
+
 def test_a_cell_for_each_step_has_the_gradient_of_backpropagation() -> None:
     torch.manual_seed(0)
     cell = Clock(by_row).double()
