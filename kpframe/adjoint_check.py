@@ -20,8 +20,9 @@ from kpframe.plugin.loading import say
 if TYPE_CHECKING:
     from kpframe.autograd import Linearization
 
-#: Scale of cotangents, a power of two: what is linear scales without any rounding.
-SCALE = 2.0**24
+#: By how much cotangents are scaled, a power of two: most of what is linear then scales without rounding. Not
+#: all does: the derivative of a matrix exponential loses as many digits as the scale has.
+_SCALES = {torch.float64: 2.0**20, torch.float32: 2.0**12}
 
 #: Relative error that is called rounding, and the least size of an input's gradient that counts.
 _TOLERANCE = {torch.float64: (1e-9, 1e-6), torch.float32: (2e-5, 1e-2)}
@@ -69,13 +70,14 @@ def check_linear(graph: Linearization, r: torch.Tensor) -> tuple[tuple[torch.Ten
     Raises:
         UnsupportedError: naming the remedy.
     """
-    large, small = (_gradient(graph, r * scale, 1 / scale) for scale in (SCALE, -1 / SCALE))
+    scale = _SCALES.get(r.dtype, 2.0**4)
+    large, small = _gradient(graph, r * scale, 1 / scale), _gradient(graph, -r, -1.0)
     apart = torch._foreach_sub(large, small)
     norms = torch.stack(torch._foreach_norm([*apart, *small])).tolist()
     gaps, sizes = norms[: len(apart)], norms[len(apart) :]
     if not all(map(math.isfinite, gaps)):  # too large to be multiplied
         return small, sizes
-    tolerance, _ = _tolerance(r)
+    tolerance = 64 * scale * torch.finfo(r.dtype).eps
     floor = _vanished(r)
     for gap, size, g in zip(gaps, sizes, small, strict=True):
         if gap > tolerance * size + floor * math.sqrt(g.numel()):
