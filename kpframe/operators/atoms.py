@@ -177,7 +177,10 @@ class MatrixOperator(Operator):
     def _semidefinite(self) -> bool:
         if not self._symmetric or not bool(torch.isfinite(self.matrix).all()):
             return False
-        eigenvalues = torch.linalg.eigvalsh(self.matrix)
+        try:  # in double: LAPACK gives up on float32 matrices with entries that underflow
+            eigenvalues = torch.linalg.eigvalsh(self.matrix.double())
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            return False  # not proven
         rounding = len(eigenvalues) * torch.finfo(self.dtype).eps * eigenvalues.abs().max()
         return bool(eigenvalues.min() >= -rounding)
 

@@ -13,7 +13,7 @@ import torch
 from kpframe.operators import Operator
 from kpframe.spectra.convergence import Answer, Doubts, Score, Tolerance, known, lowest, nothing_above
 from kpframe.spectra.krylov import Ritz, best
-from kpframe.spectra.linalg import outside
+from kpframe.spectra.linalg import outside, symmetric_eigen
 from kpframe.spectra.products import Products
 from kpframe.spectra.rng import probes
 
@@ -143,7 +143,7 @@ def _run(
         matrix[:, :, old:] = columns
         matrix[:, old:, :] = columns.mT
         rest = outside(images, rows)
-        values, vectors = torch.linalg.eigh(matrix)
+        values, vectors = symmetric_eigen(matrix)
         scale = float(values.abs().max())
         remainder = torch.linalg.qr(rest.double().mT, mode="r")[1]
         bounds = torch.linalg.vector_norm(remainder @ vectors[:, old:], dim=1)  # [U, size], of all Ritz pairs

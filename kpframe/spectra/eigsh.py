@@ -21,6 +21,7 @@ from kpframe.spectra.arguments import (
 from kpframe.spectra.blocks import blocks_of, lanczos_in_blocks
 from kpframe.spectra.convergence import Tolerance, earned
 from kpframe.spectra.krylov import best, block_lanczos
+from kpframe.spectra.linalg import symmetric_eigen
 from kpframe.spectra.products import Products
 from kpframe.spectra.rng import new_generator, probes
 
@@ -111,7 +112,7 @@ def eigsh(
     if dimension <= (iterated if budget is None else budget):
         dense = product.dense()
         check_symmetric(op, float((dense - dense.mT).abs().max()), float(dense.abs().max()))
-        values, columns = torch.linalg.eigh((dense + dense.mT) / 2)
+        values, columns = symmetric_eigen((dense + dense.mT) / 2)
         chosen = best(SCORES[which](values), k)
         values, vectors = values[chosen], columns[:, chosen].mT
         residuals = torch.linalg.vector_norm(vectors @ dense.mT - values[:, None] * vectors, dim=1)

@@ -10,7 +10,7 @@ import torch
 from attrs import frozen
 
 from kpframe.spectra.convergence import Answer, Doubts, Score, Tolerance, known, lowest, nothing_above
-from kpframe.spectra.linalg import Basis, outside
+from kpframe.spectra.linalg import Basis, outside, symmetric_eigen
 from kpframe.spectra.products import Products
 from kpframe.spectra.rng import probes
 
@@ -80,7 +80,7 @@ def block_lanczos(
         grown[done:, :done] = coefficients[:done].mT
         grown[done:, done:] = (coefficients[done:] + coefficients[done:].mT) / 2
         matrix = grown
-        values, vectors = torch.linalg.eigh(matrix)
+        values, vectors = symmetric_eigen(matrix)
         chosen = best(score(values), k)
         scale = float(values.abs().max())
         rest = basis.outside(images)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from attrs import frozen
 
+from kpframe.spectra.linalg import symmetric_eigen
 from kpframe.spectra.products import Products
 
 F64 = torch.float64
@@ -32,7 +33,7 @@ class Tridiagonal:
         matrix = torch.diag_embed(diagonal)
         if beside.shape[1]:
             matrix = matrix + torch.diag_embed(beside, 1) + torch.diag_embed(beside, -1)
-        nodes, vectors = torch.linalg.eigh(matrix)
+        nodes, vectors = symmetric_eigen(matrix)
         weights = vectors[:, 0] ** 2 * self.squares[:, None]
         return torch.where(weights > 0, nodes, 0.0), weights
 

@@ -5,6 +5,18 @@ from __future__ import annotations
 import torch
 
 
+def symmetric_eigen(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return eigenvalues, ascending, and eigenvectors of a symmetric matrix ``[..., n, n]``.
+
+    LAPACK gives up on some float32 matrices with entries that underflow; those are solved in double.
+    """
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        values, vectors = torch.linalg.eigh(matrix.double())
+    return values.to(matrix.dtype), vectors.to(matrix.dtype)
+
+
 def orthonormal_rows(rows: torch.Tensor, floor: float = 0.0) -> torch.Tensor:  # [m, n] -> [r, n]
     """Return an orthonormal basis of the span of ``rows``, numerically dependent directions dropped.
 

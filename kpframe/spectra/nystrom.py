@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from attrs import frozen
 
+from kpframe.spectra.linalg import symmetric_eigen
 from kpframe.spectra.statistics import Looks, deletions
 
 F64 = torch.float64
@@ -105,7 +106,7 @@ class Sketch:
         """Return the approximations from the kept probes; H is inverted by its eigenvalues."""
         dimension, num = self.basis.shape[0], kept.shape[1]
         core = self.core[kept[:, :, None], kept[:, None, :]]
-        values, vectors = torch.linalg.eigh(core)
+        values, vectors = symmetric_eigen(core)
         limits = torch.finfo(self.basis.dtype)
         values = values.clamp(min=(limits.eps * values[:, -1:]).clamp(min=limits.tiny))
         root = vectors * values.rsqrt()[:, None, :]  # root root* is the inverse of H

@@ -281,6 +281,7 @@ def test_the_kit_passes(name) -> None:
     report = check_model(CASES[name].make, examples=2)
     assert report.passed, str(report)
     left = {result.name for result in report.results if result.verdict == "not applicable"}
+    left.discard("shared_parameters_are_one")  # where two parameters have one shape
     assert left == {"K_keeps_its_blocks", *(f"structured_equals_autograd_{operator}" for operator in "AJKP")}
 
 

@@ -247,11 +247,11 @@ def test_exponents_of_scaled_steps(scale: float) -> None:
 def test_eigenpairs_of_an_operator_that_is_small_by_its_inputs() -> None:
     """K of inputs of 1e-12 has entries near 1e-24, whose squares are no float32."""
     torch.manual_seed(0)
-    model = wrap(torch.nn.RNNCell(3, 32))
-    x = torch.randn(4, 20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 1e-12
+    model = wrap(torch.nn.RNNCell(3, 16))
+    x = torch.randn(4, 10, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 1e-12
     single = linearize(model, x.float()).K.restrict(["weight_ih"])
     double = linearize(deepcopy(model).double(), x).K.restrict(["weight_ih"])
-    for budget in (200, 4 * 20 * 32):
+    for budget in (200, 4 * 10 * 16):
         right = eigsh(double, k=2, budget=budget)
         found = eigsh(single, k=2, budget=budget)
         assert found.eigenvalues.double().tolist() == pytest.approx(right.eigenvalues.tolist(), rel=1e-4)

@@ -99,18 +99,17 @@ def test_the_squid_axon_fires_at_10_and_is_silent_at_2(voltages, spikes) -> None
 
 def test_a_single_neuron_is_the_squid_axon(spikes) -> None:
     """With the settings as they come: 67 to 68 Hz at 10 uA/cm2. A synapse on itself would change that."""
-    x = torch.full((1, 8000, 1), 10.0, dtype=torch.float64)  # 200 ms
     rates = {}
-    for autapses in (False, True):
-        for seed in (0, 1):
-            model = create_model("hh", input_size=1, hidden_size=1, seed=seed, autapses=autapses).double()
-            with torch.no_grad():
-                V = model.rollout(x).component("V")[0, :, 0].numpy()
-            times = spikes(V, 0.025)
-            rates[autapses, seed] = 1000 / np.diff(times[2:]).mean()
+    for autapses, seed, steps in ((False, 0, 3200), (False, 1, 3200), (True, 0, 8000)):  # 80 and 200 ms
+        model = create_model("hh", input_size=1, hidden_size=1, seed=seed, autapses=autapses).double()
+        with torch.no_grad():
+            x = torch.full((1, steps, 1), 10.0, dtype=torch.float64)
+            V = model.rollout(x).component("V")[0, :, 0].numpy()
+        times = spikes(V, 0.025)
+        rates[autapses, seed] = 1000 / np.diff(times[2:]).mean()
     assert 67 < rates[False, 0] < 68
     assert rates[False, 1] == rates[False, 0]
-    assert all(abs(rates[True, seed] - rates[False, 0]) > 2 for seed in (0, 1))
+    assert abs(rates[True, 0] - rates[False, 0]) > 2
 
 
 def test_warmth_makes_gates_faster(voltages) -> None:
