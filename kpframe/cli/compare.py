@@ -82,10 +82,11 @@ def _show(data: object) -> None:
     import xarray as xr
 
     from kpframe.cli.plugins import _console, _table
+    from kpframe.report.comparison import least
 
     assert isinstance(data, xr.Dataset)
     table = _table(
-        "checkpoint", "rule", "cosine", "descent", "alignment with Phi", "effective rank", "smallest"
+        "checkpoint", "rule", "cosine", "descent", "alignment with Phi", "effective rank of F F*", "smallest"
     )
     for name in data.checkpoint.values:
         for rule in data.rule.values:
@@ -97,7 +98,7 @@ def _show(data: object) -> None:
                 f"{float(one.descent):.4f}",
                 _figure(one.flow_alignment, ".4f"),
                 _figure(one.effective_rank, ".4g"),
-                _figure(one.symmetric_smallest, ".3g"),
+                "none" if math.isnan(float(one.symmetric_smallest)) else least(one),
             )
     _console().print(table)
 

@@ -49,7 +49,9 @@ def write_comparison(data: xr.Dataset, path: Path) -> Path:
             for name in shown.checkpoint.values
             for section in _sections(shown.sel(checkpoint=name), str(name))
         ],
-        tables=[Table(str(name), _HEAD, _rows(data.sel(checkpoint=name))) for name in data.checkpoint.values],
+        tables=[Table(str(name), _HEAD, _rows(data.sel(checkpoint=name))) for name in data.checkpoint.values]
+        + [Table("How the estimates were made", *_methods(data))],
+        notes=[_NOTE],
         provenance=provenance_rows(data),
     )
 
@@ -87,7 +89,8 @@ def _sections(one: xr.Dataset, name: str) -> list[Section]:
         (
             "Spectra",
             spectra,
-            "Leading singular values of P K P_rule* E, the map by which the rule moves the states.",
+            "Leading singular values of P K P_rule* E, the map by which the rule moves the states. Open "
+            "markers: lower bounds, as the value did not converge.",
         ),
     ]
     return [Section(f"{name}: {title}", Markup(svg(draw(one))), title, text) for title, draw, text in drawn]
@@ -172,8 +175,10 @@ def spectra(one: xr.Dataset) -> Figure:
     """Leading singular values of each rule's flow."""
     figure, (panel,) = panels_of(1, 1, (WIDTH, 2.9 + legend_height(one)))
     for place, rule in enumerate(one.rule.values):
-        values = one.singular_value.sel(rule=rule)
-        panel.plot(one.k, values.where(values > 0), **style(place, str(rule)))
+        values, look = one.singular_value.sel(rule=rule), style(place, str(rule))
+        panel.plot(one.k, values.where(values > 0), **look)
+        bounds = values.where((values > 0) & ~one.singular_value_converged.sel(rule=rule))
+        panel.plot(one.k, bounds, **look | {"lw": 0, "mfc": "w", "label": None})
     panel.set(xlabel="place", ylabel="singular value", yscale="log")
     panel.set_xticks(one.k.values)
     draw_legend(figure, panel)
@@ -234,17 +239,24 @@ _HEAD = [
     "norm ratio",
     "metric's condition number",
     "alignment with Phi",
-    "effective rank",
+    "effective rank of F F*",
     "symmetric part",
     "|P - P_rule| / |P|",
 ]
+_NOTE = (
+    "F is the rule's flow, P K P_rule* E. Its effective rank is tr(G)^2 / tr(G^2) with G = F F* for every "
+    "rule, also where F is positive, as Phi is: that of Phi itself (G = Phi) is a larger figure and is not "
+    "to be compared with it. The symmetric part (F + F*) / 2 is given by its smallest and its largest "
+    "eigenvalue: below zero there are errors that the rule makes larger. ≤ and ≥ mark an eigenvalue that did "
+    "not converge, of which only this bound is known; ~ marks a ratio of norms that did not. Standard errors "
+    "are those of the estimates along these trials; they say nothing of other trials or other networks."
+)
 
 
 def _rows(one: xr.Dataset) -> list[list[str]]:
     rows = []
     for rule in one.rule.values:
         row = one.sel(rule=rule)
-        ends = float(row.symmetric_smallest), float(row.symmetric_largest)
         rows.append(
             [
                 str(rule),
@@ -255,8 +267,37 @@ def _rows(one: xr.Dataset) -> list[list[str]]:
                 f"{float(row.metric_condition):.3g}",
                 plus_minus(row.flow_alignment, row.flow_alignment_stderr),
                 plus_minus(row.effective_rank, row.effective_rank_stderr),
-                "none" if math.isnan(ends[0]) else f"{ends[0]:.3g} to {ends[1]:.3g}",
-                f"{float(row.propagator_error):.3g}",
+                "none" if math.isnan(float(row.symmetric_smallest)) else f"{least(row)} to {greatest(row)}",
+                f"{'' if bool(row.propagator_error_converged) else '~ '}{float(row.propagator_error):.3g}",
             ]
         )
     return rows
+
+
+def least(row: xr.Dataset) -> str:
+    """Return the smallest eigenvalue of a flow's symmetric part, as a bound where it did not converge."""
+    return f"{'' if bool(row.symmetric_smallest_converged) else '≤ '}{float(row.symmetric_smallest):.3g}"
+
+
+def greatest(row: xr.Dataset) -> str:
+    """Return the largest eigenvalue of a flow's symmetric part, as a bound where it did not converge."""
+    return f"{'' if bool(row.symmetric_largest_converged) else '≥ '}{float(row.symmetric_largest):.3g}"
+
+
+def _methods(data: xr.Dataset) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the rows of the table that says how each estimate was made."""
+    names = ("flow_alignment", "effective_rank", "singular_value", "symmetric")
+    rows = [
+        [str(name), str(rule)]
+        + [str(data[f"{what}_method"].sel(checkpoint=name, rule=rule).item()) for what in names]
+        for name in data.checkpoint.values
+        for rule in data.rule.values
+    ]
+    return [
+        "checkpoint",
+        "rule",
+        "alignment with Phi",
+        "effective rank",
+        "singular values",
+        "symmetric part",
+    ], rows

@@ -33,6 +33,7 @@ def write_training(data: xr.Dataset, path: Path) -> Path:
             Table("Change of each parameter, |change| / |initial|", *_parameters(data)),
             Table("Cosines between the changes of the parameters", *_cosines(data)),
         ],
+        notes=[],
         provenance=provenance_rows(data),
     )
 

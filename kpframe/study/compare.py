@@ -36,22 +36,38 @@ _LONG_NAMES = {
     "cosine_by_time": "cosine of updates step by step",
     "flow_alignment": "alignment of the rule's flow with Phi",
     "flow_alignment_stderr": "standard error of the alignment",
-    "effective_rank": "effective rank of the rule's flow",
+    "effective_rank": "effective rank tr(G)^2 / tr(G^2) with G = F F* for the rule's flow F",
     "effective_rank_stderr": "standard error of the effective rank",
-    "singular_value": "leading singular values of the rule's flow",
-    "symmetric_largest": "largest eigenvalue of the flow's symmetric part",
-    "symmetric_smallest": "smallest eigenvalue of the flow's symmetric part",
+    "singular_value": "leading singular values of the rule's flow; lower bounds where not converged",
+    "singular_value_residual": "residual norm of each singular triplet",
+    "singular_value_converged": "whether a singular value is within 1% and none is missing before it",
+    "symmetric_largest": "largest eigenvalue of the flow's symmetric part; a lower bound where not converged",
+    "symmetric_largest_residual": "residual norm of the largest eigenpair",
+    "symmetric_largest_converged": "whether the largest eigenvalue is within 1%",
+    "symmetric_smallest": "smallest eigenvalue of the flow's symmetric part; an upper bound where not "
+    "converged",
+    "symmetric_smallest_residual": "residual norm of the smallest eigenpair; 0 where the value is known",
+    "symmetric_smallest_converged": "whether the smallest eigenvalue is within 1%",
     "propagator_error": "norm of P - P_rule, relative to that of P",
+    "propagator_error_converged": "whether both norms are within 1%",
 }
-#: What is estimated of a rule's flow.
-_FLOW_FIGURES = (
-    "flow_alignment",
-    "flow_alignment_stderr",
-    "effective_rank",
-    "effective_rank_stderr",
-    "symmetric_largest",
-    "symmetric_smallest",
-)
+#: What is estimated of a rule's flow, and what stands there for a rule without one.
+_FLOW_FIGURES: dict[str, float | bool] = {
+    "flow_alignment": np.nan,
+    "flow_alignment_stderr": np.nan,
+    "effective_rank": np.nan,
+    "effective_rank_stderr": np.nan,
+    "symmetric_largest": np.nan,
+    "symmetric_largest_residual": np.nan,
+    "symmetric_largest_converged": False,
+    "symmetric_smallest": np.nan,
+    "symmetric_smallest_residual": np.nan,
+    "symmetric_smallest_converged": False,
+}
+#: How each was found, a coordinate along the rules.
+_METHODS = ("flow_alignment_method", "effective_rank_method", "singular_value_method", "symmetric_method")
+#: Largest residual of an eigenvalue or singular value that counts as converged, relative to itself.
+TOLERANCE = 1e-2
 
 
 def compare_rules(
@@ -106,7 +122,7 @@ def compare_rules(
     for place, (label, operator) in enumerate(operators.items()):
         rows.append(_of_flow(flow, operator, made[label].P, budget, values, 1000 * seed + place))
     flows = xr.concat(rows, dim=xr.Variable("rule", list(operators)))
-    data = data.merge(flows)
+    data = data.merge(flows).set_coords(_METHODS)
     for name, text in _LONG_NAMES.items():
         data[name].attrs = {"long_name": text, "units": "1"}
     return data
@@ -169,38 +185,75 @@ def _of_flow(
         return torch.Generator(flow.P.device).manual_seed(100 * seed + place)
 
     count = min(values, flow.P.domain.size)
-    figures, singular = dict.fromkeys(_FLOW_FIGURES, np.nan), np.full(count, np.nan)
+    figures, methods = dict(_FLOW_FIGURES), dict.fromkeys(_METHODS, "none")
+    singular, residuals, converged = np.full(count, np.nan), np.full(count, np.nan), np.zeros(count, bool)
     if operator is not None:
         likeness = alignment(operator, flow.Phi, budget=budget, generator=generator(0))
-        rank = effective_rank(operator, budget=budget, generator=generator(1))
-        leading = svd(operator, k=count, budget=max(2 * budget, 4 * count), tol=1e-2, generator=generator(2))
-        singular = leading.S.double().cpu().numpy()
-        ends = [
-            eigsh(operator.symmetric_part, k=1, budget=budget, tol=1e-2, which=which, generator=generator(3))
-            for which in ("largest", "smallest")
-        ]
+        # some flows are positive and some are not: one definition for all of them
+        rank = effective_rank(operator, budget=budget, generator=generator(1), of="op op*")
+        spent = max(2 * budget, 4 * count)
+        leading = svd(operator, k=count, budget=spent, tol=TOLERANCE, generator=generator(2))
+        singular, residuals = _numbers(leading.S), _numbers(leading.residual_norms)
+        converged = leading.converged.cpu().numpy()
+        largest = _end(flow, operator, "largest", budget, generator(3))
+        smallest = _end(flow, operator, "smallest", budget, generator(3))
         estimates = (likeness.value, likeness.stderr, rank.value, rank.stderr)
-        found = (*map(float, estimates), *(float(end.eigenvalues[0]) for end in ends))
-        figures = dict(zip(_FLOW_FIGURES, found, strict=True))
+        figures = dict(zip(_FLOW_FIGURES, (*estimates, *largest[:3], *smallest[:3]), strict=True))
+        how = (likeness.method, rank.method, leading.method, f"{largest[3]}; {smallest[3]}")
+        methods = dict(zip(_METHODS, how, strict=True))
+    apart, known = _apart(flow, P_rule, budget, generator(4))
     return xr.Dataset(
         {name: ((), value) for name, value in figures.items()}
+        | {name: ((), method) for name, method in methods.items()}
         | {
             "singular_value": (("k",), singular),
-            "propagator_error": ((), _apart(flow, P_rule, budget, generator(4))),
+            "singular_value_residual": (("k",), residuals),
+            "singular_value_converged": (("k",), converged),
+            "propagator_error": ((), apart),
+            "propagator_error_converged": ((), known),
         },
         coords={"k": np.arange(1, count + 1)},
     )
 
 
-def _apart(flow: Flow, P_rule: Operator, budget: int, generator: torch.Generator) -> float:
-    """Return ``|P - P_rule| / |P|`` in the operator norm, by the largest singular values."""
+def _end(
+    flow: Flow, operator: Operator, which: str, budget: int, generator: torch.Generator
+) -> tuple[float, float, bool, str]:
+    """Return an end of the spectrum of a flow's symmetric part, its residual, whether it converged, and how.
+
+    A flow goes through the parameters. With fewer of them than the states have dimensions a positive one is
+    singular, which no product needs to show; and no other's symmetric part has a least eigenvalue above 0
+    where they are fewer than half as many.
+    """
+    dimension, parameters = flow.P.domain.size, flow.J.domain.size
+    if which == "smallest" and operator.positive and parameters < dimension:
+        return 0.0, 0.0, True, f"exact: positive, of rank <= {parameters} < {dimension}"
+    found = eigsh(
+        operator.symmetric_part, k=1, budget=2 * budget, tol=TOLERANCE, which=which, generator=generator
+    )
+    value, residual = float(found.eigenvalues[0]), float(found.residual_norms[0])
+    converged = bool(found.converged[0])
+    if which == "smallest" and value > 0 and 2 * parameters < dimension:
+        value, converged = 0.0, converged and found.method == "dense"
+    return value, residual, converged, found.method
+
+
+def _numbers(values: torch.Tensor) -> np.ndarray:
+    return values.double().cpu().numpy()
+
+
+def _apart(flow: Flow, P_rule: Operator, budget: int, generator: torch.Generator) -> tuple[float, bool]:
+    """Return ``|P - P_rule| / |P|`` in the operator norm, and whether both norms converged."""
     if P_rule is flow.P:
-        return 0.0
-    sizes = [
-        float(svd(op, k=1, budget=2 * budget, tol=1e-2, generator=generator).S[0])
+        return 0.0, True
+    difference, whole = (
+        svd(op, k=1, budget=2 * budget, tol=TOLERANCE, generator=generator)
         for op in (flow.P - P_rule, flow.P)
-    ]
-    return sizes[0] / sizes[1]
+    )
+    return (
+        float(difference.S[0]) / float(whole.S[0]),
+        bool(difference.converged[0]) and bool(whole.converged[0]),
+    )
 
 
 def load_network(path: Path) -> tuple[Model, Readout, Checkpoint]:
@@ -261,7 +314,8 @@ def compare_source(
         found.append(compare_rules(model, readout, probe, own.loss, rules, budget=budget, seed=seed))
         steps.append(checkpoint.step)
         models.append(str(checkpoint.model))
-    data = xr.concat(found, dim=xr.Variable("checkpoint", [path.stem for path in paths]), join="outer")
+    names = xr.Variable("checkpoint", [path.stem for path in paths])
+    data = xr.concat(found, dim=names, join="outer", coords="all")
     return data.assign_coords(step=("checkpoint", steps), model=("checkpoint", models))
 
 

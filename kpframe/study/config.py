@@ -46,9 +46,7 @@ class MeasureSettings:
     trials: int = setting(24, ge=2, help="trials of the fixed probe batch")
     budget: int = setting(60, ge=4, help="operator products spent on each estimate")
     values: int = setting(16, ge=1, help="leading singular values kept")
-    tolerance: float = setting(
-        1e-2, gt=0, help="residual of a singular vector, relative to the leading value"
-    )
+    tolerance: float = setting(1e-2, gt=0, help="residual of a singular vector, relative to its own value")
 
 
 @frozen

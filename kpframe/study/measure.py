@@ -78,7 +78,7 @@ def measure(
 def _operators(flow: Flow, settings: MeasureSettings, seed: int) -> xr.Dataset:
     operators = measured_operators(flow)
     figures: dict[str, list[float]] = {}
-    spectra, residuals, time_view, trial_view, methods = [], [], [], [], []
+    spectra, residuals, flags, time_view, trial_view, methods = [], [], [], [], [], []
     count = min(settings.values, flow.P.domain.size)
     for place, operator in enumerate(operators.values()):
         estimates = {
@@ -98,6 +98,7 @@ def _operators(flow: Flow, settings: MeasureSettings, seed: int) -> xr.Dataset:
         )
         spectra.append(leading.eigenvalues.double().cpu().numpy())
         residuals.append(leading.residual_norms.double().cpu().numpy())
+        flags.append(leading.converged.cpu().numpy())
         time_view.append(operator.mean("batch").partial_trace("hidden").to_dense().double().cpu().numpy())
         trial_view.append(operator.mean("time").partial_trace("hidden").to_dense().double().cpu().numpy())
     explained, functions = zip(*(_eigenfunctions(kernel) for kernel in time_view), strict=True)
@@ -107,6 +108,7 @@ def _operators(flow: Flow, settings: MeasureSettings, seed: int) -> xr.Dataset:
         | {
             "singular_value": (("operator", "k"), np.stack(spectra)),
             "singular_value_residual": (("operator", "k"), np.stack(residuals)),
+            "singular_value_converged": (("operator", "k"), np.stack(flags)),
             "time_kernel": (("operator", "time", "time_other"), np.stack(time_view)),
             "trial_kernel": (("operator", "trial", "trial_other"), np.stack(trial_view)),
             "time_eigenfunction": (("operator", "mode", "time"), np.stack(functions)),
@@ -177,8 +179,9 @@ _LONG_NAMES = {
     "state_dimension": "dimension of the state space: trials x steps x width",
     "trace": "trace",
     "trace_stderr": "standard error of the trace",
-    "singular_value": "leading singular values",
+    "singular_value": "leading singular values; lower bounds where not converged",
     "singular_value_residual": "residual norm of each singular triplet",
+    "singular_value_converged": "whether a singular value is within the tolerance and none is missing before",
     "time_kernel": "mean over trials, trace over units",
     "trial_kernel": "mean over time, trace over units",
     "time_eigenfunction": "eigenfunctions of the time kernel",
