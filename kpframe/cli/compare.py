@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import click
+
+#: What the terminal shows of the page's tables.
+COLUMNS = (
+    "rule",
+    "cosine of updates",
+    "descent",
+    "alignment with Phi",
+    "effective rank of F F*",
+    "symmetric part",
+)
 
 
 @click.command()
@@ -82,28 +91,12 @@ def _show(data: object) -> None:
     import xarray as xr
 
     from kpframe.cli.plugins import _console, _table
-    from kpframe.report.comparison import least
+    from kpframe.report.comparison import comparison_rows
 
     assert isinstance(data, xr.Dataset)
-    table = _table(
-        "checkpoint", "rule", "cosine", "descent", "alignment with Phi", "effective rank of F F*", "smallest"
-    )
+    table = _table("checkpoint", *COLUMNS)
     for name in data.checkpoint.values:
-        for rule in data.rule.values:
-            one = data.sel(checkpoint=name, rule=rule)
-            table.add_row(
-                str(name),
-                str(rule),
-                f"{float(one.update_cosine):.4f}",
-                f"{float(one.descent):.4f}",
-                _figure(one.flow_alignment, ".4f"),
-                _figure(one.effective_rank, ".4g"),
-                "none" if math.isnan(float(one.symmetric_smallest)) else least(one),
-            )
+        head, rows = comparison_rows(data.sel(checkpoint=name))
+        for row in rows:
+            table.add_row(str(name), *(row[head.index(column)] for column in COLUMNS))
     _console().print(table)
-
-
-def _figure(value: object, form: str) -> str:
-    """Return a figure of a rule's flow, "none" where the rule has no flow on the state space."""
-    number = float(value)  # type: ignore[arg-type]
-    return "none" if math.isnan(number) else f"{number:{form}}"

@@ -27,7 +27,8 @@ def demo(quick: bool, output: Path, seed: int) -> None:
     from attrs import evolve
 
     from kpframe.cli.progress import training_progress
-    from kpframe.report.html import write_report
+    from kpframe.report.figures import score_name
+    from kpframe.report.html import plus_minus, score_text, write_report
     from kpframe.study.config import bundled_study
     from kpframe.study.run import run_study
 
@@ -42,8 +43,8 @@ def demo(quick: bool, output: Path, seed: int) -> None:
         one = final.sel(network=label)
         rank, stderr = one.effective_rank.sel(operator="Phi"), one.effective_rank_stderr.sel(operator="Phi")
         click.echo(
-            f"{label}: test accuracy {float(one.test_accuracy):.1%}, "
-            f"effective rank of Phi {float(rank):.1f} ± {float(stderr):.1f}"
+            f"{label}: test {score_name(data)} {score_text(one)}, "
+            f"effective rank of Phi {plus_minus(rank, stderr)}"
         )
     click.echo(f"results: {output / 'results.nc'}  ({time.monotonic() - started:.0f} s)")
     click.echo(f"open:    {path.resolve()}")

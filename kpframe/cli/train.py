@@ -84,9 +84,10 @@ def train(
 ) -> None:
     """Train the same initial network by each --rule, on the same trials.
 
-    Writes OUTPUT/training.html and OUTPUT/training.nc: loss curves, test loss and accuracy, effective
-    ranks, alignment of the final Phi with that of the first rule, and how far the parameters went; and
-    OUTPUT/checkpoints/, which 'kpframe compare OUTPUT' reads. A rule that diverges is recorded as such.
+    Writes OUTPUT/training.html and OUTPUT/training.nc: loss curves, test loss and accuracy (or R^2),
+    effective ranks, alignment of the final Phi with that of the first rule, and how far the parameters
+    went; and OUTPUT/checkpoints/, which 'kpframe compare OUTPUT' reads. A rule that diverges is recorded as
+    such.
     """
     import attrs
     import torch

@@ -49,7 +49,9 @@ def write_comparison(data: xr.Dataset, path: Path) -> Path:
             for name in shown.checkpoint.values
             for section in _sections(shown.sel(checkpoint=name), str(name))
         ],
-        tables=[Table(str(name), _HEAD, _rows(data.sel(checkpoint=name))) for name in data.checkpoint.values]
+        tables=[
+            Table(str(name), *comparison_rows(data.sel(checkpoint=name))) for name in data.checkpoint.values
+        ]
         + [Table("How the estimates were made", *_methods(data))],
         notes=[_NOTE],
         provenance=provenance_rows(data),
@@ -72,7 +74,8 @@ def _sections(one: xr.Dataset, name: str) -> list[Section]:
         (
             "How far errors travel",
             lags,
-            "The speed at which the loss falls, by the number of steps that the error travels back.",
+            "The speed at which the loss falls, by the number of steps that the error travels back; below "
+            "zero the loss grows.",
         ),
         (
             "Step by step",
@@ -84,7 +87,8 @@ def _sections(one: xr.Dataset, name: str) -> list[Section]:
         (
             "Where learning comes from",
             pairs,
-            "The loss rate of an error at one step that reaches the parameters' use at an earlier one.",
+            "The speed at which the loss falls by an error at one step that reaches the parameters' use at "
+            "an earlier one; below zero the loss grows. Steps count from 0.",
         ),
         (
             "Spectra",
@@ -114,12 +118,12 @@ def rule_cosines(one: xr.Dataset) -> Figure:
 
 
 def lags(one: xr.Dataset) -> Figure:
-    """Lines of the loss rate by lag."""
+    """Lines of the speed at which the loss falls, by lag."""
     figure, (panel,) = panels_of(1, 1, (WIDTH, 2.9 + legend_height(one)))
     for place, rule in enumerate(one.rule.values):
-        panel.plot(one.lag, one.loss_rate_by_lag.sel(rule=rule), **style(place, str(rule)))
+        panel.plot(one.lag, -one.loss_rate_by_lag.sel(rule=rule), **style(place, str(rule)))
     panel.axhline(0, color="0.7", lw=0.8, zorder=0)
-    panel.set(xlabel="steps the error travels back", ylabel="change of the loss\nper unit learning rate")
+    panel.set(xlabel="steps the error travels back", ylabel="fall of the loss\nper unit learning rate")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     draw_legend(figure, panel)
     return as_wide(figure)
@@ -146,7 +150,7 @@ def cosines_by_time(one: xr.Dataset) -> Figure:
 
 
 def pairs(one: xr.Dataset) -> Figure:
-    """Heat maps of the loss rate by the step of the error and the step of its use, one for each rule."""
+    """Heat maps of the fall of the loss by the step of the error and the step of its use, one a rule."""
     rules = [str(rule) for rule in one.rule.values]
     columns = min(4, len(rules))
     rows = -(-len(rules) // columns)
@@ -165,7 +169,8 @@ def pairs(one: xr.Dataset) -> Figure:
             panel.set_xlabel("step of use", fontsize=8)
         if place % columns == 0:
             panel.set_ylabel("step of error", fontsize=8)
-    bar = figure.colorbar(image, ax=panels, fraction=0.05)
+    beyond = "both" if float(np.abs(values).max()) > limit else "neither"
+    bar = figure.colorbar(image, ax=panels, fraction=0.05, extend=beyond)
     bar.ax.tick_params(labelsize=8)
     bar.set_label("fall of the loss\nper unit learning rate", fontsize=8)
     return as_wide(figure)
@@ -179,7 +184,7 @@ def spectra(one: xr.Dataset) -> Figure:
         panel.plot(one.k, values.where(values > 0), **look)
         bounds = values.where((values > 0) & ~one.singular_value_converged.sel(rule=rule))
         panel.plot(one.k, bounds, **look | {"lw": 0, "mfc": "w", "label": None})
-    panel.set(xlabel="place", ylabel="singular value", yscale="log")
+    panel.set(xlabel="k", ylabel="singular value", yscale="log")
     panel.set_xticks(one.k.values)
     draw_legend(figure, panel)
     return as_wide(figure)
@@ -253,7 +258,8 @@ _NOTE = (
 )
 
 
-def _rows(one: xr.Dataset) -> list[list[str]]:
+def comparison_rows(one: xr.Dataset) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the rows of a checkpoint's table, as they stand on the page."""
     rows = []
     for rule in one.rule.values:
         row = one.sel(rule=rule)
@@ -271,7 +277,7 @@ def _rows(one: xr.Dataset) -> list[list[str]]:
                 f"{'' if bool(row.propagator_error_converged) else '~ '}{float(row.propagator_error):.3g}",
             ]
         )
-    return rows
+    return _HEAD, rows
 
 
 def least(row: xr.Dataset) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -15,6 +15,10 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 #: Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
+#: The origin of training time on all pages: 0 is the initial network.
+UPDATES = "updates made"
+#: Half of a 95% interval, in standard errors.
+HALF_95 = 1.96
 
 
 def svg(figure: Figure) -> str:
@@ -27,22 +31,56 @@ def svg(figure: Figure) -> str:
 
 
 def learning(data: xr.Dataset) -> Figure:
-    """Training loss and test accuracy of each network."""
+    """Training loss, and test accuracy or R^2, of each network."""
     figure, (left, right) = panels_of(1, 2, (8.2, 2.9))
+    score = score_of(data)
     for place, network in enumerate(data.network.values):
         one = data.sel(network=network)
-        loss = one.training_loss.values
-        window = max(1, len(loss) // 60)
-        smooth = np.convolve(loss, np.ones(window) / window, mode="valid")
-        left.plot(np.arange(len(smooth)) + window, smooth, color=COLOURS[place], label=str(network))
-        right.plot(
-            one.step, one.test_accuracy, marker=MARKERS[place], color=COLOURS[place], label=str(network)
-        )
-    left.set(xlabel="update", ylabel=f"training loss, mean of {window} updates", yscale="log")
-    right.set(xlabel="update", ylabel="test accuracy", ylim=(0, 1.02))
-    right.yaxis.set_major_formatter(PercentFormatter(1.0))
+        look: dict[str, Any] = {"color": COLOURS[place], "label": str(network)}
+        left.plot(*running_mean(one.training_loss), **look)
+        right.plot(one.step, one[score], marker=MARKERS[place], **look)
+    left.set(xlabel=UPDATES, ylabel=loss_label(data.training_loss), yscale="log")
+    right.set(xlabel=UPDATES, ylabel=f"test {score_name(data, tex=True)}")
+    if score == "test_accuracy":  # R^2 has no lower bound
+        right.set_ylim(0, 1.02)
+        right.yaxis.set_major_formatter(PercentFormatter(1.0))
     right.legend(frameon=False, loc="lower right")
     return figure
+
+
+def score_of(data: xr.Dataset) -> str:
+    """Return the variable that says how good a network is on test trials."""
+    return "test_r2" if "test_r2" in data else "test_accuracy"
+
+
+def score_name(data: xr.Dataset, *, tex: bool = False) -> str:
+    """Return what that figure is called."""
+    if score_of(data) == "test_accuracy":
+        return "accuracy"
+    return "$R^2$" if tex else "R^2"
+
+
+def running_mean(loss: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the updates made before the last of each few losses, and the mean of these losses.
+
+    The loss of update u is that of the network before it, after u - 1 updates.
+    """
+    kept = np.isfinite(loss.values)
+    values, made = loss.values[kept], loss.update.values[kept] - 1
+    window = min(window_of(loss), max(1, len(values)))
+    return made[window - 1 :], np.convolve(values, np.ones(window) / window, mode="valid")
+
+
+def window_of(loss: xr.DataArray) -> int:
+    """Return how many losses a point of a curve is the mean of."""
+    return max(1, loss.sizes["update"] // 60)
+
+
+def loss_label(loss: xr.DataArray) -> str:
+    """Return the label of an axis of running means, with the unit of the loss where it has one."""
+    window = window_of(loss)
+    unit = "" if loss.attrs.get("units", "1") == "1" else f" [{loss.attrs['units']}]"
+    return f"training loss{unit}" + (f", mean of {window}" if window > 1 else "")
 
 
 def effective_ranks(data: xr.Dataset) -> Figure:
@@ -54,7 +92,7 @@ def effective_ranks(data: xr.Dataset) -> Figure:
             panel.errorbar(
                 _spread(one.step.values),
                 one.effective_rank,
-                yerr=1.96 * one.effective_rank_stderr,
+                yerr=HALF_95 * one.effective_rank_stderr,
                 marker=MARKERS[place],
                 color=COLOURS[place],
                 capsize=2.5,
@@ -80,7 +118,7 @@ def spectra(data: xr.Dataset) -> Figure:
                     values,
                     marker=MARKERS[place],
                     color=COLOURS[place],
-                    label=f"update {step}",
+                    label=after(step),
                     ms=3.5,
                 )
             panel.set_title(f"{network}, {_tex(operator)}")
@@ -97,14 +135,13 @@ def time_eigenfunctions(data: xr.Dataset) -> Figure:
     """The three leading eigenfunctions over time after training."""
     figure, panels = _grid(data, sharey=True)
     last = data.isel(step=-1)
-    steps = np.arange(1, data.sizes["time"] + 1)
     for row, network in zip(panels, data.network.values, strict=True):
         for panel, operator in zip(row, data.operator.values, strict=True):
             one = last.sel(network=network, operator=operator)
             for mode in range(min(3, data.sizes["mode"])):
                 share = float(one.time_explained[mode])
                 panel.plot(
-                    steps,
+                    data.time,
                     one.time_eigenfunction[mode],
                     marker=MARKERS[mode],
                     ms=3.5,
@@ -113,7 +150,7 @@ def time_eigenfunctions(data: xr.Dataset) -> Figure:
                 )
             panel.axhline(0, color="0.8", lw=0.8, zorder=0)
             panel.set_title(f"{network}, {_tex(operator)}")
-            panel.set_xlabel("time step")
+            panel.set_xlabel("step")
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
             panel.legend(
                 frameon=False,
@@ -137,11 +174,8 @@ def trial_kernels(data: xr.Dataset, operator: str = "Phi") -> Figure:
     for row, network in zip(rows, data.network.values, strict=True):
         for panel, step in zip(row, steps, strict=True):
             kernel = data.trial_kernel.sel(network=network, operator=operator, step=step).values
-            scale = np.sqrt(np.diag(kernel))
-            image = panel.imshow(
-                kernel / np.outer(scale, scale), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest"
-            )
-            panel.set_title(f"{network}, update {step}")
+            image = panel.imshow(as_cosines(kernel), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+            panel.set_title(f"{network}, {after(step)}")
             if edges is None:
                 panel.set(xlabel="trial", ylabel="trial")
                 continue
@@ -156,6 +190,18 @@ def trial_kernels(data: xr.Dataset, operator: str = "Phi") -> Figure:
     return figure
 
 
+def as_cosines(kernel: np.ndarray) -> np.ndarray:
+    """Return a positive kernel with a diagonal of ones; NaN where its own diagonal is zero."""
+    scale = np.sqrt(np.diag(kernel))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(kernel / np.outer(scale, scale))
+
+
+def after(step: int) -> str:
+    """Return when something was measured: after so many updates."""
+    return f"after {step} update{'' if step == 1 else 's'}"
+
+
 def rules(data: xr.Dataset) -> Figure:
     """How close each rule's update and flow stay to those of the exact gradient."""
     figure, panels = panels_of(2, data.sizes["network"], (8.2, 5.2), sharey="row")
@@ -168,7 +214,7 @@ def rules(data: xr.Dataset) -> Figure:
             grid[1, column].errorbar(
                 _spread(one.step.values),
                 one.flow_alignment,
-                yerr=1.96 * one.flow_alignment_stderr,
+                yerr=HALF_95 * one.flow_alignment_stderr,
                 capsize=2.5,
                 **style,
             )
@@ -215,7 +261,7 @@ def _spread(steps: np.ndarray) -> np.ndarray:
 
 def _step_axis(panel: Axes, steps: np.ndarray) -> None:
     panel.set_xticks(_spread(steps), [str(step) for step in steps], rotation=45)
-    panel.set_xlabel("update")
+    panel.set_xlabel(UPDATES)
 
 
 def _label_edges(data: xr.Dataset) -> tuple[list[str], list[int], list[float]] | None:

@@ -78,19 +78,16 @@ def _lead(data: xr.Dataset) -> str:
 
 def _learning_text(data: xr.Dataset) -> str:
     last = data.isel(step=-1)
-    scores = [
-        f"{network} {float(last.test_accuracy.sel(network=network)):.1%}" for network in data.network.values
-    ]
-    return f"Test accuracy after update {int(data.step[-1])}: {_and(scores)}."
+    name = figures.score_name(data)
+    scores = [f"{network} {score_text(last.sel(network=network))}" for network in data.network.values]
+    return f"Test {name} {figures.after(int(data.step[-1]))}: {_and(scores)}."
 
 
 def _rank_text(data: xr.Dataset) -> str:
     said = []
     for network in data.network.values:
         one = data.sel(network=network, operator="Phi")
-        first, last = (
-            f"{float(one.effective_rank[i]):.1f} ± {float(one.effective_rank_stderr[i]):.1f}" for i in (0, -1)
-        )
+        first, last = (plus_minus(one.effective_rank[i], one.effective_rank_stderr[i]) for i in (0, -1))
         said.append(f"from {first} to {last} in the {network}")
     return (
         "The effective rank counts the directions of trajectory space (trials, time and units together) "
@@ -104,12 +101,12 @@ def _spectra_text(data: xr.Dataset) -> str:
     growth = []
     for network in data.network.values:
         top = data.singular_value.sel(network=network, operator="Phi").isel(k=0)
-        growth.append(f"{float(top[-1] / top[0]):.2g} times in the {network}")
+        growth.append(f"{two_digits(float(top[-1] / top[0]))} times as large as before in the {network}")
     worst = float((data.singular_value_residual / data.singular_value.isel(k=0)).max())
     return (
         "The leading singular values of each operator; large ones are directions in which the same error "
-        f"moves the trajectory far. The largest one of Phi changed {_and(growth)}. The largest residual of a "
-        f"singular vector is {worst:.1e} of the leading value."
+        f"moves the trajectory far. After training the largest one of Phi is {_and(growth)}. The largest "
+        f"residual of a singular vector is {worst:.1e} of the leading value."
     )
 
 
@@ -138,8 +135,7 @@ def _trial_text(data: xr.Dataset) -> str:
     said = []
     for network in data.network.values:
         kernel = data.trial_kernel.sel(network=network, operator="Phi").isel(step=-1).values
-        scale = np.sqrt(np.diag(kernel))
-        cosine = kernel / np.outer(scale, scale)
+        cosine = figures.as_cosines(kernel)
         said.append(f"{cosine[same].mean():.2f} within and {cosine[other].mean():.2f} between ({network})")
     return f"{text} Trials are ordered by class; after training the mean cosine is {_and(said)} classes."
 
@@ -150,7 +146,7 @@ def _rule_text(data: xr.Dataset) -> str:
     for network in data.network.values:
         cosines = last.gradient_cosine.sel(network=network).values
         low = int(cosines.argmin())
-        said.append(f"{float(cosines[low]):.2f} for “{data.rule.values[low]}” in the {network}")
+        said.append(f"{float(cosines[low]):.4f} for “{data.rule.values[low]}” in the {network}")
     return (
         "Top: the cosine between the summed update of a rule and the exact gradient on the probe trials. "
         "Bottom: the alignment of the whole flow that the rule induces with Phi, for any error, with 95% "
@@ -220,6 +216,17 @@ def plus_minus(value: xr.DataArray, stderr: xr.DataArray) -> str:
         return f"{number:.5g} (exact)" if error == 0 else f"{number:.5g} ± {error}"
     place = 1 - math.floor(math.log10(error))
     return f"{round(number, place):.{max(place, 0)}f} ± {round(error, place):.{max(place, 0)}f}"
+
+
+def score_text(one: xr.Dataset) -> str:
+    """Return a network's accuracy in percent, or its R^2."""
+    value = float(one[figures.score_of(one)])
+    return f"{value:.1%}" if figures.score_of(one) == "test_accuracy" else f"{value:.4f}"
+
+
+def two_digits(value: float) -> str:
+    """Return a number to two digits, zeros among them."""
+    return f"{value:#.2g}".rstrip(".")
 
 
 def _and(parts: list[str]) -> str:

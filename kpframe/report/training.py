@@ -11,7 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kpframe.report.comparison import WIDTH, Table, as_wide, draw_legend, legend_height, short, style
-from kpframe.report.figures import panels_of, svg
+from kpframe.report.figures import (
+    HALF_95,
+    UPDATES,
+    loss_label,
+    panels_of,
+    running_mean,
+    score_name,
+    score_of,
+    svg,
+)
 from kpframe.report.html import Section, plus_minus, provenance_rows, write_page
 
 
@@ -41,17 +50,14 @@ def write_training(data: xr.Dataset, path: Path) -> Path:
 def losses(data: xr.Dataset) -> Figure:
     """Loss curves, a running mean of each; a cross where a rule diverged."""
     figure, (panel,) = panels_of(1, 1, (WIDTH, 3.2 + legend_height(data)))
-    window = max(1, data.sizes["update"] // 60)
-    label = "training loss" if window == 1 else f"training loss, mean of {window} updates"
     for place, rule in enumerate(data.rule.values):
-        loss = data.training_loss.sel(rule=rule).values
-        loss = loss[np.isfinite(loss)]
-        smooth = loss if len(loss) < window else np.convolve(loss, np.ones(window) / window, mode="valid")
+        made, smooth = running_mean(data.training_loss.sel(rule=rule))
         look = style(place, str(rule)) | {"markevery": max(1, len(smooth) // 10)}
-        panel.plot(np.arange(len(smooth)) + min(window, len(loss)), smooth, **look)
-        if bool(data.diverged_at.sel(rule=rule) > 0) and len(smooth):
-            panel.plot(len(loss), smooth[-1], marker="x", ms=9, mew=2, color=look["color"])
-    panel.set(xlabel="update", ylabel=label, yscale="log")
+        panel.plot(made, smooth, **look)
+        gone = float(data.diverged_at.sel(rule=rule))
+        if gone > 0 and len(smooth):
+            panel.plot(gone - 1, smooth[-1], marker="x", ms=9, mew=2, color=look["color"])
+    panel.set(xlabel=UPDATES, ylabel=loss_label(data.training_loss), yscale="log")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     draw_legend(figure, panel)
     return as_wide(figure)
@@ -65,11 +71,11 @@ def geometry(data: xr.Dataset) -> Figure:
     places = np.arange(len(rules))
     for panel, operator in zip(panels, operators, strict=False):
         one = data.sel(operator=operator)
-        panel.barh(places, one.effective_rank, xerr=1.96 * one.effective_rank_stderr, color="#56B4E9")
+        panel.barh(places, one.effective_rank, xerr=HALF_95 * one.effective_rank_stderr, color="#56B4E9")
         panel.axvline(float(one.effective_rank_before), color="0.4", lw=1, ls="--")
         panel.set_xlabel(f"effective rank of {operator}", fontsize=8)
     panels[-1].barh(
-        places, data.alignment_with_first, xerr=1.96 * data.alignment_with_first_stderr, color="#56B4E9"
+        places, data.alignment_with_first, xerr=HALF_95 * data.alignment_with_first_stderr, color="#56B4E9"
     )
     panels[-1].set_xlabel("alignment of Phi with\nthat of the first rule", fontsize=8)
     panels[0].set_yticks(places, rules)
@@ -88,7 +94,8 @@ _GEOMETRY = (
 
 def _learning_text(data: xr.Dataset) -> str:
     text = (
-        f"Test loss {float(data.test_loss_before):.4f} and accuracy {float(data.test_accuracy_before):.4f} "
+        f"Test loss {_number(data.test_loss_before)} and {score_name(data)} "
+        f"{_number(data[f'{score_of(data)}_before'])} "
         "before training; see the table for what they are afterwards."
     )
     gone = [str(rule) for rule in data.rule.values if bool(data.diverged_at.sel(rule=rule) > 0)]
@@ -97,7 +104,7 @@ def _learning_text(data: xr.Dataset) -> str:
 
 def training_rows(data: xr.Dataset) -> tuple[list[str], list[list[str]]]:
     """Return the head and the rows of the table of results."""
-    head = ["rule", "test loss", "test accuracy", "diverged at"]
+    head = ["rule", "test loss", f"test {score_name(data)}", "diverged at"]
     head += [f"effective rank of {name}" for name in data.operator.values]
     head += ["alignment with the first", "alignment with the initial", "checkpoint"]
     rows = []
@@ -111,7 +118,7 @@ def training_rows(data: xr.Dataset) -> tuple[list[str], list[list[str]]]:
             [
                 str(rule),
                 _number(one.test_loss),
-                _number(one.test_accuracy),
+                _number(one[score_of(data)]),
                 f"update {int(one.diverged_at)}" if diverged else "-",
                 *("-" if bool(value.isnull()) else plus_minus(value, stderr) for value, stderr in estimates),
                 "-" if diverged else str(one.checkpoint.item()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from attrs import evolve
 
 from kpframe.errors import SpaceMismatchError
 from kpframe.isolation import in_isolation
@@ -41,7 +42,8 @@ def alignment(
     product of each a probe. Others are compared as Hutch++ does: exactly on a few leading right directions
     of both (half of the budget), and by the mean of <A z, B z> and the norms for random z orthogonal to them.
     The bias of the ratio is removed by the jackknife. A budget of at least twice the smaller dimension gives
-    the exact value. The alignment with a zero operator is not defined: NaN.
+    the exact value; that of an operator with itself is 1 by definition. The alignment with a zero operator
+    is not defined: NaN.
 
     Args:
         a: an operator.
@@ -77,7 +79,7 @@ def alignment(
         rounding = 8 * torch.finfo(a.dtype).eps
         return Estimate(clamped(value), max(stderr, rounding), pair.count, pair.method)
 
-    return spend(
+    found = spend(
         measure,
         lambda: exact_alignment(a, b),
         budget=budget,
@@ -85,6 +87,9 @@ def alignment(
         rtol=rtol,
         max_budget=max_budget,
     )
+    if a is b and not math.isnan(found.value):  # NaN: a zero operator
+        return evolve(found, value=1.0, stderr=0.0, method="exact")
+    return found
 
 
 class _SketchedPair:

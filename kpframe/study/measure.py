@@ -18,12 +18,13 @@ import xarray as xr
 from kpframe.flow import Flow, linearize
 from kpframe.model import Model
 from kpframe.operators.base import Operator
-from kpframe.readout import Readout, accuracy, output_error, task_loss
+from kpframe.readout import Readout, output_error
 from kpframe.rules import LearningRule
 from kpframe.scale import cosine, norm
 from kpframe.spectra import alignment, effective_rank, eigsh, trace
 from kpframe.study.compare import flow_of, formula_of
 from kpframe.study.config import MeasureSettings
+from kpframe.study.scores import SCORES, scores_of
 from kpframe.tasks import Loss, Trials
 from kpframe.update import Update
 
@@ -48,7 +49,7 @@ def measure(
     Args:
         model, readout: the network; left as it is.
         probe: the fixed trials on which the operators are built.
-        test: the trials on which loss and accuracy are given.
+        test: the trials on which loss and accuracy (or R^2) are given.
         loss: the task's loss.
         rules: label -> rule to compare with the exact gradient.
         settings: what to spend.
@@ -58,18 +59,16 @@ def measure(
         A dataset with dims ``operator``, ``rule``, ``k``, ``time`` and ``trial`` (see the attributes
         ``long_name`` and ``units`` of its variables).
     """
-    with torch.no_grad():
-        outputs = readout(model.rollout(test.inputs, mask=test.mask).states)
-        scores = float(task_loss(outputs, test, loss)), accuracy(outputs, test)
+    test_loss, value = scores_of(model, readout, test, loss)
     flow = linearize(model, probe.inputs, mask=probe.mask)
     data = _operators(flow, settings, seed)
     if rules:
         with torch.no_grad():
             output_err = output_error(readout(flow.trajectory.states), probe, loss)
         data = data.merge(_rules(flow, output_err, readout, rules, settings, seed))
-    unit = "nat" if loss == "cross_entropy" else "1"
-    data["test_loss"] = ((), scores[0], {"long_name": "test loss", "units": unit})
-    data["test_accuracy"] = ((), scores[1], {"long_name": "test accuracy", "units": "1"})
+    score = SCORES[loss]
+    data["test_loss"] = ((), test_loss, {"long_name": "test loss", "units": score.loss_unit})
+    data[score.variable] = ((), value, {"long_name": score.text, "units": "1"})
     for name, values in probe.trial.items():
         data = data.assign_coords({f"trial_{name}": ("trial", np.asarray(values))})
     return data
@@ -115,7 +114,12 @@ def _operators(flow: Flow, settings: MeasureSettings, seed: int) -> xr.Dataset:
             "time_explained": (("operator", "mode"), np.stack(explained)),
             "state_dimension": ((), flow.P.domain.size),
         },
-        coords={"operator": names, "method": ("operator", methods), "k": np.arange(1, count + 1)},
+        coords={
+            "operator": names,
+            "method": ("operator", methods),
+            "k": np.arange(1, count + 1),
+            "time": np.arange(flow.P.domain.shape[1]),  # from 0, as in select(time=...)
+        },
     )
     for name, text in _LONG_NAMES.items():
         data[name].attrs = {"long_name": text, "units": "1"}

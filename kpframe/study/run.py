@@ -16,6 +16,7 @@ from kpframe.rules import LearningRule
 from kpframe.study.config import NetworkSettings, StudySettings
 from kpframe.study.measure import measure
 from kpframe.study.results import provenance, write_dataset
+from kpframe.study.scores import SCORES
 from kpframe.tasks import Task, Trials
 from kpframe.training import Trainer
 
@@ -120,7 +121,11 @@ def _run_network(
         if progress.step in wanted:
             record(progress.step)
     data = xr.concat(measured, dim=xr.Variable("step", sorted(wanted), {"long_name": "updates made"}))
-    data["training_loss"] = ("update", losses, {"long_name": "training loss, before each update"})
+    data["training_loss"] = (
+        "update",
+        losses,
+        {"long_name": "training loss, before each update", "units": SCORES[task.loss].loss_unit},
+    )
     return data.assign_coords(update=np.arange(1, len(losses) + 1))
 
 

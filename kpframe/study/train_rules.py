@@ -18,12 +18,13 @@ from kpframe.errors import ArgumentError, NonFiniteError, mismatch
 from kpframe.flow import Flow, linearize
 from kpframe.model import Model
 from kpframe.operators.base import Operator
-from kpframe.readout import Readout, accuracy, output_error, task_loss
+from kpframe.readout import Readout, output_error
 from kpframe.registry import create_model, create_task
 from kpframe.rules import ComposedRule, LearningRule, StochasticRule, gradient_of
 from kpframe.scale import cosine, norm
 from kpframe.spectra import alignment, effective_rank
 from kpframe.study.run import test_trials
+from kpframe.study.scores import SCORES, scores_of
 from kpframe.tasks import Task, Trials
 from kpframe.training import Trainer, TrainingSettings
 
@@ -35,8 +36,6 @@ _LONG_NAMES = {
     "diverged_at": "update at which loss or states were no longer finite; NaN where they stayed so",
     "test_loss_before": "test loss before training",
     "test_loss": "test loss after training",
-    "test_accuracy_before": "test accuracy before training (R^2 for regression)",
-    "test_accuracy": "test accuracy after training (R^2 for regression)",
     "effective_rank_before": "effective rank tr(G)^2 / tr(G^2) before training",
     "effective_rank_before_stderr": "standard error of the effective rank before training",
     "effective_rank": "effective rank tr(G)^2 / tr(G^2) after training",
@@ -225,9 +224,7 @@ class _Run:
 
     def measured(self, model: Model, readout: Readout) -> _Measured:
         """Measure a network on the probe and test trials; raises ``NonFiniteError`` where it has diverged."""
-        with torch.no_grad():
-            outputs = readout(model.rollout(self.test.inputs, mask=self.test.mask).states)
-            scores = float(task_loss(outputs, self.test, self.task.loss)), accuracy(outputs, self.test)
+        scores = scores_of(model, readout, self.test, self.task.loss)
         flow = linearize(model, self.probe.inputs, mask=self.probe.mask)
         ranks = {}
         for place, (name, operator) in enumerate(_operators(flow).items()):
@@ -266,15 +263,15 @@ class _Run:
         norms = np.array([[_norm(n, name) for name in parameters] for n in networks])
         moved = [None if n is None else _change(n, initial) for n in networks]
         before = np.array(list(initial.ranks.values()))
-        rule = ("rule",)
+        rule, score = ("rule",), SCORES[self.task.loss]
         data = xr.Dataset(
             {
                 "training_loss": (("rule", "update"), np.stack([end.losses for end in ends.values()])),
                 "diverged_at": (rule, np.array([end.diverged_at for end in ends.values()])),
                 "test_loss_before": ((), initial.scores[0]),
-                "test_accuracy_before": ((), initial.scores[1]),
+                f"{score.variable}_before": ((), initial.scores[1]),
                 "test_loss": (rule, scores[:, 0]),
-                "test_accuracy": (rule, scores[:, 1]),
+                score.variable: (rule, scores[:, 1]),
                 "effective_rank_before": (("operator",), before[:, 0]),
                 "effective_rank_before_stderr": (("operator",), before[:, 1]),
                 "effective_rank": (("rule", "operator"), ranks[..., 0]),
@@ -300,8 +297,13 @@ class _Run:
                 "checkpoint": ("rule", [self.names[label] for label in labels]),
             },
         )
-        for name, text in _LONG_NAMES.items():
-            data[name].attrs = {"long_name": text, "units": "1"}
+        names = _LONG_NAMES | {
+            f"{score.variable}_before": f"{score.text}, before training",
+            score.variable: f"{score.text}, after training",
+        }
+        for name, text in names.items():
+            units = score.loss_unit if "loss" in name else "1"
+            data[name].attrs = {"long_name": text, "units": units}
         return data
 
     def _alignments(
