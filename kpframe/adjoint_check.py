@@ -50,10 +50,11 @@ def check_products(graph: Linearization, r: torch.Tensor | None = None) -> tuple
     r = cotangent(graph.output) if r is None else r
     gradients, sizes = check_linear(graph, r)
     tolerance, least = _tolerance(r)
+    sizes = [0.0 if size <= floor else size for size, floor in zip(sizes, _rounding(graph, r), strict=True)]
     largest = max(sizes)
     if largest <= _vanished(r) or not math.isfinite(largest):
         return gradients
-    scales = [max(size, least * largest) for size in sizes]
+    scales = [max(size, least * largest) if size else math.inf for size in sizes]
     tangents = torch._foreach_div(torch._foreach_div(gradients, scales), scales)
     # Twice: what happens to cancel in one of the sums does not in the other.
     for d in (tangents, [t * (1.5 + cotangent(t)) for t in tangents]):
@@ -108,12 +109,24 @@ def refusal(error: Exception, graph: Linearization) -> Exception:
 
 
 def _gradient(graph: Linearization, r: torch.Tensor, scale: float) -> tuple[torch.Tensor, ...]:
-    return tuple(torch._foreach_mul([g[0] for g in graph.vjp(r.unsqueeze(0))], scale))
+    return tuple(torch._foreach_mul([g[0] for g in graph.raw_vjp(r.unsqueeze(0))], scale))
 
 
 def _vanished(r: torch.Tensor) -> float:
     """Return the size below which products of what saturated units pass on underflow on the way."""
     return float(torch.finfo(r.dtype).tiny ** 0.4)
+
+
+def _rounding(graph: Linearization, r: torch.Tensor) -> list[float]:
+    """Return the size below which a gradient by each input is what rounding leaves of terms that cancel.
+
+    So it is by what the output does not depend on though every operation on the way does, as on the length of
+    a weight that is normalized. The terms are as large as those of an output that grows with the input.
+    """
+    names = torch._foreach_norm([graph.output.detach(), r, *(i.detach() for i in graph.inputs)])
+    output, by, *inputs = torch.stack(list(names)).tolist()
+    terms = 16 * torch.finfo(r.dtype).eps * output * by
+    return [terms / (size or 1.0) for size in inputs]
 
 
 def _tolerance(r: torch.Tensor) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from kpframe.adjoint_check import check_linear, check_products, refusal
 from kpframe.autograd_graph import nodes
 from kpframe.errors import UnsupportedError, mismatch
 from kpframe.isolation import isolated
+from kpframe.scale import divided, multiplied, unit_of
 
 #: Records a graph: returns its output and the leaves it is differentiated by.
 Recipe = Callable[[], tuple[torch.Tensor, Sequence[torch.Tensor]]]
@@ -106,12 +107,22 @@ class Linearization:
         Raises:
             UnsupportedError: where what is recorded has no such products; see ``check_products``.
         """
+        if self._careful and self._live:
+            with isolated(self.output.device, "J*"):
+                self.check()
+        unit = unit_of(cotangents)
+        found = self.raw_vjp(divided(cotangents, unit), only)
+        return found if unit == 1 else tuple(multiplied(unit, g) for g in found)
+
+    def raw_vjp(self, cotangents: torch.Tensor, only: slice = slice(None)) -> tuple[torch.Tensor, ...]:
+        """Return ``J* r`` as autograd gives it: not checked, and in no unit but the cotangents' own.
+
+        Some derivatives lose digits with the scale of the cotangent, that of a matrix exponential for one.
+        """
         inputs = self.inputs[only]
         if not self.output.requires_grad or not inputs:
             return tuple(i.new_zeros(len(cotangents), *i.shape) for i in inputs)
         with isolated(self.output.device, "J*"):
-            if self._careful:
-                self.check()
             return _gradients((self.output,), inputs, (cotangents,), self._batches)
 
     def jvp(self, tangents: Sequence[torch.Tensor | None]) -> torch.Tensor:
@@ -128,7 +139,10 @@ class Linearization:
             if not live:
                 return self.output.new_zeros(len(moved[0][1]) if moved else 1, *self.output.shape)
             outputs, vectors = zip(*live, strict=True)
-            return _gradients(outputs, (self._cotangent,), vectors, self._batches)[0]
+            unit = unit_of(*vectors)
+            units = tuple(divided(d, unit) for d in vectors)
+            moved_by = _gradients(outputs, (self._cotangent,), units, self._batches)[0]
+            return moved_by if unit == 1 else multiplied(unit, moved_by)
 
     def check(self, r: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
         """Record what ``J d`` needs, check both products with one cotangent ``[*output]``; return ``J* r``.

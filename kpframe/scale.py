@@ -11,13 +11,13 @@ import torch
 COMFORT = 2.0**16
 
 
-def unit_of(values: torch.Tensor) -> float:
+def unit_of(*tensors: torch.Tensor) -> float:
     """Return a power of two in whose units the largest entry is near 1; 1 where it is ordinary or zero.
 
     What does not depend on scale (a cosine, a rank) is computed from ``values / unit``; what does (a norm) is
     multiplied by the unit afterwards, as a Python number. Squares of float32 leave its range beyond 1e±19.
     """
-    largest = float(values.abs().max()) if values.numel() else 0.0
+    largest = max((float(values.abs().max()) for values in tensors if values.numel()), default=0.0)
     if not math.isfinite(largest) or largest == 0 or 1 / COMFORT <= largest <= COMFORT:
         return 1.0
     return 2.0 ** (math.frexp(largest)[1] - 1)

@@ -313,6 +313,55 @@ class Turned(nn.Module):
         return torch.tanh(h @ torch.linalg.matrix_exp(self.size * (self.w - self.w.T)) + x @ self.u.T)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_products_know_no_scale_where_a_derivative_does(method) -> None:
+    """That of a matrix exponential loses its digits with entries of 1e90, ``K(c q) / c`` does not."""
+    model = wrap(Turned(1.0).double())
+    flow = linearize(model, drawn(2, 4, 2), method=method)
+    q, d = drawn(2, 4, 3), drawn(flow.J.domain.size)
+    for scale in (1e-120, 1e90):
+        close(flow.J.T(scale * q) / scale, flow.J.T(q))
+        close(flow.J(scale * d) / scale, flow.J(d))
+        close(flow.K(scale * q) / scale, flow.K(q))
+    turn = torch.linalg.matrix_exp(model.cell.w.requires_grad_())
+    raw = [torch.autograd.grad(turn, model.cell.w, c * torch.ones_like(turn), retain_graph=True)[0] / c
+           for c in (1.0, 1e90)]  # fmt: skip
+    assert float((raw[1] - raw[0]).norm()) > 1e-6 * float(raw[0].norm())  # torch's own do know it
+
+
+class Unit(nn.Module):
+    """``h' = act(w / |w| h + u x)``: the length of w is idle, and so is w of one unit."""
+
+    input_size = 2
+
+    def __init__(self, act, hidden: int, seed: int = 0) -> None:
+        super().__init__()
+        self.w, self.u = nn.Parameter(drawn(hidden, hidden, seed=seed)), nn.Parameter(drawn(hidden, 2))
+        self.act, self.hidden_size = act, hidden
+
+    def forward(self, x, h):
+        return self.act(h @ (self.w / self.w.norm(dim=1, keepdim=True)).T + x @ self.u.T)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("alone", [True, False])
+def test_gradients_that_are_rounding_are_no_fault(dtype, alone) -> None:
+    """Nor do they hide one: what the other parameters lose is still seen."""
+    x, d, eps = drawn(2, 5, 2).to(dtype), drawn(1 if alone else 3).to(dtype), torch.finfo(dtype).eps
+    for seed in range(12):  # some of them round to zero
+        cell = Unit(torch.tanh, 1, seed).to(dtype)
+        cell.u.requires_grad_(not alone)
+        moved = linearize(wrap(cell), x, method="graph").J(d)
+        if alone:
+            assert float(moved.norm()) < 100 * eps / float(cell.w.detach().abs())
+        else:
+            cell.w.requires_grad_(False)
+            close(moved, linearize(wrap(cell), x, method="graph").J(d[1:]), 100 * eps)
+    for hidden in (1, 2):
+        with pytest.raises(UnsupportedError, match=TWICE):
+            linearize(wrap(Unit(Once.apply, hidden).to(dtype)), x, method="graph")
+
+
 def test_surrogate_gradients_are_honoured() -> None:
     torch.manual_seed(0)
     cell = Cell(lambda h: 0.9 * h + Surrogate.apply(h)).double()
