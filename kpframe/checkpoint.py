@@ -8,7 +8,6 @@ tensors and plain values is ever unpickled.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,14 @@ from typing import Any
 import torch
 from attrs import field, frozen
 
+from kpframe.checkpoint_header import FIELDS, FORMAT, checksum, read_header, verify
 from kpframe.errors import CheckpointError, mismatch
+from kpframe.files import write_bytes
 from kpframe.model import Model
 from kpframe.readout import Readout
 from kpframe.registry import create_model
 from kpframe.weight_files import TORCH, kind_of, read_safetensors, read_torch, safetensors_module
 
-#: Version of the layout written below.
-FORMAT = 1
 #: What ``torch.compile``, ``DataParallel`` and modules that hold a model or cell put in front of names.
 WRAPPERS = ("_orig_mod.", "module.", "model.", "cell.")
 
@@ -66,7 +65,11 @@ class Checkpoint:
         self.load_into(model)
         for name, first in self.shared.items():
             owner, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(owner), attribute, model.get_parameter(first))
+            try:
+                setattr(model.get_submodule(owner), attribute, model.get_parameter(first))
+            except AttributeError as error:
+                expected = f"shared parameters that {self.model!r} has"
+                raise CheckpointError(mismatch("checkpoint", expected, f"{name!r} and {first!r}")) from error
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name not in self.fixed)
         return model
@@ -86,7 +89,7 @@ def save_checkpoint(
     step: int = 0,
     extra: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a checkpoint, renamed into place when it is complete.
+    """Write a checkpoint, whole or not at all, with a checksum of all that is in it.
 
     Args:
         path: the file, usually ``*.safetensors``.
@@ -96,7 +99,8 @@ def save_checkpoint(
         extra: JSON to keep beside.
 
     Raises:
-        CheckpointError: for a folder that does not exist.
+        CheckpointError: for a folder that does not exist, settings or extras that JSON cannot hold.
+        OutputError: for a file that cannot be written; an older one is left as it was.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -118,13 +122,14 @@ def save_checkpoint(
         "shared": _shared(model),
         "fixed": [name for name, p in model.named_parameters() if not p.requires_grad],
     }
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        partial.write_bytes(save(tensors, metadata={"kpframe": json.dumps(header)}))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+        header = json.loads(json.dumps(header))  # as it will be read: tuples are lists
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint: expected settings and extra that JSON can hold, got others ({error})"
+        ) from error
+    header["checksum"] = checksum(header, tensors)
+    return write_bytes(path, save(tensors, metadata={"kpframe": json.dumps(header)}))
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -139,22 +144,14 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             "torch.save; kpframe.checkpoint.load_into(model, path) loads its weights into a model"
         )
     tensors, metadata = read_safetensors(path)
-    try:
-        header = json.loads(metadata["kpframe"])
-        version, *fields = (header[key] for key in ("format", "model", "settings", "step", "extra"))
-        newer = version > FORMAT
-    except (KeyError, TypeError, ValueError) as error:
+    header = read_header(path, metadata)
+    if header is None:
         raise CheckpointError(
             f"checkpoint: expected kpframe's header in {str(path)!r}, got another safetensors file; "
             "kpframe.checkpoint.load_into(model, path) loads its weights into a model"
-        ) from error
-    if newer:
-        raise CheckpointError(
-            f"checkpoint: expected format {FORMAT} or older in {str(path)!r}, got {version}; upgrade kpframe"
         )
-    model, settings, step, extra = fields
-    shared, fixed = header.get("shared", {}), header.get("fixed", ())
-    return Checkpoint(tensors, model, settings, step, extra, shared, fixed)
+    verify(path, header, tensors)
+    return Checkpoint(tensors, **{key: header[key] for key in FIELDS if key in header})
 
 
 def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
@@ -172,6 +169,8 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
     if kind_of(path) == TORCH:
         return read_torch(path)
     tensors, metadata = read_safetensors(path)
+    if (header := read_header(path, metadata)) is not None:
+        verify(path, header, tensors)
     # safetensors.torch.save_model writes a shared tensor once and its other names into the metadata
     return tensors | {n: tensors[first] for n, first in metadata.items() if first in tensors}
 

@@ -73,6 +73,10 @@ class CheckpointError(KpframeError, ValueError):
     """A checkpoint is missing, corrupt, or does not belong to the model."""
 
 
+class OutputError(KpframeError, OSError):
+    """A file or folder cannot be written: no space, read-only, another run's, in use by another process."""
+
+
 class MissingDependencyError(KpframeError, ImportError):
     """An optional dependency is not installed; the message says which extra brings it."""
 

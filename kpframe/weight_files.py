@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 import zipfile
@@ -30,9 +31,9 @@ def kind_of(path: str | Path) -> str:
         CheckpointError: for a file that is missing, a folder, cannot be read, or is neither.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises for names that are too long
         raise CheckpointError(f"checkpoint: expected a file, got {str(path)!r}, which is a folder")
-    if not path.exists():
+    if not os.path.exists(path):
         raise CheckpointError(f"checkpoint: expected a file, got {str(path)!r}, which does not exist")
     try:
         with path.open("rb") as file:

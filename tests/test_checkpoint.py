@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kpframe import Model
-from kpframe.checkpoint import FORMAT, load_checkpoint, save_checkpoint
-from kpframe.errors import CheckpointError, UnknownNameError
+from kpframe.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from kpframe.checkpoint_header import FORMAT
+from kpframe.errors import CheckpointError, OutputError, UnknownNameError
 from kpframe.readout import Readout
 
 
@@ -51,7 +53,9 @@ def saved(path: Path) -> Path:
     return save_checkpoint(path, Toy(), Readout(4, 2, generator=0), step=3)
 
 
-def bits(module: torch.nn.Module) -> dict[str, bytes]:
+def bits(module: torch.nn.Module | torch.Tensor) -> dict[str, bytes] | bytes:
+    if isinstance(module, torch.Tensor):
+        return module.contiguous().numpy().tobytes()
     return {name: value.contiguous().numpy().tobytes() for name, value in module.state_dict().items()}
 
 
@@ -237,27 +241,94 @@ def test_no_partial_file_is_left(path, saved) -> None:
     assert load_checkpoint(path).step == 4
 
 
-@pytest.mark.parametrize("stage", ["write_bytes", "replace"])
+@pytest.mark.parametrize("stage", ["fsync", "replace"])
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["error", "interrupt"])
 def test_a_failure_leaves_the_older_checkpoint(path, saved, monkeypatch, stage, error) -> None:
-    write, before = Path.write_bytes, path.read_bytes()
+    before = path.read_bytes()
 
-    def fail(self: Path, argument: bytes | Path) -> None:
-        if isinstance(argument, bytes):
-            write(self, argument[:100])
+    def fail(*arguments: object) -> None:
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, stage, fail)
-        with pytest.raises(type(error)):
+        patched.setattr(*((os, "fsync") if stage == "fsync" else (Path, "replace")), fail)
+        with pytest.raises(type(error)) as caught:
             save_checkpoint(path, Toy(seed=1), step=4)
+    assert isinstance(caught.value, OutputError) == isinstance(error, OSError)
     assert listing(path.parent) == ["model.safetensors"]
     assert path.read_bytes() == before
 
 
+# -- what is not what was written ----------------------------------------------------------------------------
+
+
+def test_every_flipped_bit_is_seen(path, saved) -> None:
+    """A bit of a weight, a shape, a step or a setting is refused: other numbers are never read."""
+    content = path.read_bytes()
+    before = load_checkpoint(path)
+    size = sum(tensor.nbytes for tensor in before.tensors.values())
+    places = torch.randint(len(content), (120,), generator=torch.Generator().manual_seed(0)).tolist()
+    refusals = 0
+    for place in [*places, *range(len(content) - 40, len(content))]:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        for read in (load_checkpoint, load_weights):
+            try:
+                found = read(path)
+            except CheckpointError:
+                refusals += 1
+                continue
+            # padding, or the name under which the header or its checksum stands: what is read is right
+            assert place < len(content) - size
+            tensors = found if isinstance(found, dict) else found.tensors
+            assert {n: bits(t) for n, t in tensors.items()} == {n: bits(t) for n, t in before.tensors.items()}
+            if not isinstance(found, dict):
+                assert (found.step, found.settings, found.extra) == (3, {}, {})
+    assert refusals > 250
+    path.write_bytes(content)
+    assert load_checkpoint(path).step == 3
+
+
+def test_flipped_weights_are_named(path, saved) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    for read in (load_checkpoint, load_weights):
+        with pytest.raises(CheckpointError, match=r"expected the contents that were written .* damaged"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("model", 3, "a name or null as 'model'"),
+        ("settings", [["size", 4]], "an object as 'settings'"),
+        ("step", "3", "a whole number >= 0 as 'step'"),
+        ("step", -1, "a whole number >= 0 as 'step'"),
+        ("step", True, "a whole number >= 0 as 'step'"),
+        ("extra", None, "an object as 'extra'"),
+        ("shared", ["w"], "an object of names as 'shared'"),
+        ("shared", {"w": 1}, "an object of names as 'shared'"),
+        ("fixed", "w", "a list of names as 'fixed'"),
+        ("fixed", [1], "a list of names as 'fixed'"),
+    ],
+)
+def test_fields_of_another_type(path, saved, field, value, expected) -> None:
+    save_file({"model.w": torch.ones(2)}, path, metadata={"kpframe": json.dumps(HEADER | {field: value})})
+    assert f"expected {expected} in the header" in refused(path)
+
+
+def test_files_from_before_there_were_checksums(path, saved) -> None:
+    tensors = load_checkpoint(path).tensors
+    save_file(dict(tensors), path, metadata={"kpframe": json.dumps(HEADER)})
+    assert bits(load_checkpoint(path).tensors["model.w"]) == bits(tensors["model.w"])
+    save_file(dict(tensors), path, metadata={"kpframe": json.dumps(HEADER | {"checksum": "0"})})
+    assert "damaged" in refused(path)  # the partner
+
+
 def test_what_json_cannot_hold_writes_nothing(path, saved) -> None:
     before = path.read_bytes()
-    with pytest.raises(TypeError, match="Tensor"):
+    with pytest.raises(CheckpointError, match=r"JSON can hold, got others \(.*Tensor"):
         save_checkpoint(path, Toy(seed=1), extra={"losses": torch.ones(3)})
     assert listing(path.parent) == ["model.safetensors"]
     assert path.read_bytes() == before

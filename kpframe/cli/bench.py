@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kpframe.files import check_file, write_text
+
 if TYPE_CHECKING:
     import torch
 
@@ -53,6 +55,8 @@ def bench(
     from kpframe.bench.products import product_rows
     from kpframe.bench.sweeps import sweeps
 
+    if json_path is not None:
+        check_file(json_path)  # before the work, not after it
     chosen = models or _default_models()
     measured = [_parse(size) for size in sizes or ("20x90x256", "100x100x100")]
     torch.set_num_threads(threads)
@@ -91,7 +95,7 @@ def bench(
             "rows": [row.to_dict() for row in rows],
             "sweeps": [sweep.to_dict() for sweep in grown],
         }
-        json_path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        write_text(json_path, json.dumps(document, indent=2) + "\n")
 
 
 def _show(rows: list[Row], grown: list[Sweep]) -> None:

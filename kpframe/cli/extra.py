@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-EXTRA = {"click", "h5netcdf", "h5py", "jinja2", "matplotlib", "rich", "safetensors", "xarray"}
+EXTRA = {"click", "filelock", "h5netcdf", "h5py", "jinja2", "matplotlib", "rich", "safetensors", "xarray"}
 
 
 def needs(module: str) -> str:

@@ -11,6 +11,7 @@ import click
 
 from kpframe import __version__
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.files import check_folder, make_folder, write_text
 from kpframe.plugin import API_VERSION, KINDS, get_manager
 from kpframe.plugin.loading import same_distribution
 
@@ -48,11 +49,12 @@ def new_plugin(name: str, kind: str, output: Path | None) -> None:
     folder = Path(names["distribution"]) if output is None else output
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ArgumentError(mismatch("--output", "a new or empty folder", f"{folder}, which is not"))
+    check_folder(folder)
     _check_free(kind, names)
     written = render(kind, names)
     for path, text in written.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text, encoding="utf-8")
+        make_folder((folder / path).parent)
+        write_text(folder / path, text)
     click.echo(f"Wrote {names['distribution']} to {folder}:")
     for path in written:
         click.echo(f"  {path}")

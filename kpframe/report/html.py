@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from kpframe.files import write_text
 from kpframe.report import figures
 
 
@@ -42,14 +43,11 @@ def write_report(data: xr.Dataset, path: Path) -> Path:
 
 
 def write_page(path: Path, template: str, **values: object) -> Path:
-    """Write a page from a template of this room, renamed into place when it is complete."""
+    """Write a page from a template of this room, whole or not at all; raises ``OutputError``."""
     environment = Environment(
         loader=PackageLoader("kpframe.report"), autoescape=True, undefined=StrictUndefined
     )
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(environment.get_template(template).render(**values), encoding="utf-8")
-    partial.replace(path)
-    return path
+    return write_text(path, environment.get_template(template).render(**values))
 
 
 def _sections(data: xr.Dataset) -> list[Section]:

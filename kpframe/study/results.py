@@ -14,6 +14,8 @@ from typing import Any
 import attrs
 import xarray as xr
 
+from kpframe.errors import ArgumentError, mismatch
+from kpframe.files import make_folder, write_bytes
 from kpframe.plugin import get_manager
 from kpframe.study.config import StudySettings
 
@@ -46,15 +48,30 @@ def versions() -> dict[str, str]:
 
 
 def write_dataset(data: xr.Dataset, path: Path, attributes: Mapping[str, Any] | None = None) -> Path:
-    """Write a dataset as netCDF (h5netcdf), renamed into place when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    data.assign_attrs(attributes or {}).to_netcdf(partial, engine="h5netcdf")
-    partial.replace(path)
-    return path
+    """Write a dataset as netCDF (h5netcdf), whole or not at all; return its path.
+
+    Raises:
+        OutputError: for a disk that is full or read-only, as ``kpframe.files.write_bytes``.
+    """
+    # HDF5 writes into memory: on a full disk it would end the process
+    content = data.assign_attrs(attributes or {}).to_netcdf(engine="h5netcdf")
+    make_folder(path.parent)
+    return write_bytes(path, content)
 
 
 def read_dataset(path: Path) -> xr.Dataset:
-    """Read a dataset into memory."""
-    with xr.open_dataset(path, engine="h5netcdf") as data:
-        return data.load()
+    """Read a dataset into memory.
+
+    Raises:
+        ArgumentError: for a file that is missing, corrupt or no netCDF.
+    """
+    if not os.path.isfile(path):  # which takes names of any length
+        raise ArgumentError(mismatch("path", "a netCDF file", f"{str(path)!r}, which does not exist"))
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as data:
+            return data.load()
+    except (OSError, ValueError, KeyError, RuntimeError) as error:  # of a damaged file, any of these
+        reason = " ".join(str(error).split())
+        raise ArgumentError(
+            mismatch("path", "a netCDF file", f"{str(path)!r}, which is corrupt ({reason})")
+        ) from error
