@@ -74,12 +74,9 @@ def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
 
 def row_cosines(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:  # [n, m] each -> [n], float64
     """Return the cosine of each row with the other's, NaN where one of the two is zero."""
-    return torch.stack(
-        [
-            torch.tensor(cosine(a, b), dtype=torch.float64, device=one.device)
-            for a, b in zip(one, other, strict=True)
-        ]
-    )
+    first, second = ((values / row_units(values)).double() for values in (one, other))
+    sizes = first.square().sum(-1).sqrt() * second.square().sum(-1).sqrt()
+    return ((first * second).sum(-1) / sizes).clamp(-1, 1)  # 0 / 0 is NaN and stays so
 
 
 def clamped(cosine: float) -> float:
