@@ -20,7 +20,15 @@ from kpframe.parameter import ParameterJacobian, ParameterOperator
 from kpframe.plugin.loading import say
 from kpframe.propagator import Propagator
 from kpframe.rollout_graph import GraphPropagator, RolloutGraph
-from kpframe.step_check import check_hooks, check_kept, check_parameters, check_start, check_step, few_rows
+from kpframe.step_check import (
+    check_hooks,
+    check_kept,
+    check_parameters,
+    check_start,
+    check_step,
+    few_rows,
+    unread_parameters,
+)
 from kpframe.step_jacobian import DenseStepJacobian, StepJacobian
 from kpframe.trajectory import Trajectory
 
@@ -61,6 +69,14 @@ class Flow:
     def Phi(self) -> Operator:
         """The neural tangent operator ``P K P*``; equals ``G G*`` with ``G = dh/dtheta = P J``."""
         return self.P.around(self.K)
+
+    @cached_property
+    def unread(self) -> frozenset[str]:
+        """Names of parameters that nothing along the trajectory reads: a readout inside the module.
+
+        Their columns of J are zero. It does not teach them, so that their ``.grad`` is not a rule's to fill.
+        """
+        return unread_parameters(self.model, self.trajectory)
 
     def __repr__(self) -> str:
         return (

@@ -141,6 +141,9 @@ class LearningRule(ABC):
     ) -> None:
         """Fill ``.grad`` of a model's parameters with the rule's gradient, for any torch optimizer.
 
+        Parameters that nothing along the flow reads (``flow.unread``) keep theirs, as in ``loss.backward()``:
+        a readout inside the module learns by whatever else fills it.
+
         See ``gradient`` for the other arguments and errors.
 
         Raises:
@@ -157,7 +160,10 @@ class LearningRule(ABC):
                 mismatch("model", f"parameters like those of the flow, {kind}", ", ".join(own - {kind}))
             )
         for name, value in gradient_of(self, flow, err, readout, output_err).items():
-            theta[name].grad = value
+            if (
+                bool(value.any()) or name not in flow.unread
+            ):  # which costs a step, and is asked of zeros alone
+                theta[name].grad = value
 
     def __matmul__(self, other: object) -> LearningRule:
         if not isinstance(other, LearningRule):

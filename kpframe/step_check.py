@@ -32,6 +32,9 @@ PURE = "a step that depends on its arguments, parameters and buffers alone, row 
 OWN = "a step that learns its own parameters"
 _ADAPTIVE = "(an adaptive solver does so: give it a fixed step, or tighter tolerances)"
 
+#: Rows recorded at once, where all are.
+_CHUNK = 4096
+
 #: Relative differences that count as rounding: of states, and of derivatives, where other rows give zeros.
 #: A solver that chooses its steps by all rows together stays within at its usual tolerances.
 _ROUNDING = {torch.float64: (1e-7, 1e-7), torch.float32: (1e-4, 1e-5)}
@@ -138,6 +141,37 @@ def check_step(model: Model, rows: FewRows, *, twice: bool) -> None:
     if mixes(moved):
         got = f"{type(model).__name__}, in which the next state of a row moves with the states of other rows"
         raise ArgumentError(mismatch("model", PURE, f"{got} {_ADAPTIVE}"))
+
+
+def unread_parameters(model: Model, trajectory: Trajectory) -> frozenset[str]:
+    """Return the names of the parameters that nothing along a roll-out reads, so that it cannot teach them.
+
+    Those of a readout inside the module, say, or a trainable h_0 where another was given. Most models read
+    all of theirs at any step, so that a few rows show it; else all rows are recorded, some at a time.
+    """
+    left = {id(parameter): name for name, parameter in model.trainable().items()}
+
+    def strike(*outputs: torch.Tensor) -> None:
+        for leaf in leaves(*outputs):
+            left.pop(id(leaf), None)
+
+    strike(_record(model, trajectory).out)
+    batch, time = trajectory.space.shape[:2]
+    device = trajectory.states.device
+    if left and not trajectory.given:
+        with recording(device, "initial state"):
+            strike(model.initial_state(batch))
+    x, h = trajectory.inputs.flatten(0, 1), trajectory.previous.detach().flatten(0, 1)
+    steps = torch.arange(time, device=device).repeat(batch) if model.time_varying else None
+    mask = None if trajectory.mask is None else trajectory.mask.flatten()
+    for start in range(0, batch * time, _CHUNK):
+        if not left:
+            break
+        part = slice(start, start + _CHUNK)
+        with recording(device, "step"):
+            t, valid = (None if value is None else value[part] for value in (steps, mask))
+            strike(model._rows(x[part], h[part], t, valid))
+    return frozenset(left.values())
 
 
 def check_parameters(model: Model) -> None:

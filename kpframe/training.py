@@ -101,10 +101,16 @@ class Trainer:
             yield Progress(step, float(loss))
 
     def _update(self, step: int) -> torch.Tensor:
-        """Make one update and return the loss before it."""
+        """Make one update and return the loss before it.
+
+        Only what the loss teaches is moved, and has its gradient afterwards; a readout of its own inside the
+        model keeps the one that it came with.
+        """
         trials = self.task.sample(
             self.settings.batch_size, generator=self._generator, dtype=self._dtype, device=self._device
         )
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        kept = [p.grad for p in parameters]
         self.optimizer.zero_grad(set_to_none=True)
         try:
             loss = self._gradient(trials)
@@ -113,6 +119,8 @@ class Trainer:
                 f"training diverged at step {step}; lower learning_rate ({error})"
             ) from error
         self.optimizer.step()
+        for parameter, gradient in zip(parameters, kept, strict=True):
+            parameter.grad = gradient if parameter.grad is None else parameter.grad
         return loss
 
     def _gradient(self, trials: Trials) -> torch.Tensor:

@@ -418,3 +418,24 @@ class Tangent(LowRankProjection):
 @parametrize_with_checks([Rates, SomeMoments, Tangent], kind="rule")
 def test_conformance(check) -> None:
     check()
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_readout_inside_the_module_needs_no_moments(problem, close, learned) -> None:
+    """One optimizer for all: it has moments of the readout once that learns, and none before."""
+    here = problem("gru")
+    plain = FrozenAdam(moments(here.flow()))
+    here.model.head = torch.nn.Linear(2, 1).double()
+    optimizer = torch.optim.Adam(here.model.parameters(), eps=plain.eps)
+    for name, p in here.model.named_parameters():
+        if learned or not name.startswith("head"):
+            p.grad = plain.second_moments.get(name, torch.ones_like(p)).sqrt()
+    optimizer.step()
+    flow = here.flow()
+    rule = FrozenAdam.of_optimizer(optimizer, here.model)
+    assert flow.unread == {"head.weight", "head.bias"}
+    assert ("head.weight" in rule.second_moments) == learned
+    expected = plain.gradient(flow, here.err)
+    for name in plain.second_moments:
+        close(rule.gradient(flow, here.err)[name], expected[name], 1e-6)
+    assert not bool(rule.gradient(flow, here.err)["head.weight"].any())

@@ -121,6 +121,8 @@ class FrozenAdam(LearningRule):
                     continue
                 state = state_dict["state"].get(index, {})
                 kept = "max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"
+                if not state and any(state_dict["state"].values()):
+                    continue  # it never had a gradient: nothing reads it
                 if kept not in state or "betas" not in group:
                     expected = f"Adam's {kept} of {name!r}, after at least one step"
                     raise ArgumentError(mismatch("state_dict", expected, sorted(state) or "nothing"))
@@ -142,7 +144,7 @@ class FrozenAdam(LearningRule):
                 v = moments[name]
                 _check(name, v, part, like)
                 values[part.slice] = (1 / (v.sqrt() + self.eps)).reshape(-1)
-            elif name in learn:
+            elif name in learn and name not in update.flow.unread:
                 have = ", ".join(self.second_moments) or "none"
                 raise ArgumentError(mismatch("second_moments", f"a tensor for {name!r}", f"those of {have}"))
         return _with_diagonal(update, values, "K_adam")
