@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from kpframe_rules.feedback_alignment import FeedbackAlignment
 
 from kpframe import LearningRule, Readout, Task, Trials, create_model, create_rule, linearize
@@ -234,15 +235,14 @@ def test_comparison_with_more_outputs_than_units(capsys, tmp_path) -> None:
         assert np.isnan(float(data[name].sel(rule="fa")))
         assert np.isfinite(float(data[name].sel(rule="eprop")))
     assert np.isnan(data.singular_value.sel(rule="fa")).all()
-    whole = data.expand_dims(checkpoint=["now"]).assign_coords(
-        step=("checkpoint", [0]), model=("checkpoint", ["rnn"])
-    )
+    whole = xr.concat([data], dim=xr.Variable("checkpoint", ["now"]), coords="all")
+    whole = whole.assign_coords(step=("checkpoint", [0]), model=("checkpoint", ["rnn"]))
     _show(whole)
     table = capsys.readouterr().out
     assert table.count("none") == 3
     assert "nan" not in table
     page = write_comparison(whole, tmp_path / "page.html").read_text(encoding="utf-8")
-    assert page.count(">none<") == 3
+    assert page.count(">none<") == 3 + 4  # figures, and the methods by which they were found
     assert ">nan" not in page
     fewer = compare_rules(*network(FEW), trials_of(FEW), "cross_entropy", rules, budget=20, values=3)
     assert np.isfinite(float(fewer.flow_alignment.sel(rule="fa")))
