@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from kpframe.errors import DeviceError, DtypeError, ShapeError, UnsupportedError, mismatch
+from kpframe.isolation import in_isolation
 from kpframe.operators.algebra import ScaledOperator, SumOperator
 from kpframe.operators.base import ATOM, MEMORY_BUDGET, Operator
 from kpframe.operators.dense import check_budget
@@ -45,6 +46,12 @@ class StepJacobian(Operator):
             raise ShapeError(mismatch("space", f"axes ({BATCH}, {TIME}, {HIDDEN})", f"({space})"))
         super().__init__(space, space, dtype=dtype, device=device)
         self.name = name
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("step", "step_adjoint"):  # called by hand too; surroundings change nothing
+            if name in vars(cls):
+                setattr(cls, name, in_isolation(vars(cls)[name]))
 
     @abstractmethod
     def step(self, t: int, v: torch.Tensor) -> torch.Tensor:  # [..., B, H] -> [..., B, H]

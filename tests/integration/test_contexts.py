@@ -89,6 +89,8 @@ class Figures:
             found[repr(operator)] = operator(q)
         found["states"] = flow.trajectory.states
         found["J J* q"] = flow.J(flow.J.T(q))
+        found["A_t v"] = flow.A.step(1, q[:, 1])
+        found["A_t* v"] = flow.A.step_adjoint(1, q[:, 1])
         found["two probes"] = flow.Phi(torch.stack([q, q.roll(1, -1)]))
         found["dense"] = flow.K.select(time=0).to_dense()
         return found
