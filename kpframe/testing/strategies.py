@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from kpframe.reducer import REDUCERS
 from kpframe.spaces import Space
 from kpframe.testing.cases import FlowCase, MaskCase, ReducerCase, RuleCase, TensorCase
-from kpframe.testing.drawing import LARGEST, settings_strategy
+from kpframe.testing.choices import LARGEST
+from kpframe.testing.drawing import settings_strategy
 from kpframe.testing.sources import Source, source_of
 from kpframe.testing.trees import BINARY, LEAVES, ROOTS, UNARY, Node, OperatorCase
 from kpframe.testing.values import KINDS

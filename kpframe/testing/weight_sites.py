@@ -27,7 +27,7 @@ from kpframe.model import Model
 from kpframe.settings import NoSettings, SettingInfo, describe
 from kpframe.sites import SiteModel
 from kpframe.testing.cases import FlowCase
-from kpframe.testing.drawing import smallest_settings
+from kpframe.testing.choices import smallest_settings
 from kpframe.testing.problem import Problem
 from kpframe.testing.residual import CheckFailure
 from kpframe.testing.sources import find_spec, source_of

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -96,6 +99,18 @@ def test_the_theorem_of_weight_sites(run) -> None:
     assert row["verdict"] == "neuron-diagonal"
     assert row["between_neurons"] == 0
     assert row["from_one_gram_matrix"] > 1e-4
+
+
+def test_the_theorem_needs_no_extra_for_tests() -> None:
+    code = """
+        import sys
+        sys.modules["hypothesis"] = sys.modules["pytest"] = None
+        from kpframe.cli import app
+        sys.exit(app.run(["verify", "--theorem", "weight-sites", "kpframe.testing.toys:Elman"]))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Gram matrix of site inputs" in done.stdout
 
 
 def test_a_name_is_needed_but_for_a_theorem(run) -> None:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
+from operator import eq
+
+import pytest
 import torch
 from attrs import frozen
 from hypothesis import find, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import NoSuchExample
 
+from kpframe.errors import ArgumentError
 from kpframe.operators import Operator
-from kpframe.plugin import setting
+from kpframe.plugin import ModelSpec, setting
 from kpframe.spaces import Axis, Space
 from kpframe.testing import strategies
 from kpframe.testing.cases import FlowCase, MaskCase, ReducerCase, RuleCase, TensorCase
-from kpframe.testing.drawing import _of_class
+from kpframe.testing.choices import of_class, smallest_settings
+from kpframe.testing.drawing import strategy_of
+from kpframe.testing.residual import CheckFailure
+from kpframe.testing.toys import Plain
 from kpframe.testing.trees import Node, OperatorCase
 from kpframe.testing.values import KINDS, seeded, values
 
@@ -102,12 +111,17 @@ def test_fixed_fields_are_not_drawn() -> None:
 
 def test_settings_follow_bounds_and_choices() -> None:
     seen: list[dict] = []
-    required, optional = _of_class(Settings)
+    required, optional = of_class(Settings)
     assert set(required) == {"input_size", "hidden_size"}
     assert set(optional) == {"mode", "gain", "odd", "lengths"}
 
     @settings(max_examples=60)
-    @given(st.fixed_dictionaries(required, optional=optional))
+    @given(
+        st.fixed_dictionaries(
+            {name: strategy_of(choice) for name, choice in required.items()},
+            optional={name: strategy_of(choice) for name, choice in optional.items()},
+        )
+    )
     def check(drawn: dict) -> None:
         seen.append(drawn)
         Settings(**drawn)  # within the bounds
@@ -117,6 +131,63 @@ def test_settings_follow_bounds_and_choices() -> None:
     check()
     assert {drawn.get("mode") for drawn in seen} == {None, "a", "b"}
     assert any(drawn.get("odd") is not None for drawn in seen)
+
+
+@frozen
+class Picky:
+    """Settings with which Choosy builds only where they go together."""
+
+    input_size: int = setting(ge=1)
+    hidden_size: int = setting(ge=1)
+    even: bool = setting(True)
+    mode: str | None = setting(None, choices=("a", "b", None))
+    pair: tuple[int, int] = setting((1, 1), ge=0, le=1)
+
+
+class Choosy(Plain):
+    """Refuses an odd number of units, and one thing more."""
+
+    refuse = staticmethod(lambda mode, pair: False)
+
+    def __init__(self, input_size, hidden_size, even, mode, pair) -> None:
+        if (even and hidden_size % 2) or self.refuse(mode, pair):
+            raise ArgumentError("hidden_size, mode and pair do not go together")
+        super().__init__(input_size, hidden_size)
+
+
+def test_the_smallest_settings_leave_out_what_is_not_needed(monkeypatch) -> None:
+    spec = ModelSpec(name="choosy", factory=f"{__name__}:Choosy", settings=Picky)
+    monkeypatch.setattr("kpframe.testing.sources.load_factory", lambda spec, keywords: Choosy)
+    assert smallest_settings("model", spec) == {"input_size": 1, "hidden_size": 2}
+    monkeypatch.setattr(Choosy, "refuse", staticmethod(lambda mode, pair: mode != "b"))
+    assert smallest_settings("model", spec) == {"input_size": 1, "hidden_size": 2, "mode": "b"}
+    monkeypatch.setattr(Choosy, "refuse", staticmethod(lambda mode, pair: mode != "b" or pair != (1, 0)))
+    assert smallest_settings("model", spec) == {
+        "input_size": 1,
+        "hidden_size": 2,
+        "mode": "b",
+        "pair": (1, 0),
+    }
+    monkeypatch.setattr(Choosy, "refuse", staticmethod(lambda mode, pair: True))
+    with pytest.raises(
+        CheckFailure, match=r"no settings were found that go together; .*'hidden_size': 1"
+    ) as e:
+        smallest_settings("model", spec)
+    assert "mode and pair do not go together" in str(e.value)
+
+
+def test_choices_come_simplest_first() -> None:
+    required, optional = of_class(Settings)
+    assert list(required["input_size"]) == [1, 2, 3]
+    assert list(optional["odd"]) == [0.5, 0.25, 0.9, None]
+    assert list(optional["lengths"]) == [(2,), (3,), (4,), (2, 3), (2, 4), (3, 2), (3, 4), (4, 2), (4, 3)]
+    for choice in (*required.values(), *optional.values()):
+        fixed = settings(database=None, derandomize=True)
+        assert find(strategy_of(choice), lambda _: True, settings=fixed) == next(iter(choice))
+        for value in choice:
+            assert find(strategy_of(choice), partial(eq, value), settings=fixed) == value
+        with pytest.raises(NoSuchExample):
+            find(strategy_of(choice), lambda drawn, choice=choice: drawn not in choice, settings=fixed)
 
 
 def test_settings_for_draws_what_builds() -> None:

@@ -10,7 +10,7 @@ from kpframe.flow import linearize
 from kpframe.model import Model
 from kpframe.plugin.loading import say
 from kpframe.testing.cases import FlowCase
-from kpframe.testing.drawing import smallest_settings
+from kpframe.testing.choices import smallest_settings
 from kpframe.testing.identity import identity
 from kpframe.testing.problem import Problem
 from kpframe.testing.residual import CheckFailure, Residual, compare, contrast, require, worst

@@ -11,7 +11,7 @@ from kpframe.plugin.loading import say
 from kpframe.readout import Readout
 from kpframe.rules import LearningRule, StochasticRule
 from kpframe.testing.cases import RuleCase
-from kpframe.testing.drawing import smallest_settings
+from kpframe.testing.choices import smallest_settings
 from kpframe.testing.identities import operators
 from kpframe.testing.identity import identity
 from kpframe.testing.problem import Problem
