@@ -27,7 +27,7 @@ def settings_strategy(kind: str, reference: Any) -> st.SearchStrategy[dict[str, 
 
 
 def strategy_of(choice: Choice) -> Drawn:
-    """Return a strategy of the values of a choice, which shrinks to its first."""
+    """Return a strategy of the values of a choice."""
     if isinstance(choice, Either):
         return st.one_of([strategy_of(arm) for arm in choice.arms])
     if isinstance(choice, Among):
