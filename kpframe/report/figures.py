@@ -113,14 +113,10 @@ def spectra(data: xr.Dataset) -> Figure:
             one = data.sel(network=network, operator=operator)
             for place, step in enumerate((int(data.step[0]), int(data.step[-1]))):
                 values = one.singular_value.sel(step=step)
-                panel.semilogy(
-                    data.k,
-                    values,
-                    marker=MARKERS[place],
-                    color=COLOURS[place],
-                    label=after(step),
-                    ms=3.5,
-                )
+                look: dict[str, Any] = {"marker": MARKERS[place], "color": COLOURS[place], "ms": 3.5}
+                panel.semilogy(data.k, values, label=after(step), **look)
+                bounds = values.where(~one.singular_value_converged.sel(step=step))
+                panel.plot(data.k, bounds, lw=0, mfc="w", **look)
             panel.set_title(f"{network}, {_tex(operator)}")
             panel.set_xlabel("k")
             panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

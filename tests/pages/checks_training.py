@@ -1,0 +1,144 @@
+"""What the page of ``kpframe train`` and its table on the terminal must say of the dataset."""
+
+from __future__ import annotations
+
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+import xarray as xr
+from click.testing import CliRunner
+
+import kpframe.study.train_rules
+from kpframe.cli.app import cli
+
+from .checks_report import check_loss_panel, score_of
+from .page import HALF_95, Page, lengths, lines, marked, pair, plain, rows_on_terminal, ticks
+
+
+def check_lead(page: Page, data: xr.Dataset) -> None:
+    assert page.title == data.attrs["title"]
+    rules = ", ".join(data.rule.values.tolist())
+    assert f"on the same trials for {data.sizes['update']} updates by each of the rules: {rules}." in (
+        page.sections[""].caption
+    )
+    assert dict(page.section("Provenance").tables[0])["kpframe version"] == data.attrs["kpframe_version"]
+
+
+def check_learning(page: Page, data: xr.Dataset) -> None:
+    section, (score, name) = page.section("Learning"), score_of(data)
+    (panel,) = section.panels
+    check_loss_panel(panel, data.training_loss, "rule")
+    gone = data.rule.values[data.diverged_at.notnull()].tolist()
+    shown = lines(panel)
+    # a loss at update u is that of the network after u - 1 updates
+    expected = [(float(data.diverged_at.sel(rule=rule)) - 1, shown[rule][1][-1]) for rule in gone]
+    assert marked(panel) == expected
+    before = f"Test loss {float(data.test_loss_before):.4f} and {name} {float(data[f'{score}_before']):.4f}"
+    assert section.caption.startswith(f"{before} before training")
+    assert f"Diverged, at the crosses: {', '.join(gone)}." in section.caption
+
+
+def check_geometry(page: Page, data: xr.Dataset) -> None:
+    section = page.section("The geometry they end in")
+    *ranks, likeness = section.panels
+    figures = [
+        *(
+            (data.effective_rank.sel(operator=o), data.effective_rank_stderr.sel(operator=o))
+            for o in data.operator
+        ),
+        (data.alignment_with_first, data.alignment_with_first_stderr),
+    ]
+    for panel, (value, stderr) in zip(section.panels, figures, strict=True):
+        shown, ends = lengths(panel)
+        np.testing.assert_array_equal(shown, value)
+        np.testing.assert_allclose(ends[:, 0], value - HALF_95 * stderr, rtol=1e-9)
+        np.testing.assert_allclose(ends[:, 1], value + HALF_95 * stderr, rtol=1e-9)
+        assert panel.get_xscale() == "linear"
+    assert [panel.get_xlabel() for panel in ranks] == [f"effective rank of {o}" for o in data.operator.values]
+    for panel, before in zip(ranks, data.effective_rank_before.values, strict=True):
+        (line,) = [line for line in panel.get_lines() if line.get_linestyle() == "--"]
+        assert list(line.get_xdata()) == [before, before]
+    assert plain(likeness.get_xlabel()) == "alignment of Phi with that of the first rule"
+    assert ranks[0].yaxis_inverted()
+    names = dict(enumerate(data.rule.values.tolist()))
+    assert {place: plain(text) for place, text in ticks(ranks[0].yaxis).items()} == names
+    assert "After training, on the same held-out trials, with 95% intervals. Dashed: before training." in (
+        section.caption
+    )
+
+
+def number(value: xr.DataArray) -> str:
+    return "-" if np.isnan(float(value)) else f"{float(value):.4f}"
+
+
+def estimate(value: xr.DataArray, stderr: xr.DataArray) -> str:
+    return "-" if np.isnan(float(value)) else pair(value, stderr)
+
+
+def results(data: xr.Dataset) -> list[dict[str, str]]:
+    """Return the cells of the table of results, rule by rule."""
+    score, name = score_of(data)
+    found = []
+    for rule in data.rule.values:
+        one, gone = data.sel(rule=rule), bool(data.diverged_at.sel(rule=rule).notnull())
+        ranks = {
+            f"effective rank of {o}": estimate(
+                one.effective_rank.sel(operator=o), one.effective_rank_stderr.sel(operator=o)
+            )
+            for o in data.operator.values
+        }
+        found.append(
+            {
+                "rule": rule,
+                "test loss": number(one.test_loss),
+                f"test {name}": number(one[score]),
+                "diverged at": f"update {int(one.diverged_at)}" if gone else "-",
+                **ranks,
+                "alignment with the first": estimate(
+                    one.alignment_with_first, one.alignment_with_first_stderr
+                ),
+                "alignment with the initial": estimate(
+                    one.alignment_with_initial, one.alignment_with_initial_stderr
+                ),
+                "checkpoint": "-" if gone else one.checkpoint.item(),
+            }
+        )
+    return found
+
+
+def check_results(page: Page, data: xr.Dataset) -> None:
+    (table,) = page.section("Results").tables
+    assert [dict(zip(table[0], row, strict=True)) for row in table[1:]] == results(data)
+    assert "Estimates are given with one standard error" in page.section("The numbers").caption
+
+
+def check_changes(page: Page, data: xr.Dataset) -> None:
+    (table,) = page.section("Change of each parameter, |change| / |initial|").tables
+    assert table[0] == ["rule", *data.parameter.values]
+    share = data.parameter_change / data.parameter_norm_before
+    for row, rule in zip(table[1:], data.rule.values, strict=True):
+        assert row == [rule, *(number(share.sel(rule=rule, parameter=name)) for name in data.parameter)]
+    (table,) = page.section("Cosines between the changes of the parameters").tables
+    names = [f"{place} {rule}" for place, rule in enumerate(data.rule.values, 1)]
+    assert table[0] == ["rule", *(str(place) for place in range(1, len(names) + 1))]
+    for row, name, rule in zip(table[1:], names, data.rule.values, strict=True):
+        cosines = [number(data.change_cosine.sel(rule=rule, rule_other=other)) for other in data.rule_other]
+        assert row == [name, *cosines]
+
+
+def check_terminal(_: Page, data: xr.Dataset) -> None:
+    """The terminal shows columns of the page's table of results, cell by cell."""
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
+        patch.setattr(kpframe.study.train_rules, "train_rules", lambda *_, **__: data.copy())
+        patch.setattr("torch.set_num_threads", lambda _: None)
+        patch.setattr("kpframe.study.rule_text.create_rule", lambda *_, **__: None)
+        patch.setattr("kpframe.report.training.write_training", lambda _, path: path)
+        arguments = ["train", *(f"--rule={rule}" for rule in data.rule.values), "--model=m", "--task=t"]
+        result = CliRunner().invoke(cli, [*arguments, f"--output={folder}/out"], catch_exceptions=False)
+    head, *rows = rows_on_terminal(result.stdout)[: 1 + data.sizes["rule"]]
+    assert {"rule", "test loss", f"test {score_of(data)[1]}", "diverged at"} <= set(head)
+    assert rows == [[row[column] for column in head] for row in results(data)]
+
+
+CHECKS = (check_lead, check_learning, check_geometry, check_results, check_changes, check_terminal)

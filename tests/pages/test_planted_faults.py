@@ -1,0 +1,27 @@
+"""Faults planted in the code between networks and readers: every one of them is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from . import faults_of_comparisons, faults_of_reports
+from .planting import Fault, noticed
+
+FAULTS: tuple[Fault, ...] = (*faults_of_reports.FAULTS, *faults_of_comparisons.FAULTS)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what.replace(" ", "-"))
+def test_it_is_noticed(fault: Fault) -> None:
+    assert noticed(fault), f"{fault.file} can say {fault.what}, and no check fails"
+
+
+@pytest.mark.parametrize("check", dict.fromkeys(fault.check for fault in FAULTS))
+def test_the_check_passes_without_a_fault(check: Callable[[], None]) -> None:
+    check()
+
+
+def test_there_are_many_and_all_differ() -> None:
+    assert len(FAULTS) == len({fault.what for fault in FAULTS}) == len({fault.source for fault in FAULTS})
+    assert len(FAULTS) >= 50
