@@ -129,8 +129,7 @@ class Trainer:
             loss = backward_gradient(self.model, self.readout, trials, self.task)
         else:
             loss = operator_gradient(self.model, self.readout, trials, self.task, self.rule)
-        if not torch.isfinite(loss):
-            raise NonFiniteError(mismatch("loss", "a finite number", float(loss)))
+        _check_loss(loss)
         return loss
 
     @in_isolation
@@ -139,6 +138,11 @@ class Trainer:
         with torch.no_grad():
             outputs = self.readout(self.model.rollout(trials.inputs, mask=trials.mask).states)
             return float(task_loss(outputs, trials, self.task.loss)), accuracy(outputs, trials)
+
+
+def _check_loss(loss: torch.Tensor) -> None:
+    if not torch.isfinite(loss):
+        raise NonFiniteError(mismatch("loss", "a finite number", float(loss.detach())))
 
 
 @in_isolation
@@ -166,6 +170,7 @@ def operator_gradient(
         loss = task_loss(outputs, trials, task.loss)
         if loss.requires_grad:  # the states carry no graph: the readout's own gradient, if it is trained
             loss.backward()  # type: ignore[no-untyped-call]
+    _check_loss(loss)  # before the rule, whose products may overflow for that
     slope = output_error(outputs, trials, task.loss)
     if takes_output_error(rule.apply_gradient):
         rule.apply_gradient(model, flow, readout=readout, output_err=slope)

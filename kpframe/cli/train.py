@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,10 @@ import click
     show_default=True,
     help="Folder to write the page, the numbers and the checkpoints into.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
+@click.pass_context
 def train(
+    ctx: click.Context,
     texts: tuple[str, ...],
     model: str,
     model_pairs: tuple[str, ...],
@@ -81,22 +83,23 @@ def train(
     budget: int,
     seed: int,
     output: Path,
+    overwrite: bool,
 ) -> None:
     """Train the same initial network by each --rule, on the same trials.
 
     Writes OUTPUT/training.html and OUTPUT/training.nc: loss curves, test loss and accuracy (or R^2),
     effective ranks, alignment of the final Phi with that of the first rule, and how far the parameters
-    went; and OUTPUT/checkpoints/, which 'kpframe compare OUTPUT' reads. A rule that diverges is recorded as
-    such.
+    went; and OUTPUT/checkpoints/, which 'kpframe compare OUTPUT' reads. A rule that diverges or fails
+    is recorded as such, and the others go on; after a failure the exit code is 1.
     """
-    import attrs
     import torch
 
     from kpframe.cli.progress import training_progress
-    from kpframe.report.training import write_training
-    from kpframe.study.results import versions, write_dataset
+    from kpframe.report.training import failed_rules, write_training
+    from kpframe.study.labels import check_labels
+    from kpframe.study.results import read_dataset
     from kpframe.study.rule_text import parse_rule
-    from kpframe.study.train_rules import Experiment, train_rules
+    from kpframe.study.train_rules import Experiment, train_rules, training_folder
     from kpframe.training import TrainingSettings
 
     started = time.monotonic()
@@ -120,22 +123,21 @@ def train(
         budget=budget,
         seed=seed,
     )
+    check_labels(labels, "--rule")
     rules = {label: parse_rule(label) for label in labels}
     torch.set_num_threads(1)  # small networks lose more to waiting threads than they gain
-    with training_progress(list(rules)) as report:
-        data = train_rules(rules, experiment, output, report)
-    data.attrs = {
-        "title": f"{model} trained on {task} by {len(rules)} learning rule{'s' if len(rules) > 1 else ''}",
-        **versions(),
-        "seed": str(seed),
-        "settings": json.dumps(attrs.asdict(experiment), sort_keys=True),
-    }
-    output.mkdir(parents=True, exist_ok=True)
-    write_dataset(data, output / "training.nc")
-    page = write_training(data, output / "training.html")
+    with training_folder(output, rules, experiment, overwrite=overwrite) as folder:
+        with training_progress(list(rules)) as report:
+            train_rules(rules, experiment, folder, report)
+        data = read_dataset(output / "training.nc")
+        page = write_training(data, output / "training.html")
     _show(data)
     click.echo(f"numbers: {output / 'training.nc'}  ({time.monotonic() - started:.0f} s)")
     click.echo(f"open:    {page.resolve()}")
+    if failures := failed_rules(data):
+        for failure in failures:
+            click.echo(f"Failed: {failure}", err=True)
+        ctx.exit(1)
 
 
 def _pairs(pairs: tuple[str, ...], option: str) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def write_training(data: xr.Dataset, path: Path) -> Path:
             Table("Change of each parameter, |change| / |initial|", *_parameters(data)),
             Table("Cosines between the changes of the parameters", *_cosines(data)),
         ],
-        notes=[],
+        notes=[f"Failed: {failure}." for failure in failed_rules(data)],
         provenance=provenance_rows(data),
     )
 
@@ -102,6 +102,18 @@ def _learning_text(data: xr.Dataset) -> str:
     return f"{text} Diverged, at the crosses: {', '.join(gone)}." if gone else text
 
 
+def failed_rules(data: xr.Dataset) -> list[str]:
+    """Return which rules raised an error, when and why."""
+    failures = []
+    for rule in data.rule.values if "failed_at" in data else ():
+        one = data.sel(rule=rule)
+        if bool(one.failed_at > 0):
+            late = bool(one.failed_at > one.sizes["update"])
+            when = "after the last update" if late else f"at update {int(one.failed_at)}"
+            failures.append(f"{rule}, {when} ({one.reason.item()})")
+    return failures
+
+
 def training_rows(data: xr.Dataset) -> tuple[list[str], list[list[str]]]:
     """Return the head and the rows of the table of results."""
     head = ["rule", "test loss", f"test {score_name(data)}", "diverged at"]
@@ -121,7 +133,7 @@ def training_rows(data: xr.Dataset) -> tuple[list[str], list[list[str]]]:
                 _number(one[score_of(data)]),
                 f"update {int(one.diverged_at)}" if diverged else "-",
                 *("-" if bool(value.isnull()) else plus_minus(value, stderr) for value, stderr in estimates),
-                "-" if diverged else str(one.checkpoint.item()),
+                "-" if diverged else str(one.checkpoint.item()) or "-",
             ]
         )
     return head, rows

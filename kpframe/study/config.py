@@ -12,6 +12,7 @@ from attrs import frozen
 
 from kpframe.errors import ArgumentError, SettingsError, closest, mismatch
 from kpframe.settings import build_settings, setting
+from kpframe.study.labels import check_labels
 from kpframe.training import TrainingSettings
 from kpframe.whole import whole
 
@@ -116,6 +117,10 @@ def parse_study(table: Mapping[str, Any], owner: str) -> StudySettings:
         raise SettingsError(
             f"{owner}: [measure]: " + mismatch("steps", f"steps in [0, {training.steps}]", late)
         )
+    networks = tuple(_named(NetworkSettings, row, f"{owner}: [[network]]") for row in table["network"])
+    rules = tuple(_named(RuleSettings, row, f"{owner}: [[rule]]") for row in table.get("rule", ()))
+    check_labels([network.label for network in networks], f"{owner}: [[network]]")
+    check_labels([rule.label for rule in rules], f"{owner}: [[rule]]")
     return StudySettings(
         title=str(table.get("title", owner)),
         task=task.pop("name"),
@@ -123,8 +128,8 @@ def parse_study(table: Mapping[str, Any], owner: str) -> StudySettings:
         seed=int(table.get("seed", 0)),
         dtype=dtype,
         threads=threads,
-        networks=tuple(_named(NetworkSettings, row, f"{owner}: [[network]]") for row in table["network"]),
-        rules=tuple(_named(RuleSettings, row, f"{owner}: [[rule]]") for row in table.get("rule", ())),
+        networks=networks,
+        rules=rules,
         training=training,
         measure=measure,
     )

@@ -2,53 +2,41 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from attrs import evolve, field, frozen
+from attrs import asdict, evolve, field, frozen
 
 from kpframe.checkpoint import save_checkpoint
-from kpframe.errors import ArgumentError, NonFiniteError, mismatch
+from kpframe.errors import ArgumentError, KpframeError, mismatch
+from kpframe.files import make_folder
 from kpframe.flow import Flow, linearize
 from kpframe.model import Model
 from kpframe.operators.base import Operator
 from kpframe.readout import Readout, output_error
 from kpframe.registry import create_model, create_task
 from kpframe.rules import ComposedRule, LearningRule, StochasticRule, gradient_of
-from kpframe.scale import cosine, norm
 from kpframe.spectra import alignment, effective_rank
+from kpframe.study.folder import RunFolder
+from kpframe.study.labels import check_labels, file_names
 from kpframe.study.run import test_trials
 from kpframe.study.scores import SCORES, scores_of
+from kpframe.study.training_data import End, Measured, training_dataset
 from kpframe.tasks import Task, Trials
-from kpframe.training import Trainer, TrainingSettings
+from kpframe.training import Progress, Trainer, TrainingSettings
 
 #: Called with a rule's label, the updates made, the updates in all and the latest loss.
 Report = Callable[[str, int, int, float], None]
 
-_LONG_NAMES = {
-    "training_loss": "training loss, before each update",
-    "diverged_at": "update at which loss or states were no longer finite; NaN where they stayed so",
-    "test_loss_before": "test loss before training",
-    "test_loss": "test loss after training",
-    "effective_rank_before": "effective rank tr(G)^2 / tr(G^2) before training",
-    "effective_rank_before_stderr": "standard error of the effective rank before training",
-    "effective_rank": "effective rank tr(G)^2 / tr(G^2) after training",
-    "effective_rank_stderr": "standard error of the effective rank",
-    "alignment_with_first": "alignment of Phi after training with that of the first rule",
-    "alignment_with_first_stderr": "standard error of the alignment with the first rule",
-    "alignment_with_initial": "alignment of Phi after training with that before",
-    "alignment_with_initial_stderr": "standard error of the alignment with the initial network",
-    "parameter_norm_before": "norm of a parameter before training",
-    "parameter_norm": "norm of a parameter after training",
-    "parameter_change": "norm of the change of a parameter",
-    "change_cosine": "cosine between the changes of all the model's parameters under two rules",
-}
+#: Seconds after which the losses of a rule that is being trained are written again.
+SAVE_EVERY = 30.0
 
 
 @frozen
@@ -94,54 +82,74 @@ class Experiment:
 def train_rules(
     rules: Mapping[str, LearningRule],
     experiment: Experiment,
-    output: Path | None = None,
+    output: Path | RunFolder | None = None,
     report: Report | None = None,
 ) -> xr.Dataset:
     """Train copies of one initial network, each by its own rule, on the same trials.
 
     Each rule sets the model's gradient; the readout learns by its own exact one. A stochastic rule draws
-    anew at each update. A rule that diverges keeps its losses so far and the update where it happened, and
-    its other figures are NaN.
+    anew at each update. A rule that diverges, or raises an error, keeps its losses so far; the update where
+    it happened and the reason are recorded, its other figures are NaN, and the other rules go on.
 
     Args:
         rules: label -> rule, linear in the error or not.
         experiment: what is trained, on what, and how.
-        output: folder for ``checkpoints/initial.safetensors`` and one for each rule; None for none.
+        output: folder for ``training.nc``, ``checkpoints/initial.safetensors`` and one for each rule, or such
+            a folder that is held (see ``training_folder``); None for none. ``training.nc`` holds what there
+            is after each rule, every 30 s, and when the training is interrupted.
         report: called after each update.
 
     Returns:
         A dataset with dims ``rule, rule_other, update, operator, parameter``.
 
     Raises:
-        ArgumentError: for no rules at all.
+        ArgumentError: for no rules at all, or labels that cannot be shown.
         UnsupportedError: for a rule that needs a structure that the model does not have, before any training.
+        OutputError: for a folder that cannot be written or holds another run, before any training.
     """
+    if isinstance(output, Path):
+        with training_folder(output, rules, experiment) as folder:
+            return train_rules(rules, experiment, folder, report)
     if not rules:
         raise ArgumentError(mismatch("rules", "at least one learning rule", "none"))
+    check_labels(rules, "rules")
     task = create_task(experiment.task, **experiment.task_settings)
     model, readout = experiment.network(task)
     dtype = readout.weight.dtype
     probe = task.sample(experiment.trials, generator=experiment.seed, split="test", dtype=dtype)
     _check(rules, model, readout, task, probe)
     test = test_trials(task, experiment.seed, dtype)
-    run = _Run(experiment, task, probe, test, output, checkpoint_names(list(rules)))
+    run = _Run(experiment, task, probe, test, output, file_names(rules, taken=["initial"]))
     initial = run.measured(model, readout)
+    if initial.problems:
+        raise ArgumentError(
+            mismatch("model", "figures of the network before training", "; ".join(initial.problems))
+        )
     run.save("initial", model, readout, 0)
-    ends = {label: run.trained(label, rule, model, readout, report) for label, rule in rules.items()}
+    ends: dict[str, End] = {}
+    for label, rule in rules.items():
+        ends[label] = run.trained(label, rule, (model, readout), ends, initial, report)
+        run.keep(ends, initial)
     return run.dataset(ends, initial)
 
 
-def checkpoint_names(labels: list[str]) -> dict[str, str]:
-    """Return a file's name for each rule, without characters that a shell or a file system reads."""
-    names: dict[str, str] = {}
-    for label in labels:
-        stem = re.sub(r"[^A-Za-z0-9_.=-]+", "-", label).strip("-.") or "rule"
-        taken = {"initial", *names.values()}
-        name, count = stem, 2
-        while name in taken:
-            name, count = f"{stem}-{count}", count + 1
-        names[label] = name
-    return names
+def training_folder(
+    output: Path, rules: Mapping[str, LearningRule], experiment: Experiment, *, overwrite: bool = False
+) -> RunFolder:
+    """Return the folder of a training, to be entered with ``with``; raises as ``RunFolder``."""
+    count = f"{len(rules)} learning rule{'s' if len(rules) > 1 else ''}"
+    task = create_task(experiment.task, **experiment.task_settings)
+    network = experiment.network(task)
+    size = sum(t.nbytes for part in network for t in part.state_dict().values())
+    return RunFolder(
+        output,
+        "train",
+        asdict(experiment) | {"rules": [[label, repr(rule)] for label, rule in rules.items()]},
+        title=f"{experiment.model} trained on {experiment.task} by {count}",
+        seed=experiment.seed,
+        overwrite=overwrite,
+        needed=size * (1 + len(rules)),
+    )
 
 
 def _check(
@@ -152,7 +160,12 @@ def _check(
     with torch.no_grad():
         output_err = output_error(readout(flow.trajectory.states), probe, task.loss)
     for rule in rules.values():
-        gradient_of(rule, flow, None, readout, output_err)
+        try:
+            gradient_of(rule, flow, None, readout, output_err)
+        except KpframeError:
+            raise
+        except Exception:  # of other kinds: it costs the rule's own curve, where it is recorded
+            continue
 
 
 def redrawn(rule: LearningRule, generator: torch.Generator) -> LearningRule:
@@ -165,25 +178,6 @@ def redrawn(rule: LearningRule, generator: torch.Generator) -> LearningRule:
 
 
 @frozen(eq=False)
-class _Measured:
-    """What is known of a network at one moment of its training."""
-
-    flow: Flow
-    scores: tuple[float, float]
-    ranks: dict[str, tuple[float, float]]
-    parameters: dict[str, torch.Tensor]
-
-
-@frozen(eq=False)
-class _End:
-    """What came of a rule: its losses, NaN from ``diverged_at`` on, and the network unless it diverged."""
-
-    losses: np.ndarray
-    diverged_at: float
-    network: _Measured | None
-
-
-@frozen(eq=False)
 class _Run:
     """One experiment under way."""
 
@@ -191,56 +185,127 @@ class _Run:
     task: Task
     probe: Trials
     test: Trials
-    output: Path | None
+    folder: RunFolder | None
     names: dict[str, str]
 
-    def generator(self, place: int) -> torch.Generator:
-        return torch.Generator(self.probe.inputs.device).manual_seed(1000 * self.experiment.seed + place)
+    def options(self, place: int) -> dict[str, Any]:
+        """Return what an estimate may spend, and a generator of its own."""
+        seed = 1000 * self.experiment.seed + place
+        generator = torch.Generator(self.probe.inputs.device).manual_seed(seed)
+        return {"budget": self.experiment.budget, "generator": generator}
 
     def trained(
-        self, label: str, rule: LearningRule, model: Model, readout: Readout, report: Report | None
-    ) -> _End:
-        """Train copies of the network by a rule."""
-        model, readout = deepcopy(model), deepcopy(readout)
+        self,
+        label: str,
+        rule: LearningRule,
+        network: tuple[Model, Readout],
+        ends: Mapping[str, End],
+        initial: Measured,
+        report: Report | None,
+    ) -> End:
+        """Train copies of the network by a rule, and write now and then, and on Ctrl-C, what there is of it.
+
+        ``ends`` are those of the rules before, of which the first is the one that others are compared with.
+        """
+        losses = np.full(self.experiment.training.steps, np.nan)
+
+        def keep() -> None:
+            self.keep({**ends, label: End(losses, "under way")}, initial)
+
+        try:
+            end = self.end(label, rule, network, losses, report, keep)
+            if end.network is not None:
+                first = next(iter(ends.values())).network if ends else end.network
+                end = self.aligned(end, end.network, {"first": first, "initial": initial})
+            return end
+        except KeyboardInterrupt:
+            keep()
+            raise
+
+    def end(
+        self,
+        label: str,
+        rule: LearningRule,
+        network: tuple[Model, Readout],
+        losses: np.ndarray,
+        report: Report | None,
+        keep: Callable[[], None],
+    ) -> End:
+        """Train copies of the network, filling ``losses``; return what came of it."""
+        model, readout = deepcopy(network)
+        updates, made, saved = self.updates(rule, model, readout), 0, time.monotonic()
+        while True:
+            try:
+                update = next(updates, None)
+                end = None if update is not None else self.measured(model, readout)
+            except Exception as error:
+                return End.stopped(losses, made + 1, error)
+            if update is None:
+                self.save(label, model, readout, made)
+                return End(losses, "trained", network=end)
+            made = update.step
+            losses[made - 1] = update.loss
+            if report is not None:
+                report(label, made, len(losses), update.loss)
+            if time.monotonic() > saved + SAVE_EVERY:
+                keep()
+                saved = time.monotonic()
+
+    def aligned(self, end: End, network: Measured, others: Mapping[str, Measured | None]) -> End:
+        """Return the end of a rule with alignments; what could not be estimated is its failure."""
+        for name, other in others.items():
+            if other is not None:
+                network.estimate(
+                    network.alignments,
+                    name,
+                    f"alignment with the {name}",
+                    partial(alignment, network.flow.Phi, other.flow.Phi, **self.options(len(network.ranks))),
+                )
+        if not network.problems:
+            return end
+        after = len(end.losses) + 1.0
+        return evolve(end, outcome="failed", stopped_at=after, reason="; ".join(network.problems))
+
+    def updates(self, rule: LearningRule, model: Model, readout: Readout) -> Iterator[Progress]:
+        """Make the updates, a stochastic rule drawing anew for each."""
         draws = torch.Generator().manual_seed(self.experiment.seed)
         settings = evolve(self.experiment.training, gradient="operators")
-        steps, losses = settings.steps, np.full(settings.steps, np.nan)
         trainer = Trainer(
             model, readout, self.task, settings, rule=redrawn(rule, draws), seed=self.experiment.seed
         )
-        made = 0
-        try:
-            for progress in trainer.run():
-                made = progress.step
-                losses[made - 1] = progress.loss
-                if report is not None:
-                    report(label, made, steps, progress.loss)
-                trainer.rule = redrawn(rule, draws)
-            end = self.measured(model, readout)
-        except NonFiniteError:
-            return _End(losses, float(min(made + 1, steps)), None)
-        self.save(label, model, readout, made)
-        return _End(losses, float("nan"), end)
+        for progress in trainer.run():
+            yield progress
+            trainer.rule = redrawn(rule, draws)
 
-    def measured(self, model: Model, readout: Readout) -> _Measured:
-        """Measure a network on the probe and test trials; raises ``NonFiniteError`` where it has diverged."""
+    def measured(self, model: Model, readout: Readout) -> Measured:
+        """Measure a network on the probe and test trials; raises ``NonFiniteError`` where it has diverged.
+
+        An estimate that cannot be made is NaN, and among the problems.
+        """
         scores = scores_of(model, readout, self.test, self.task.loss)
         flow = linearize(model, self.probe.inputs, mask=self.probe.mask)
-        ranks = {}
-        for place, (name, operator) in enumerate(_operators(flow).items()):
-            rank = effective_rank(operator, budget=self.experiment.budget, generator=self.generator(place))
-            ranks[name] = (float(rank.value), float(rank.stderr))
         parameters = {name: value.detach().clone() for name, value in model.trainable().items()}
-        return _Measured(flow, scores, ranks, parameters)
+        found = Measured(flow, scores, parameters)
+        for place, (name, operator) in enumerate(_operators(flow).items()):
+            found.estimate(
+                found.ranks,
+                name,
+                f"effective rank of {name}",
+                partial(effective_rank, operator, **self.options(place)),
+            )
+        return found
+
+    def keep(self, ends: Mapping[str, End], initial: Measured) -> None:
+        """Write what came of the rules so far."""
+        if self.folder is not None and ends:
+            self.folder.write_dataset("training.nc", self.dataset(ends, initial))
 
     def save(self, label: str, model: Model, readout: Readout, step: int) -> None:
-        if self.output is None:
+        if self.folder is None:
             return
-        folder = self.output / "checkpoints"
-        folder.mkdir(parents=True, exist_ok=True)
         experiment = self.experiment
         save_checkpoint(
-            folder / f"{self.names.get(label, label)}.safetensors",
+            make_folder(self.folder.path / "checkpoints") / f"{self.names.get(label, label)}.safetensors",
             model,
             readout,
             name=experiment.model,
@@ -249,108 +314,16 @@ class _Run:
             extra={
                 "task": {"name": experiment.task, "settings": dict(experiment.task_settings)},
                 "reads": [readout.hidden.start, readout.hidden.stop],
-                "rule": None if label == "initial" else label,
+                "rule": label if step else None,
+                "run": self.folder.id,
             },
         )
 
-    def dataset(self, ends: Mapping[str, _End], initial: _Measured) -> xr.Dataset:
-        labels, parameters = list(ends), list(initial.parameters)
-        networks = [end.network for end in ends.values()]
-        ranks = np.array([list((initial if n is None else n).ranks.values()) for n in networks])
-        scores = np.array([(np.nan, np.nan) if n is None else n.scores for n in networks])
-        gone = np.array([n is None for n in networks])
-        ranks[gone] = np.nan
-        norms = np.array([[_norm(n, name) for name in parameters] for n in networks])
-        moved = [None if n is None else _change(n, initial) for n in networks]
-        before = np.array(list(initial.ranks.values()))
-        rule, score = ("rule",), SCORES[self.task.loss]
-        data = xr.Dataset(
-            {
-                "training_loss": (("rule", "update"), np.stack([end.losses for end in ends.values()])),
-                "diverged_at": (rule, np.array([end.diverged_at for end in ends.values()])),
-                "test_loss_before": ((), initial.scores[0]),
-                f"{score.variable}_before": ((), initial.scores[1]),
-                "test_loss": (rule, scores[:, 0]),
-                score.variable: (rule, scores[:, 1]),
-                "effective_rank_before": (("operator",), before[:, 0]),
-                "effective_rank_before_stderr": (("operator",), before[:, 1]),
-                "effective_rank": (("rule", "operator"), ranks[..., 0]),
-                "effective_rank_stderr": (("rule", "operator"), ranks[..., 1]),
-                "parameter_norm_before": (
-                    ("parameter",),
-                    np.array([_norm(initial, name) for name in parameters]),
-                ),
-                "parameter_norm": (("rule", "parameter"), norms),
-                "parameter_change": (
-                    ("rule", "parameter"),
-                    np.array([[_size(change, name) for name in parameters] for change in moved]),
-                ),
-                "change_cosine": (("rule", "rule_other"), _cosines(moved)),
-                **self._alignments(networks, initial),
-            },
-            coords={
-                "rule": labels,
-                "rule_other": labels,
-                "operator": list(initial.ranks),
-                "parameter": parameters,
-                "update": np.arange(1, self.experiment.training.steps + 1),
-                "checkpoint": ("rule", [self.names[label] for label in labels]),
-            },
-        )
-        names = _LONG_NAMES | {
-            f"{score.variable}_before": f"{score.text}, before training",
-            score.variable: f"{score.text}, after training",
-        }
-        for name, text in names.items():
-            units = score.loss_unit if "loss" in name else "1"
-            data[name].attrs = {"long_name": text, "units": units}
-        return data
-
-    def _alignments(
-        self, networks: list[_Measured | None], initial: _Measured
-    ) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
-        found: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
-        for name, other in (("first", networks[0]), ("initial", initial)):
-            rows = []
-            for network in networks:
-                if network is None or other is None:
-                    rows.append((np.nan, np.nan))
-                    continue
-                likeness = alignment(
-                    network.flow.Phi,
-                    other.flow.Phi,
-                    budget=self.experiment.budget,
-                    generator=self.generator(len(initial.ranks)),
-                )
-                rows.append((float(likeness.value), float(likeness.stderr)))
-            values = np.array(rows)
-            found[f"alignment_with_{name}"] = (("rule",), values[:, 0])
-            found[f"alignment_with_{name}_stderr"] = (("rule",), values[:, 1])
-        return found
+    def dataset(self, ends: Mapping[str, End], initial: Measured) -> xr.Dataset:
+        """Return what came of the rules so far."""
+        steps = self.experiment.training.steps
+        return training_dataset(ends, initial, self.names, steps, SCORES[self.task.loss])
 
 
 def _operators(flow: Flow) -> dict[str, Operator]:
     return {"Phi": flow.Phi, "P P*": flow.P @ flow.P.T}
-
-
-def _norm(network: _Measured | None, name: str) -> float:
-    return np.nan if network is None else norm(network.parameters[name])
-
-
-def _change(network: _Measured, initial: _Measured) -> dict[str, torch.Tensor]:
-    return {name: value - initial.parameters[name] for name, value in network.parameters.items()}
-
-
-def _size(change: dict[str, torch.Tensor] | None, name: str) -> float:
-    return np.nan if change is None else norm(change[name])
-
-
-def _cosines(changes: list[dict[str, torch.Tensor] | None]) -> np.ndarray:  # [rule, rule]
-    """Return the cosines between whole changes; NaN where one diverged or nothing changed."""
-    found = np.full((len(changes), len(changes)), np.nan)
-    flat = [None if c is None else torch.cat([v.reshape(-1) for v in c.values()]) for c in changes]
-    for row, one in enumerate(flat):
-        for column, other in enumerate(flat):
-            if one is not None and other is not None:
-                found[row, column] = cosine(one, other)
-    return found

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
 
+from kpframe import LearningRule
 from kpframe.checkpoint import load_checkpoint
 from kpframe.cli import app
+from kpframe.plugin import RuleSpec, hookimpl, temporary
+from kpframe.study.labels import file_names
 from kpframe.study.results import read_dataset
 
 TASK = [f"--task-set={pair}" for pair in ("fixation=1", "stimulus=1", "memory=1", "response=2", "grace=0")]
@@ -34,13 +39,14 @@ def test_files_that_compare_reads(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "truncated_bptt(window=1): update 6 of 6, loss" in err
     data = read_dataset(output / "training.nc")
     assert data.rule.values.tolist() == ["bptt", "truncated_bptt(window=1)"]
-    assert data.checkpoint.values.tolist() == ["bptt", "truncated_bptt-window=1"]
+    names = file_names(data.rule.values.tolist())
+    assert data.checkpoint.values.tolist() == list(names.values())
     settings = json.loads(data.attrs["settings"])
     assert settings["model_settings"] == {"hidden_size": 5, "nonlinearity": "relu"}
     assert settings["training"]["momentum"] == 0.5
     assert settings["seed"] == 3
     names = sorted(path.name for path in (output / "checkpoints").iterdir())
-    assert names == ["bptt.safetensors", "initial.safetensors", "truncated_bptt-window=1.safetensors"]
+    assert names == ["bptt.safetensors", "initial.safetensors", f"{data.checkpoint.values[1]}.safetensors"]
     header = load_checkpoint(output / "checkpoints" / names[2])
     assert header.extra["rule"] == "truncated_bptt(window=1)"
     assert header.extra["task"]["settings"]["memory"] == 1
@@ -87,3 +93,71 @@ def test_a_rule_that_diverges_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "update " in capsys.readouterr().out
     assert [path.stem for path in (output / "checkpoints").iterdir()] == ["initial"]
     assert "Diverged, at the crosses: bptt." in (output / "training.html").read_text(encoding="utf-8")
+
+
+def test_a_rule_that_fails_is_told_and_the_others_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(LearningRule):
+        calls = 0
+
+        def change(self, update):
+            Failing.calls += 1
+            if Failing.calls == 3:
+                raise torch.linalg.LinAlgError("did not converge")
+            return update
+
+    module = types.ModuleType("kpf_failing")
+    module.build = Failing  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "kpf_failing", module)
+
+    class Offers:
+        @hookimpl
+        def kpframe_rules(self):
+            yield RuleSpec("failing", "kpf_failing:build")
+
+    output = tmp_path / "out"
+    with temporary(Offers()):
+        rules = ["--rule", "failing", "--rule", "bptt"]
+        assert app.run(["train", *rules, *SMALL, "--output", str(output)]) == 1
+    out, err = capsys.readouterr()
+    at = int(read_dataset(output / "training.nc").failed_at[0])
+    assert err.splitlines()[-1] == f"Failed: failing, at update {at} (LinAlgError: did not converge)"
+    assert 1 <= at <= 3
+    assert "numbers: " in out
+    data = read_dataset(output / "training.nc")
+    assert data.outcome.values.tolist() == ["failed", "trained"]
+    assert bool(data.test_loss.sel(rule="bptt").notnull())
+    assert f"Failed: failing, at update {at} (" in (output / "training.html").read_text(encoding="utf-8")
+
+
+def test_one_folder_holds_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    one = ["train", "--rule", "bptt", *SMALL, "--output", str(output)]
+    other = ["train", "--rule", "truncated_bptt(window=1)", *SMALL, "--output", str(output)]
+    assert app.run(one) == 0
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    for arguments in (one, other):
+        assert app.run(arguments) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("Error: ")
+        assert "another --output" in line
+        assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+    assert app.run([*other, "--overwrite"]) == 0
+    data = read_dataset(output / "training.nc")
+    assert data.rule.values.tolist() == ["truncated_bptt(window=1)"]
+    names = sorted(path.stem for path in (output / "checkpoints").iterdir())
+    assert names == sorted(["initial", *data.checkpoint.values.tolist()])
+    for name in names:
+        checkpoint = load_checkpoint(output / "checkpoints" / f"{name}.safetensors")
+        assert checkpoint.extra["run"] == data.attrs["run_id"]
+    assert data.attrs["run_id"] in (output / "training.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("label", ["bptt", " bptt "])
+def test_rules_that_are_given_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str], label: str) -> None:
+    output = tmp_path / "out"
+    assert app.run(["train", "--rule", "bptt", "--rule", label, *SMALL, "--output", str(output)]) == 2
+    assert "Error: --rule: label: expected another one for each, got 'bptt' more" in capsys.readouterr().err
+    assert not output.exists()

@@ -10,12 +10,13 @@ import torch
 import xarray as xr
 from attrs import evolve
 
-from kpframe import LearningRule, StochasticRule, create_rule, create_task, linearize
+from kpframe import LearningRule, StochasticRule, create_rule, create_task, effective_rank, linearize
 from kpframe.checkpoint import load_checkpoint
-from kpframe.errors import ArgumentError, UnsupportedError
-from kpframe.report.training import write_training
+from kpframe.errors import ArgumentError, NonFiniteProductError, UnsupportedError
+from kpframe.report.training import failed_rules, write_training
+from kpframe.study.folder import read_record
 from kpframe.study.results import read_dataset, write_dataset
-from kpframe.study.train_rules import Experiment, checkpoint_names, redrawn, train_rules
+from kpframe.study.train_rules import Experiment, redrawn, train_rules
 from kpframe.training import Trainer, TrainingSettings
 
 TASK = {"fixation": 1, "stimulus": 2, "memory": 2, "response": 2, "grace": 0}
@@ -194,12 +195,107 @@ def test_rules_that_cannot_be_used_are_known_before(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_names_of_files() -> None:
-    labels = ['frozen(parameters=["b/*"]) @ bptt', "a b", "a(b)", "initial", "@"]
-    assert list(checkpoint_names(labels).values()) == [
-        "frozen-parameters=-b-bptt",
-        "a-b",
-        "a-b-2",
-        "initial-2",
-        "rule",
-    ]
+# -- rules that raise ----------------------------------------------------------------------------------------
+
+
+class Raising(Exploding):
+    """Exact but for one update that raises an error."""
+
+    def __init__(self, after: int, error: BaseException) -> None:
+        super().__init__(after)
+        self.error = error
+
+    def apply_gradient(self, model, flow, err, readout=None) -> None:
+        LearningRule.apply_gradient(self, model, flow, err, readout)
+        self.calls += 1
+        if self.calls == self.after:
+            raise self.error
+
+
+ERRORS = {
+    "library": np.linalg.LinAlgError("SVD did not\nconverge"),
+    "own": ArgumentError("metric: expected one that is positive, got another"),
+    "product": NonFiniteProductError("product of P: expected finite numbers, got inf"),
+    "wrapped": RuntimeError(),
+}
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_a_rule_that_raises_costs_its_own_curve(tmp_path: Path, kind: str) -> None:
+    error = ERRORS[kind]
+    rules = {"bptt": RULES["bptt"], "bad": Raising(3, error), "short": RULES["short"]}
+    experiment = evolve(EXPERIMENT, budget=16)
+    returned = train_rules(rules, experiment, tmp_path)
+    data = read_dataset(tmp_path / "training.nc")
+    xr.testing.assert_equal(data, returned)
+    assert data.outcome.values.tolist() == ["trained", "failed", "trained"]
+    bad = data.sel(rule="bad")
+    assert float(bad.failed_at) == 3
+    assert np.isnan(bad.diverged_at)  # loss and states were finite
+    assert bad.reason.item() == f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+    assert np.isfinite(bad.training_loss).values.tolist() == [True] * 2 + [False] * 10
+    alone = train_rules(RULES, experiment)
+    for name in ("training_loss", "test_loss", "effective_rank", "alignment_with_first", "parameter_change"):
+        assert bool(np.isnan(bad[name].values[..., -1:] if bad[name].ndim else bad[name]).all()), name
+        xr.testing.assert_equal(alone[name], data[name].sel(rule=["bptt", "short"]))
+    assert data.checkpoint.values.tolist() == ["bptt", "", "short"]
+    assert sorted(path.stem for path in (tmp_path / "checkpoints").iterdir()) == ["bptt", "initial", "short"]
+    assert failed_rules(data) == [f"bad, at update 3 ({bad.reason.item()})"]
+    page = write_training(data, tmp_path / "training.html").read_text(encoding="utf-8")
+    assert "Failed: bad, at update 3 (" in page
+
+
+def test_what_cannot_be_measured_after_training_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network is trained, and kept; the estimate is NaN, with the reason, and nothing has diverged."""
+    seen = []
+
+    def refuse(operator, **options):
+        seen.append(operator)
+        if len(seen) == 4:  # two of the network before training, two of the first rule's
+            raise NonFiniteProductError("product of P P*: expected finite numbers, got inf")
+        return effective_rank(operator, **options)
+
+    monkeypatch.setattr("kpframe.study.train_rules.effective_rank", refuse)
+    data = train_rules(RULES, evolve(EXPERIMENT, budget=16))
+    assert data.outcome.values.tolist() == ["failed", "trained"]
+    assert data.failed_at.values.tolist() == pytest.approx([13, np.nan], nan_ok=True)
+    assert bool(data.diverged_at.isnull().all())
+    assert data.effective_rank.isnull().values.tolist() == [[False, True], [False, False]]
+    assert bool(data.test_loss.notnull().all())
+    assert failed_rules(data) == [f"bptt, after the last update ({data.reason[0].item()})"]
+    assert data.reason[0].item().startswith("effective rank of P P*: NonFiniteProductError: product of P P*")
+
+
+def test_a_rule_that_diverges_in_its_last_update() -> None:
+    """Its losses are all finite; the update at which they would no longer be is one more than there are."""
+    experiment = evolve(EXPERIMENT, budget=16)
+    data = train_rules({"late": Exploding(12), "bptt": RULES["bptt"]}, experiment)
+    assert data.diverged_at.values.tolist() == pytest.approx([13, np.nan], nan_ok=True)
+    assert data.outcome.values.tolist() == ["diverged", "trained"]
+    assert bool(data.training_loss.notnull().all())
+    assert bool(data.test_loss.sel(rule="late").isnull())
+
+
+def test_ctrl_c_leaves_what_was_measured(tmp_path: Path) -> None:
+    rules = {"bptt": RULES["bptt"], "stopped": Raising(5, KeyboardInterrupt()), "short": RULES["short"]}
+    with pytest.raises(KeyboardInterrupt):
+        train_rules(rules, evolve(EXPERIMENT, budget=16), tmp_path)
+    data = read_dataset(tmp_path / "training.nc")
+    assert data.outcome.values.tolist() == ["trained", "under way"]
+    assert np.isfinite(data.training_loss).sum("update").values.tolist() == [12, 4]
+    alone = train_rules(RULES, evolve(EXPERIMENT, budget=16))
+    xr.testing.assert_equal(data.test_loss.sel(rule="bptt"), alone.test_loss.sel(rule="bptt"))
+    assert read_record(tmp_path)["state"] == "interrupted"
+    assert load_checkpoint(tmp_path / "checkpoints" / "bptt.safetensors").step == 12
+
+
+def test_losses_are_written_while_a_rule_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kpframe.study.train_rules.SAVE_EVERY", 0.0)
+    counts = []
+
+    def look(label: str, made: int, steps: int, loss: float) -> None:
+        if made > 1:
+            counts.append(int(np.isfinite(read_dataset(tmp_path / "training.nc").training_loss).sum()))
+
+    train_rules({"bptt": RULES["bptt"]}, evolve(EXPERIMENT, budget=16), tmp_path, look)
+    assert counts == list(range(1, 12))

@@ -1,0 +1,228 @@
+"""The folder of a run: what is refused before anything is computed, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import xarray as xr
+
+from kpframe.errors import OutputError, SettingsError
+from kpframe.study.folder import LOCK, RunFolder, read_record
+from kpframe.study.labels import check_labels, file_names
+from kpframe.study.results import read_dataset
+
+DATA = xr.Dataset({"a": ("x", [1.0, 2.0])})
+
+
+def folder(
+    path: Path, *, command: str = "train", overwrite: bool = False, needed: int = 0, **settings: object
+):
+    settings = {"seed": 0, "sizes": (1, 2)} | settings
+    return RunFolder(path, command, settings, title="t", seed=0, overwrite=overwrite, needed=needed)
+
+
+def finished(path: Path, **options: object) -> str:
+    with folder(path, **options) as run:
+        run.write_dataset("training.nc", DATA)
+        (path / "checkpoints").mkdir(exist_ok=True)
+        (path / "checkpoints" / "a.safetensors").write_bytes(b"a")
+        (path / "training.html").write_text("page")
+        return run.id
+
+
+def names(path: Path) -> list[str]:
+    return sorted(str(found.relative_to(path)) for found in path.rglob("*") if found.is_file())
+
+
+ALL = ["checkpoints/a.safetensors", "run.json", "training.html", "training.nc"]
+
+
+def test_the_id_of_a_run_is_in_its_files(tmp_path: Path) -> None:
+    one, other = finished(tmp_path / "deep" / "one"), finished(tmp_path / "other")
+    assert one != other
+    data = read_dataset(tmp_path / "deep" / "one" / "training.nc")
+    assert data.attrs["run_id"] == one
+    assert data.attrs["title"] == "t"
+    assert json.loads(data.attrs["settings"]) == {"seed": 0, "sizes": [1, 2]}
+    record = read_record(tmp_path / "deep" / "one")
+    assert (record["id"], record["state"], record["command"]) == (one, "finished", "train")
+    assert names(tmp_path / "other") == ALL
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, r"holds this run, finished: run \w{16} \(kpframe train, "),
+        ({"seed": 1}, r"holds run \w{16} \(kpframe train, .*\) with another seed; "),
+        ({"more": 1, "sizes": [1]}, r"with another more, sizes; "),
+        ({"command": "compare"}, r"holds run \w{16} \(kpframe train, "),
+    ],
+)
+def test_the_folder_of_another_run(tmp_path: Path, options: dict[str, object], said: str) -> None:
+    before = finished(tmp_path)
+    with pytest.raises(OutputError, match=f"folder .* {said}.*--overwrite replaces it, or give"):
+        finished(tmp_path, **options)
+    assert names(tmp_path) == ALL
+    assert read_dataset(tmp_path / "training.nc").attrs["run_id"] == before
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "checkpoints" / "old.safetensors").write_bytes(b"old")
+    after = finished(tmp_path, overwrite=True, **options)
+    assert names(tmp_path) == sorted([*ALL, "notes.txt"])  # the old run's files are gone, others are not
+    assert read_dataset(tmp_path / "training.nc").attrs["run_id"] == after == read_record(tmp_path)["id"]
+
+
+def test_a_folder_of_no_run(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match=r"holds files of no run \(thesis\.tex\); give another"):
+            finished(tmp_path, overwrite=overwrite)
+    assert names(tmp_path) == ["thesis.tex"]
+    (tmp_path / "thesis.tex").rename(tmp_path / ".hidden")
+    finished(tmp_path)
+    assert names(tmp_path) == [".hidden", *ALL]
+
+
+def test_a_record_that_cannot_be_read(tmp_path: Path) -> None:
+    finished(tmp_path)
+    for text in ("", "[]", '{"id": 3}', json.dumps(read_record(tmp_path) | {"format": 2})):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(
+            OutputError, match="holds a run of a kpframe that this one does not know; --overwrite"
+        ):
+            finished(tmp_path)
+        assert names(tmp_path) == ALL
+    finished(tmp_path, overwrite=True)
+
+
+PROCESS = """
+import os, sys
+from pathlib import Path
+import xarray as xr
+from kpframe.study.folder import RunFolder
+
+path, killed = Path(sys.argv[1]), sys.argv[2] == "killed"
+with RunFolder(path, "train", {"seed": 0, "sizes": [1, 2]}, title="t", seed=0) as run:
+    run.write_dataset("training.nc", xr.Dataset({"a": ("x", [1.0, 2.0])}))
+    if killed:
+        (path / "checkpoints").mkdir()
+        for place in (path, path / "checkpoints"):
+            (place / ".kpframe-0123456789abcdef.part").write_text("half")
+        os._exit(9)
+    print("entered", flush=True)
+    sys.stdin.read()
+"""
+
+
+def process(path: Path, what: str) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", PROCESS, str(path), what]
+    return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_living_process_holds_its_folder(tmp_path: Path) -> None:
+    with process(tmp_path / "run", "held") as other:
+        assert other.stdout.readline() == "entered\n"
+        for overwrite in (False, True):
+            with pytest.raises(OutputError, match=f"in use by kpframe train, process {other.pid}; wait"):
+                finished(tmp_path / "run", overwrite=overwrite)
+        assert names(tmp_path / "run") == [LOCK, "run.json", "training.nc"]
+        other.communicate(timeout=60)
+    assert other.returncode == 0
+    assert names(tmp_path / "run") == ["run.json", "training.nc"]
+    finished(tmp_path / "run", overwrite=True)
+
+
+def test_after_a_kill(tmp_path: Path) -> None:
+    """What was written can be read; the same run begins anew, another is refused; nothing half is left."""
+    with process(tmp_path, "killed") as other:
+        other.communicate(timeout=60)
+    assert other.returncode == 9
+    assert len([name for name in names(tmp_path) if name.endswith(".part")]) == 2
+    assert read_record(tmp_path)["state"] == "running"
+    xr.testing.assert_equal(read_dataset(tmp_path / "training.nc"), DATA)
+    with pytest.raises(OutputError, match="with another seed"):
+        finished(tmp_path, seed=1)
+    with folder(tmp_path):
+        assert names(tmp_path) == [LOCK, "run.json"]  # nothing old is left beside what comes
+
+
+def test_a_failure_before_anything_is_written_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), folder(tmp_path / "a" / "b"):
+        raise ZeroDivisionError
+    assert names(tmp_path) == []
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "there").mkdir()
+    with pytest.raises(KeyboardInterrupt), folder(tmp_path / "there"):
+        raise KeyboardInterrupt
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_a_failure_later_is_recorded(tmp_path: Path) -> None:
+    for error, state in ((ZeroDivisionError, "failed"), (KeyboardInterrupt, "interrupted")):
+        run = folder(tmp_path)
+        with pytest.raises(error), run:  # noqa: PT012 - it raises after it has written
+            run.write_dataset("training.nc", DATA)
+            raise error
+        assert read_record(tmp_path)["state"] == state
+        assert names(tmp_path) == ["run.json", "training.nc"]
+
+
+def test_room_is_asked_for_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"it needs 1000\.0 TB, and .* are free on the disk"):
+        finished(tmp_path / "run", needed=10**15)
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_json_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"settings: expected values that JSON can hold, got .*set"):
+        folder(tmp_path, value={1, 2})
+
+
+# -- labels --------------------------------------------------------------------------------------------------
+
+
+LABELS = [
+    "GRU",
+    "../../etc/passwd",
+    "..",
+    "a/b",
+    "a b",
+    "a(b)",
+    "$x_$",
+    "$x_$" * 2000,
+    'frozen(parameters=["b/*"]) @ bptt',
+    "φ ± 3",
+    "-",
+    "initial",
+    "Bptt",
+    "bptt",
+]
+
+
+def test_names_of_files() -> None:
+    found = file_names(LABELS, taken=["initial"])
+    assert found["GRU"] == "GRU"
+    assert all(name != label for label, name in found.items() if label != "GRU")
+    assert len({name.casefold() for name in found.values()}) == len(LABELS)
+    for name in found.values():
+        assert len(name) <= 69
+        assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.=-")
+        assert name[0] not in ".-"
+    for label in LABELS:  # of the label alone, where no other is like it
+        if label.casefold() not in ("initial", "bptt"):
+            assert file_names([label])[label] == found[label]
+
+
+@pytest.mark.parametrize("label", ["", " ", "a\nb", "a\tb", "\x1b[31m", "a\0", "\udc80"])
+def test_labels_that_cannot_be_shown(label: str) -> None:
+    with pytest.raises(SettingsError, match="rules: label: expected printable text on one line"):
+        check_labels(["fine", label], "rules")
+
+
+def test_labels_are_different() -> None:
+    check_labels(LABELS, "rules")
+    with pytest.raises(SettingsError, match="rules: label: expected another one for each, got 'a b' more"):
+        check_labels(["a b", "c", "a b"], "rules")
