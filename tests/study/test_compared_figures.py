@@ -11,6 +11,8 @@ import torch
 import xarray as xr
 
 from kpframe import LearningRule, Readout, linearize, wrap
+from kpframe.comparison import FACINGS
+from kpframe.readout import error
 from kpframe.report.comparison import write_comparison
 from kpframe.study.compare import compare_rules
 from kpframe.study.results import read_dataset, write_dataset
@@ -185,6 +187,55 @@ def test_a_rule_without_a_flow_has_no_figures_and_no_flags() -> None:
     assert gone.effective_rank_method.item() == "none"
     assert data.effective_rank_method.sel(rule="exact").item() != "none"
     assert np.isfinite(gone.update_cosine)
+
+
+def test_rates_and_cosines_of_updates_against_dense_matrices() -> None:
+    """Relative to the exact gradient, by parameter, by pair of steps, by lag and step by step."""
+    data, (model, readout), probe = compared(16), network(), trials()
+    flow = linearize(model, probe.inputs)
+    J, err = flow.J.to_dense(), error(readout, flow.trajectory.states, probe, "mse")
+    uses = J.reshape(B, T, H, -1)
+
+    def parts(P: torch.Tensor) -> torch.Tensor:  # [t, s, M]: errors at step t that reach the uses at step s
+        back = torch.einsum("bthcsk,bth->tcsk", P.reshape(B, T, H, B, T, H), err)
+        return torch.einsum("tcsk,cskm->tsm", back, uses)
+
+    exact = parts(flow.P.to_dense())
+    g = exact.sum((0, 1))
+    (readout(model.rollout(probe.inputs).states) - probe.targets).square().mean().backward()
+    assert torch.allclose(g, torch.cat([p.grad.reshape(-1) for p in model.parameters()]), rtol=1e-10)
+    made = {label: parts(rule.propagator(flow).to_dense()) for label, rule in RULES.items()}
+    for label, pieces in made.items():
+        one, update = data.sel(rule=label), pieces.sum((0, 1))
+        cosine = float(update @ g / update.norm() / g.norm())
+        sine = (1 - min(1.0, cosine**2)) ** 0.5
+        right = {
+            "update_cosine": cosine,
+            "norm_ratio": float(update.norm() / g.norm()),
+            "loss_rate": -float(update @ g),
+            "descent": float(update @ g / (g @ g)),
+        }
+        assert {name: float(one[name]) for name in right} == pytest.approx(right, rel=1e-9), label
+        if label.startswith("window"):
+            assert float(one.metric_condition) == pytest.approx((1 + sine) / (1 - sine), rel=1e-6)
+        np.testing.assert_allclose(one.loss_rate_by_pair, -(pieces @ g), rtol=1e-8, atol=1e-14)
+        for lag in range(T):
+            right_lag = -float((pieces @ g).diagonal(-lag).sum())
+            assert float(one.loss_rate_by_lag.sel(lag=lag)) == pytest.approx(right_lag, rel=1e-8, abs=1e-14)
+        for part in flow.J.domain.axes[0].parts:
+            share = -float(update[part.slice] @ g[part.slice])
+            assert float(one.loss_rate_by_parameter.sel(parameter=part.name)) == pytest.approx(
+                share, rel=1e-9
+            )
+        for facing, own, other in (("past", 1, 1), ("future", 0, 0), (FACINGS[2], 1, 0), (FACINGS[3], 0, 1)):
+            cosines = torch.cosine_similarity(pieces.sum(own), exact.sum(other), dim=1)
+            np.testing.assert_allclose(one.cosine_by_time.sel(facing=facing), cosines, rtol=1e-8, atol=1e-12)
+        for second, others in made.items():
+            w = others.sum((0, 1))
+            agree = float(update @ w / update.norm() / w.norm())
+            assert float(one.rule_cosine.sel(rule_other=second)) == pytest.approx(agree, rel=1e-9)
+    assert data.metric_condition.sel(rule="uphill").item() == np.inf
+    assert 0.1 < float(data.descent.sel(rule="window 1")) != pytest.approx(1, rel=1e-2)
 
 
 def test_file_and_page_say_what_converged_and_how(tmp_path: Path) -> None:
