@@ -85,9 +85,29 @@ class StabilityWarning(UserWarning):
     """Settings of a model that are known to make roll-outs grow without bound, or nearly so."""
 
 
+def printable(text: str) -> str:
+    """Return text with what is not printable written out, as ``\\x1b``, but for the ends of its lines.
+
+    Text of others (metadata, summaries, messages of plugins) may hold what moves a cursor, colours, sets
+    titles or reverses the direction of writing.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+def one_line(text: object, width: int | None = None) -> str:
+    """Return text on one line, printable, cut at ``width`` characters where one is given."""
+    line = printable(" ".join(str(text).split()))
+    return line if width is None or len(line) <= width else line[: width - 3] + "..."
+
+
 def shown(value: object) -> str:
     """Return a value on one line, cut short, and its type, for a message."""
-    return f"{' '.join(repr(value).split()):.80} ({type(value).__name__})"
+    return f"{one_line(repr(value)):.80} ({type(value).__name__})"
 
 
 def mismatch(argument: str, expected: object, got: object) -> str:
@@ -95,7 +115,12 @@ def mismatch(argument: str, expected: object, got: object) -> str:
     return f"{argument}: expected {expected}, got {got}"
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the nearest of ``known``, an empty string where none is near."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), "")
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest of ``known``, or an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, known)
+    return f"; did you mean {near!r}?" if near else ""

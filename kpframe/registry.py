@@ -20,19 +20,25 @@ def create_model(name: str, /, **settings: Any) -> Model:
     Raises:
         UnknownNameError: when no plugin, or more than one, offers the name.
         SettingsError: listing everything that is wrong with the settings.
-        PluginError: when the plugin's factory cannot be used.
+        PluginError: when the plugin's factory cannot be used, or returns something else.
     """
-    return cast("Model", get_manager().create("model", name, settings))
+    from kpframe.model import Model
+
+    return cast("Model", get_manager().create("model", name, settings, Model))
 
 
 def create_rule(name: str, /, **settings: Any) -> LearningRule:
     """Return the learning rule called ``name``; raises like ``create_model``."""
-    return cast("LearningRule", get_manager().create("rule", name, settings))
+    from kpframe.rules import LearningRule
+
+    return cast("LearningRule", get_manager().create("rule", name, settings, LearningRule))
 
 
 def create_task(name: str, /, **settings: Any) -> Task:
     """Return the task called ``name``; raises like ``create_model``."""
-    return cast("Task", get_manager().create("task", name, settings))
+    from kpframe.tasks import Task
+
+    return cast("Task", get_manager().create("task", name, settings, Task))
 
 
 def create_reducer(name: str, /, **settings: Any) -> Reducer:
@@ -46,11 +52,12 @@ def create_reducer(name: str, /, **settings: Any) -> Reducer:
         SettingsError: when the settings are not those of the reducer.
         UnknownNameError, PluginError: as ``create_model``.
     """
-    from kpframe.reducer import REDUCERS
+    from kpframe.reducer import REDUCERS, Reducer
 
-    if name not in REDUCERS:
-        return cast("Reducer", get_manager().create("reducer", name, settings))
+    make = REDUCERS.get(name.replace("-", "_")) if isinstance(name, str) else None
+    if make is None:
+        return cast("Reducer", get_manager().create("reducer", name, settings, Reducer))
     try:
-        return REDUCERS[name](**settings)
+        return make(**settings)
     except TypeError as error:
         raise SettingsError(f"reducer {name!r}: {error}") from error

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import kpframe
+from kpframe.plugin import PluginInfo, PluginManager, PluginProblem, PluginWarning
 
 ROOT = Path(kpframe.__file__).parents[1]
 
@@ -89,6 +92,9 @@ class Site:
             f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\nSummary: [x] {distribution}\n"
         )
         (info / "entry_points.txt").write_text(f"[kpframe]\n{distribution} = {module}\n")
+        (info / "RECORD").write_text(
+            f"{module}/__init__.py,,\n{info.name}/METADATA,,\n{info.name}/RECORD,,\n"
+        )
         self.names.append(distribution)
 
     def python(self, code: str, env: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
@@ -109,6 +115,43 @@ class Site:
             text=True,
             timeout=120,
         )
+
+
+class Here:
+    """Distributions installed in folders of this process's own path; the first folder is found first."""
+
+    def __init__(self, folders: list[Path]) -> None:
+        self.sites = [Site(folder) for folder in folders]
+
+    def manager(self, **environ: str) -> PluginManager:
+        """Return a manager of what is installed there."""
+        importlib.invalidate_caches()
+        names = {name for site in self.sites for name in site.names}
+        return PluginManager(environ={"KPFRAME_PLUGINS": ",".join(sorted(names)), **environ})
+
+    def load(self, **environ: str) -> tuple[dict[str, PluginInfo], list[PluginProblem]]:
+        """Return the infos by distribution, and what is wrong."""
+        for name in [name for name in sys.modules if name.startswith("kpf_")]:
+            del sys.modules[name]
+        manager = self.manager(**environ)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PluginWarning)
+            plugins, problems = manager.plugins, manager.problems
+        own = [info for info in plugins if info.status != "disabled"]
+        assert len(own) == len({info.distribution for info in own})
+        return {info.distribution: info for info in own}, problems
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Here]:
+    """Two folders on this process's path, to install distributions in."""
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in reversed(folders):
+        folder.mkdir()
+        monkeypatch.syspath_prepend(folder)
+    yield Here(folders)
+    for name in [name for name in sys.modules if name.startswith("kpf_")]:
+        del sys.modules[name]
 
 
 @pytest.fixture

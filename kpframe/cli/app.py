@@ -12,9 +12,11 @@ from typing import Any, TextIO
 import click
 
 from kpframe import __version__
-from kpframe.cli.extra import EXTRA, needs
-from kpframe.errors import KpframeError
+from kpframe.cli.extra import is_missing, needs
+from kpframe.cli.terminal import lenient_output
+from kpframe.errors import KpframeError, one_line, printable
 from kpframe.plugin import PluginWarning
+from kpframe.plugin.loading import say
 
 # name: (where the command is, what --help says of it without loading it)
 COMMANDS = {
@@ -53,9 +55,15 @@ class LazyGroup(click.Group):
         """Run the command; an error becomes one line, after the traceback with ``--debug``."""
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except (
+            click.ClickException,
+            click.exceptions.Exit,
+            click.Abort,
+            BrokenPipeError,
+            KeyboardInterrupt,
+        ):
             raise
-        except Exception as error:
+        except BaseException as error:  # also SystemExit and the like, from code of a plugin
             if ctx.params["debug"]:
                 traceback.print_exc()
             raise click.ClickException(_explain(error)) from error
@@ -73,13 +81,14 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line on ``arguments`` (default: the process's own) and return the exit code."""
-    with warnings.catch_warnings():
+    with lenient_output(), warnings.catch_warnings():
         warnings.simplefilter("always", PluginWarning)
         warnings.showwarning = _show_warning  # undone by catch_warnings
         try:
             code = cli.main(arguments, prog_name="kpframe", standalone_mode=False)
-        except click.Abort:
-            click.echo("Aborted.", err=True)
+        except click.Abort as error:
+            where = one_line(error.__cause__ or "")  # of a KeyboardInterrupt, which names the plugin
+            click.echo(f"Aborted: {where}" if where else "Aborted.", err=True)
             return 130
         except click.UsageError as error:
             where = error.ctx.command_path if error.ctx else "kpframe"
@@ -90,17 +99,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-    click.echo(f"Error: {message}", err=True)
+    click.echo(f"Error: {printable(message)}", err=True)
     return 2
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: BaseException) -> str:
     if isinstance(error, KpframeError):
         return str(error)
-    missing = error.name if isinstance(error, ModuleNotFoundError) else None
-    if missing and missing.partition(".")[0] in EXTRA:
-        return needs(missing)
-    return f"{type(error).__name__}: {error}; unexpected, see the traceback with 'kpframe --debug ...'"
+    if isinstance(error, ModuleNotFoundError) and error.name and is_missing(error.name):
+        return needs(error.name)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    blame = one_line("; ".join(getattr(error, "__notes__", ())), 300) or "unexpected"
+    return f"{say(error)}; {blame}, see the traceback with 'kpframe --debug ...'"
 
 
 def _show_warning(
@@ -113,6 +124,7 @@ def _show_warning(
 ) -> None:
     """Write a warning about a plugin on one line, and others as Python does."""
     if issubclass(category, PluginWarning):
-        click.echo(f"Warning: {message}", err=True)
+        click.echo(f"Warning: {one_line(message)}", err=True)
     else:
-        (file or sys.stderr).write(warnings.formatwarning(message, category, filename, lineno, line))
+        text = printable(warnings.formatwarning(message, category, filename, lineno, line))
+        (file or sys.stderr).write(text)

@@ -99,16 +99,16 @@ def bench(
 
 
 def _show(rows: list[Row], grown: list[Sweep]) -> None:
-    from kpframe.cli.plugins import _console, _table
+    from kpframe.cli.tables import new_console, new_table
 
-    table = _table("model", "B x T x H", "what", "time [ms]", "ratio", "to", "note")
+    table = new_table("model", "B x T x H", "what", "time [ms]", "ratio", "to", "note")
     for row in rows:
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         table.add_row(row.model, row.size, row.what, f"{row.milliseconds:.1f}", ratio, row.beside, row.note)
-    console = _console()
+    console = new_console()
     console.print(table)
     if grown:
-        table = _table("model", "grows with", "values", "time [ms]", "exponent")
+        table = new_table("model", "grows with", "values", "time [ms]", "exponent")
         for sweep in grown:
             values = ", ".join(map(str, sweep.sizes))
             times = ", ".join(f"{value:.1f}" for value in sweep.milliseconds)

@@ -90,13 +90,13 @@ def compare(
 def _show(data: object) -> None:
     import xarray as xr
 
-    from kpframe.cli.plugins import _console, _table
+    from kpframe.cli.tables import new_console, new_table
     from kpframe.report.comparison import comparison_rows
 
     assert isinstance(data, xr.Dataset)
-    table = _table("checkpoint", *COLUMNS)
+    table = new_table("checkpoint", *COLUMNS)
     for name in data.checkpoint.values:
         head, rows = comparison_rows(data.sel(checkpoint=name))
         for row in rows:
             table.add_row(str(name), *(row[head.index(column)] for column in COLUMNS))
-    _console().print(table)
+    new_console().print(table)

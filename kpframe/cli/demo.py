@@ -30,10 +30,12 @@ def demo(quick: bool, output: Path, seed: int) -> None:
     from kpframe.report.figures import score_name
     from kpframe.report.html import plus_minus, score_text, write_report
     from kpframe.study.config import bundled_study
+    from kpframe.study.needs import check_plugins
     from kpframe.study.run import run_study
 
     started = time.monotonic()
     study = evolve(bundled_study("demo_quick" if quick else "demo"), seed=seed)
+    check_plugins(study)
     output.mkdir(parents=True, exist_ok=True)
     with training_progress([network.label for network in study.networks]) as report:
         data = run_study(study, output, report)

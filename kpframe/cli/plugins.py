@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
 import warnings
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 from attrs import asdict
 
+from kpframe.cli.terminal import kept_for_json
 from kpframe.errors import UnknownNameError, closest
 from kpframe.plugin import KINDS, PluginInfo, PluginProblem, PluginWarning, Spec, get_manager
 from kpframe.plugin.loading import INSTALL_HINT
 from kpframe.settings import SettingInfo, describe
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from kpframe.cli.tables import PlainTable
 
 
 @click.command()
@@ -29,18 +29,20 @@ def plugins(as_json: bool, no_load: bool) -> None:
     if no_load:
         infos, problems = manager.installed(), []
     else:
-        with warnings.catch_warnings():
+        with kept_for_json() if as_json else nullcontext(), warnings.catch_warnings():
             warnings.simplefilter("ignore", PluginWarning)  # the problems are printed below
             infos, problems = manager.plugins, manager.problems
     if as_json:
         click.echo(json.dumps(_document(infos, problems), indent=2))
         return
     if infos:
-        table = _table("distribution", "version", "status", "offers", "summary")
+        from kpframe.cli.tables import new_console, new_table
+
+        rows = new_table("distribution", "version", "status", "offers", "summary")
         for info in infos:
             offers = [f"{kind}: {', '.join(names)}" for kind, names in _offers(info).items()]
-            table.add_row(info.distribution, info.version, info.status, "; ".join(offers), info.summary)
-        _console().print(table)
+            rows.add_row(info.distribution, info.version, info.status, "; ".join(offers), info.summary)
+        new_console().print(rows)
     else:
         click.echo(f"No plugin is installed. To get some: {INSTALL_HINT}.")
     for problem in problems:
@@ -55,13 +57,16 @@ def show(name: str) -> None:
     NAME is a model, rule, task ...; write distribution:name or kind/name to choose among
     things of one name.
     """
+    from kpframe.cli.tables import new_console
+
     manager = get_manager()
     kind, _, bare = name.rpartition("/")
+    kind = kind.replace("-", "_")
     if kind and kind not in KINDS:
         raise UnknownNameError(f"no kind {kind!r} (there are {', '.join(KINDS)}){closest(kind, KINDS)}")
     spec = manager.find(kind or None, bare)
     plugin = manager.plugin_of(spec)
-    console = _console()
+    out = new_console()
     facts = {
         "name": spec.name,
         "kind": spec.kind,
@@ -71,20 +76,22 @@ def show(name: str) -> None:
         "capabilities": ", ".join(sorted(spec.capabilities)),
     }
     for label, text in facts.items():
-        console.print(f"{label + ':':<14} {text or '-'}")
-    console.print()
-    console.print(_settings_table(spec))
+        out.print(f"{label + ':':<14} {text or '-'}")
+    out.print()
+    out.print(_settings_table(spec))
 
 
-def _settings_table(spec: Spec) -> Table | str:
+def _settings_table(spec: Spec) -> PlainTable | str:
+    from kpframe.cli.tables import new_table
+
     infos = describe(spec.settings)
     if not infos:
         return "It has no settings."
-    table = _table("setting", "type", "default", "bounds", "choices", "meaning")
+    rows = new_table("setting", "type", "default", "bounds", "choices", "meaning")
     for info in infos:
         choices = ", ".join(map(str, info.choices))
-        table.add_row(info.name, info.type, _default(info), info.bounds, choices, info.help)
-    return table
+        rows.add_row(info.name, info.type, _default(info), info.bounds, choices, info.help)
+    return rows
 
 
 def _default(info: SettingInfo) -> str:
@@ -113,21 +120,3 @@ def _document(infos: list[PluginInfo], problems: list[PluginProblem]) -> dict[st
         ],
         "problems": [asdict(problem) for problem in problems],
     }
-
-
-def _console() -> Console:
-    """Return a console that takes text as it is (``[mV]`` is no markup) and cuts nothing in a pipe."""
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else 1000
-    return Console(width=width, markup=False, highlight=False, emoji=False)
-
-
-def _table(*columns: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table

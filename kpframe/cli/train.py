@@ -159,12 +159,12 @@ def _pairs(pairs: tuple[str, ...], option: str) -> dict[str, Any]:
 def _show(data: object) -> None:
     import xarray as xr
 
-    from kpframe.cli.plugins import _console, _table
+    from kpframe.cli.tables import new_console, new_table
     from kpframe.report.training import training_rows
 
     assert isinstance(data, xr.Dataset)
     head, rows = training_rows(data)
-    table = _table(*head[:6])
+    table = new_table(*head[:6])
     for row in rows:
         table.add_row(*row[:6])
-    _console().print(table)
+    new_console().print(table)

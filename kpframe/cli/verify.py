@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import click
+
+from kpframe.cli.terminal import kept_for_json
 
 if TYPE_CHECKING:
     from kpframe.testing.report import Report, Result
@@ -35,6 +38,16 @@ def verify(name: str | None, examples: int | None, theorem: str | None, as_json:
         return _weight_sites(name, as_json)
     if name is None:
         raise click.UsageError("Missing argument 'NAME'.")
+    with kept_for_json() if as_json else nullcontext():
+        report = _report(name, examples)
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        _show(report)
+    return 0 if report.passed else 1
+
+
+def _report(name: str, examples: int | None) -> Report:
     import torch
 
     from kpframe.testing.checks import check_model, check_reducer, check_rule
@@ -44,19 +57,14 @@ def verify(name: str | None, examples: int | None, theorem: str | None, as_json:
     check_exists(source)  # a name that names nothing is an error, not a failed check
     torch.set_num_threads(1)  # small tensors lose more to waiting threads than they gain
     run = {"model": check_model, "rule": check_rule, "reducer": check_reducer}[source.kind]
-    report = run(source, examples=examples)
-    if as_json:
-        click.echo(json.dumps(report.to_dict(), indent=2))
-    else:
-        _show(report)
-    return 0 if report.passed else 1
+    return run(source, examples=examples)
 
 
 def _show(report: Report) -> None:
-    from kpframe.cli.plugins import _console, _table
+    from kpframe.cli.tables import new_console, new_table
 
-    console = _console()
-    table = _table("check", "verdict", "worst error", "tolerance", "cases", "must differ", "skipped")
+    console = new_console()
+    table = new_table("check", "verdict", "worst error", "tolerance", "cases", "must differ", "skipped")
     for result in report.results:
         table.add_row(*_row(result))
     console.print(f"{report.kind} {report.label}")
@@ -93,17 +101,18 @@ def _summary(report: Report) -> str:
 
 def _weight_sites(name: str | None, as_json: bool) -> int:
     """Print which models' K is a Gram matrix; a setting has a row of its own where it changes the case."""
-    from kpframe.cli.plugins import _console, _table
+    from kpframe.cli.tables import new_console, new_table
     from kpframe.plugin import get_manager
     from kpframe.testing.weight_sites import TOLERANCE, survey
 
-    names = [spec.name for spec in get_manager().specs("model")] if name is None else [name]
-    surveys = {name: list(survey(name)) for name in names}
+    with kept_for_json() if as_json else nullcontext():
+        names = [spec.name for spec in get_manager().specs("model")] if name is None else [name]
+        surveys = {name: list(survey(name)) for name in names}
     if as_json:
         rows = [found.to_dict() for found_all in surveys.values() for found in found_all]
         click.echo(json.dumps({"tolerance": TOLERANCE, "models": rows}, indent=2))
         return 0
-    table = _table("model", "K is", "between neurons", "from one Gram matrix", "from declared inputs")
+    table = new_table("model", "K is", "between neurons", "from one Gram matrix", "from declared inputs")
     alike = 0
     for found_all in surveys.values():
         base = found_all[0]
@@ -120,7 +129,7 @@ def _weight_sites(name: str | None, as_json: bool) -> int:
                 f"{found.unshared:.0e}",
                 declared,
             )
-    console = _console()
+    console = new_console()
     console.print(table)
     console.print(
         f"Measured on K by automatic differentiation; below {TOLERANCE:.0e} counts as zero. "

@@ -3,18 +3,55 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from operator import attrgetter
 from typing import Any
 
 import pluggy
 
-from kpframe.errors import KpframeError, PluginError, closest, mismatch
+from kpframe.errors import KpframeError, PluginError, closest, mismatch, one_line, shown
 from kpframe.plugin import hookspecs
 from kpframe.plugin.discovery import INSTALL_HINT as INSTALL_HINT
 from kpframe.plugin.discovery import normalized
-from kpframe.plugin.specs import API_VERSION, HOOKS, ApiError, Spec, refuse_api
+from kpframe.plugin.specs import API_VERSION, HOOKS, ApiError, PluginInfo, Spec, refuse_api
+
+#: Characters of a plugin's own message that are shown.
+WIDTH = 500
+
+
+class LoadFailure(Exception):
+    """A plugin could not be read: at which stage, and for what error."""
+
+    def __init__(self, stage: str, error: BaseException) -> None:
+        super().__init__(stage)
+        self.stage, self.error = stage, error
+
+
+def read_plugin(
+    load: Callable[[], object], distribution: str, siblings: Sequence[Spec]
+) -> tuple[object, tuple[Spec, ...]]:
+    """Return what ``load`` imports and the specs that its hooks yield.
+
+    Args:
+        load: imports the plugin.
+        distribution: whose it is.
+        siblings: what else the distribution offers.
+
+    Raises:
+        LoadFailure: whatever it is that the plugin raises.
+    """
+    stage = "import"
+    try:
+        plugin = load()
+        stage = "hooks"
+        specs = tuple(collect(plugin, distribution))
+        check_unique((*siblings, *specs))
+        stage = "api"
+        check_api(specs)
+    except BaseException as error:  # the caller tells Ctrl-C apart
+        raise LoadFailure(stage, error) from error
+    return plugin, specs
 
 
 def collect(plugin: object, distribution: str) -> Iterator[Spec]:
@@ -38,7 +75,7 @@ def collect(plugin: object, distribution: str) -> Iterator[Spec]:
                 yield from _specs(result, HOOKS[caller.name])
         except ApiError:
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # the caller tells Ctrl-C apart
             raise PluginError(f"{caller.name}(): {say(error)}") from error
 
 
@@ -47,10 +84,16 @@ def same_distribution(left: str, right: str) -> bool:
     return normalized(left) == normalized(right)
 
 
-def shared_names(specs: Iterable[Spec], others: Iterable[Spec]) -> list[str]:
-    """Return the names in ``specs`` that ``others`` have too, in the same kind."""
-    taken = {(spec.kind, spec.name) for spec in others}
-    return [spec.name for spec in specs if (spec.kind, spec.name) in taken]
+def clashes(specs: Iterable[Spec], others: Iterable[PluginInfo]) -> Iterator[tuple[str, list[PluginInfo]]]:
+    """Yield the names in ``specs`` that other plugins offer too, in the same kind, with those plugins."""
+    owners: dict[tuple[str, str], list[PluginInfo]] = {(spec.kind, spec.name): [] for spec in specs}
+    for other in others:
+        for spec in other.specs:
+            if (spec.kind, spec.name) in owners:
+                owners[spec.kind, spec.name].append(other)
+    for (_, name), found in owners.items():
+        if found:
+            yield name, found
 
 
 def check_unique(specs: Iterable[Spec]) -> None:
@@ -67,6 +110,12 @@ def check_api(specs: Iterable[Spec]) -> None:
     for spec in specs:
         if spec.api != API_VERSION:
             refuse_api(spec.kind, spec.name, spec.api)
+
+
+def wrong_result(made: object, cls: type) -> PluginError:
+    """Return the error for a factory that made no instance of ``cls``."""
+    got = f"the class {made.__qualname__}" if isinstance(made, type) else shown(made)
+    return PluginError(mismatch("its result", f"a kpframe.{cls.__name__}", got))
 
 
 def load_factory(spec: Spec, keywords: Mapping[str, Any]) -> Any:
@@ -89,7 +138,10 @@ def load_factory(spec: Spec, keywords: Mapping[str, Any]) -> Any:
 
 def say(error: BaseException) -> str:
     """Return the error on one line, with its type unless kpframe raised it."""
-    text = " ".join(str(error).split())
+    try:
+        text = one_line(error, WIDTH)
+    except BaseException:  # its own __str__ raises
+        text = "(its message cannot be read)"
     return text if isinstance(error, KpframeError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -10,21 +11,24 @@ from typing import Any
 
 from attrs import evolve, fields
 
-from kpframe.errors import ArgumentError, PluginError, UnknownNameError, closest, mismatch
-from kpframe.plugin.discovery import EntryPoint, installed_entry_points, other_versions, read_metadata
-from kpframe.plugin.environment import Choice
-from kpframe.plugin.loading import (
-    check_api,
-    check_unique,
-    collect,
-    load_factory,
-    same_distribution,
-    say,
-    shared_names,
+from kpframe.errors import ArgumentError, KpframeError, PluginError, UnknownNameError, closest, mismatch
+from kpframe.plugin.collection import Collection
+from kpframe.plugin.discovery import (
+    EntryPoint,
+    find_copies,
+    installed_entry_points,
+    normalized,
+    read_metadata,
 )
-from kpframe.plugin.problems import explain, explain_unknown, installed_twice
+from kpframe.plugin.environment import Choice
+from kpframe.plugin.isolated import Interrupted, interruptible
+from kpframe.plugin.loading import load_factory, same_distribution, say, wrong_result
+from kpframe.plugin.problems import explain, explain_ambiguous, explain_unknown, named
 from kpframe.plugin.specs import KINDS, PluginInfo, PluginProblem, PluginWarning, Spec
 from kpframe.settings import NoSettings, build_settings
+
+#: Seconds that a question waits for another thread that loads the plugins.
+PATIENCE = 60.0
 
 
 class PluginManager:
@@ -42,9 +46,10 @@ class PluginManager:
     ) -> None:
         self._entry_points = entry_points
         self._choice = Choice(environ)
+        self._lock = threading.RLock()
         self._loaded = False
-        self._plugins: list[PluginInfo] = []
-        self._problems: list[PluginProblem] = []
+        self._loading, self._loader = "", 0
+        self._held = Collection(self._choice)
         self._brought: list[tuple[PluginInfo, PluginProblem]] = []
 
     def installed(self) -> list[PluginInfo]:
@@ -55,53 +60,57 @@ class PluginManager:
     def plugins(self) -> list[PluginInfo]:
         """Every plugin, with what it offers."""
         self.load()
-        return list(self._plugins)
+        return list(self._held.plugins)
 
     @property
     def problems(self) -> list[PluginProblem]:
         """What is wrong with the plugins."""
         self.load()
-        return list(self._problems)
+        return list(self._held.problems)
 
     def load(self) -> None:
         """Load the installed plugins, once, and warn of each problem.
 
         Raises:
-            PluginError: for the first problem, with ``KPFRAME_STRICT_PLUGINS=1``.
+            PluginError: for the first problem, with ``KPFRAME_STRICT_PLUGINS=1``; for a plugin that asks for
+                what plugins offer while it is loaded itself.
+            KeyboardInterrupt: at Ctrl-C, naming the plugin that was loaded.
         """
         if self._loaded:
             return
-        self._loaded = True  # first: a plugin may ask for a model while it loads
-        before = list(self._plugins), list(self._problems)
+        if not self._lock.acquire(timeout=PATIENCE):
+            raise PluginError(
+                f"another thread has been loading plugins for {PATIENCE:.0f} s: {self._loading}"
+            )
         try:
-            for info, load in self._installed():
-                self._add(info, load)
-                self._check_once(info)
-        except PluginError:
-            self._plugins, self._problems = before  # so that the next question meets the same error
-            self._loaded = False
-            raise
-        _warn(self._problems[len(before[1]) :])
+            if not self._loaded:
+                self._refuse_while_loading()
+                self._load()
+        finally:
+            self._lock.release()
 
     def register(self, plugin: object, *, distribution: str, version: str = "0") -> PluginInfo:
         """Load ``plugin``, a module or object with hooks, as if ``distribution`` were installed."""
-        before = list(self._plugins), list(self._problems)
-        try:
-            self._add(PluginInfo(distribution, version, entry_point=""), lambda: plugin)
-        except PluginError:
-            self._plugins, self._problems = before
-            raise
-        info, added = self._plugins[-1], self._problems[len(before[1]) :]
-        self._brought += [(info, problem) for problem in added]
+        self._refuse_while_loading()
+        with self._lock:
+            held = self._held
+            self._held = held.copy()
+            known = len(held.problems)
+            try:
+                info = self._held.add(PluginInfo(distribution, version, entry_point=""), lambda: plugin)
+            except BaseException:
+                self._held = held
+                raise
+            added = self._held.problems[known:]
+            self._brought += [(info, problem) for problem in added]
         _warn(added)
         return info
 
     def unregister(self, info: PluginInfo) -> None:
         """Take back what ``register`` returned, with the problems it brought."""
-        self._plugins = [other for other in self._plugins if other is not info]
         brought = [problem for owner, problem in self._brought if owner is info]
         self._brought = [pair for pair in self._brought if pair[0] is not info]
-        self._problems = [one for one in self._problems if not any(one is other for other in brought)]
+        self._held.remove(info, brought)
 
     def specs(self, kind: str) -> list[Spec]:
         """Return every spec of a kind: ``model``, ``rule``, ``task`` ..."""
@@ -116,99 +125,105 @@ class PluginManager:
         if not isinstance(name, str):
             raise ArgumentError(mismatch("name", "a string", repr(name)))
         distribution, _, bare = name.rpartition(":")
+        bare = bare.replace("-", "_")  # names differ by more than that
+        offers = self._offers(kind)
         found = [
             (plugin, spec)
-            for plugin, spec in self._offers(kind)
+            for plugin, spec in offers
             if spec.name == bare
             and (not distribution or same_distribution(plugin.distribution, distribution))
         ]
         if len(found) == 1:
             return found[0][1]
         if not found:
-            offers = [(plugin, spec.name) for plugin, spec in self._offers(kind)]
             what = (kind or "model, rule ...").replace("_", " ")
-            raise UnknownNameError(explain_unknown(what, name, offers, self._plugins))
+            known = [(plugin, spec.name) for plugin, spec in offers]
+            raise UnknownNameError(explain_unknown(what, name, known, self._held.plugins))
         kinds = sorted({spec.kind for _, spec in found})
         ways = [f"{plugin.distribution}:{spec.name}" for plugin, spec in found]
         if len(kinds) > 1:
             ways = [f"{other}/{name}" for other in kinds]
-        raise UnknownNameError(f"{name!r} names {len(found)} things: write one of {', '.join(ways)}")
+        raise UnknownNameError(explain_ambiguous(name, ways))
 
     def plugin_of(self, spec: Spec) -> PluginInfo:
         """Return the plugin that offers this very spec."""
         return next(plugin for plugin, offered in self._offers(None) if offered is spec)
 
-    def create(self, kind: str, name: str, settings: Mapping[str, Any]) -> Any:
+    def create(self, kind: str, name: str, settings: Mapping[str, Any], cls: type = object) -> Any:
         """Build the settings, then call the factory with their fields as keywords.
+
+        An exception of the factory goes on as it is, with a note that names the plugin.
+
+        Args:
+            kind: ``model``, ``rule``, ``task`` ...
+            name: the name, or ``distribution:name``.
+            settings: the settings, by name.
+            cls: what the factory has to return an instance of.
 
         Raises:
             UnknownNameError: see ``find``.
             SettingsError: listing everything that is wrong with ``settings``.
-            PluginError: when the factory cannot be loaded or does not take its own settings.
+            PluginError: when the factory cannot be loaded, does not take its own settings, ends the
+                process or returns something else.
+            KeyboardInterrupt: at Ctrl-C, naming the plugin.
         """
         spec = self.find(kind, name)
-        built: Any = build_settings(spec.settings or NoSettings, settings, owner=f"{kind} {name!r}")
-        settable = [attribute for attribute in fields(type(built)) if attribute.init]
-        keywords = {attribute.alias: getattr(built, attribute.name) for attribute in settable}
+        info = self.plugin_of(spec)
         try:
-            factory = load_factory(spec, keywords)
-        except (Exception, SystemExit) as error:
-            raise self._unusable(spec, error) from error
-        try:
-            return factory(**keywords)
-        except SystemExit as error:  # a plugin does not end its host
-            raise self._unusable(spec, error) from error
+            with interruptible(f"{named(info)} was building {spec.kind} {spec.name!r}"):
+                built: Any = build_settings(spec.settings or NoSettings, settings, owner=f"{kind} {name!r}")
+                settable = [attribute for attribute in fields(type(built)) if attribute.init]
+                keywords = {attribute.alias: getattr(built, attribute.name) for attribute in settable}
+                try:
+                    factory = load_factory(spec, keywords)
+                except Exception as error:
+                    raise self._unusable(info, spec, error) from error
+                made = factory(**keywords)
+        except (KpframeError, Interrupted):
+            raise
+        except Exception as error:
+            if isinstance(error, ImportError):
+                raise self._unusable(info, spec, error) from error
+            error.add_note(f"raised by {named(info)}, building {spec.kind} {spec.name!r}")
+            raise
+        except BaseException as error:  # a plugin does not end its host
+            raise self._unusable(info, spec, error) from error
+        if not isinstance(made, cls):
+            raise self._unusable(info, spec, wrong_result(made, cls))
+        return made
 
-    def _unusable(self, spec: Spec, error: BaseException) -> PluginError:
+    def _unusable(self, info: PluginInfo, spec: Spec, error: BaseException) -> PluginError:
         message = f"the factory {spec.factory!r} of {spec.kind} {spec.name!r} cannot be used: {say(error)}"
-        return PluginError(str(explain(self.plugin_of(spec), "factory", message, self._choice.disabled)))
+        problem = explain(info, "factory", message, self._choice.disabled, cause=error, own=spec.factory)
+        return PluginError(str(problem))
 
     def _installed(self) -> list[tuple[PluginInfo, Callable[[], object]]]:
         pairs = [read_metadata(entry_point) for entry_point in self._entry_points()]
         pairs.sort(key=lambda pair: (pair[0].distribution, pair[0].entry_point))
         return [(evolve(info, status=self._choice.status(info)), load) for info, load in pairs]
 
-    def _add(self, info: PluginInfo, load: Callable[[], object]) -> None:
-        if info.status == "disabled":
-            self._plugins.append(info)
-            return
-        others = [plugin for plugin in self._plugins if plugin.specs]
-        specs: tuple[Spec, ...] = ()
-        stage = "import"
+    def _load(self) -> None:
+        held, self._loader = self._held.copy(), threading.get_ident()
+        known = len(held.problems)
         try:
-            plugin = load()
-            stage = "hooks"
-            specs = tuple(collect(plugin, info.distribution))
-            siblings = [
-                other.specs for other in others if same_distribution(other.distribution, info.distribution)
-            ]
-            check_unique(sum(siblings, specs))
-            stage = "api"
-            check_api(specs)
-        except (Exception, SystemExit) as error:
-            self._plugins.append(evolve(info, status="broken"))
-            self._report(explain(info, stage, say(error), self._choice.disabled, cause=error), error)
-            return
-        self._plugins.append(evolve(info, status="loaded", specs=specs))
-        for other in others:
-            for name in shared_names(specs, other.specs):
-                message = (
-                    f"{other.distribution} {other.version} offers {name!r} too; the bare name is refused"
-                )
-                ways = f"write '{info.distribution}:{name}' or '{other.distribution}:{name}'"
-                self._report(explain(info, "clash", message, self._choice.disabled, first=ways))
+            installed, copies = self._installed(), find_copies()
+            for problem in self._choice.problems(info for info, _ in installed):
+                held.report(problem)
+            for info, load in installed:
+                self._loading = named(info)
+                held.add(info, load)
+                held.check_once(info, copies.get(normalized(info.distribution), []))
+        finally:
+            self._loading = ""
+        self._held, self._loaded = held, True  # after an error the next question meets the same one
+        _warn(held.problems[known:])
 
-    def _check_once(self, info: PluginInfo) -> None:
-        found = {} if info.status == "disabled" else other_versions(info)
-        known = [problem.distribution for problem in self._problems if problem.stage == "twice"]
-        if found and info.distribution not in known:
-            message, remedy = installed_twice(info, found)
-            self._report(explain(info, "twice", message, self._choice.disabled, first=remedy))
-
-    def _report(self, problem: PluginProblem, cause: BaseException | None = None) -> None:
-        if self._choice.strict:
-            raise PluginError(str(problem)) from cause
-        self._problems.append(problem)
+    def _refuse_while_loading(self) -> None:
+        if self._loading and self._loader == threading.get_ident():
+            raise PluginError(
+                f"{self._loading} asks for what plugins offer while they load: create models, rules and "
+                "tasks in a factory, which runs once its name is asked for, not in a module or a hook"
+            )
 
     def _offers(self, kind: str | None) -> list[tuple[PluginInfo, Spec]]:
         if kind is not None and kind not in KINDS:

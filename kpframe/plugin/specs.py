@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Literal, NoReturn, Self
 
 from attrs import Attribute, field, fields_dict, frozen, has
 
-from kpframe.errors import PluginError, mismatch
+from kpframe.errors import PluginError, mismatch, one_line
 from kpframe.settings import describe
 
 API_VERSION = 1
 """The version of the hooks and specs; a spec for another one is refused."""
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
@@ -51,9 +51,16 @@ def _check_api(spec: Spec, attribute: Attribute[int], value: object) -> None:
 
 
 def _capabilities(value: Any) -> frozenset[str]:
-    if isinstance(value, str):  # frozenset("abc") would be three capabilities
+    items = () if isinstance(value, str) else tuple(value)  # frozenset("abc") would be three capabilities
+    if isinstance(value, str) or not all(isinstance(item, str) for item in items):
         raise PluginError(mismatch("capabilities", "a set of strings", repr(value)))
-    return frozenset(value)
+    return frozenset(map(one_line, items))
+
+
+def _summary(value: Any) -> str:
+    if not isinstance(value, str):
+        raise PluginError(mismatch("summary", "a string", repr(value)))
+    return one_line(value)
 
 
 @frozen
@@ -74,12 +81,14 @@ class Spec:
             refuse_api(cls.kind, args[0] if args else keywords.get("name"), api)
         return super().__new__(cls)
 
-    name: str = field(validator=_matches(_NAME, "lower-case letters, digits and _, from a letter on"))
+    name: str = field(
+        validator=_matches(_NAME, "lower-case letters, digits and _, from a letter on, at most 64")
+    )
     factory: str = field(validator=_matches(_FACTORY, "'package.module:attribute'"))
     settings: type | None = field(default=None, validator=_check_settings)
     capabilities: frozenset[str] = field(default=frozenset(), converter=_capabilities)
     api: int = field(default=API_VERSION, validator=_check_api)
-    summary: str = ""
+    summary: str = field(default="", converter=_summary)
 
 
 @frozen
@@ -140,16 +149,20 @@ class PluginWarning(UserWarning):
 
 @frozen
 class PluginProblem:
-    """What is wrong with one plugin, and the commands that mend it."""
+    """What is wrong with one plugin, and the commands that mend it.
 
-    distribution: str
-    version: str
+    ``distribution`` is empty where it is not a plugin that is wrong but an environment variable.
+    """
+
+    distribution: str = field(converter=one_line)
+    version: str = field(converter=one_line)
     stage: str
-    message: str
-    fix: str
+    message: str = field(converter=one_line)
+    fix: str = field(converter=one_line)
 
     def __str__(self) -> str:
-        return f"plugin {self.distribution} {self.version} ({self.stage}): {self.message}; fix: {self.fix}"
+        owner = f"plugin {self.distribution} {self.version} " if self.distribution else ""
+        return f"{owner}({self.stage}): {self.message}; fix: {self.fix}"
 
 
 @frozen
@@ -157,12 +170,13 @@ class PluginInfo:
     """One installed plugin and what it offers (nothing, unless it is loaded).
 
     ``source`` is what pip was given to install it in place of its name (``-e FOLDER``, a wheel, a URL).
+    What comes from its metadata is on one line and printable.
     """
 
-    distribution: str
-    version: str
-    entry_point: str
+    distribution: str = field(converter=one_line)
+    version: str = field(converter=one_line)
+    entry_point: str = field(converter=one_line)
     status: Status = "not loaded"
     specs: tuple[Spec, ...] = ()
-    summary: str = ""
+    summary: str = field(default="", converter=one_line)
     source: str = ""

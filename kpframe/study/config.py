@@ -55,7 +55,7 @@ class StudySettings:
     """A whole study.
 
     ``threads`` is the number of threads inside a torch operation: small networks are fastest with one,
-    whatever else the machine is doing.
+    whatever else the machine is doing. ``plugins`` are the distributions that offer what it names.
     """
 
     title: str
@@ -68,6 +68,7 @@ class StudySettings:
     rules: tuple[RuleSettings, ...]
     training: TrainingSettings
     measure: MeasureSettings
+    plugins: tuple[str, ...] = ()
 
 
 def load_study(path: str | Path) -> StudySettings:
@@ -96,7 +97,10 @@ def bundled_study(name: str) -> StudySettings:
 
 def parse_study(table: Mapping[str, Any], owner: str) -> StudySettings:
     """Return a study from a parsed TOML table; raises ``SettingsError``."""
-    known = ("title", "seed", "dtype", "threads", "task", "network", "rule", "training", "measure")
+    known = (
+        *("title", "plugins", "seed", "dtype", "threads"),
+        *("task", "network", "rule", "training", "measure"),
+    )
     for key in table:
         if key not in known:
             raise SettingsError(f"{owner}: unknown table or key {key!r}{closest(key, known)}")
@@ -132,6 +136,7 @@ def parse_study(table: Mapping[str, Any], owner: str) -> StudySettings:
         rules=rules,
         training=training,
         measure=measure,
+        plugins=tuple(map(str, table.get("plugins", ()))),
     )
 
 

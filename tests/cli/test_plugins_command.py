@@ -24,7 +24,7 @@ NO_EXTRA = """
 """
 NO_PLUGIN = """
     import importlib.metadata, sys
-    importlib.metadata.entry_points = lambda **_: []
+    importlib.metadata.distributions = lambda **_: []
     from kpframe.cli import main
     sys.argv = ["kpframe", *{arguments!r}]
     main()

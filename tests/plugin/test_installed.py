@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 import kpframe.registry
+from kpframe import LearningRule, Model, Task
 from kpframe.plugin import PluginManager
 
 CODE = """
     import sys, warnings
     from kpframe.plugin import PluginWarning, get_manager
-    from kpframe import create_model
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        print(create_model("good_model", size=3))
+        print(get_manager().create("model", "good_model", {"size": 3}))
     print([w.category is PluginWarning for w in caught], *(str(w.message) for w in caught))
     assert "torch" not in sys.modules
 """
@@ -49,8 +49,8 @@ def test_the_registry_asks_the_manager(kind, monkeypatch):
     asked = []
 
     class Manager(PluginManager):
-        def create(self, kind, name, settings):
-            asked.append((kind, name, settings))
+        def create(self, kind, name, settings, cls):
+            asked.append((kind, name, settings, cls))
             return len(asked)
 
     manager = Manager(lambda: ())
@@ -58,4 +58,5 @@ def test_the_registry_asks_the_manager(kind, monkeypatch):
     create = getattr(kpframe.registry, f"create_{kind}")
     assert create("thing", size=3, name="n") == 1
     assert create("other") == 2
-    assert asked == [(kind, "thing", {"size": 3, "name": "n"}), (kind, "other", {})]
+    cls = {"model": Model, "rule": LearningRule, "task": Task}[kind]
+    assert asked == [(kind, "thing", {"size": 3, "name": "n"}, cls), (kind, "other", {}, cls)]

@@ -207,8 +207,12 @@ def test_a_disabled_plugin_is_not_imported(fake):
 
 
 def test_the_fix_keeps_what_is_disabled_already(fake):
-    manager = quiet(manager_of(fake("kpf-bad", "raise ValueError"), KPFRAME_DISABLE_PLUGINS="a, b"))
-    assert manager.problems[0].fix.endswith("KPFRAME_DISABLE_PLUGINS=a,b,kpf-bad")
+    others = fake("kpf-a", "raise ValueError"), fake("kpf-b", "raise ValueError")
+    manager = quiet(
+        manager_of(fake("kpf-bad", "raise ValueError"), *others, KPFRAME_DISABLE_PLUGINS="kpf_a, kpf-b")
+    )
+    (problem,) = manager.problems
+    assert problem.fix.endswith("KPFRAME_DISABLE_PLUGINS=kpf_a,kpf-b,kpf-bad")
 
 
 def test_installed_imports_nothing(fake, good):
@@ -255,7 +259,7 @@ def test_register_takes_an_object_with_hooks(factories):
         ("kpf_factory:takes_other", "TypeError: missing a required argument: 'other'"),
     ],
 )
-def test_a_factory_that_cannot_be_used(factory, message, module_of, factories):
+def test_a_factory_that_cannot_be_used(factory, message, fake, factories):
     factories("kpf_factory", number=3, takes_other=lambda other: other, fine=lambda: "fine")
     source = (
         "from kpframe.plugin import TaskSpec, hookimpl\n"
@@ -264,8 +268,7 @@ def test_a_factory_that_cannot_be_used(factory, message, module_of, factories):
         f"    yield TaskSpec('bad', {factory!r})\n"
         "    yield TaskSpec('fine', 'kpf_factory:fine')\n"
     )
-    manager = manager_of()
-    manager.register(module_of(source), distribution="kpf-task", version="5.0")
+    manager = manager_of(fake("kpf-task", source, "5.0"))
     with pytest.raises(PluginError) as caught:
         manager.create("task", "bad", {})
     text = str(caught.value)
