@@ -9,6 +9,8 @@ from kpframe.cli.extra import EXTRA, needs
 
 def main() -> None:
     """Run the command line and exit: 0 when all is well, 2 after an error."""
+    from kpframe.cli.terminal import end_output
+
     try:
         from kpframe.cli.app import run
     except ModuleNotFoundError as error:
@@ -16,4 +18,6 @@ def main() -> None:
             raise
         print(f"Error: {needs(error.name)}", file=sys.stderr)
         sys.exit(2)
-    sys.exit(run())
+    code = run()
+    end_output()
+    sys.exit(code)

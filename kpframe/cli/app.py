@@ -13,7 +13,7 @@ import click
 
 from kpframe import __version__
 from kpframe.cli.extra import is_missing, needs
-from kpframe.cli.terminal import lenient_output
+from kpframe.cli.terminal import fitting, lenient_output
 from kpframe.errors import KpframeError, one_line, printable
 from kpframe.plugin import PluginWarning
 from kpframe.plugin.loading import say
@@ -88,7 +88,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             code = cli.main(arguments, prog_name="kpframe", standalone_mode=False)
         except click.Abort as error:
             where = one_line(error.__cause__ or "")  # of a KeyboardInterrupt, which names the plugin
-            click.echo(f"Aborted: {where}" if where else "Aborted.", err=True)
+            _echo(f"Aborted: {where}" if where else "Aborted.")
             return 130
         except click.UsageError as error:
             where = error.ctx.command_path if error.ctx else "kpframe"
@@ -99,8 +99,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-    click.echo(f"Error: {printable(message)}", err=True)
+    _echo(f"Error: {message}")
     return 2
+
+
+def _echo(message: str) -> None:
+    click.echo(fitting(printable(message), sys.stderr), err=True)
 
 
 def _explain(error: BaseException) -> str:
@@ -124,7 +128,7 @@ def _show_warning(
 ) -> None:
     """Write a warning about a plugin on one line, and others as Python does."""
     if issubclass(category, PluginWarning):
-        click.echo(f"Warning: {one_line(message)}", err=True)
+        _echo(f"Warning: {one_line(message)}")
     else:
         text = printable(warnings.formatwarning(message, category, filename, lineno, line))
         (file or sys.stderr).write(text)

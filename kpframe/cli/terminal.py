@@ -7,11 +7,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from typing import TextIO
 
 
-def fitting(text: str) -> str:
-    """Return text with what standard output's encoding lacks written out, as ``\\u2192``."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+def fitting(text: str, stream: TextIO | None = None) -> str:
+    """Return text with what the encoding of ``stream`` lacks (standard output's) written out by number."""
+    encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
@@ -32,7 +33,9 @@ def lenient_output() -> Iterator[None]:
 @contextmanager
 def kept_for_json() -> Iterator[None]:
     """Send to standard error what plugins print inside, also from processes and libraries of theirs."""
+    streams = {sys.stdout, sys.__stdout__}
     with redirect_stdout(sys.stderr):
+        _flush(*streams)
         try:
             saved = os.dup(1)
         except OSError:  # closed
@@ -43,5 +46,26 @@ def kept_for_json() -> Iterator[None]:
                 os.dup2(2, 1)
             yield
         finally:
+            _flush(*streams)  # what was written to the stream itself
             os.dup2(saved, 1)
             os.close(saved)
+
+
+def end_output() -> None:
+    """Write all there is, and send to standard error what plugins print while the process ends."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):  # nobody reads, or it is closed: nothing more to say there
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return
+    sys.stdout = sys.stderr
+    with suppress(OSError):
+        os.dup2(2, 1)
+
+
+def _flush(*streams: TextIO | None) -> None:
+    for stream in streams:
+        if stream is not None:
+            with suppress(OSError, ValueError):
+                stream.flush()
