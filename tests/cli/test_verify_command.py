@@ -113,6 +113,55 @@ def test_the_theorem_needs_no_extra_for_tests() -> None:
     assert "Gram matrix of site inputs" in done.stdout
 
 
+def test_without_the_extra_for_tests_one_line_says_what_to_install() -> None:
+    names = ("kpframe.testing.toys:Gated", "rule:bptt", "reducer:mean", "no_such_model", "no.such:Model")
+    code = f"""
+        import sys
+        sys.modules["hypothesis"] = None
+        from kpframe.cli import app
+        for name in {names!r}:
+            for options in ((), ("--json",)):
+                print(app.run(["verify", name, *options]))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.split() == ["2"] * 2 * len(names)
+    assert done.stderr.splitlines() == [
+        "Error: this command needs hypothesis, which is not installed: pip install 'kpframe[test]'"
+    ] * (2 * len(names))
+
+
+NOISY = """
+import torch
+from kpframe import Model
+
+
+class Noisy(Model):
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        print("noise of the model")
+        super().__init__(input_size=input_size, state={"h": hidden_size})
+        self.weight = torch.nn.Parameter(torch.full((hidden_size, input_size), 0.5))
+
+    def step(self, x, h, t=None):
+        print("noise of a step")
+        return torch.tanh(0.5 * h + x @ self.weight.T)
+"""
+
+
+def test_what_a_model_prints_does_not_spoil_json(run, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "kpf_noisy_model.py").write_text(NOISY)
+    monkeypatch.syspath_prepend(tmp_path)
+    code, out, err = run("verify", "kpf_noisy_model:Noisy", "--examples", "1", "--json")
+    assert json.loads(out)["label"] == "Noisy"
+    assert code == 0
+    assert "noise of the model" in err
+    assert "noise of a step" in err
+    code, out, err = run("verify", "--theorem", "weight-sites", "kpf_noisy_model:Noisy", "--json")
+    assert code == 0
+    assert json.loads(out)["models"][0]["model"] == "kpf_noisy_model:Noisy"
+    assert "noise of a step" in err
+
+
 def test_a_name_is_needed_but_for_a_theorem(run) -> None:
     code, out, err = run("verify")
     assert (code, out) == (2, "")

@@ -170,9 +170,10 @@ def test_metadata_that_cannot_be_read(site, good, one_problem, listed, how):
 def test_entry_points_that_cannot_be_read_hide_no_other_plugin(site, good, one_problem, listed, content):
     site.install("kpf-bad", good, "6.7")
     (info_folder(site) / "entry_points.txt").write_bytes(content)
-    if b"\xff" not in content:  # a section that is none: there is no entry point, and nothing is wrong
-        infos, problems = listed()
-        assert (set(infos), problems) == ({"kpf-good"}, [])
+    if b"\xff" not in content:  # a section that is none: there is no entry point, and so no plugin
+        infos, (problem,) = listed()
+        assert (set(infos), problem["stage"]) == ({"kpf-good"}, "environment")
+        assert listed(env={"KPFRAME_PLUGINS": "kpf-good"})[1] == []
         return
     info, problem = one_problem()
     assert (info["status"], problem["stage"]) == ("broken", "metadata")

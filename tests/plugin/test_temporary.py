@@ -129,6 +129,7 @@ def test_the_environments_manager_is_the_default(site):
         from kpframe import create_model
         from kpframe.errors import UnknownNameError
         from kpframe.plugin import ModelSpec, hookimpl
+        from kpframe.testing.toys import Plain
 
         class Mine:
             @hookimpl
@@ -136,17 +137,17 @@ def test_the_environments_manager_is_the_default(site):
                 yield ModelSpec("mine", "__main__:build")
 
         def build():
-            return "built"
+            return Plain(1, 2)
 
         with kpframe.plugin.temporary(Mine()):
-            print(create_model("mine"))
+            print(type(create_model("mine")).__name__)
         try:
             create_model("mine")
         except UnknownNameError:
             print("gone")
     """
     done = site.python(code)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "built\ngone\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Plain\ngone\n", "")
 
 
 def test_it_is_documented():
