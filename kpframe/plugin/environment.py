@@ -88,7 +88,7 @@ def _problem(message: str, fix: str) -> PluginProblem:
 
 
 def _nearest_plugin(name: str, installed: Sequence[str]) -> str:
-    """Return what is meant: a plugin, perhaps by what it offers (kuramoto of kpframe-kuramoto), or several."""
+    """Return what is meant: a plugin, perhaps by what it offers (nets of kpframe-nets), or several."""
     several = re.split(r"[\s;:]+", name)
     if len(several) > 1 and all(normalized(other) in installed for other in several):
         return ",".join(several)  # names are separated by commas
