@@ -57,6 +57,13 @@ import click
     help="Seed of weights, trials, probes and stochastic rules.",
 )
 @click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many: --seed and those after it. From 2 on, figures are means with intervals over the seeds.",
+)
+@click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("kpframe-train"),
@@ -82,6 +89,7 @@ def train(
     trials: int,
     budget: int,
     seed: int,
+    seeds: int,
     output: Path,
     overwrite: bool,
 ) -> None:
@@ -91,6 +99,9 @@ def train(
     effective ranks, alignment of the final Phi with that of the first rule, and how far the parameters
     went; and OUTPUT/checkpoints/, which 'kpframe compare OUTPUT' reads. A rule that diverges or fails
     is recorded as such, and the others go on; after a failure the exit code is 1.
+
+    With one seed the standard errors and bars are those of the estimates alone. What other initial
+    weights and other trials would give, only --seeds shows.
     """
     import torch
 
@@ -122,6 +133,7 @@ def train(
         trials=trials,
         budget=budget,
         seed=seed,
+        seeds=seeds,
     )
     check_labels(labels, "--rule")
     rules = {label: parse_rule(label) for label in labels}

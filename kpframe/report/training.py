@@ -31,18 +31,21 @@ def write_training(data: xr.Dataset, path: Path) -> Path:
         path,
         "comparison.html.j2",
         title=data.attrs.get("title", "Networks trained by learning rules"),
-        lead=f"One initial network, trained on the same trials for {data.sizes['update']} updates by each of "
+        lead=f"{_start(data)}, trained on the same trials for {data.sizes['update']} updates by each of "
         f"the rules: {names}.",
         sections=[
             Section("Learning", Markup(svg(losses(data))), "Training losses", _learning_text(data)),
-            Section("The geometry they end in", Markup(svg(geometry(data))), "Geometry", _GEOMETRY),
+            Section(
+                "The geometry they end in", Markup(svg(geometry(data))), "Geometry", _geometry_text(data)
+            ),
         ],
         tables=[
             Table("Results", *training_rows(data)),
             Table("Change of each parameter, |change| / |initial|", *_parameters(data)),
             Table("Cosines between the changes of the parameters", *_cosines(data)),
         ],
-        notes=[f"Failed: {failure}." for failure in failed_rules(data)],
+        notes=[_ONE_SEED if _seeds(data) == 1 else _several_text(data)]
+        + [f"Failed: {failure}." for failure in failed_rules(data)],
         provenance=provenance_rows(data),
     )
 
@@ -71,11 +74,11 @@ def geometry(data: xr.Dataset) -> Figure:
     places = np.arange(len(rules))
     for panel, operator in zip(panels, operators, strict=False):
         one = data.sel(operator=operator)
-        panel.barh(places, one.effective_rank, xerr=HALF_95 * one.effective_rank_stderr, color="#56B4E9")
+        panel.barh(places, one.effective_rank, xerr=_half(one.effective_rank_stderr), color="#56B4E9")
         panel.axvline(float(one.effective_rank_before), color="0.4", lw=1, ls="--")
         panel.set_xlabel(f"effective rank of {operator}", fontsize=8)
     panels[-1].barh(
-        places, data.alignment_with_first, xerr=HALF_95 * data.alignment_with_first_stderr, color="#56B4E9"
+        places, data.alignment_with_first, xerr=_half(data.alignment_with_first_stderr), color="#56B4E9"
     )
     panels[-1].set_xlabel("alignment of Phi with\nthat of the first rule", fontsize=8)
     panels[0].set_yticks(places, rules)
@@ -85,17 +88,51 @@ def geometry(data: xr.Dataset) -> Figure:
     return as_wide(figure)
 
 
-_GEOMETRY = (
-    "After training, on the same held-out trials, with 95% intervals. Dashed: before training. A rule that "
-    "diverged has no bar. Two rules may reach one loss by networks whose Phi differ: they would learn the "
-    "next task differently."
+def _half(stderr: xr.DataArray) -> xr.DataArray:
+    """Return half of a 95% interval; none of a figure that one seed of several has alone."""
+    return HALF_95 * stderr.where(np.isfinite(stderr))
+
+
+def _seeds(data: xr.Dataset) -> int:
+    return data.sizes.get("seed", 1)
+
+
+def _start(data: xr.Dataset) -> str:
+    if _seeds(data) == 1:
+        return "One initial network"
+    return f"From each of {_seeds(data)} seeds one initial network"
+
+
+def _geometry_text(data: xr.Dataset) -> str:
+    what = "estimates, for these networks" if _seeds(data) == 1 else "mean over seeds"
+    return (
+        "After training, on the same held-out trials, with 95% intervals. Dashed: before training. A rule "
+        f"that diverged or failed has no bar. The intervals are those of the {what}. Two rules may reach one "
+        "loss by networks whose Phi differ: they would learn the next task differently."
+    )
+
+
+_ONE_SEED = (
+    "One seed: ± and bars are those of the estimates alone, for these networks along these trials. They do "
+    "not say how far other initial weights and other training trials would lead, which is often much "
+    "further; kpframe train --seeds 5 shows that. Losses and scores are those of this seed's test trials."
 )
+
+
+def _several_text(data: xr.Dataset) -> str:
+    seeds = ", ".join(str(seed) for seed in data.seed.values)
+    return (
+        f"Means over the seeds {seeds}, each with initial weights, training trials and held-out trials of "
+        "its own. ± is the standard error of the mean over the seeds, which holds what estimates are off by; "
+        "1.96 times that is the 95% interval by Student's t. For a rule that diverged or failed in some "
+        "seeds these are of the others. training.nc has the figures of each seed."
+    )
 
 
 def _learning_text(data: xr.Dataset) -> str:
     text = (
-        f"Test loss {_number(data.test_loss_before)} and {score_name(data)} "
-        f"{_number(data[f'{score_of(data)}_before'])} "
+        f"Test loss {_figure(data, 'test_loss_before')} and {score_name(data)} "
+        f"{_figure(data, f'{score_of(data)}_before')} "
         "before training; see the table for what they are afterwards."
     )
     gone = [str(rule) for rule in data.rule.values if bool(data.diverged_at.sel(rule=rule) > 0)]
@@ -118,7 +155,8 @@ def training_rows(data: xr.Dataset) -> tuple[list[str], list[list[str]]]:
     """Return the head and the rows of the table of results."""
     head = ["rule", "test loss", f"test {score_name(data)}", "diverged at"]
     head += [f"effective rank of {name}" for name in data.operator.values]
-    head += ["alignment with the first", "alignment with the initial", "checkpoint"]
+    head += ["alignment with the first", "alignment with the initial"]
+    head.append("checkpoint" if _seeds(data) == 1 else "seeds")
     rows = []
     for rule in data.rule.values:
         one = data.sel(rule=rule)
@@ -129,14 +167,21 @@ def training_rows(data: xr.Dataset) -> tuple[list[str], list[list[str]]]:
         rows.append(
             [
                 str(rule),
-                _number(one.test_loss),
-                _number(one[score_of(data)]),
+                _figure(one, "test_loss"),
+                _figure(one, score_of(data)),
                 f"update {int(one.diverged_at)}" if diverged else "-",
                 *("-" if bool(value.isnull()) else plus_minus(value, stderr) for value, stderr in estimates),
-                "-" if diverged else str(one.checkpoint.item()) or "-",
+                _kept(one, diverged),
             ]
         )
     return head, rows
+
+
+def _kept(one: xr.Dataset, diverged: bool) -> str:
+    """Return the name of a rule's checkpoint; of several seeds, how many came to the end."""
+    if _seeds(one) > 1:
+        return f"{int(one.seeds_counted)} of {_seeds(one)}"
+    return "-" if diverged else str(one.checkpoint.item()) or "-"
 
 
 def _parameters(data: xr.Dataset) -> tuple[list[str], list[list[str]]]:
@@ -156,6 +201,13 @@ def _cosines(data: xr.Dataset) -> tuple[list[str], list[list[str]]]:
         for place, rule in enumerate(labels, 1)
     ]
     return ["rule", *(str(place) for place in range(1, len(labels) + 1))], rows
+
+
+def _figure(data: xr.Dataset, name: str) -> str:
+    """Return a figure, with its standard error where seeds give one."""
+    if f"{name}_stderr" not in data or bool(data[name].isnull()):
+        return _number(data[name])
+    return plus_minus(data[name], data[f"{name}_stderr"])
 
 
 def _number(value: xr.DataArray) -> str:

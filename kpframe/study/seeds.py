@@ -21,6 +21,13 @@ _EARLIEST = ("diverged_at", "failed_at")
 _OUTCOMES = ("", "trained", "under way", "diverged", "failed")
 
 
+def gathered(trainings: Sequence[xr.Dataset], first: int) -> xr.Dataset:
+    """Return one training as it is, several over their seeds: ``first`` and those after it."""
+    if len(trainings) == 1:
+        return trainings[0]
+    return over_seeds(trainings, range(first, first + len(trainings)))
+
+
 def over_seeds(trainings: Sequence[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
     """Return trainings by the same rules, one from each seed, as a dataset with a dimension ``seed``.
 
@@ -84,7 +91,7 @@ def _words(name: str, every: xr.DataArray) -> xr.DataArray:
     def of(words: np.ndarray) -> str:
         said = [(seed, word) for seed, word in zip(every.seed.values, words, strict=True) if word]
         if name == "outcome":
-            return max(words, key=_OUTCOMES.index)
+            return str(max(words, key=_OUTCOMES.index))
         if name == "checkpoint":
             return ", ".join(word for _, word in said)
         return "; ".join(f"seed {seed}: {word}" for seed, word in said)

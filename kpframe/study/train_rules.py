@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import xarray as xr
 from attrs import asdict, evolve, field, frozen
 
 from kpframe.checkpoint import save_checkpoint
-from kpframe.errors import ArgumentError, KpframeError, mismatch
+from kpframe.errors import ArgumentError, KpframeError, SettingsError, mismatch
 from kpframe.files import make_folder
 from kpframe.flow import Flow, linearize
 from kpframe.model import Model
@@ -28,6 +28,7 @@ from kpframe.study.folder import RunFolder
 from kpframe.study.labels import check_labels, file_names
 from kpframe.study.run import test_trials
 from kpframe.study.scores import SCORES, scores_of
+from kpframe.study.seeds import gathered
 from kpframe.study.training_data import End, Measured, training_dataset
 from kpframe.tasks import Task, Trials
 from kpframe.training import Progress, Trainer, TrainingSettings
@@ -52,6 +53,10 @@ class Experiment:
         trials: size of the probe batch on which operators are built.
         budget: operator products for each estimate.
         seed: of initial weights, training trials, probes and the draws of stochastic rules.
+        seeds: how many seeds, ``seed`` and those after it, each a training of its own.
+
+    Raises:
+        SettingsError: for a model whose weights have a seed of their own, with several seeds.
     """
 
     model: str
@@ -64,6 +69,12 @@ class Experiment:
     trials: int = 24
     budget: int = 60
     seed: int = 0
+    seeds: int = 1
+
+    def __attrs_post_init__(self) -> None:
+        if self.seeds > 1 and self.model_settings.get("seed") is not None:
+            expected = "no 'seed' with several seeds, each of which draws initial weights of its own"
+            raise SettingsError(mismatch("model_settings", expected, self.model_settings["seed"]))
 
     def network(self, task: Task) -> tuple[Model, Readout]:
         """Return the initial network, a function of the seed."""
@@ -100,7 +111,9 @@ def train_rules(
         report: called after each update.
 
     Returns:
-        A dataset with dims ``rule, rule_other, update, operator, parameter``.
+        A dataset with dims ``rule, rule_other, update, operator, parameter``; with several seeds as
+        ``kpframe.study.seeds.over_seeds``. Standard errors are those of the estimates in one seed, and over
+        the seeds in several.
 
     Raises:
         ArgumentError: for no rules at all, or labels that cannot be shown.
@@ -113,19 +126,40 @@ def train_rules(
     if not rules:
         raise ArgumentError(mismatch("rules", "at least one learning rule", "none"))
     check_labels(rules, "rules")
+    done: list[xr.Dataset] = []
+    for place in range(experiment.seeds):
+        one = evolve(experiment, seed=experiment.seed + place)
+
+        def told(label: str, made: int, steps: int, loss: float, place: int = place) -> None:
+            if report is not None:  # of all seeds together
+                report(label, place * steps + made, experiment.seeds * steps, loss)
+
+        done.append(_from_one_seed(rules, one, output, told, done))
+    return gathered(done, experiment.seed)
+
+
+def _from_one_seed(
+    rules: Mapping[str, LearningRule],
+    experiment: Experiment,
+    folder: RunFolder | None,
+    report: Report,
+    before: Sequence[xr.Dataset],
+) -> xr.Dataset:
+    """Train the network of one seed; what there is is written with the trainings ``before``."""
     task = create_task(experiment.task, **experiment.task_settings)
     model, readout = experiment.network(task)
     dtype = readout.weight.dtype
     probe = task.sample(experiment.trials, generator=experiment.seed, split="test", dtype=dtype)
     _check(rules, model, readout, task, probe)
     test = test_trials(task, experiment.seed, dtype)
-    run = _Run(experiment, task, probe, test, output, file_names(rules, taken=["initial"]))
+    names = file_names(rules, taken=["initial"])
+    run = _Run(experiment, task, probe, test, folder, names, before)
     initial = run.measured(model, readout)
     if initial.problems:
         raise ArgumentError(
             mismatch("model", "figures of the network before training", "; ".join(initial.problems))
         )
-    run.save("initial", model, readout, 0)
+    run.save(None, model, readout, 0)
     ends: dict[str, End] = {}
     for label, rule in rules.items():
         ends[label] = run.trained(label, rule, (model, readout), ends, initial, report)
@@ -138,6 +172,8 @@ def training_folder(
 ) -> RunFolder:
     """Return the folder of a training, to be entered with ``with``; raises as ``RunFolder``."""
     count = f"{len(rules)} learning rule{'s' if len(rules) > 1 else ''}"
+    if experiment.seeds > 1:
+        count += f", from {experiment.seeds} seeds"
     task = create_task(experiment.task, **experiment.task_settings)
     network = experiment.network(task)
     size = sum(t.nbytes for part in network for t in part.state_dict().values())
@@ -148,7 +184,7 @@ def training_folder(
         title=f"{experiment.model} trained on {experiment.task} by {count}",
         seed=experiment.seed,
         overwrite=overwrite,
-        needed=size * (1 + len(rules)),
+        needed=size * (1 + len(rules)) * experiment.seeds,
     )
 
 
@@ -187,6 +223,7 @@ class _Run:
     test: Trials
     folder: RunFolder | None
     names: dict[str, str]
+    before: Sequence[xr.Dataset]
 
     def options(self, place: int) -> dict[str, Any]:
         """Return what an estimate may spend, and a generator of its own."""
@@ -201,7 +238,7 @@ class _Run:
         network: tuple[Model, Readout],
         ends: Mapping[str, End],
         initial: Measured,
-        report: Report | None,
+        report: Report,
     ) -> End:
         """Train copies of the network by a rule, and write now and then, and on Ctrl-C, what there is of it.
 
@@ -228,7 +265,7 @@ class _Run:
         rule: LearningRule,
         network: tuple[Model, Readout],
         losses: np.ndarray,
-        report: Report | None,
+        report: Report,
         keep: Callable[[], None],
     ) -> End:
         """Train copies of the network, filling ``losses``; return what came of it."""
@@ -245,8 +282,7 @@ class _Run:
                 return End(losses, "trained", network=end)
             made = update.step
             losses[made - 1] = update.loss
-            if report is not None:
-                report(label, made, len(losses), update.loss)
+            report(label, made, len(losses), update.loss)
             if time.monotonic() > saved + SAVE_EVERY:
                 keep()
                 saved = time.monotonic()
@@ -298,14 +334,22 @@ class _Run:
     def keep(self, ends: Mapping[str, End], initial: Measured) -> None:
         """Write what came of the rules so far."""
         if self.folder is not None and ends:
-            self.folder.write_dataset("training.nc", self.dataset(ends, initial))
+            data = gathered(
+                [*self.before, self.dataset(ends, initial)], self.experiment.seed - len(self.before)
+            )
+            self.folder.write_dataset("training.nc", data)
 
-    def save(self, label: str, model: Model, readout: Readout, step: int) -> None:
+    def file(self, label: str | None) -> str:
+        """Return the name of a rule's checkpoint, of the initial network's for None."""
+        stem = "initial" if label is None else self.names[label]
+        return stem if self.experiment.seeds == 1 else f"{stem}-seed={self.experiment.seed}"
+
+    def save(self, label: str | None, model: Model, readout: Readout, step: int) -> None:
         if self.folder is None:
             return
         experiment = self.experiment
         save_checkpoint(
-            make_folder(self.folder.path / "checkpoints") / f"{self.names.get(label, label)}.safetensors",
+            make_folder(self.folder.path / "checkpoints") / f"{self.file(label)}.safetensors",
             model,
             readout,
             name=experiment.model,
@@ -314,7 +358,8 @@ class _Run:
             extra={
                 "task": {"name": experiment.task, "settings": dict(experiment.task_settings)},
                 "reads": [readout.hidden.start, readout.hidden.stop],
-                "rule": label if step else None,
+                "rule": label,
+                "seed": experiment.seed,
                 "run": self.folder.id,
             },
         )
@@ -322,7 +367,8 @@ class _Run:
     def dataset(self, ends: Mapping[str, End], initial: Measured) -> xr.Dataset:
         """Return what came of the rules so far."""
         steps = self.experiment.training.steps
-        return training_dataset(ends, initial, self.names, steps, SCORES[self.task.loss])
+        files = {label: self.file(label) for label in ends}
+        return training_dataset(ends, initial, files, steps, SCORES[self.task.loss])
 
 
 def _operators(flow: Flow) -> dict[str, Operator]:
