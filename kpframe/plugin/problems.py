@@ -57,7 +57,8 @@ def explain(
         fix = ", or ".join(remedies or ["mend the object that was registered"])
         return PluginProblem(info.distribution, info.version, stage, message, fix)
     name = shlex.quote(info.distribution)
-    if stage in ("import", "hooks", "factory") or (isinstance(cause, ApiError) and not cause.newer):
+    may_be_old = stage in ("import", "hooks", "factory") or (isinstance(cause, ApiError) and not cause.newer)
+    if may_be_old and not any("--force-reinstall" in command for command in remedies):  # it upgrades, too
         remedies.append(f"pip install --upgrade {info.source or name}")
     # pip cannot remove what it cannot read, and takes along what a distribution shares with another
     if stage not in ("twice", "shared") and not (isinstance(cause, MetadataError) and cause.folder):

@@ -194,7 +194,7 @@ def test_what_to_install_for_a_missing_module(module, command, fake, monkeypatch
     with pytest.warns(PluginWarning):
         (problem,) = manager.problems
     assert problem.stage == "import"
-    again = "" if command.endswith("--upgrade kpf-bad") else "pip install --upgrade kpf-bad, or "
+    again = "" if command.endswith(" kpf-bad") else "pip install --upgrade kpf-bad, or "
     assert problem.fix == (f"{command}, or {again}pip uninstall kpf-bad, or KPFRAME_DISABLE_PLUGINS=kpf-bad")
 
 
