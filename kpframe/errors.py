@@ -110,6 +110,13 @@ def shown(value: object) -> str:
     return f"{one_line(repr(value)):.80} ({type(value).__name__})"
 
 
+def told(error: BaseException) -> str:
+    """Return the kind of an error and its message on one line, for a record."""
+    text = " ".join(str(error).split())
+    name = type(error).__name__.lstrip("_")
+    return f"{name}: {text}" if text else name
+
+
 def mismatch(argument: str, expected: object, got: object) -> str:
     """Return the standard sentence ``argument: expected ..., got ...``."""
     return f"{argument}: expected {expected}, got {got}"

@@ -43,7 +43,10 @@ COLUMNS = (
     show_default=True,
     help="Folder to write the page and the numbers into.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
+@click.pass_context
 def compare(
+    ctx: click.Context,
     source: Path,
     texts: tuple[str, ...],
     task_name: str | None,
@@ -51,43 +54,52 @@ def compare(
     budget: int,
     seed: int,
     output: Path,
+    overwrite: bool,
 ) -> None:
     """Compare learning rules on SOURCE, a checkpoint or the folder of a run.
 
     Writes OUTPUT/comparison.html and OUTPUT/comparison.nc: cosines of the updates, whole and step by
     step, loss rates by parameter and by how far errors travel, spectra and ranks of the flows, alignment
-    with Phi, and whether a rule is descent.
+    with Phi, and whether a rule is descent. A rule that fails on a checkpoint is recorded as such, and the
+    others go on; the exit code is then 1.
     """
     import torch
 
     from kpframe.registry import create_task
-    from kpframe.report.comparison import write_comparison
-    from kpframe.study.compare import compare_source
-    from kpframe.study.results import versions, write_dataset
+    from kpframe.report.comparison import failed_comparisons, write_comparison
+    from kpframe.study.compare import compare_source, comparison_folder
+    from kpframe.study.labels import check_labels
+    from kpframe.study.results import read_dataset
     from kpframe.study.rule_text import parse_rule
 
     labels = [part.strip() for text in texts for part in text.split(";") if part.strip()]
+    check_labels(labels, "--rules")
     rules = {label: parse_rule(label) for label in labels}
+    task = None if task_name is None else create_task(task_name)
     torch.set_num_threads(1)  # small networks lose more to waiting threads than they gain
-    data = compare_source(
-        source,
-        rules,
-        task=None if task_name is None else create_task(task_name),
-        trials=trials,
-        budget=budget,
-        seed=seed,
-        report=lambda name: click.echo(f"comparing on {name}", err=True),
-    )
-    data.attrs = {"title": f"Learning rules compared on {source.name}", "source": str(source)} | versions()
-    output.mkdir(parents=True, exist_ok=True)
-    write_dataset(data, output / "comparison.nc")
-    page = write_comparison(data, output / "comparison.html")
-    _show(data)
+    options = {"trials": trials, "budget": budget, "seed": seed}
+    with comparison_folder(output, source, rules, overwrite=overwrite, task=task_name, **options) as folder:
+        compare_source(
+            source,
+            rules,
+            task=task,
+            **options,
+            report=lambda name: click.echo(f"comparing on {name}", err=True),
+            output=folder,
+        )
+        data = read_dataset(output / "comparison.nc")
+        page = write_comparison(data, output / "comparison.html")
+    show(data)
     click.echo(f"numbers: {output / 'comparison.nc'}")
     click.echo(f"open:    {page.resolve()}")
+    if failures := failed_comparisons(data):
+        for failure in failures:
+            click.echo(f"Failed: {failure}", err=True)
+        ctx.exit(1)
 
 
-def _show(data: object) -> None:
+def show(data: object) -> None:
+    """Write the table of results to the terminal."""
     import xarray as xr
 
     from kpframe.cli.tables import new_console, new_table

@@ -18,7 +18,9 @@ import click
     help="Folder to write the report and the results into.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the study.")
-def demo(quick: bool, output: Path, seed: int) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
+@click.pass_context
+def demo(ctx: click.Context, quick: bool, output: Path, seed: int, overwrite: bool) -> None:
     """Train a GRU and an RNN to read handwritten digits and report what learning can do to them.
 
     Writes OUTPUT/report.html (open it in a browser), OUTPUT/results.nc (every number, with named
@@ -27,19 +29,37 @@ def demo(quick: bool, output: Path, seed: int) -> None:
     from attrs import evolve
 
     from kpframe.cli.progress import training_progress
-    from kpframe.report.figures import score_name
-    from kpframe.report.html import plus_minus, score_text, write_report
+    from kpframe.report.html import failed_rules, write_report
     from kpframe.study.config import bundled_study
     from kpframe.study.needs import check_plugins
-    from kpframe.study.run import run_study
+    from kpframe.study.results import read_dataset
+    from kpframe.study.run import run_study, study_folder
 
     started = time.monotonic()
     study = evolve(bundled_study("demo_quick" if quick else "demo"), seed=seed)
     check_plugins(study)
-    output.mkdir(parents=True, exist_ok=True)
-    with training_progress([network.label for network in study.networks]) as report:
-        data = run_study(study, output, report)
-    path = write_report(data, output / "report.html")
+    with study_folder(study, output, overwrite=overwrite) as folder:
+        with training_progress([network.label for network in study.networks]) as report:
+            run_study(study, folder, report)
+        data = read_dataset(output / "results.nc")
+        path = write_report(data, output / "report.html")
+    show(data)
+    click.echo(f"results: {output / 'results.nc'}  ({time.monotonic() - started:.0f} s)")
+    click.echo(f"open:    {path.resolve()}")
+    if failures := failed_rules(data):
+        for failure in failures:
+            click.echo(f"Failed: {failure}", err=True)
+        ctx.exit(1)
+
+
+def show(data: object) -> None:
+    """Write a line for each network to the terminal."""
+    import xarray as xr
+
+    from kpframe.report.figures import score_name
+    from kpframe.report.html import plus_minus, score_text
+
+    assert isinstance(data, xr.Dataset)
     final = data.isel(step=-1)
     for label in data.network.values:
         one = final.sel(network=label)
@@ -48,5 +68,3 @@ def demo(quick: bool, output: Path, seed: int) -> None:
             f"{label}: test {score_name(data)} {score_text(one)}, "
             f"effective rank of Phi {plus_minus(rank, stderr)}"
         )
-    click.echo(f"results: {output / 'results.nc'}  ({time.monotonic() - started:.0f} s)")
-    click.echo(f"open:    {path.resolve()}")

@@ -143,7 +143,7 @@ def train(
             train_rules(rules, experiment, folder, report)
         data = read_dataset(output / "training.nc")
         page = write_training(data, output / "training.html")
-    _show(data)
+    show(data)
     click.echo(f"numbers: {output / 'training.nc'}  ({time.monotonic() - started:.0f} s)")
     click.echo(f"open:    {page.resolve()}")
     if failures := failed_rules(data):
@@ -168,7 +168,8 @@ def _pairs(pairs: tuple[str, ...], option: str) -> dict[str, Any]:
     return found
 
 
-def _show(data: object) -> None:
+def show(data: object) -> None:
+    """Write the table of results to the terminal."""
     import xarray as xr
 
     from kpframe.cli.tables import new_console, new_table

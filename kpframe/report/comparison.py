@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import textwrap
 from collections.abc import Callable
@@ -47,15 +48,36 @@ def write_comparison(data: xr.Dataset, path: Path) -> Path:
         sections=[
             section
             for name in shown.checkpoint.values
-            for section in _sections(shown.sel(checkpoint=name), str(name))
+            for section in _sections(compared(shown.sel(checkpoint=name)), str(name))
         ],
         tables=[
             Table(str(name), *comparison_rows(data.sel(checkpoint=name))) for name in data.checkpoint.values
         ]
         + [Table("How the estimates were made", *_methods(data))],
-        notes=[_NOTE],
+        notes=[_NOTE, *(f"Failed: {failure}." for failure in failed_comparisons(data))],
         provenance=provenance_rows(data),
     )
+
+
+def compared(one: xr.Dataset) -> xr.Dataset:
+    """Return a checkpoint's part of a dataset with the rules that could be compared on it."""
+    if "failure" not in one:
+        return one
+    rules = one.rule.values[one.failure.values == ""]
+    return one.sel(rule=rules, rule_other=rules)
+
+
+def failed_comparisons(data: xr.Dataset) -> list[str]:
+    """Return which rules could not be compared on which checkpoints, and why."""
+    failures = list(json.loads(data.attrs.get("left_out", "[]")))
+    if "failure" in data:
+        failures += [
+            f"{name}, {rule}: {text}"
+            for name in data.checkpoint.values
+            for rule in data.rule.values
+            if (text := str(data.failure.sel(checkpoint=name, rule=rule).item()))
+        ]
+    return failures
 
 
 def _shown(count: int) -> list[int]:
@@ -261,6 +283,7 @@ _NOTE = (
 def comparison_rows(one: xr.Dataset) -> tuple[list[str], list[list[str]]]:
     """Return the head and the rows of a checkpoint's table, as they stand on the page."""
     rows = []
+    one = compared(one)
     for rule in one.rule.values:
         row = one.sel(rule=rule)
         rows.append(
@@ -297,7 +320,7 @@ def _methods(data: xr.Dataset) -> tuple[list[str], list[list[str]]]:
         [str(name), str(rule)]
         + [str(data[f"{what}_method"].sel(checkpoint=name, rule=rule).item()) for what in names]
         for name in data.checkpoint.values
-        for rule in data.rule.values
+        for rule in compared(data.sel(checkpoint=name)).rule.values
     ]
     return [
         "checkpoint",

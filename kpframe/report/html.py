@@ -144,14 +144,31 @@ def _rule_text(data: xr.Dataset) -> str:
     said = []
     for network in data.network.values:
         cosines = last.gradient_cosine.sel(network=network).values
-        low = int(cosines.argmin())
+        if np.isnan(cosines).all():
+            said.append(f"none in the {network}")
+            continue
+        low = int(np.nanargmin(cosines))
         said.append(f"{float(cosines[low]):.4f} for “{data.rule.values[low]}” in the {network}")
     return (
         "Top: the cosine between the summed update of a rule and the exact gradient on the probe trials. "
         "Bottom: the alignment of the whole flow that the rule induces with Phi, for any error, with 95% "
         f"intervals. After training the lowest cosine is {_and(said)}. Alignment and cosine differ because "
         "the task's error is one direction among many."
+        + "".join(f" Failed: {failure}." for failure in failed_rules(data))
     )
+
+
+def failed_rules(data: xr.Dataset) -> list[str]:
+    """Return which rules raised an error on which network, at which step and why."""
+    if "failure" not in data:
+        return []
+    return [
+        f"{rule} on {network} after update {step} ({text})"
+        for network in data.network.values
+        for rule in data.rule.values
+        for step in data.step.values
+        if (text := str(data.failure.sel(network=network, rule=rule, step=step).item()))
+    ]
 
 
 def _rank_rows(data: xr.Dataset) -> list[list[str]]:

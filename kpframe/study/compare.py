@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,17 +11,18 @@ import numpy as np
 import torch
 import xarray as xr
 
-from kpframe.checkpoint import Checkpoint, load_checkpoint
 from kpframe.comparison import FACINGS, UpdateComparison, compare_update
-from kpframe.errors import ArgumentError, CheckpointError, mismatch
+from kpframe.errors import ArgumentError, OutputError, mismatch, told
 from kpframe.flow import Flow, linearize
 from kpframe.model import Model
 from kpframe.operators.base import Operator
 from kpframe.readout import Readout, output_error
-from kpframe.registry import create_task
 from kpframe.rules import LearningRule
 from kpframe.scale import cosine
 from kpframe.spectra import alignment, effective_rank, eigsh, svd
+from kpframe.study.folder import RunFolder, products, read_record
+from kpframe.study.labels import check_labels
+from kpframe.study.sources import checkpoint_paths, load_network, task_of
 from kpframe.tasks import Loss, Task, Trials
 from kpframe.update import Update
 
@@ -80,6 +83,7 @@ def compare_rules(
     budget: int = 60,
     values: int = 8,
     seed: int = 0,
+    failures: dict[str, Exception] | None = None,
 ) -> xr.Dataset:
     """Return what each rule does beside backpropagation through time.
 
@@ -91,6 +95,8 @@ def compare_rules(
         budget: operator products spent on each estimate.
         values: leading singular values kept.
         seed: of the random probes.
+        failures: filled with the errors that rules raised, label -> error; the figures of such a rule are
+            NaN. Where it is left out the first error is raised.
 
     Returns:
         A dataset with dims ``rule, rule_other, parameter, time, time_used, lag, facing, k``. Updates are made
@@ -99,30 +105,41 @@ def compare_rules(
 
     Raises:
         ArgumentError: for no rules at all, and as ``compare_update``.
+        KpframeError: that of the first rule, where all of them raised one.
     """
     if not rules:
         raise ArgumentError(mismatch("rules", "at least one learning rule", "none"))
     flow = linearize(model, trials.inputs, mask=trials.mask)
     with torch.no_grad():
         output_err = output_error(readout(flow.trajectory.states), trials, loss)
-    found = {
-        label: compare_update(flow, None, rule, readout, output_err=output_err)
-        for label, rule in rules.items()
-    }
-    made = {label: rule.update(flow, readout) for label, rule in rules.items()}
-    updates = [update.output_operator(output_err) for update in made.values()]
-    operators = {label: flow_of(update) for label, update in made.items()}
+    found, made, updates, flows = {}, {}, [], []
+    for place, (label, rule) in enumerate(rules.items()):
+        try:
+            one = compare_update(flow, None, rule, readout, output_err=output_err)
+            update = rule.update(flow, readout)
+            gradient = update.output_operator(output_err)
+            own = _of_flow(flow, flow_of(update), update.P, budget, values, 1000 * seed + place)
+        except Exception as error:
+            if failures is None:
+                raise
+            failures[label] = error
+            continue
+        found[label], made[label] = one, update
+        updates.append(gradient)
+        flows.append(own)
+    if failures and not found:
+        raise next(iter(failures.values()))
     data = xr.Dataset(_of_updates(found), coords=_coordinates(found, flow))
     cosines = [[cosine(one, other) for other in updates] for one in updates]
     data["rule_cosine"] = (("rule", "rule_other"), np.array(cosines))
     data = data.assign_coords(
-        rule_other=list(rules), formula=("rule", [formula_of(update) for update in made.values()])
+        rule_other=list(found), formula=("rule", [formula_of(update) for update in made.values()])
     )
-    rows = []
-    for place, (label, operator) in enumerate(operators.items()):
-        rows.append(_of_flow(flow, operator, made[label].P, budget, values, 1000 * seed + place))
-    flows = xr.concat(rows, dim=xr.Variable("rule", list(operators)))
-    data = data.merge(flows).set_coords(_METHODS)
+    data = data.merge(xr.concat(flows, dim=xr.Variable("rule", list(found)))).set_coords(_METHODS)
+    if len(found) < len(rules):
+        empty = {"f": np.nan, "b": False}
+        fill = {name: empty.get(array.dtype.kind, "") for name, array in data.variables.items()}
+        data = data.reindex(rule=list(rules), rule_other=list(rules), fill_value=fill)
     for name, text in _LONG_NAMES.items():
         data[name].attrs = {"long_name": text, "units": "1"}
     return data
@@ -256,23 +273,6 @@ def _apart(flow: Flow, P_rule: Operator, budget: int, generator: torch.Generator
     )
 
 
-def load_network(path: Path) -> tuple[Model, Readout, Checkpoint]:
-    """Return the model and the readout of a checkpoint.
-
-    Raises:
-        CheckpointError: for a file that is missing, corrupt, or without a readout.
-    """
-    checkpoint = load_checkpoint(path)
-    model = checkpoint.build_model()
-    weight = checkpoint.tensors.get("readout.weight")
-    if weight is None:
-        raise CheckpointError(f"{str(path)!r} holds no readout, through which the error comes")
-    hidden = slice(*checkpoint.extra.get("reads", (0, model.width)))
-    readout = Readout(model.width, weight.shape[0], hidden=hidden, dtype=weight.dtype)
-    checkpoint.load_into(readout, "readout")
-    return model, readout, checkpoint
-
-
 def compare_source(
     source: Path,
     rules: Mapping[str, LearningRule],
@@ -282,8 +282,12 @@ def compare_source(
     budget: int = 60,
     seed: int = 0,
     report: Callable[[str], None] | None = None,
+    output: RunFolder | None = None,
 ) -> xr.Dataset:
     """Return the comparison on a checkpoint, or on every checkpoint of a run's folder.
+
+    A rule that raises an error on a checkpoint costs its own figures there, which are NaN; the reason is
+    recorded, and the others go on. A checkpoint on which all rules raise is left out.
 
     Args:
         source: a ``*.safetensors`` file, or a folder with ``checkpoints/``.
@@ -291,36 +295,101 @@ def compare_source(
         task: the source of trials; that of the checkpoint when left out.
         trials, budget, seed: size of the probe batch, products for each estimate, seed of both.
         report: called with the name of each checkpoint before it is compared.
+        output: a folder that is held (see ``comparison_folder``); ``comparison.nc`` in it holds what there is
+            after each checkpoint.
 
     Returns:
-        As ``compare_rules``, with a dimension ``checkpoint`` and its coordinates ``model`` and ``step``.
+        As ``compare_rules``, with a dimension ``checkpoint``, its coordinates ``model`` and ``step``, and
+        ``failure``, the reason why a rule has no figures on a checkpoint; what was left out is told in the
+        attribute ``left_out``, a list in JSON.
 
     Raises:
         ArgumentError: when no task is known.
-        CheckpointError: when there is no checkpoint; as ``load_network``.
+        CheckpointError: when there is no checkpoint, or they are of several runs; as ``load_network``.
+        KpframeError: that of the first rule, where no rule can be compared on any checkpoint.
     """
-    paths = [source] if source.is_file() else sorted((source / "checkpoints").glob("*.safetensors"))
-    if not paths:
-        expected = "a checkpoint (*.safetensors), or the folder of a run with checkpoints/"
-        got = f"{str(source)!r}, which {'holds none' if source.exists() else 'does not exist'}"
-        raise CheckpointError(mismatch("source", expected, got))
-    found, steps, models = [], [], []
-    for path in paths:
+    check_labels(rules, "rules")
+    names: list[str] = []
+    found: list[xr.Dataset] = []
+    steps: list[int] = []
+    models: list[str] = []
+    left_out: list[str] = []
+    first: Exception | None = None
+    data = None
+    for path in checkpoint_paths(source):
         if report is not None:
             report(path.stem)
         model, readout, checkpoint = load_network(path)
-        own = task if task is not None else _task_of(checkpoint, path)
+        own = task if task is not None else task_of(checkpoint, path)
         probe = own.sample(trials, generator=seed, split="test", dtype=readout.weight.dtype)
-        found.append(compare_rules(model, readout, probe, own.loss, rules, budget=budget, seed=seed))
+        failures: dict[str, Exception] = {}
+        try:
+            one = compare_rules(
+                model, readout, probe, own.loss, rules, budget=budget, seed=seed, failures=failures
+            )
+        except Exception as error:
+            first = first or error
+            left_out += [f"{path.stem}, {label}: {told(why)}" for label, why in failures.items()]
+            if len(failures) < len(rules):
+                raise  # it is not the rules'
+            continue
+        one["failure"] = ("rule", [told(failures[label]) if label in failures else "" for label in rules])
+        names.append(path.stem)
+        found.append(one)
         steps.append(checkpoint.step)
         models.append(str(checkpoint.model))
-    names = xr.Variable("checkpoint", [path.stem for path in paths])
-    data = xr.concat(found, dim=names, join="outer", coords="all")
-    return data.assign_coords(step=("checkpoint", steps), model=("checkpoint", models))
+        data = xr.concat(found, dim=xr.Variable("checkpoint", names), join="outer", coords="all")
+        data = data.assign_coords(step=("checkpoint", steps), model=("checkpoint", models))
+        data["failure"].attrs["long_name"] = "why a rule could not be compared on a checkpoint"
+        if output is not None:
+            output.write_dataset("comparison.nc", data)
+    if data is None:
+        assert first is not None
+        raise first
+    if left_out:
+        data.attrs["left_out"] = json.dumps(left_out)
+        if output is not None:
+            output.write_dataset("comparison.nc", data)
+    return data
 
 
-def _task_of(checkpoint: Checkpoint, path: Path) -> Task:
-    task = checkpoint.extra.get("task")
-    if task is None:
-        raise ArgumentError(mismatch("task", f"a task, as {str(path)!r} names none", "none"))
-    return create_task(task["name"], **task["settings"])
+def comparison_folder(
+    output: Path,
+    source: Path,
+    rules: Mapping[str, LearningRule],
+    *,
+    overwrite: bool = False,
+    **settings: object,
+) -> RunFolder:
+    """Return the folder of a comparison, to be entered with ``with``.
+
+    Args:
+        output: the folder.
+        source, rules, settings: as of ``compare_source``, a task by its name.
+        overwrite: replace the run that the folder holds.
+
+    Raises:
+        CheckpointError: as ``compare_source``.
+        OutputError: for the folder of what is compared; on entering as ``RunFolder``.
+    """
+    paths = checkpoint_paths(source)
+    if {path.resolve() for path in paths} & {path.resolve() for path in products(output)}:
+        raise OutputError(
+            f"folder {str(output)!r} holds the checkpoints that are compared; give another --output"
+        )
+    record = read_record(source) or {}
+    what = os.fsencode(source).decode("utf-8", errors="replace")
+    return RunFolder(
+        output,
+        "compare",
+        {
+            "source": what,
+            "run": record.get("id"),
+            "checkpoints": [path.stem for path in paths],
+            "rules": [[label, repr(rule)] for label, rule in rules.items()],
+            **settings,
+        },
+        title=f"Learning rules compared on {source.resolve().name}",
+        seed=int(str(settings.get("seed", 0))),
+        overwrite=overwrite,
+    )

@@ -86,7 +86,7 @@ class RunFolder:
 
     def __enter__(self) -> Self:
         check_folder(self.path)
-        held = sum(os.path.getsize(path) for path in _products(self.path) if os.path.exists(path))
+        held = sum(os.path.getsize(path) for path in products(self.path) if os.path.exists(path))
         check_folder(self.path, max(0, self._needed - held))
         self._refuse()  # before anything is made
         self._made = [part for part in (self.path, *self.path.parents) if not os.path.lexists(part)]
@@ -95,7 +95,7 @@ class RunFolder:
         try:
             self._refuse()  # what a process that ended just now may have left
             self._record("running")
-            for path in (*self._temporary(), *_products(self.path)):
+            for path in (*self._temporary(), *products(self.path)):
                 path.unlink(missing_ok=True)
         except BaseException as error:
             self._let_go()
@@ -113,7 +113,7 @@ class RunFolder:
         try:
             if kind is None:
                 self._record("finished")
-            elif not _products(self.path):  # nothing came of it
+            elif not products(self.path):  # nothing came of it
                 (self.path / RECORD).unlink(missing_ok=True)
             else:
                 with suppress(OutputError):  # the error that ends the run is the one to tell
@@ -147,12 +147,12 @@ class RunFolder:
 
     def _refuse(self) -> None:
         """Raise ``OutputError`` where the folder holds what this run must not be mixed with."""
-        products = _products(self.path)
+        written = products(self.path)
         if not self.path.is_dir():
             return
         if (self.path / RECORD).exists():
             record = read_record(self.path)
-            if not products or self._overwrite:
+            if not written or self._overwrite:
                 return
             held = "a run of a kpframe that this one does not know"
             if record is not None:
@@ -217,7 +217,8 @@ def read_record(path: Path) -> dict[str, Any] | None:
     return record if record["format"] <= _FORMAT else None
 
 
-def _products(path: Path) -> list[Path]:
+def products(path: Path) -> list[Path]:
+    """Return the files in a folder that a run may have written, and another may remove."""
     return [found for pattern in PRODUCTS for found in path.glob(pattern)]
 
 

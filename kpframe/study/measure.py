@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from kpframe.errors import told
 from kpframe.flow import Flow, linearize
 from kpframe.model import Model
 from kpframe.operators.base import Operator
@@ -135,21 +136,19 @@ def _rules(
     seed: int,
 ) -> xr.Dataset:
     exact = Update.exact(flow, readout).output_operator(output_err)
-    size = norm(exact)
-    rows, formulas = [], []
+    rows: list[tuple[float, ...]] = []
+    formulas: list[str] = []
+    failures: list[str] = []
     for place, rule in enumerate(rules.values()):
-        made = rule.update(flow, readout)
-        update, own_flow = made.output_operator(output_err), flow_of(made)
-        likeness = (math.nan, math.nan)
-        if own_flow is not None:
-            generator = _generator(seed, 100 + place)
-            found = alignment(own_flow, flow.Phi, budget=settings.budget, generator=generator)
-            likeness = (float(found.value), float(found.stderr))
-        angle = cosine(update, exact)
-        # descent of the loss per unit step, as a share of what the exact gradient reaches
-        rate = angle * norm(update) / size if size else math.nan
-        rows.append((angle, rate, *likeness))
-        formulas.append(formula_of(made))
+        try:
+            made = rule.update(flow, readout)
+            row = _rule(flow, exact, made, output_err, settings.budget, _generator(seed, 100 + place))
+            formula, failure = formula_of(made), ""
+        except Exception as error:  # it costs the rule's own figures
+            row, formula, failure = (math.nan,) * len(_RULE_NAMES), "", told(error)
+        rows.append(row)
+        formulas.append(formula)
+        failures.append(failure)
     names = ("gradient_cosine", "loss_rate_ratio", "flow_alignment", "flow_alignment_stderr")
     data = xr.Dataset(
         {name: ("rule", column) for name, column in zip(names, np.array(rows).T, strict=True)},
@@ -160,7 +159,28 @@ def _rules(
     )
     for name in names:
         data[name].attrs = {"long_name": _RULE_NAMES[name], "units": "1"}
+    data["failure"] = ("rule", failures, {"long_name": "why a rule has no figures"})
     return data
+
+
+def _rule(
+    flow: Flow,
+    exact: torch.Tensor,
+    made: Update,
+    output_err: torch.Tensor,
+    budget: int,
+    generator: torch.Generator,
+) -> tuple[float, ...]:
+    """Return a rule's figures beside the exact update, in the order of ``_RULE_NAMES``."""
+    update, own_flow = made.output_operator(output_err), flow_of(made)
+    likeness = (math.nan, math.nan)
+    if own_flow is not None:
+        found = alignment(own_flow, flow.Phi, budget=budget, generator=generator)
+        likeness = (float(found.value), float(found.stderr))
+    angle, size = cosine(update, exact), norm(exact)
+    # descent of the loss per unit step, as a share of what the exact gradient reaches
+    rate = angle * norm(update) / size if size else math.nan
+    return angle, rate, *likeness
 
 
 def _eigenfunctions(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

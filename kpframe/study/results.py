@@ -11,23 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import attrs
 import xarray as xr
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.files import make_folder, write_bytes
 from kpframe.plugin import get_manager
-from kpframe.study.config import StudySettings
-
-
-def provenance(settings: StudySettings) -> dict[str, str]:
-    """Return what is needed to repeat a study: settings, seeds, versions of kpframe, torch and plugins."""
-    return {
-        "title": settings.title,
-        **versions(),
-        "seed": str(settings.seed),
-        "settings": json.dumps(attrs.asdict(settings), sort_keys=True),
-    }
 
 
 def versions() -> dict[str, str]:

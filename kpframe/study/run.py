@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import attrs
 import numpy as np
 import torch
 import xarray as xr
 
 from kpframe.checkpoint import save_checkpoint
+from kpframe.files import make_folder
+from kpframe.model import Model
 from kpframe.readout import Readout
 from kpframe.registry import create_model, create_rule, create_task
 from kpframe.rules import LearningRule
 from kpframe.study.config import NetworkSettings, StudySettings
+from kpframe.study.folder import RunFolder
+from kpframe.study.labels import file_names
 from kpframe.study.measure import measure
-from kpframe.study.results import provenance, write_dataset
 from kpframe.study.scores import SCORES
 from kpframe.tasks import Task, Trials
 from kpframe.training import Trainer
@@ -24,21 +29,28 @@ from kpframe.training import Trainer
 Report = Callable[[str, int, int, float], None]
 
 
-def run_study(settings: StudySettings, output: Path, report: Report | None = None) -> xr.Dataset:
+def run_study(settings: StudySettings, output: Path | RunFolder, report: Report | None = None) -> xr.Dataset:
     """Run a study and write its files below ``output``.
 
     ``steps/<network>-<step>.nc`` holds what was measured at a step, ``checkpoints/`` the networks at
     those steps, ``results.nc`` everything, with dims ``network, step, operator, rule, k, mode, time,
-    trial, update``.
+    trial, update``. A rule that raises an error at a step costs its own figures there, which are NaN;
+    ``failure`` says why.
 
     Args:
         settings: the study.
-        output: folder to write into; made when it does not exist.
+        output: folder to write into, made when it does not exist; or one that is held (see ``study_folder``).
         report: called after each update.
 
     Returns:
         The dataset of ``results.nc``.
+
+    Raises:
+        OutputError: for a folder that cannot be written or holds another run, before any training.
     """
+    if isinstance(output, Path):
+        with study_folder(settings, output) as folder:
+            return run_study(settings, folder, report)
     before = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
@@ -47,44 +59,77 @@ def run_study(settings: StudySettings, output: Path, report: Report | None = Non
         torch.set_num_threads(before)
 
 
-def _run(settings: StudySettings, output: Path, report: Report | None) -> xr.Dataset:
+def study_folder(settings: StudySettings, output: Path, *, overwrite: bool = False) -> RunFolder:
+    """Return the folder of a study, to be entered with ``with``.
+
+    Every network is made once, so that settings that cannot be used are known before any is trained.
+
+    Raises:
+        SettingsError, UnknownNameError: for a network, a task or a rule that cannot be made.
+        OutputError: on entering, as ``RunFolder``.
+    """
+    task = create_task(settings.task, **settings.task_settings)
+    for rule in settings.rules:
+        create_rule(rule.name, **rule.settings)
+    size = 0
+    for network in settings.networks:
+        parts = _network(network, settings, task)
+        size += sum(t.nbytes for part in parts for t in part.state_dict().values())
+    return RunFolder(
+        output,
+        "study",
+        attrs.asdict(settings),
+        title=settings.title,
+        seed=settings.seed,
+        overwrite=overwrite,
+        needed=size * len(settings.measure.steps),
+    )
+
+
+def _run(settings: StudySettings, folder: RunFolder, report: Report | None) -> xr.Dataset:
     task = create_task(settings.task, **settings.task_settings)
     rules = {rule.label: create_rule(rule.name, **rule.settings) for rule in settings.rules}
     dtype = getattr(torch, settings.dtype)
     probe = task.sample(settings.measure.trials, generator=settings.seed, split="test", dtype=dtype)
     probe = _by_first_coordinate(probe)
     test = test_trials(task, settings.seed, dtype)
+    names = file_names([network.label for network in settings.networks])
     networks = [
-        _run_network(network, settings, task, rules, probe, test, output, report)
+        _run_network(network, names[network.label], settings, task, rules, probe, test, folder, report)
         for network in settings.networks
     ]
     data = xr.concat(networks, dim=xr.Variable("network", [n.label for n in settings.networks]))
-    data.attrs = provenance(settings)
-    write_dataset(data, output / "results.nc")
+    data.attrs = dict(folder.attributes)
+    folder.write_dataset("results.nc", data)
     return data
+
+
+def _settings(network: NetworkSettings, task: Task) -> dict[str, Any]:
+    return {"input_size": task.input_size, **network.settings}
+
+
+def _network(network: NetworkSettings, settings: StudySettings, task: Task) -> tuple[Model, Readout]:
+    """Return an untrained network, a function of the study's seed."""
+    dtype = getattr(torch, settings.dtype)
+    with torch.random.fork_rng():  # initial weights follow the study's seed, torch's own stream does not
+        torch.manual_seed(settings.seed)
+        model = create_model(network.name, **_settings(network, task)).to(dtype)
+    hidden = None if network.reads is None else model.stretch(network.reads)
+    return model, Readout(model.width, task.output_size, hidden=hidden, generator=settings.seed, dtype=dtype)
 
 
 def _run_network(
     network: NetworkSettings,
+    name: str,
     settings: StudySettings,
     task: Task,
     rules: dict[str, LearningRule],
     probe: Trials,
     test: Trials,
-    output: Path,
+    folder: RunFolder,
     report: Report | None,
 ) -> xr.Dataset:
-    values = {"input_size": task.input_size, **network.settings}
-    with torch.random.fork_rng():  # initial weights follow the study's seed, torch's own stream does not
-        torch.manual_seed(settings.seed)
-        model = create_model(network.name, **values).to(probe.inputs.dtype)
-    readout = Readout(
-        model.width,
-        task.output_size,
-        hidden=None if network.reads is None else model.stretch(network.reads),
-        generator=settings.seed,
-        dtype=probe.inputs.dtype,
-    )
+    model, readout = _network(network, settings, task)
     trainer = Trainer(model, readout, task, settings.training, seed=settings.seed)
     losses = np.full(settings.training.steps, np.nan)
     measured = []
@@ -93,20 +138,19 @@ def _run_network(
         data = measure(
             model, readout, probe, test, task.loss, rules, settings.measure, seed=settings.seed + step
         )
-        stem = f"{network.label}-{step:06d}"
-        write_dataset(data, output / "steps" / f"{stem}.nc", {"network": network.label, "step": step})
-        checkpoints = output / "checkpoints"
-        checkpoints.mkdir(parents=True, exist_ok=True)
+        stem = f"{name}-{step:06d}"
+        folder.write_dataset(f"steps/{stem}.nc", data, network=network.label, step=step)
         save_checkpoint(
-            checkpoints / f"{stem}.safetensors",
+            make_folder(folder.path / "checkpoints") / f"{stem}.safetensors",
             model,
             readout,
             name=network.name,
-            settings=values,
+            settings=_settings(network, task),
             step=step,
             extra={
                 "task": {"name": settings.task, "settings": settings.task_settings},
                 "reads": [readout.hidden.start, readout.hidden.stop],
+                "run": folder.id,
             },
         )
         measured.append(data)

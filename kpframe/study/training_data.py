@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from attrs import field, frozen
 
-from kpframe.errors import NonFiniteError, NonFiniteProductError
+from kpframe.errors import NonFiniteError, NonFiniteProductError, told
 from kpframe.flow import Flow
 from kpframe.scale import cosine, norm
 from kpframe.spectra import Estimate
@@ -89,13 +89,6 @@ class End:
         # a product may be too large for numbers where loss and states are not
         gone = isinstance(cause, NonFiniteError) and not isinstance(cause, NonFiniteProductError)
         return cls(losses, "diverged" if gone else "failed", float(update), told(cause))
-
-
-def told(error: BaseException) -> str:
-    """Return an error on one line."""
-    text = " ".join(str(error).split())
-    name = type(error).__name__.lstrip("_")
-    return f"{name}: {text}" if text else name
 
 
 def training_dataset(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import kpframe.study.compare
 from kpframe import LearningRule, Readout, create_model, create_task
 from kpframe.checkpoint import save_checkpoint
 from kpframe.cli import app
@@ -57,7 +61,7 @@ def test_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert data.attrs["kpframe_version"]
     assert data.update_cosine.sel(rule="bptt").item() == pytest.approx(1, abs=1e-5)
     assert data.update_cosine.sel(rule=labels[1]).item() < 0.999
-    assert sorted(path.name for path in output.iterdir()) == ["comparison.html", "comparison.nc"]
+    assert sorted(path.name for path in output.iterdir()) == ["comparison.html", "comparison.nc", "run.json"]
 
 
 def test_a_folder_with_another_task(tmp_path: Path) -> None:
@@ -112,7 +116,8 @@ def test_a_rule_that_is_not_linear(
 
     with temporary(Offers()):
         source = saved(tmp_path / "one.safetensors")
-        assert app.run(["compare", str(source), "--rules", "bent", *SMALL]) == 2
+        arguments = ["compare", str(source), "--rules", "bent", *SMALL]
+        assert app.run([*arguments, "--output", str(tmp_path / "o")]) == 2
     err = capsys.readouterr().err
     assert "Bent() is not linear in the error, so it has no operator; gradient() gives its update" in err
 
@@ -124,3 +129,139 @@ def test_sources_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "source: expected a checkpoint (*.safetensors), or the folder" in capsys.readouterr().err
     assert app.run(["compare", str(tmp_path)]) == 2
     assert "Missing option '--rules'" in capsys.readouterr().err
+
+
+def run_of(folder: Path, *models: str, run: str = "0123456789abcdef") -> Path:
+    """Write the folder of a run with checkpoints of these models."""
+    task = create_task("memory_pro", **TASK)
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    for model in models:
+        settings = {"input_size": task.input_size, "hidden_size": 4, "seed": 0}
+        network = create_model(model, **settings)
+        save_checkpoint(
+            folder / "checkpoints" / f"{model}-000000.safetensors",
+            network,
+            Readout(network.width, task.output_size, generator=0),
+            name=model,
+            settings=settings,
+            extra={"task": {"name": "memory_pro", "settings": TASK}, "run": run},
+        )
+    return folder
+
+
+def test_a_rule_that_fails_on_a_checkpoint_costs_its_own_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, output = run_of(tmp_path / "run", "gru", "rnn"), tmp_path / "o"
+    rules = ["--rules", "bptt; rflo; truncated_bptt(window=1)"]
+    assert app.run(["compare", str(run), *rules, *SMALL, "--output", str(output)]) == 1
+    out, err = capsys.readouterr()
+    assert err.splitlines()[-1].startswith("Failed: gru-000000, rflo: UnsupportedError: rflo needs")
+    data = read_dataset(output / "comparison.nc")
+    assert data.failure.values[:, [0, 2]].tolist() == [["", ""], ["", ""]]
+    assert data.failure.values[1, 1] == ""
+    assert data.failure.values[0, 1].startswith("UnsupportedError: rflo needs")
+    assert data.update_cosine.isnull().values.tolist() == [[False, True, False], [False, False, False]]
+    page = (output / "comparison.html").read_text(encoding="utf-8")
+    assert "Failed: gru-000000, rflo: UnsupportedError: rflo needs" in page
+    assert ">nan<" not in page
+    assert "nan" not in out.split()
+    others = ["compare", str(run), "--rules", "bptt; truncated_bptt(window=1)", *SMALL]
+    assert app.run([*others, "--output", str(tmp_path / "others")]) == 0
+    alone = read_dataset(tmp_path / "others" / "comparison.nc")
+    np.testing.assert_array_equal(alone.update_cosine, data.update_cosine[:, [0, 2]])
+    np.testing.assert_array_equal(alone.rule_cosine, data.rule_cosine[:, [0, 2]][:, :, [0, 2]])
+
+
+def test_a_checkpoint_on_which_no_rule_can_be_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, output = run_of(tmp_path / "run", "gru", "rnn"), tmp_path / "o"
+    assert app.run(["compare", str(run), "--rules", "rflo", *SMALL, "--output", str(output)]) == 1
+    assert "Failed: gru-000000, rflo: UnsupportedError" in capsys.readouterr().err.splitlines()[-1]
+    assert read_dataset(output / "comparison.nc").checkpoint.values.tolist() == ["rnn-000000"]
+    assert "Failed: gru-000000, rflo: " in (output / "comparison.html").read_text(encoding="utf-8")
+
+
+def test_what_was_compared_before_ctrl_c_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, output = run_of(tmp_path / "run", "gru", "rnn"), tmp_path / "o"
+    load = kpframe.study.compare.load_network
+
+    def interrupted(path: Path):
+        if path.stem.startswith("rnn"):
+            raise KeyboardInterrupt
+        return load(path)
+
+    arguments = ["compare", str(run), "--rules", "bptt", *SMALL, "--output", str(output)]
+    with monkeypatch.context() as patched:
+        patched.setattr(kpframe.study.compare, "load_network", interrupted)
+        assert app.run(arguments) == 130
+    assert read_dataset(output / "comparison.nc").checkpoint.values.tolist() == ["gru-000000"]
+    assert sorted(path.name for path in output.iterdir()) == ["comparison.nc", "run.json"]
+    assert app.run(arguments) == 0  # the same again, in the same folder
+    assert read_dataset(output / "comparison.nc").sizes["checkpoint"] == 2
+
+
+def test_checkpoints_are_of_the_run_that_holds_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(run_of(tmp_path / "run", "gru"), "rnn", run="fedcba9876543210")
+    arguments = ["compare", str(run), "--rules", "bptt", *SMALL, "--output", str(tmp_path / "o")]
+    assert app.run(arguments) == 2
+    said = "of run 0123456789abcdef in .*, got 'rnn-000000.safetensors' of run fedcba9876543210; compare"
+    assert re.search(said, capsys.readouterr().err)
+    run_of(run, "rnn")
+    (run / "run.json").write_text(json.dumps(RECORD | {"id": "fedcba9876543210"}))
+    assert app.run(arguments) == 2
+    assert "of run fedcba9876543210" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+    (run / "run.json").write_text(json.dumps(RECORD))
+    assert app.run(arguments) == 0
+
+
+RECORD = {
+    "format": 1,
+    "id": "0123456789abcdef",
+    "command": "train",
+    "state": "finished",
+    "created": "",
+    "settings": {},
+}
+
+
+def test_the_checkpoints_that_are_compared_are_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(tmp_path / "run", "gru")
+    (run / "run.json").write_text(json.dumps(RECORD))
+    before = sorted(run.rglob("*"))
+    for source in (run, run / "checkpoints" / "gru-000000.safetensors"):
+        arguments = ["compare", str(source), "--rules", "bptt", *SMALL, "--output", str(run), "--overwrite"]
+        assert app.run(arguments) == 2
+        assert "holds the checkpoints that are compared; give another --output" in capsys.readouterr().err
+    assert sorted(run.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"reads": [0, 9]}, "expected two places within the 4 of the state as 'reads' in"),
+        ({"reads": [2, 2]}, "expected two places within the 4 of the state as 'reads' in"),
+        ({"reads": "h"}, "expected two places within the 4 of the state as 'reads' in"),
+        ({"reads": [0, 2.0]}, "expected two places within the 4 of the state as 'reads' in"),
+        ({"task": "memory_pro"}, "expected a name and settings as 'task' in"),
+        ({"task": {"name": 3, "settings": {}}}, "expected a name and settings as 'task' in"),
+        ({"task": {"name": "memory_pro", "settings": [1]}}, "expected a name and settings as 'task' in"),
+    ],
+)
+def test_headers_of_other_types(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], extra: dict[str, object], message: str
+) -> None:
+    network, heads = create_model("rnn", input_size=5, hidden_size=4), Readout(4, 3, generator=0)
+    path = tmp_path / "one.safetensors"
+    settings = {"input_size": 5, "hidden_size": 4}
+    save_checkpoint(path, network, heads, name="rnn", settings=settings, extra=extra)
+    assert app.run(["compare", str(path), "--rules", "bptt", *SMALL, "--output", str(tmp_path / "o")]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]
+    assert message in line
+    assert not (tmp_path / "o").exists()

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from contextlib import redirect_stdout
+from importlib import import_module
+from io import StringIO
 
 import numpy as np
-import pytest
 import xarray as xr
-from click.testing import CliRunner
-
-import kpframe.study.compare
-from kpframe.cli.app import cli
 
 from .checks_report import check_open
 from .page import Page, Section, lines, pair, plain, rows_on_terminal, ticks
@@ -186,16 +182,9 @@ def check_tables(page: Page, data: xr.Dataset) -> None:
 
 def check_terminal(_: Page, data: xr.Dataset) -> None:
     """The terminal shows columns of the page's tables, cell by cell."""
-    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
-        patch.setattr(kpframe.study.compare, "compare_source", lambda *_, **__: data.copy())
-        patch.setattr("torch.set_num_threads", lambda _: None)
-        patch.setattr("kpframe.study.rule_text.create_rule", lambda *_, **__: None)
-        patch.setattr("kpframe.report.comparison.write_comparison", lambda _, path: path)
-        source = Path(folder) / "a.safetensors"
-        source.touch()
-        arguments = ["compare", str(source), "--rules", "bptt", "--output", f"{folder}/out"]
-        result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
-    head, *rows = rows_on_terminal(result.stdout)[: 1 + data.sizes["checkpoint"] * data.sizes["rule"]]
+    with redirect_stdout(StringIO()) as told:
+        import_module("kpframe.cli.compare").show(data)
+    head, *rows = rows_on_terminal(told.getvalue())[: 1 + data.sizes["checkpoint"] * data.sizes["rule"]]
     assert head[0] == "checkpoint"
     assert set(head[1:]) >= {"rule", "cosine of updates", "descent", "alignment with Phi", "symmetric part"}
     expected = [

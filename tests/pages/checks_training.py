@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from tempfile import TemporaryDirectory
+from contextlib import redirect_stdout
+from importlib import import_module
+from io import StringIO
 
 import numpy as np
-import pytest
 import xarray as xr
-from click.testing import CliRunner
-
-import kpframe.study.train_rules
-from kpframe.cli.app import cli
 
 from .checks_report import check_loss_panel, score_of
 from .page import HALF_95, Page, lengths, lines, marked, pair, plain, rows_on_terminal, ticks
@@ -129,14 +126,9 @@ def check_changes(page: Page, data: xr.Dataset) -> None:
 
 def check_terminal(_: Page, data: xr.Dataset) -> None:
     """The terminal shows columns of the page's table of results, cell by cell."""
-    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
-        patch.setattr(kpframe.study.train_rules, "train_rules", lambda *_, **__: data.copy())
-        patch.setattr("torch.set_num_threads", lambda _: None)
-        patch.setattr("kpframe.study.rule_text.create_rule", lambda *_, **__: None)
-        patch.setattr("kpframe.report.training.write_training", lambda _, path: path)
-        arguments = ["train", *(f"--rule={rule}" for rule in data.rule.values), "--model=m", "--task=t"]
-        result = CliRunner().invoke(cli, [*arguments, f"--output={folder}/out"], catch_exceptions=False)
-    head, *rows = rows_on_terminal(result.stdout)[: 1 + data.sizes["rule"]]
+    with redirect_stdout(StringIO()) as told:
+        import_module("kpframe.cli.train").show(data)
+    head, *rows = rows_on_terminal(told.getvalue())[: 1 + data.sizes["rule"]]
     assert {"rule", "test loss", f"test {score_of(data)[1]}", "diverged at"} <= set(head)
     assert rows == [[row[column] for column in head] for row in results(data)]
 

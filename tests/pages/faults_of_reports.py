@@ -207,7 +207,7 @@ FAULTS = (
         TRIALS,
     ),
     Fault("a trial paired with itself", H, " & ~np.eye(len(labels), dtype=bool)", "", TRIALS),
-    Fault("highest for lowest cosine", H, "int(cosines.argmin())", "int(cosines.argmax())", RULES),
+    Fault("highest for lowest cosine", H, "int(np.nanargmin(cosines))", "int(np.nanargmax(cosines))", RULES),
     Fault("another rule's name", H, "data.rule.values[low]", "data.rule.values[0]", RULES),
     Fault(
         "steps for updates",
