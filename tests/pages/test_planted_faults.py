@@ -6,10 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
-from . import faults_of_comparisons, faults_of_reports
+from . import faults_of_comparisons, faults_of_reports, faults_of_studies
 from .planting import Fault, noticed
 
-FAULTS: tuple[Fault, ...] = (*faults_of_reports.FAULTS, *faults_of_comparisons.FAULTS)
+FAULTS: tuple[Fault, ...] = (
+    *faults_of_reports.FAULTS,
+    *faults_of_comparisons.FAULTS,
+    *faults_of_studies.FAULTS,
+)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what.replace(" ", "-"))
