@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from attrs import frozen
+from attrs import evolve, frozen
 
 from kpframe import LearningRule, Readout, linearize, wrap
 from kpframe.checkpoint import load_checkpoint
@@ -210,7 +210,8 @@ def check_units(data: xr.Dataset, loss: str) -> None:
     unit = {"mse": "1", "cross_entropy": "nat"}[loss]
     for name, values in data.data_vars.items():
         is_loss = str(name) in ("training_loss", "test_loss", "test_loss_before")
-        assert values.attrs["units"] == (unit if is_loss else "1"), name
+        if values.dtype.kind == "f":
+            assert values.attrs["units"] == (unit if is_loss else "1"), name
         assert values.attrs["long_name"], name
     for name in {"test_r2", "test_r2_before"} & set(data):
         assert data[name].attrs["long_name"].startswith("R^2")
@@ -374,7 +375,8 @@ def check_train() -> None:
     rules = {"exact": Exact(), "gone": Exploding(), "one": Window(1)}
     module = study("train_rules")
     training = TrainingSettings(steps=UPDATES, batch_size=4, learning_rate=0.05, gradient="operators")
-    with offered(), TemporaryDirectory() as folder:
+    with offered(), TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kpframe.study.folder.write_dataset", lambda *_, **__: None)
         experiment = module.Experiment(
             model="tiny", task="sums", training=training, dtype="float64", trials=B, budget=400
         )
@@ -402,6 +404,8 @@ def check_train() -> None:
     np.testing.assert_allclose(gone.training_loss[:3], losses[:3], rtol=1e-9)
     assert bool(gone.training_loss[3:].isnull().all())
     assert data.diverged_at.values.tolist() == pytest.approx([np.nan, 4, np.nan], nan_ok=True)
+    assert data.outcome.values.tolist() == ["trained", "diverged", "trained"]
+    assert bool(data.failed_at.isnull().all())
     for name in ("test_loss", "test_r2", "effective_rank", "alignment_with_initial", "parameter_change"):
         assert bool(gone[name].isnull().all()), name
     after = {name: Phi_of(found, probe) for name, found in saved.items()}
@@ -429,6 +433,11 @@ def check_train() -> None:
     assert float(cosine) == pytest.approx(likeness(*whole), rel=1e-9)
     assert data["update"].values.tolist() == list(range(1, UPDATES + 1))
     check_units(data, task.loss)
+    with offered():
+        few = module.train_rules({"exact": Exact(), "one": Window(1)}, evolve(experiment, budget=16))
+    assert (few.alignment_with_first_stderr > 0).values.tolist() == [False, True]
+    for name in ("alignment_with_initial_stderr", "effective_rank_stderr", "effective_rank_before_stderr"):
+        assert bool((few[name] > 0).all()), name
 
 
 def check_files() -> None:

@@ -63,6 +63,7 @@ def check_geometry(page: Page, data: xr.Dataset) -> None:
     assert "After training, on the same held-out trials, with 95% intervals. Dashed: before training." in (
         section.caption
     )
+    assert "A rule that diverged or failed has no bar." in section.caption
 
 
 def number(value: xr.DataArray) -> str:
@@ -98,16 +99,28 @@ def results(data: xr.Dataset) -> list[dict[str, str]]:
                 "alignment with the initial": estimate(
                     one.alignment_with_initial, one.alignment_with_initial_stderr
                 ),
-                "checkpoint": "-" if gone else one.checkpoint.item(),
+                "checkpoint": one.checkpoint.item() or "-",
             }
         )
     return found
 
 
+def failures(data: xr.Dataset) -> list[str]:
+    """Return what is said of each rule that raised an error."""
+    return [
+        f"{rule}, at update {int(one.failed_at)} ({one.reason.item()})"
+        for rule in data.rule.values
+        for one in [data.sel(rule=rule)]
+        if one.outcome.item() == "failed"
+    ]
+
+
 def check_results(page: Page, data: xr.Dataset) -> None:
     (table,) = page.section("Results").tables
     assert [dict(zip(table[0], row, strict=True)) for row in table[1:]] == results(data)
-    assert "Estimates are given with one standard error" in page.section("The numbers").caption
+    note = page.section("The numbers").caption
+    assert "Estimates are given with one standard error" in note
+    assert note.endswith(" ".join(f"Failed: {failure}." for failure in failures(data)))
 
 
 def check_changes(page: Page, data: xr.Dataset) -> None:

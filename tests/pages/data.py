@@ -162,10 +162,10 @@ def comparison(checkpoints: int = 2) -> xr.Dataset:
 
 
 def training(score: str = "test_r2", updates: int = 150) -> xr.Dataset:
-    """A training by three rules, the second of which diverged at update 93."""
+    """A training by four rules, of which the second diverged at update 93 and the last failed before."""
     draw, sign = drawing(5), np.random.default_rng(6)
-    R, P, O, gone = 3, 2, 2, 93 * updates // 150  # noqa: E741
-    rules = ["bptt", "truncated_bptt(window=5)", "rflo"]
+    R, P, O, gone = 4, 2, 2, 93 * updates // 150  # noqa: E741
+    rules = ["bptt", "truncated_bptt(window=5)", "rflo", "snap1"]
     unit = {"test_accuracy": "nat", "test_r2": "1"}[score]
     scores = draw(R, low=0.2, high=0.9) if score == "test_accuracy" else -draw(R, low=0.05, high=0.9)
     cosines = np.tril(draw(R, R, low=0.1, high=0.9) * sign.choice([-1, 1], (R, R)), -1)
@@ -173,7 +173,10 @@ def training(score: str = "test_r2", updates: int = 150) -> xr.Dataset:
         variables(
             {
                 "training_loss": (("rule", "update"), draw(R, updates, low=0.02, high=3.0), unit),
-                "diverged_at": ("rule", np.array([np.nan, gone, np.nan]), "1"),
+                "diverged_at": ("rule", np.array([np.nan, gone, np.nan, np.nan]), "1"),
+                "failed_at": ("rule", np.array([np.nan, np.nan, np.nan, gone - 9]), "1"),
+                "outcome": ("rule", ["trained", "diverged", "trained", "failed"], "1"),
+                "reason": ("rule", ["", "NonFiniteError: loss", "", "LinAlgError: no <limit>"], "1"),
                 "test_loss_before": ((), 0.60331, unit),
                 f"{score}_before": ((), -4.92451 if score == "test_r2" else 0.08213, "1"),
                 "test_loss": ("rule", draw(R, low=0.02, high=0.4), unit),
@@ -198,11 +201,12 @@ def training(score: str = "test_r2", updates: int = 150) -> xr.Dataset:
             "operator": ["Phi", "P P*"],
             "parameter": ["weight_hh_l0", "bias_hh_l0"],
             "update": np.arange(1, updates + 1),
-            "checkpoint": ("rule", ["bptt", "truncated_bptt-window=5", "rflo"]),
+            "checkpoint": ("rule", ["bptt", "", "rflo", ""]),
         },
         attrs=ATTRIBUTES,
     )
     data.training_loss[1, gone - 1 :] = np.nan
+    data.training_loss[3, gone - 10 :] = np.nan
     names = (
         "test_loss",
         score,
@@ -212,7 +216,7 @@ def training(score: str = "test_r2", updates: int = 150) -> xr.Dataset:
         "parameter_change",
     )
     for name in (*names, *(f"alignment_with_{w}{s}" for w in ("first", "initial") for s in ("", "_stderr"))):
-        data[name][{"rule": 1}] = np.nan
-    data.change_cosine[1, :], data.change_cosine[:, 1] = np.nan, np.nan
+        data[name][{"rule": [1, 3]}] = np.nan
+    data.change_cosine[[1, 3], :], data.change_cosine[:, [1, 3]] = np.nan, np.nan
     data.alignment_with_first[0], data.alignment_with_first_stderr[0] = 1.0, 0.0
     return data

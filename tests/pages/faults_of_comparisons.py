@@ -192,7 +192,7 @@ FAULTS = (
     Fault(
         "a checkpoint that is not there",
         T,
-        '"-" if diverged else str(one.checkpoint.item())',
+        '"-" if diverged else str(one.checkpoint.item()) or "-"',
         "str(one.checkpoint.item())",
         RESULTS,
     ),

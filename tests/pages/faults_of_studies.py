@@ -13,6 +13,7 @@ from .checks_study import (
 from .planting import Fault
 
 M, C, T, R = "study/measure.py", "study/compare.py", "study/train_rules.py", "study/run.py"
+D = "study/training_data.py"
 FILES, SCORES, PAIRS = "study/results.py", "study/scores.py", "comparison.py"
 
 FAULTS = (
@@ -141,7 +142,7 @@ FAULTS = (
     ),
     Fault(
         "losses of a training in two units",
-        T,
+        D,
         'score.loss_unit if "loss" in name else "1"',
         '"nat" if name == "test_loss" else "1"',
         check_train,
@@ -311,51 +312,85 @@ FAULTS = (
     Fault(
         "losses of a rule one update late",
         T,
-        "losses[made - 1] = progress.loss",
-        "losses[made % steps] = progress.loss",
+        "losses[made - 1] = update.loss",
+        "losses[made % len(losses)] = update.loss",
         check_train,
     ),
     Fault(
-        "an initial network that was trained",
+        "a readout that others have trained",
         T,
-        "copy(model), deepcopy(readout)",
-        "copy(model), readout",
+        "= deepcopy(network)",
+        "= deepcopy(network[0]), network[1]",
         check_train,
     ),
     Fault(
-        "alignment with the first is that with the initial",
+        "alignment with the initial as with the first",
         T,
-        '(("first", networks[0]), ("initial", initial))',
-        '(("first", initial), ("initial", initial))',
+        '{"first": first, "initial": initial}',
+        '{"first": initial, "initial": initial}',
+        check_train,
+    ),
+    Fault(
+        "a divergence one update early",
+        T,
+        "End.stopped(losses, made + 1, error)",
+        "End.stopped(losses, made, error)",
+        check_train,
+    ),
+    Fault(
+        "scores of training trials",
+        T,
+        "scores_of(model, readout, self.test,",
+        "scores_of(model, readout, self.probe,",
         check_train,
     ),
     Fault(
         "the change of a parameter is its norm",
-        T,
+        D,
         "[_size(change, name) for name in parameters] for change in moved",
         "[_norm(n, name) for name in parameters] for n in networks",
         check_train,
     ),
     Fault(
         "norms after for norms before",
-        T,
+        D,
         "np.array([_norm(initial, name) for name in parameters])",
         "norms[0]",
         check_train,
     ),
     Fault(
-        "ranks of the first for all",
-        T,
-        "list((initial if n is None else n).ranks.values()) for n",
-        "list((initial if n is None else initial).ranks.values()) for n",
+        "ranks of the initial network for all",
+        D,
+        "else n.ranks[name] for name in initial.ranks",
+        "else initial.ranks[name] for name in initial.ranks",
         check_train,
     ),
-    Fault("a diverged rule with figures", T, "ranks[gone] = np.nan", "pass", check_train),
+    Fault(
+        "a divergence called a failure",
+        D,
+        '"diverged" if gone else "failed"',
+        '"failed" if gone else "diverged"',
+        check_train,
+    ),
     Fault(
         "loss and score of tests exchanged",
-        T,
+        D,
         '"test_loss": (rule, scores[:, 0])',
         '"test_loss": (rule, scores[:, 1])',
+        check_train,
+    ),
+    Fault(
+        "test loss after for test loss before",
+        D,
+        '"test_loss_before": ((), initial.scores[0])',
+        '"test_loss_before": ((), scores[0, 0])',
+        check_train,
+    ),
+    Fault(
+        "alignments without their errors",
+        D,
+        'found[f"alignment_with_{name}_stderr"] = (("rule",), values[:, 1])',
+        'found[f"alignment_with_{name}_stderr"] = (("rule",), 0 * values[:, 1])',
         check_train,
     ),
 )
