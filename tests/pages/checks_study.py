@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -232,12 +232,12 @@ def check_demo(loss: str = "mse") -> None:
     said: list[tuple[str, int, int, float]] = []
     kept: dict[str, xr.Dataset] = {}  # by the file's name; writing takes most of the time (see check_files)
 
-    def keep(data: xr.Dataset, path: Path, attributes: Mapping[str, Any] | None = None) -> Path:
-        kept[path.stem] = data.assign_attrs(attributes or {})
+    def keep(data: xr.Dataset, path: Path) -> Path:
+        kept[path.stem] = data
         return path
 
     with offered(), TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study("run"), "write_dataset", keep)
+        patch.setattr("kpframe.study.folder.write_dataset", keep)
         settings = study("config").parse_study(table, "here")
         data = study("run").run_study(settings, Path(folder), lambda *what: said.append(what))
         check_training(data, Path(folder), settings, said)

@@ -138,8 +138,8 @@ FAULTS = (
     Fault(
         "loss after for loss before",
         T,
-        "{_number(data.test_loss_before)}",
-        "{_number(data.test_loss[0])}",
+        "{_figure(data, 'test_loss_before')}",
+        "{_figure(data.isel(rule=0), 'test_loss')}",
         LOSSES,
     ),
     Fault("R^2 as accuracy", F, 'return "$R^2$" if tex else "R^2"', 'return "accuracy"', LOSSES),
@@ -153,14 +153,14 @@ FAULTS = (
     Fault(
         "bars of ranks without 95%",
         T,
-        "xerr=HALF_95 * one.effective_rank_stderr",
+        "xerr=_half(one.effective_rank_stderr)",
         "xerr=one.effective_rank_stderr",
         GEOMETRY,
     ),
     Fault(
         "bars of alignment without 95%",
         T,
-        "xerr=HALF_95 * data.alignment_with_first_stderr",
+        "xerr=_half(data.alignment_with_first_stderr)",
         "xerr=data.alignment_with_first_stderr",
         GEOMETRY,
     ),
@@ -182,8 +182,8 @@ FAULTS = (
     Fault(
         "loss and score exchanged",
         T,
-        "_number(one.test_loss),\n                _number(one[score_of(data)]),",
-        "_number(one[score_of(data)]),\n                _number(one.test_loss),",
+        '_figure(one, "test_loss"),\n                _figure(one, score_of(data)),',
+        '_figure(one, score_of(data)),\n                _figure(one, "test_loss"),',
         RESULTS,
     ),
     Fault(

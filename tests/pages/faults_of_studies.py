@@ -13,7 +13,7 @@ from .checks_study import (
 from .planting import Fault
 
 M, C, T, R = "study/measure.py", "study/compare.py", "study/train_rules.py", "study/run.py"
-D = "study/training_data.py"
+D, FOLDER = "study/training_data.py", "study/folder.py"
 FILES, SCORES, PAIRS = "study/results.py", "study/scores.py", "comparison.py"
 
 FAULTS = (
@@ -79,8 +79,8 @@ FAULTS = (
     Fault(
         "the exact gradient beside itself",
         M,
-        "angle = cosine(update, exact)",
-        "angle = cosine(exact, exact)",
+        "cosine(update, exact), norm(exact)",
+        "cosine(exact, exact), norm(exact)",
         check_measure,
     ),
     Fault(
@@ -187,9 +187,9 @@ FAULTS = (
     Fault("trials out of order", R, 'kind="stable"', 'kind="stable")[::-1].copy(', check_demo),
     Fault(
         "another seed in the file",
-        FILES,
-        '"seed": str(settings.seed)',
-        '"seed": str(settings.seed + 1)',
+        FOLDER,
+        '"seed": str(seed)',
+        '"seed": str(seed + 1)',
         check_demo,
     ),
     Fault(
@@ -202,8 +202,8 @@ FAULTS = (
     Fault(
         "the file of one network under another's name",
         R,
-        '{"network": network.label, "step": step}',
-        '{"network": settings.networks[0].label, "step": step}',
+        "network=network.label, step=step",
+        "network=settings.networks[0].label, step=step",
         check_demo,
     ),
     # files

@@ -72,21 +72,23 @@ def _module(fault: Fault) -> Iterator[None]:
     name = "kpframe." + fault.file.removesuffix(".py").replace("/", ".")
     module = import_module(name)
     before = dict(vars(module))
-    changed: list[tuple[ModuleType, str, Any]] = []
     try:
         exec(compile(fault.source, str(ROOT / fault.file), "exec"), vars(module))
         now = dict(vars(module))
-        for other in [m for key, m in sys.modules.items() if key.startswith("kpframe.") and m is not module]:
-            for key, value in list(vars(other).items()):  # what others have imported from it
-                if key in before and value is before[key] and now[key] is not value:
-                    changed.append((other, key, value))
-                    setattr(other, key, now[key])
+        _exchange(before, now, module)
         yield
     finally:
-        for other, key, value in changed:
-            setattr(other, key, value)
+        _exchange(dict(vars(module)), before, module)  # in modules that were imported meanwhile, too
         vars(module).clear()
         vars(module).update(before)
+
+
+def _exchange(old: dict[str, Any], new: dict[str, Any], module: ModuleType) -> None:
+    """Exchange what other modules have imported from a module."""
+    for other in [m for name, m in sys.modules.items() if name.startswith("kpframe.") and m is not module]:
+        for key, value in list(vars(other).items()):
+            if key in new and key in old and value is old[key] and new[key] is not value:
+                setattr(other, key, new[key])
 
 
 def noticed(fault: Fault) -> bool:
