@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from kpframe.errors import ArgumentError, ShapeError, mismatch
 
@@ -67,6 +68,11 @@ class Site:
         """Return the columns of a source ``[..., w]`` that the site reads."""
         return source if self.columns is None else source[..., self.columns]
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Site:
+        """Return itself, as it never changes, unless the transform is a module or a method of one."""
+        transform = copy.deepcopy(self.transform, memo)
+        return self if transform is self.transform else evolve(self, transform=transform)
+
 
 @frozen
 class Stage:
@@ -90,6 +96,13 @@ class Stage:
     def targets(self) -> list[str]:
         """Names of the preactivations, in order of first use."""
         return list(dict.fromkeys(target for site in self.sites for target in site.targets))
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Stage:
+        """Return itself, as it never changes, unless a function in it is a module or a method of one."""
+        sites, combine = copy.deepcopy(self.sites, memo), copy.deepcopy(self.combine, memo)
+        if sites is self.sites and combine is self.combine:
+            return self
+        return evolve(self, sites=sites, combine=combine)
 
 
 def widths(components: Sequence[str], stages: Sequence[Stage], input_size: int) -> dict[str, int]:

@@ -78,10 +78,7 @@ def compare(
     if actual.dtype != expected.dtype:
         raise CheckFailure(f"{what}: expected dtype {expected.dtype}, got {actual.dtype}")
     gap = (actual - expected).detach()
-    norm = max(float(actual.norm()), float(expected.norm()), scale, floor)
-    value = float(gap.norm()) / norm
-    if not math.isfinite(value):
-        value = math.inf
+    value = _relative(gap, max(float(actual.norm()), float(expected.norm()), scale, floor))
     if value <= tolerance:
         return Residual(value, tolerance)
     return Residual(value, tolerance, f"{what}{_worst(actual, expected, gap, spaces)}")
@@ -89,9 +86,8 @@ def compare(
 
 def contrast(actual: torch.Tensor, wrong: torch.Tensor) -> Residual | None:
     """Return how far ``actual`` is from a variant that must differ; None where both vanish."""
-    if max(float(actual.norm()), float(wrong.norm())) <= FLOOR:
-        return None
-    return compare(actual, wrong, "the variant that must differ")
+    norm = max(float(actual.norm()), float(wrong.norm()))
+    return None if norm <= FLOOR else Residual(_relative((actual - wrong).detach(), norm))
 
 
 def worst(*residuals: Residual) -> Residual:
@@ -104,6 +100,11 @@ def require(condition: bool, message: str) -> None:
     """Raise ``CheckFailure`` unless the condition holds."""
     if not condition:
         raise CheckFailure(message)
+
+
+def _relative(gap: torch.Tensor, norm: float) -> float:
+    value = float(gap.norm()) / norm
+    return value if math.isfinite(value) else math.inf
 
 
 def _worst(actual: torch.Tensor, expected: torch.Tensor, gap: torch.Tensor, spaces: tuple[Space, ...]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from kpframe import Site, SiteModel, linearize
+from kpframe import Site, SiteModel, Stage, linearize
 from kpframe.errors import ArgumentError
 
 
@@ -101,3 +103,14 @@ def test_declarations_that_make_no_sense_are_refused() -> None:
             Any(*sizes, ("h",), [Site("w", "h", ("u",))])
     with pytest.raises(ArgumentError, match="state: expected at least one component, got none"):
         Any(1, 2, (), [Site("w", "input", ("u",))])
+
+
+def test_a_copy_shares_declarations_but_no_module_in_one() -> None:
+    site = Site("w", "h", ("u",), transform=torch.tanh)
+    stage = Stage(("h",), 3, (site,))
+    assert copy.deepcopy(stage) is stage
+    layer = torch.nn.Softplus()
+    own = Stage(("h",), 3, (site, Site("v", "h", ("v",), transform=layer)), combine=layer.forward)
+    copied = copy.deepcopy(own)
+    assert copied.sites[0] is site
+    assert copied.sites[1].transform is copied.combine.__self__ is not layer
