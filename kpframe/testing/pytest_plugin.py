@@ -2,7 +2,9 @@
 
 Options: ``--slow`` runs the tests marked slow, ``--slow-part 3/8`` the third of eight parts of them alone,
 ``--device cuda`` moves the tests that take the fixture ``device``. Profiles: ``default``, ``ci``
-(derandomised, chosen when ``CI`` is set) and ``thorough``.
+(derandomised, chosen when ``CI`` is set) and ``thorough``. With ``check_examples = "3"`` in pytest's settings
+conformance checks draw three cases; with ``--slow``, and in the part that ``--slow-part`` names, they draw as
+many as without the setting.
 """
 
 from __future__ import annotations
@@ -28,11 +30,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
     parser.addoption("--slow-part", metavar="I/N", help="run only part I of N of the tests marked slow")
     parser.addoption("--device", default="cpu", help="device of the tests that take one (cpu, cuda)")
+    parser.addini("check_examples", "cases of a conformance check, unless slow tests are asked for")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Use one thread in torch: small tensors lose more to waiting threads than they gain."""
+    """Use one thread in torch (small tensors lose more to waiting threads than they gain), and few cases."""
     torch.set_num_threads(1)
+    few = config.getini("check_examples")
+    if few and not (config.getoption("--slow") or config.getoption("--slow-part")):
+        os.environ.setdefault("KPFRAME_CHECK_EXAMPLES", few)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -56,7 +62,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 
 def _keep_part(part: str, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the slow tests whose name falls into a part; which one does not change when tests are added."""
+    """Keep what is done at length whose name falls into a part, which other tests do not change."""
     match = re.fullmatch(r"(\d+)/(\d+)", part)
     index, count = map(int, match.groups()) if match else (0, 0)
     if not 1 <= index <= count:
@@ -64,8 +70,18 @@ def _keep_part(part: str, config: pytest.Config, items: list[pytest.Item]) -> No
     chosen = [
         item
         for item in items
-        if item.get_closest_marker("slow") and crc32(item.nodeid.encode()) % count == index - 1
+        if _at_length(item, config) and crc32(item.nodeid.encode()) % count == index - 1
     ]
     kept = set(chosen)
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = chosen
+
+
+def _at_length(item: pytest.Item, config: pytest.Config) -> bool:
+    """Whether a test is marked slow, or a conformance check that draws more cases where slow tests run."""
+    if item.get_closest_marker("slow"):
+        return True
+    from kpframe.testing.parametrize import PytestCheck
+
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return bool(config.getini("check_examples")) and isinstance(parameters.get("check"), PytestCheck)
