@@ -66,7 +66,7 @@ def test_what_is_written_is_found_and_described(run, site, kind):
     assert without_torch.stdout == "False\n"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["model", *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS[1:])])
 def test_the_tests_that_are_written_pass(run, site, kind):
     folder = installed(run, site, kind)
     done = run_tests(site, folder)
@@ -94,7 +94,7 @@ def run_tests(site, folder):
         env={
             **os.environ,
             "PYTHONPATH": f"{site.folder}{os.pathsep}{Path(new_plugin.__file__).parents[2]}",
-            "KPFRAME_CHECK_EXAMPLES": "5",
+            "KPFRAME_CHECK_EXAMPLES": "3",
             "KPFRAME_PLUGINS": "kpframe-sample",
         },
         capture_output=True,

@@ -66,7 +66,17 @@ def test_no_plugin_means_no_name(site):
     )
 
 
+@pytest.mark.parametrize("broken", ["import", "exit", "misspelt", "newer api", "halfway"], indirect=True)
 def test_a_broken_plugin_breaks_no_command(site, good, broken):
+    check_broken(site, good, broken)
+
+
+@pytest.mark.slow
+def test_no_broken_plugin_breaks_a_command(site, good, broken):
+    check_broken(site, good, broken)
+
+
+def check_broken(site, good, broken):
     source, stage, message = broken
     site.install("kpf-good", good)
     site.install("kpf-bad", source, "6.7")

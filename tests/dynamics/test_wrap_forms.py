@@ -270,8 +270,9 @@ def test_gradients_are_those_of_a_plain_loop(case, drawn, lab) -> None:
     lab.differ(gradients(err), reference)
 
 
-#: Forms that differ from ``dict`` in the container alone.
+#: Forms that differ from ``dict`` in the container alone, or from others in what stands where.
 ALIKE = ("tuple", "NamedTuple", "dataclass", "list, state first")
+ALIKE += ("h, x", "function", "constant by position", "output, state")
 
 
 @pytest.mark.parametrize(

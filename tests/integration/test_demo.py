@@ -30,19 +30,25 @@ def data(demo: tuple[Result, Path]) -> xr.Dataset:
     with xr.open_dataset(demo[1] / "results.nc", engine="h5netcdf") as data:
         return data.load()
 
+#: The whole command is run (and its files looked at) with every change; its figures are with the slow tests.
+slow = pytest.mark.slow
 
+
+@slow
 def test_it_ends_by_printing_the_path_to_open(demo: tuple[Result, Path]) -> None:
     result, output = demo
     assert result.exit_code == 0
     assert result.stdout.rstrip().endswith(str((output / "report.html").resolve()))
 
 
+@slow
 def test_the_gru_learns_the_digits(data: xr.Dataset) -> None:
     accuracy = data.test_accuracy.sel(network="GRU")
     assert float(accuracy[-1]) >= 0.85
     assert float(accuracy[0]) < 0.3  # the partner: before training it knows nothing
 
 
+@slow
 def test_dimensions_are_named(data: xr.Dataset) -> None:
     assert data.effective_rank.dims == ("network", "step", "operator")
     assert data.singular_value.dims == ("network", "step", "operator", "k")
@@ -52,6 +58,7 @@ def test_dimensions_are_named(data: xr.Dataset) -> None:
     assert data.sizes["time"] == 8
 
 
+@slow
 def test_figures_are_consistent_with_each_other(data: xr.Dataset) -> None:
     """A trace is at least the sum of its leading eigenvalues; eigenfunctions are orthonormal."""
     assert bool((data.singular_value.sum("k") <= data["trace"] + 4 * data.trace_stderr + 1e-6).all())
@@ -64,6 +71,7 @@ def test_figures_are_consistent_with_each_other(data: xr.Dataset) -> None:
     assert float(longer) > float(shorter)
 
 
+@slow
 def test_a_checkpoint_gives_the_recorded_effective_rank(demo: tuple[Result, Path], data: xr.Dataset) -> None:
     """The number in the file is that of the network in the checkpoint: exact and estimated agree."""
     step = int(data.step[-1])
@@ -80,6 +88,7 @@ def test_a_checkpoint_gives_the_recorded_effective_rank(demo: tuple[Result, Path
     assert abs(other.value - exact) > 5 * other.stderr  # the partner: another network has another rank
 
 
+@slow
 def test_the_report_stands_alone(demo: tuple[Result, Path]) -> None:
     html = (demo[1] / "report.html").read_text(encoding="utf-8")
     assert html.count("<svg") == 6
@@ -89,6 +98,7 @@ def test_the_report_stands_alone(demo: tuple[Result, Path]) -> None:
     assert "nan" not in re.sub(r"<svg.*?</svg>", "", html, flags=re.DOTALL).lower().split()
 
 
+@slow
 def test_provenance_repeats_the_study(data: xr.Dataset) -> None:
     assert json.loads(data.attrs["settings"])["networks"][0]["name"] == "gru"
     assert set(json.loads(data.attrs["plugin_versions"])) >= {"kpframe-gru", "kpframe-rnn", "kpframe-rules"}

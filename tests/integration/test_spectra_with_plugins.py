@@ -8,6 +8,7 @@ import torch
 from kpframe import Flow, alignment, create_model, create_rule, effective_rank, eigsh, linearize, svd, trace
 
 F64 = torch.float64
+pytestmark = pytest.mark.slow  # dense matrices of 9600 rows
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ def test_a_sign_error_in_one_gate_shrinks(check: str) -> None:
     assert "kind='normal'" in case
 
 
+@pytest.mark.slow
 def test_a_mutant_fails_few_other_checks() -> None:
     report = check_model(flows.NotTransposed, examples=10)
     failed = {result.name for result in report.failures}
