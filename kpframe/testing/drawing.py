@@ -7,23 +7,31 @@ from typing import Any
 from hypothesis import strategies as st
 
 from kpframe.testing.choices import Among, Choice, Either, choices_of, go_together
+from kpframe.testing.sources import Source
 
 Drawn = st.SearchStrategy[Any]
 
 
-def settings_strategy(kind: str, reference: Any) -> st.SearchStrategy[dict[str, Any]]:
+def settings_strategy(source: Source) -> st.SearchStrategy[dict[str, Any]]:
     """Return a strategy of keyword settings that build; optional ones are left out half of the time.
 
     Raises:
         CheckFailure: for a required setting or argument that nothing is known of.
     """
-    required, optional = choices_of(kind, reference)
+    required, optional = choices_of(source.kind, source.reference)
     if not required and not optional:
         return st.just({})
+
+    def build(settings: dict[str, Any]) -> bool:
+        text = repr(settings)
+        if text not in source.verdicts:
+            source.verdicts[text] = go_together(source.kind, source.reference, settings)
+        return source.verdicts[text]
+
     return st.fixed_dictionaries(
         {name: strategy_of(choice) for name, choice in required.items()},
         optional={name: strategy_of(choice) for name, choice in optional.items()},
-    ).filter(lambda settings: go_together(kind, reference, settings))
+    ).filter(build)
 
 
 def strategy_of(choice: Choice) -> Drawn:

@@ -10,7 +10,7 @@ from importlib import import_module
 from operator import attrgetter
 from typing import Any
 
-from attrs import fields, frozen
+from attrs import field, fields, frozen
 
 from kpframe.checkpoint import load_checkpoint
 from kpframe.errors import ArgumentError, StabilityWarning, UnknownNameError, mismatch
@@ -37,11 +37,13 @@ class Source:
         kind: ``"model"``, ``"rule"`` or ``"reducer"``.
         label: short name, the first half of test ids.
         reference: what drawn cases carry; ``create`` builds from it.
+        verdicts: settings as printed -> whether they build; the checks of a subject draw the same again.
     """
 
     kind: str
     label: str
     reference: Any
+    verdicts: dict[str, bool] = field(factory=dict, init=False, eq=False, repr=False)
 
     @property
     def spec(self) -> Spec | None:

@@ -21,7 +21,7 @@ from kpframe.testing.trees import BINARY, LEAVES, ROOTS, UNARY, Node, OperatorCa
 from kpframe.testing.values import KINDS
 
 #: Models that rules are checked on.
-TOYS = ("kpframe.testing.toys:Elman", "kpframe.testing.toys:Plain")
+TOYS = tuple(source_of(f"kpframe.testing.toys:{name}") for name in ("Elman", "Plain"))
 
 _AXES = ("time", "batch", "hidden")
 
@@ -81,7 +81,7 @@ def operators() -> st.SearchStrategy[OperatorCase]:
 def settings_for(spec: Any) -> st.SearchStrategy[dict[str, Any]]:
     """Return settings that ``spec`` can be built with, from its bounds and choices, sizes small."""
     source = source_of(spec)
-    return settings_strategy(source.kind, source.reference)
+    return settings_strategy(source)
 
 
 def models(spec: Any, **fixed: Any) -> st.SearchStrategy[FlowCase]:
@@ -98,7 +98,7 @@ def flows(spec: Any, **fixed: Any) -> st.SearchStrategy[FlowCase]:
     """
     source = source_of(spec)
     drawn: dict[str, st.SearchStrategy[Any]] = {
-        "settings": settings_strategy(source.kind, source.reference),
+        "settings": settings_strategy(source),
         "batch": sizes(1, 2),
         "time": sizes(1, 4),
         "seed": seeds(),
@@ -117,7 +117,7 @@ def rules(spec: Any, **fixed: Any) -> st.SearchStrategy[RuleCase]:
     return st.builds(
         RuleCase,
         rule=st.just(source.reference),
-        settings=settings_strategy("rule", source.reference),
+        settings=settings_strategy(source),
         flow=st.one_of(*(flows(toy, **fixed) for toy in TOYS)),
     )
 
@@ -134,7 +134,7 @@ def _reducers(draw: st.DrawFn, source: Source, fixed: dict[str, Any]) -> Reducer
     if isinstance(name, str) and name in REDUCERS:
         settings = _core_settings(draw, name, batch, time, hidden)
     else:
-        settings = draw(settings_strategy("reducer", name))
+        settings = draw(settings_strategy(source))
     values = {"seed": draw(seeds()), "kind": draw(st.sampled_from(("normal", "ones", "one-hot"))), **fixed}
     return ReducerCase(name, settings, batch, time, hidden, **values)
 

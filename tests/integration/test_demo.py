@@ -30,6 +30,7 @@ def data(demo: tuple[Result, Path]) -> xr.Dataset:
     with xr.open_dataset(demo[1] / "results.nc", engine="h5netcdf") as data:
         return data.load()
 
+
 #: The whole command is run (and its files looked at) with every change; its figures are with the slow tests.
 slow = pytest.mark.slow
 

@@ -113,8 +113,13 @@ COPIES: dict[str, Callable[[object], object]] = {
 }
 
 
+#: With every change; the others are with the slow tests (the conformance kit copies flows of all models).
+FEW = ("rnn", "lstm", "hh", "s5", *CELLS, "own_cell")
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in BUNDLED if name not in FEW]
+
+
 @pytest.mark.parametrize("way", COPIES)
-@pytest.mark.parametrize("name", [*BUNDLED, *CELLS, "own_cell"])
+@pytest.mark.parametrize("name", [*FEW, *OTHERS])
 def test_a_flow_keeps_its_numbers(name: str, way: str) -> None:
     again = COPIES[way]
     flow = flow_of(name)

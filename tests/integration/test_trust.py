@@ -732,10 +732,20 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
+#: Where a row is about all models, those tried with every change; the others are with the slow tests, as the
+#: conformance kit tries contexts, copies, shared parameters and scale on each model too.
+FEW = ("rnn", "gru", "hh", "mamba")
+
+
 @pytest.mark.parametrize(
     ("entry", "subject"),
     [
-        pytest.param(e, s, id=f"{re.sub(r'[^a-zA-Z0-9]+', '-', e.brought)[:50]}-{s}")
+        pytest.param(
+            e,
+            s,
+            id=f"{re.sub(r'[^a-zA-Z0-9]+', '-', e.brought)[:50]}-{s}",
+            marks=[pytest.mark.slow] * (e.subjects in (MODELS, TIED) and s not in FEW),
+        )
         for e in ROWS
         for s in e.subjects
     ],

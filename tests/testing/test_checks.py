@@ -11,11 +11,13 @@ from kpframe import Model
 from kpframe.errors import ArgumentError
 from kpframe.plugin import ModelSpec, TaskSpec, setting
 from kpframe.reducer import REDUCERS
-from kpframe.testing import check_model, check_reducer, check_rule
-from kpframe.testing.checks import Check, Subject, examples
+from kpframe.testing import check_model, check_reducer, check_rule, drawing
+from kpframe.testing.cases import FlowCase
+from kpframe.testing.checks import EXAMPLES, Check, Subject, examples
 from kpframe.testing.identity import identity_named
 from kpframe.testing.mutants.rules import Exact
 from kpframe.testing.report import Result
+from kpframe.testing.residual import CheckFailure, Residual
 from kpframe.testing.sources import source_of
 from kpframe.testing.toys import Elman, Gated, Plain
 
@@ -93,6 +95,10 @@ class Nowhere(Cubic):
         return h / 0
 
 
+def slow(*models: type[Model]) -> list[object]:
+    return [pytest.param(model, marks=pytest.mark.slow) for model in models]
+
+
 def trainable_start(input_size: int, hidden_size: int) -> Model:
     return Elman(input_size, hidden_size, trainable_initial_state=True)
 
@@ -102,10 +108,10 @@ def lstm(input_size: int, hidden_size: int) -> Model:
 
 
 #: Whose mathematics other good models have too, or other tests.
-ALIKE = [pytest.param(model, marks=pytest.mark.slow) for model in (Elman, Gated, Plain, Memoryless, Rectified)]
+ALIKE = (Elman, Gated, Plain, Memoryless, Rectified)
 
 
-@pytest.mark.parametrize("good", [Clocked, Cubic, trainable_start, lstm, *ALIKE])
+@pytest.mark.parametrize("good", [Clocked, Cubic, trainable_start, lstm, *slow(*ALIKE)])
 def test_good_models_pass(good) -> None:
     report = check_model(good, examples=3)
     assert report.passed, str(report)
@@ -117,7 +123,7 @@ def test_good_models_pass(good) -> None:
     assert shared.verdict == "not applicable" or 0 < shared.cases <= 3
 
 
-@pytest.mark.parametrize("good", [Fixed, pytest.param(Bare, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("good", [Fixed, *slow(Bare)])
 def test_models_without_parameters_pass(good) -> None:
     report = check_model(good, examples=2)
     assert report.passed, str(report)
@@ -216,6 +222,30 @@ def test_a_constant_quantity_proves_too_little() -> None:
     result = result_of(Deaf, "J_equals_jacrev")
     assert result.verdict == "failed"
     assert "it proves too little: in 5 of 5 cases both sides vanish" in result.message
+
+
+def test_few_cases_are_more_before_they_prove_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = Check(Subject(source_of(Elman)), identity_named("model", "causality"))
+    partner, looked = check.identity.partner, []
+
+    def blind(case: FlowCase) -> Residual | None:
+        looked.append(case)
+        return None if len(looked) < 3 else partner(case)
+
+    monkeypatch.setattr(check.identity, "partner", blind)
+    assert check(2).cases == EXAMPLES
+    looked.clear()
+    monkeypatch.setattr(check.identity, "partner", lambda case: None)
+    with pytest.raises(CheckFailure, match=f"it proves too little: in {EXAMPLES} of {EXAMPLES} cases"):
+        check(2)
+
+
+def test_settings_are_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, tried = source_of(Elman), []
+    monkeypatch.setattr(drawing, "go_together", lambda *what: tried.append(repr(what[2])) or True)
+    for name in ("state_shape", "step_is_pure", "causality"):
+        Check(Subject(source), identity_named("model", name)).result(examples=8)
+    assert 1 < len(tried) == len(set(tried)) <= 9  # two sizes of three values
 
 
 def test_a_model_that_is_never_finite_is_named() -> None:
