@@ -718,7 +718,8 @@ HEAD = """# What can be trusted
 The right number, or one clear error: never a third thing. This page lists what people bring to kpframe, or
 have around a call, and what happens. Each line is tried by `tests/integration/test_trust.py`, which writes
 this page; contexts, copies, shared parameters and scale are checks of `kpframe verify` too, so that they
-hold for a model of your own.
+hold for a model of your own. What is said of all bundled models is tried on four with every change, and on
+all of them with the slow tests (`--slow`).
 """
 
 
