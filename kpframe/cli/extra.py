@@ -10,7 +10,7 @@ EXTRA = {
     **dict.fromkeys(
         (
             *("click", "filelock", "h5netcdf", "h5py", "jinja2"),
-            *("matplotlib", "rich", "safetensors", "xarray"),
+            *("markupsafe", "matplotlib", "rich", "safetensors", "xarray"),
         ),
         "study",
     ),

@@ -17,6 +17,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from kpframe.testing.fixtures import close, differ, draw, total_jacobian  # noqa: F401
+
 settings.register_profile("default", deadline=None, max_examples=25)
 settings.register_profile("ci", deadline=None, max_examples=10, derandomize=True, print_blob=True)
 settings.register_profile(
@@ -34,7 +36,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Use one thread in torch (small tensors lose more to waiting threads than they gain), and few cases."""
+    """Declare the marker; one thread (small tensors lose more to waiting threads than they gain), few cases."""
+    config.addinivalue_line("markers", "slow: takes more than a few seconds; run with --slow")
     torch.set_num_threads(1)
     few = config.getini("check_examples")
     if few and not (config.getoption("--slow") or config.getoption("--slow-part")):

@@ -21,7 +21,6 @@ import torch
 from attrs import frozen
 from torch.nn.utils import parametrizations, prune
 
-import kpframe
 from kpframe import (
     Flow,
     MatrixOperator,
@@ -48,7 +47,7 @@ from kpframe.plugin import get_manager
 from kpframe.readout import Readout
 from kpframe.testing.surroundings import SURROUNDINGS
 
-PAGE = Path(kpframe.__file__).parents[1] / "docs" / "trust.md"
+PAGE = Path(__file__).parents[2] / "docs" / "trust.md"
 MODELS = tuple(spec.name for spec in get_manager().specs("model"))
 NEEDS = {"attention": {"tokens": 3}}
 F64 = torch.float64

@@ -23,8 +23,8 @@ class Digits(Task):
     to a whole number, and at least one, are for testing. ``sample`` draws without replacement.
 
     Source: Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine Learning
-    Repository, data set 80. scikit-learn carries its test part, by 13 writers; our split is over images,
-    so the writers of the two splits are the same.
+    Repository, data set 80, doi:10.24432/C50P49, license CC BY 4.0. scikit-learn carries its test part, by 13
+    writers; our split is over images, so the writers of the two splits are the same.
 
     Args:
         test_fraction: share of each class that is held out for testing, between 0 and 1, both excluded.

@@ -1,4 +1,7 @@
-"""What the tests of all plugins share: seeded values, comparisons and the dense total Jacobian."""
+"""Fixtures for the tests of plugins: seeded values, comparisons and the dense total Jacobian.
+
+``kpframe.testing.pytest_plugin`` offers them; one of the same name in a ``conftest.py`` takes its place.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from kpframe import Model
+from kpframe.model import Model
 
 
 @pytest.fixture
 def draw() -> Callable[..., torch.Tensor]:
-    """Return a maker of seeded float64 normal values."""
+    """A maker of float64 normal values: ``draw(*shape, seed=0)``."""
 
     def normal(*shape: int, seed: int = 0) -> torch.Tensor:
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -22,7 +25,7 @@ def draw() -> Callable[..., torch.Tensor]:
 
 @pytest.fixture
 def close() -> Callable[..., None]:
-    """Assert that two tensors agree, relative to the larger norm."""
+    """``close(actual, expected, rtol)`` asserts that float64 tensors agree, relative to the larger norm."""
 
     def check(actual: torch.Tensor, expected: torch.Tensor, rtol: float) -> None:
         assert actual.shape == expected.shape
@@ -37,7 +40,7 @@ def close() -> Callable[..., None]:
 
 @pytest.fixture
 def differ() -> Callable[..., None]:
-    """Assert that two tensors of one shape are far apart: the partner of every equality."""
+    """``differ(first, second, rtol=1e-2)`` asserts that tensors are far apart: ``close``'s partner."""
 
     def check(first: torch.Tensor, second: torch.Tensor, rtol: float = 1e-2) -> None:
         assert first.shape == second.shape
@@ -49,7 +52,7 @@ def differ() -> Callable[..., None]:
 
 @pytest.fixture
 def total_jacobian() -> Callable[..., torch.Tensor]:
-    """Return the dense ``dh/dtheta`` ``[B T H, M]`` of a whole roll-out, by automatic differentiation."""
+    """``total_jacobian(model, x, h0=None, mask=None)`` is the dense ``dh/dtheta`` ``[B T H, M]``."""
 
     def jacobian(
         model: Model, x: torch.Tensor, h0: torch.Tensor | None = None, mask: torch.Tensor | None = None
