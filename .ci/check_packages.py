@@ -1,7 +1,8 @@
 """Compare unpacked source distributions and wheels with the files of the repository.
 
-Usage: check_packages.py REPOSITORY SOURCES WHEELS. In SOURCES is a folder, and in WHEELS a wheel, for the core and
-for each bundled plugin.
+<<<<<<< HEAD
+Usage: check_packages.py REPOSITORY SOURCES WHEELS. SOURCES holds a folder, and WHEELS a wheel, of the core and of
+each bundled plugin.
 """
 
 from __future__ import annotations

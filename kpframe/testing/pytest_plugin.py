@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker; one thread (small tensors lose more to waiting threads than they gain), few cases."""
+    """Declare the marker; few cases, and one thread: small tensors lose more to waiting than they gain."""
     config.addinivalue_line("markers", "slow: takes more than a few seconds; run with --slow")
     torch.set_num_threads(1)
     few = config.getini("check_examples")
