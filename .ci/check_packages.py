@@ -1,7 +1,7 @@
 """Compare unpacked source distributions and wheels with the files of the repository.
 
-Usage: check_packages.py REPOSITORY SOURCES WHEELS. SOURCES holds a folder, WHEELS a wheel, of the core and of each
-bundled plugin.
+Usage: check_packages.py REPOSITORY SOURCES WHEELS.
+SOURCES holds a folder, and WHEELS a wheel, of the core and of each bundled plugin.
 """
 
 from __future__ import annotations
