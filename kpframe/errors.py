@@ -112,7 +112,7 @@ def shown(value: object) -> str:
 
 def told(error: BaseException) -> str:
     """Return the kind of an error and its message on one line, for a record."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     name = type(error).__name__.lstrip("_")
     return f"{name}: {text}" if text else name
 

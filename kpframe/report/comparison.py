@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from kpframe.report.figures import COLOURS, MARKERS, panels_of, svg
+from kpframe.report.figures import COLOURS, MARKERS, drawable, panels_of, svg
 from kpframe.report.html import Section, plus_minus, provenance_rows, write_page
 
 #: Most checkpoints that get figures of their own; the tables have all of them.
@@ -119,7 +119,8 @@ def _sections(one: xr.Dataset, name: str) -> list[Section]:
             "markers: lower bounds, as the value did not converge.",
         ),
     ]
-    return [Section(f"{name}: {title}", Markup(svg(draw(one))), title, text) for title, draw, text in drawn]
+    seen = drawable(one)
+    return [Section(f"{name}: {title}", Markup(svg(draw(seen))), title, text) for title, draw, text in drawn]
 
 
 def rule_cosines(one: xr.Dataset) -> Figure:

@@ -21,6 +21,25 @@ UPDATES = "updates made"
 HALF_95 = 1.96
 
 
+def drawable(data: xr.Dataset, width: int | None = None) -> xr.Dataset:
+    """Return a dataset whose labels matplotlib takes as they are: ``$`` starts no formula in them.
+
+    A label that begins with ``_`` would be left out of a legend. Longer ones than ``width`` are cut.
+    """
+
+    def shown(label: str, place: int) -> str:
+        if width is not None and len(label) > width:
+            label = f"{label[: width - 6]}… ({place})"
+        return f"{' ' * label.startswith('_')}{label}".replace("$", r"\$")
+
+    own = {
+        name: data[name].values.tolist() for name in ("network", "rule", "rule_other") if name in data.dims
+    }
+    return data.assign_coords(
+        {name: [shown(str(v), place) for place, v in enumerate(labels, 1)] for name, labels in own.items()}
+    )
+
+
 def svg(figure: Figure) -> str:
     """Return a figure as SVG text, the same text for the same data."""
     buffer = io.StringIO()

@@ -60,7 +60,8 @@ def _sections(data: xr.Dataset) -> list[Section]:
     ]
     if "rule" in data.dims:
         drawn.append(("Learning rules against the exact gradient", figures.rules, _rule_text(data)))
-    return [Section(title, Markup(figures.svg(draw(data))), title, text) for title, draw, text in drawn]
+    seen = figures.drawable(data, width=40)
+    return [Section(title, Markup(figures.svg(draw(seen))), title, text) for title, draw, text in drawn]
 
 
 def _lead(data: xr.Dataset) -> str:

@@ -14,6 +14,7 @@ from kpframe.report.comparison import WIDTH, Table, as_wide, draw_legend, legend
 from kpframe.report.figures import (
     HALF_95,
     UPDATES,
+    drawable,
     loss_label,
     panels_of,
     running_mean,
@@ -27,6 +28,7 @@ from kpframe.report.html import Section, plus_minus, provenance_rows, write_page
 def write_training(data: xr.Dataset, path: Path) -> Path:
     """Write the page of a training (see ``kpframe.study.train_rules.train_rules``); return its path."""
     names = ", ".join(str(rule) for rule in data.rule.values)
+    seen = drawable(data)
     return write_page(
         path,
         "comparison.html.j2",
@@ -34,9 +36,12 @@ def write_training(data: xr.Dataset, path: Path) -> Path:
         lead=f"{_start(data)}, trained on the same trials for {data.sizes['update']} updates by each of "
         f"the rules: {names}.",
         sections=[
-            Section("Learning", Markup(svg(losses(data))), "Training losses", _learning_text(data)),
+            Section("Learning", Markup(svg(losses(seen))), "Training losses", _learning_text(data)),
             Section(
-                "The geometry they end in", Markup(svg(geometry(data))), "Geometry", _geometry_text(data)
+                "The geometry they end in",
+                Markup(svg(geometry(seen))),
+                "Geometry",
+                _geometry_text(data),
             ),
         ],
         tables=[

@@ -69,6 +69,8 @@ _FLOW_FIGURES: dict[str, float | bool] = {
 }
 #: How each was found, a coordinate along the rules.
 _METHODS = ("flow_alignment_method", "effective_rank_method", "singular_value_method", "symmetric_method")
+#: Bytes that the numbers and the page of a comparison take at least.
+LEAST = 150_000
 #: Largest residual of an eigenvalue or singular value that counts as converged, relative to itself.
 TOLERANCE = 1e-2
 
@@ -392,4 +394,5 @@ def comparison_folder(
         title=f"Learning rules compared on {source.resolve().name}",
         seed=int(str(settings.get("seed", 0))),
         overwrite=overwrite,
+        needed=LEAST,
     )

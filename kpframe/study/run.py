@@ -25,6 +25,9 @@ from kpframe.study.scores import SCORES
 from kpframe.tasks import Task, Trials
 from kpframe.training import Trainer
 
+#: Bytes that the numbers of a network at a step take at least.
+LEAST = 30_000
+
 #: Called with a network's label, the steps made, the steps in all and the latest loss.
 Report = Callable[[str, int, int, float], None]
 
@@ -82,7 +85,7 @@ def study_folder(settings: StudySettings, output: Path, *, overwrite: bool = Fal
         title=settings.title,
         seed=settings.seed,
         overwrite=overwrite,
-        needed=size * len(settings.measure.steps),
+        needed=(size + len(settings.networks) * LEAST) * len(settings.measure.steps),
     )
 
 

@@ -36,6 +36,8 @@ from kpframe.training import Progress, Trainer, TrainingSettings
 #: Called with a rule's label, the updates made, the updates in all and the latest loss.
 Report = Callable[[str, int, int, float], None]
 
+#: Bytes that the numbers and the page take at least, beside the checkpoints.
+LEAST = 90_000
 #: Seconds after which the losses of a rule that is being trained are written again.
 SAVE_EVERY = 30.0
 
@@ -184,7 +186,7 @@ def training_folder(
         title=f"{experiment.model} trained on {experiment.task} by {count}",
         seed=experiment.seed,
         overwrite=overwrite,
-        needed=size * (1 + len(rules)) * experiment.seeds,
+        needed=LEAST + size * (1 + len(rules)) * experiment.seeds,
     )
 
 

@@ -1,0 +1,252 @@
+"""Kills, full disks, read-only folders, two runs at once: nothing corrupt or half, and one clear line."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from kpframe.checkpoint import load_checkpoint
+from kpframe.cli import app
+from kpframe.study.folder import read_record
+from kpframe.study.results import read_dataset
+
+TASK = [f"--task-set={pair}" for pair in ("fixation=1", "stimulus=1", "memory=1", "response=2", "grace=0")]
+TRAIN = ["train", "--rule", "bptt", "--rule", "truncated_bptt(window=1)", "--model", "rnn", *TASK]
+TRAIN += ["--set", "hidden_size=4", "--task", "memory_pro", "--batch-size", "3", "--trials", "2"]
+TRAIN += ["--budget", "16", "--steps", "8"]
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "kpframe", *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def parts(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.name.endswith(".part")]
+
+
+def check(folder: Path, *, killed: bool) -> set[str]:
+    """Check that all files of a folder are whole and of one run; return their names."""
+    if not folder.exists():
+        return set()
+    record = read_record(folder)
+    kept = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    if record is None:
+        assert kept == []
+        return set()
+    runs = {record["id"]}
+    for path in kept:
+        if path.suffix == ".nc":
+            runs.add(read_dataset(path).attrs["run_id"])
+        elif path.suffix == ".safetensors":
+            runs.add(load_checkpoint(path).extra["run"])
+        elif path.suffix == ".html":
+            text = path.read_text(encoding="utf-8")
+            assert record["id"] in text
+            assert text.rstrip().endswith("</html>")
+    assert len(runs) == 1
+    assert killed or record["state"] == "finished"
+    return {path.name for path in kept}
+
+
+def kill_when(process: subprocess.Popen[str], there: Path, *, after: float = 0.0) -> bool:
+    """Kill a process once a file is there, and a little later; return whether that came before its end."""
+    while process.poll() is None and not there.exists():
+        time.sleep(0.002)
+    time.sleep(after)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    return process.returncode == -signal.SIGKILL
+
+
+def test_kills_of_a_training(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    arguments = [*TRAIN, "--output", str(folder)]
+    for name in ("checkpoints/initial.safetensors", "training.nc"):
+        assert kill_when(start(*arguments), folder / name)
+        assert Path(name).name in check(folder, killed=True)
+    data = read_dataset(folder / "training.nc")
+    assert data.outcome.values[0] == "trained"
+    (folder / ".kpframe-0123456789abcdef.part").write_text("what a kill within a write leaves")
+    assert app.run(arguments) == 0
+    assert parts(folder) == []
+    names = check(folder, killed=False)
+    assert {"training.nc", "training.html", "run.json", "initial.safetensors", "bptt.safetensors"} < names
+    assert read_dataset(folder / "training.nc").outcome.values.tolist() == ["trained", "trained"]
+
+
+def test_two_runs_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "out"
+    arguments = [*TRAIN, "--output", str(folder)]
+    first = start(*arguments)
+    while not (folder / "run.json").exists():
+        assert first.poll() is None
+        time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)
+    try:
+        assert app.run([*arguments, "--overwrite"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(
+            f"Error: folder '{folder}' is in use by kpframe train, process {first.pid}; wait"
+        )
+    finally:
+        first.send_signal(signal.SIGCONT)
+    _, said = first.communicate(timeout=120)
+    assert first.returncode == 0, said
+    check(folder, killed=False)
+
+
+# -- disks ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def disk(folder: Path, size: str) -> Iterator[Path]:
+    """Mount a disk of its own, where this machine allows that."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not let a disk be mounted")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def failed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[str, list[str]]:
+    """Run a command that must fail; return its one line, and what it said before."""
+    capsys.readouterr()
+    assert app.run(arguments) == 2
+    *before, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error: cannot write ")
+    assert "unexpected" not in line
+    return line, before
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "compare"])
+def test_a_disk_that_is_too_small_is_known_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    arguments = {"demo": ["demo", "--quick"], "train": TRAIN}.get(command)
+    if arguments is None:
+        assert app.run([*TRAIN, "--output", str(tmp_path / "run")]) == 0
+        arguments = ["compare", str(tmp_path / "run"), "--rules", "bptt", "--trials", "2", "--budget", "16"]
+    with disk(tmp_path / "disk", "80k") as small:
+        for output in (small, small / "new" / "out"):
+            line, before = failed([*arguments, "--output", str(output)], capsys)
+            assert f"'{output}': it needs " in line
+            assert "kB are free on the disk; free some space, or give another place to write to" in line
+            assert before == []
+            assert list(small.iterdir()) == []
+
+
+def test_a_disk_that_gets_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was written before is whole; the line says which file, how much it needs and how much there is."""
+    with disk(tmp_path / "disk", "120k") as small:
+        output = small / "out"
+        line, before = failed([*TRAIN, "--output", str(output)], capsys)
+        assert before[-1].startswith("truncated_bptt(window=1): update 8 of 8")
+        assert f"'{output / 'training.html'}': it needs " in line
+        assert parts(small) == []
+        names = check(output, killed=True)
+        assert "training.html" not in names
+        assert {"training.nc", "initial.safetensors", "bptt.safetensors"} < names
+        (small / "blocks").write_bytes(bytes(50_000))
+        line, before = failed([*TRAIN, "--output", str(output)], capsys)  # the same run once more
+        assert before == []
+    with disk(tmp_path / "disk", "260k") as enough:
+        assert app.run([*TRAIN, "--output", str(enough / "out")]) == 0
+        check(enough / "out", killed=False)
+
+
+@pytest.mark.parametrize("place", ["itself", "below"])
+def test_a_read_only_disk_is_known_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    with disk(tmp_path / "disk", "1m") as folder:
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+        output = folder if place == "itself" else folder / "a" / "b"
+        for arguments in (TRAIN, ["demo", "--quick"]):
+            line, before = failed([*arguments, "--output", str(output)], capsys)
+            assert f"'{output}': its folder is read-only (Read-only file system); give another place" in line
+            assert before == []
+
+
+def test_places_that_are_no_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for output, said in (
+        (tmp_path / "file" / "out", f"'{tmp_path / 'file'}' is a file, where a folder is needed"),
+        (tmp_path / ("x" * 300), "its name is too long for the file system"),
+        (tmp_path / "a" / ("x" * 300) / "b", "its name is too long for the file system"),
+    ):
+        for arguments in (TRAIN, ["demo", "--quick"]):
+            line, before = failed([*arguments, "--output", str(output)], capsys)
+            assert said in line
+            assert before == []
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_output_that_is_not_utf_8(tmp_path: Path) -> None:
+    process = start(*TRAIN, "--output", str(tmp_path / "φ"), PYTHONIOENCODING="ascii")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "open:" in out
+    check(tmp_path / "φ", killed=False)
+
+
+# -- fifty kills ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "kills"), [("train", 20), ("compare", 20), ("demo", 10)])
+def test_kills_at_any_time(tmp_path: Path, command: str, kills: int) -> None:
+    draw, folder = random.Random(command), tmp_path / "out"
+    arguments = {"demo": ["demo", "--quick"], "train": [*TRAIN, "--steps", "60"]}.get(command)
+    if arguments is None:
+        assert app.run([*TRAIN, "--output", str(tmp_path / "run")]) == 0
+        rules = ["--rules", "bptt;truncated_bptt(window=1);truncated_bptt(window=2)"]
+        arguments = ["compare", str(tmp_path / "run"), *rules, "--trials", "2", "--budget", "16"]
+    arguments += ["--output", str(folder)]
+    began = time.monotonic()
+    process = start(*arguments)
+    kill_when(process, folder / "run.json")
+    seconds = {"demo": 20.0}.get(command, 5.0)
+    counted, seen = 0, set()
+    while counted < kills:
+        if folder.exists() and (read_record(folder) or {}).get("state") == "finished":
+            process = start(*arguments, "--overwrite")
+        else:
+            process = start(*arguments)
+        before = (read_record(folder) or {}).get("id")
+        while process.poll() is None and (read_record(folder) or {}).get("id") == before:
+            time.sleep(0.005)
+        counted += kill_when(process, folder, after=draw.uniform(0, seconds))
+        seen |= check(folder, killed=True)
+        assert len(parts(folder)) <= 1
+    last = start(*arguments, "--overwrite")
+    _, said = last.communicate(timeout=600)
+    assert last.returncode == 0, said
+    assert parts(folder) == []
+    assert check(folder, killed=False) >= seen
+    print(f"{command}: {kills} kills in {time.monotonic() - began:.0f} s, files seen: {sorted(seen)}")
