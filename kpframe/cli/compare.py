@@ -59,9 +59,9 @@ def compare(
     """Compare learning rules on SOURCE, a checkpoint or the folder of a run.
 
     Writes OUTPUT/comparison.html and OUTPUT/comparison.nc: cosines of the updates, whole and step by
-    step, loss rates by parameter and by how far errors travel, spectra and ranks of the flows, alignment
-    with Phi, and whether a rule is descent. A rule that fails on a checkpoint is recorded as such, and the
-    others go on; the exit code is then 1.
+    step, loss rates by parameter and by how far errors travel, spectra and ranks of the flows
+    F = P K P_rule* E, alignment with Phi, and whether a rule is descent. A rule that fails on a
+    checkpoint is recorded as such, and the others go on; the exit code is then 1.
     """
     import torch
 

@@ -48,7 +48,10 @@ def write_training(data: xr.Dataset, path: Path) -> Path:
             Table("Results", *training_rows(data)),
             Table("Change of each parameter, |change| / |initial|", *_parameters(data)),
             Table("Cosines between the changes of the parameters", *_cosines(data)),
-        ],
+        ]
+        + (
+            [Table("How the estimates were made", *_methods(data))] if "effective_rank_method" in data else []
+        ),
         notes=[_ONE_SEED if _seeds(data) == 1 else _several_text(data)]
         + [f"Failed: {failure}." for failure in failed_rules(data)],
         provenance=provenance_rows(data),
@@ -213,6 +216,21 @@ def _figure(data: xr.Dataset, name: str) -> str:
     if f"{name}_stderr" not in data or bool(data[name].isnull()):
         return _number(data[name])
     return plus_minus(data[name], data[f"{name}_stderr"])
+
+
+def _methods(data: xr.Dataset) -> tuple[list[str], list[list[str]]]:
+    """Return how each estimate was made, and of which operator G an effective rank tr(G)^2 / tr(G^2) is."""
+    found = {
+        f"effective rank of {name}": data.effective_rank_method.sel(operator=name)
+        for name in data.operator.values
+    }
+    for name in ("first", "initial"):
+        found[f"alignment with the {name}"] = data[f"alignment_with_{name}_method"]
+    rows = [
+        [str(rule), *(str(methods.sel(rule=rule).item()) or "-" for methods in found.values())]
+        for rule in data.rule.values
+    ]
+    return ["rule", *found], rows
 
 
 def _number(value: xr.DataArray) -> str:

@@ -90,6 +90,8 @@ def _words(name: str, every: xr.DataArray) -> xr.DataArray:
 
     def of(words: np.ndarray) -> str:
         said = [(seed, word) for seed, word in zip(every.seed.values, words, strict=True) if word]
+        if len(set(words)) == 1:
+            return str(words[0])
         if name == "outcome":
             return str(max(words, key=_OUTCOMES.index))
         if name == "checkpoint":

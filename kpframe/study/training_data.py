@@ -32,6 +32,9 @@ _LONG_NAMES = {
     "effective_rank_before_stderr": "standard error of the effective rank before training",
     "effective_rank": "effective rank tr(G)^2 / tr(G^2) after training",
     "effective_rank_stderr": "standard error of the effective rank",
+    "effective_rank_method": "how the effective rank was found, and of which operator it is",
+    "alignment_with_first_method": "how the alignment with the first rule was found",
+    "alignment_with_initial_method": "how the alignment with the initial network was found",
     "alignment_with_first": "alignment of Phi after training with that of the first rule",
     "alignment_with_first_stderr": "standard error of the alignment with the first rule",
     "alignment_with_initial": "alignment of Phi after training with that before",
@@ -53,6 +56,7 @@ class Measured:
     parameters: dict[str, torch.Tensor]
     ranks: dict[str, tuple[float, float]] = field(factory=dict)
     alignments: dict[str, tuple[float, float]] = field(factory=dict)
+    methods: dict[str, str] = field(factory=dict)
     problems: list[str] = field(factory=list)
 
     def estimate(
@@ -70,6 +74,7 @@ class Measured:
             self.problems.append(f"{what}: {told(error)}")
         else:
             into[name] = float(found.value), float(found.stderr)
+            self.methods[name] = found.method
 
 
 @frozen(eq=False)
@@ -132,6 +137,7 @@ def training_dataset(
             "effective_rank_before_stderr": (("operator",), before[:, 1]),
             "effective_rank": (("rule", "operator"), ranks[..., 0]),
             "effective_rank_stderr": (("rule", "operator"), ranks[..., 1]),
+            "effective_rank_method": (("rule", "operator"), _methods(networks, list(initial.ranks))),
             "parameter_norm_before": (
                 ("parameter",),
                 np.array([_norm(initial, name) for name in parameters]),
@@ -173,7 +179,14 @@ def _alignments(networks: list[Measured | None]) -> dict[str, tuple[tuple[str, .
         values = np.array([_NONE if n is None else n.alignments.get(name, _NONE) for n in networks])
         found[f"alignment_with_{name}"] = (("rule",), values[:, 0])
         found[f"alignment_with_{name}_stderr"] = (("rule",), values[:, 1])
+        found[f"alignment_with_{name}_method"] = (("rule",), _methods(networks, [name])[:, 0])
     return found
+
+
+def _methods(networks: list[Measured | None], names: list[str]) -> np.ndarray:  # [rule, name]
+    """Return how estimates were made, nothing where there is none."""
+    rows = [["" if n is None else n.methods.get(name, "") for name in names] for n in networks]
+    return np.array(rows, dtype=object)
 
 
 def _norm(network: Measured | None, name: str) -> float:

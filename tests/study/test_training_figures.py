@@ -134,6 +134,7 @@ def test_figures_of_one_seed(one, by_hand) -> None:
         dense = float(right["Phi"].trace() ** 2 / right["Phi"].square().sum())
         assert 0 < float(stderr) < 0.2 * dense
         assert float(rank) == pytest.approx(dense, abs=5 * float(stderr))
+        assert found.effective_rank_method.values.tolist() == ["participation of op, nystrom"] * 2
         for second, change in changes.items():
             cosine = float(changes[rule] @ change / changes[rule].norm() / change.norm())
             assert float(found.change_cosine.sel(rule_other=second)) == pytest.approx(cosine, rel=1e-9)
@@ -184,6 +185,8 @@ def test_a_page_says_what_its_bars_are(one, several, tmp_path: Path) -> None:
     assert "of the estimates alone" not in many
     assert "over the seeds" not in single
     assert "3 of 3" in many
+    for page in (single, many):
+        assert page.count("participation of op, nystrom participation of op, nystrom") == 2  # Phi, P P*
 
 
 def test_the_command_takes_seeds(offered: ModuleType, tmp_path: Path) -> None:
