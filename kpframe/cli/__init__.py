@@ -9,8 +9,9 @@ from kpframe.cli.extra import EXTRA, needs
 
 def main() -> None:
     """Run the command line and exit: 0 when all is well, 2 after an error."""
-    from kpframe.cli.terminal import end_output
+    from kpframe.cli.terminal import end_output, open_output
 
+    open_output()
     try:
         from kpframe.cli.app import run
     except ModuleNotFoundError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 import warnings
@@ -114,6 +115,8 @@ def _explain(error: BaseException) -> str:
         return needs(error.name)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return f"writing failed: {error.strerror}"
     blame = one_line("; ".join(getattr(error, "__notes__", ())), 300) or "unexpected"
     return f"{say(error)}; {blame}, see the traceback with 'kpframe --debug ...'"
 

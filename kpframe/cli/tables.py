@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from rich import box
 from rich.console import Console
@@ -20,6 +22,10 @@ class PlainConsole(Console):
         """Print text, tables ..."""
         shown = [fitting(printable(one)) if isinstance(one, str) else one for one in objects]
         super().print(*shown, **options)
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Leave it to the command line that nobody reads on."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 class PlainTable(Table):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import sys
@@ -49,6 +50,15 @@ def kept_for_json() -> Iterator[None]:
             _flush(*streams)  # what was written to the stream itself
             os.dup2(saved, 1)
             os.close(saved)
+
+
+def open_output() -> None:
+    """Give the process the standard output and error that it was started without."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+            atexit.register(stream.close)
+            setattr(sys, name, stream)
 
 
 def end_output() -> None:

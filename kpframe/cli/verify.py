@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kpframe.cli.terminal import kept_for_json
+from kpframe.errors import ArgumentError, mismatch
 
 if TYPE_CHECKING:
     from kpframe.testing.report import Report, Result
@@ -54,9 +55,11 @@ def _report(name: str, examples: int | None) -> Report:
     from kpframe.testing.sources import check_exists, source_of
 
     source = source_of(name)
+    run = {"model": check_model, "rule": check_rule, "reducer": check_reducer}.get(source.kind)
+    if run is None:
+        raise ArgumentError(mismatch("NAME", "a model, rule:NAME or reducer:NAME", repr(name)))
     check_exists(source)  # a name that names nothing is an error, not a failed check
     torch.set_num_threads(1)  # small tensors lose more to waiting threads than they gain
-    run = {"model": check_model, "rule": check_rule, "reducer": check_reducer}[source.kind]
     return run(source, examples=examples)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata
 from importlib.util import find_spec
@@ -126,7 +128,7 @@ def find_copies() -> dict[str, list[Copy]]:
     """
     found: dict[str, list[Copy]] = {}
     seen: set[str] = set()
-    for dist in metadata.distributions():
+    for dist in _distributions():
         folder = folder_of(dist)
         if folder and folder in seen:  # a folder that stands on the path twice
             continue
@@ -218,6 +220,18 @@ def has_record(dist: metadata.Distribution) -> bool:
         return dist.read_text("RECORD") is not None
     except Exception:
         return False
+
+
+def _distributions() -> list[metadata.Distribution]:
+    """Return all installed distributions; those of other finders also where one finder fails."""
+    try:
+        return list(metadata.distributions())
+    except Exception:
+        found: list[metadata.Distribution] = []
+        for finder in sys.meta_path:
+            with suppress(Exception):
+                found += finder.find_distributions(metadata.DistributionFinder.Context())  # type: ignore[attr-defined]
+        return found
 
 
 def _folder_name(dist: metadata.Distribution) -> str:

@@ -103,7 +103,7 @@ class PluginManager:
                 raise
             added = self._held.problems[known:]
             self._brought += [(info, problem) for problem in added]
-        _warn(added)
+        _warn(added, depth=3)
         return info
 
     def unregister(self, info: PluginInfo) -> None:
@@ -216,7 +216,7 @@ class PluginManager:
         finally:
             self._loading = ""
         self._held, self._loaded = held, True  # after an error the next question meets the same one
-        _warn(held.problems[known:])
+        _warn(held.problems[known:], depth=4)
 
     def _refuse_while_loading(self) -> None:
         if self._loading and self._loader == threading.get_ident():
@@ -240,6 +240,7 @@ def get_manager() -> PluginManager:
     return PluginManager()
 
 
-def _warn(problems: Iterable[PluginProblem]) -> None:
+def _warn(problems: Iterable[PluginProblem], depth: int) -> None:
+    """Warn of problems at a line that is ``depth`` calls further out."""
     for problem in problems:
-        warnings.warn(str(problem), PluginWarning, stacklevel=3)
+        warnings.warn(str(problem), PluginWarning, stacklevel=depth)

@@ -107,7 +107,7 @@ def create(kind: str, reference: Any, settings: Mapping[str, Any]) -> Any:
             made = _make(kind, reference, dict(settings))
     except (ValueError, UnknownNameError):
         raise  # settings that do not go together are not drawn again; the caller tells them apart
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CheckFailure(
             f"{show(reference)} cannot be built with {dict(settings)}: {say(error)}"
         ) from error
@@ -189,11 +189,11 @@ def _make(kind: str, reference: Any, settings: dict[str, Any]) -> Any:
 def _import(kind: str, reference: str) -> Any:
     """Return the object that ``package.module:attribute`` names."""
     module, _, attribute = reference.rpartition(":")
-    if not module:
+    if not all(part.isidentifier() for part in module.split(".")):
         get_manager().find(kind, reference)  # raises, saying which names there are
     try:
         return attrgetter(attribute)(import_module(module))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CheckFailure(f"{reference!r} cannot be imported: {say(error)}") from error
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
+import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
+import kpframe
 from kpframe.cli import app, plugins
 from kpframe.errors import PluginError, one_line, printable
 from kpframe.plugin import ModelSpec, PluginInfo, PluginManager, PluginProblem, hookimpl, setting
 
+ROOT = Path(kpframe.__file__).parents[1]
 HOSTILE = "title \x1b]0;owned\x07 \x1b[31mred\r\nWarning: forged\u2028line \u202eesrever\u202c \x9b2J\x00"
 SHOWN = "title \\x1b]0;owned\\x07 \\x1b[31mred Warning: forged line \\u202eesrever\\u202c \\x9b2J\\x00"
 NOISY = """
@@ -234,3 +239,26 @@ def test_what_a_plugin_prints_does_not_spoil_json(site, good):
     shown = site.kpframe("show", "good_model")  # with no JSON at stake, it stays where it was sent
     assert "noise of print" in shown.stdout
     assert "good_model" in shown.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("where", "code", "said"),
+    [
+        ("| true", 1, ""),
+        ("> /dev/full", 2, "Error: writing failed: No space left on device\n"),
+        (">&-", 0, ""),
+    ],
+)
+@pytest.mark.parametrize("arguments", ["plugins --no-load", "plugins --no-load --json"])
+def test_where_nobody_reads(where, code, said, arguments):
+    """One line at most, and no traceback of the process's end."""
+    if where == "| true" and "--json" in arguments:
+        pytest.skip("a pipe holds so few characters, read or not")
+    command = f"{shlex.quote(sys.executable)} -W error -m kpframe {arguments}"
+    script = f"({command}; echo $? >&3) {where}" if "|" in where else f"{command} {where}; echo $? >&3"
+    done = subprocess.run(
+        ["sh", "-c", f"exec 3>&1; {script}"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.stderr == said
+    assert done.stdout.split() == [str(code)]

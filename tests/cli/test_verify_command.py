@@ -65,6 +65,14 @@ def test_json(run) -> None:
         ("kpframe.testing.toys:Nothing", "has no attribute 'Nothing'"),
         ("missing.safetensors", "expected a file, got 'missing.safetensors'"),
         ("task:digits", "spec: expected one of the kinds model, rule, reducer"),
+        ("operator:algebra", "NAME: expected a model, rule:NAME or reducer:NAME, got 'operator:algebra'"),
+        ("no-such-distribution:model", "no model 'no-such-distribution:model'"),
+        ("", "no model ''"),
+        ("\x1b[31m", "no model '\\x1b[31m'"),
+        ("rule:", "'rule:' "),
+        ("..:x", "no model '..:x'"),
+        ("x" * 5000, "no model 'xxxxx"),
+        ("/", "no model '/'"),
     ],
 )
 def test_errors_take_one_line_and_exit_code_2(run, name: str, message: str) -> None:
@@ -73,6 +81,15 @@ def test_errors_take_one_line_and_exit_code_2(run, name: str, message: str) -> N
     assert err.startswith("Error: ")
     assert message in err
     assert err.count("\n") == 1
+    assert "unexpected" not in err
+    assert len(err) < 3000
+
+
+def test_what_ends_the_process_is_a_failed_check(run) -> None:
+    code, out, err = run("verify", "sys:exit", "--examples", "1")
+    assert (code, err) == (1, "")
+    assert "cannot be built" in out
+    assert "SystemExit" in out
 
 
 def test_a_checkpoint_without_a_name_is_refused(run, tmp_path: Path) -> None:

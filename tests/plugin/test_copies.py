@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 
 import pytest
 
@@ -209,6 +210,39 @@ def test_a_distribution_of_any_name_and_form_is_found(here, good):
     assert loaded(infos)
     assert problems == []
     assert "kpf-good" in {point.name for point in installed_entry_points()}
+
+
+def test_a_plugin_in_an_archive(here, good, monkeypatch):
+    site = here.sites[1]
+    site.install("kpf-good", good)
+    archive = shutil.make_archive(str(site.folder / "all"), "zip", site.folder)
+    shutil.rmtree(site.folder / "kpf_good")
+    shutil.rmtree(site.folder / "kpf_good-1.0.dist-info")
+    monkeypatch.syspath_prepend(archive)
+    infos, problems = here.load()
+    assert loaded(infos)
+    assert problems == []
+    (here.sites[0].folder / "kpf_good-0.9.dist-info").mkdir()
+    infos, (problem,) = here.load()
+    assert loaded(infos)
+    assert problem.fix.startswith(f"delete {here.sites[0].folder / 'kpf_good-0.9.dist-info'}, or ")
+
+
+def test_a_finder_that_fails_hides_no_plugin(here, good, monkeypatch):
+    class Finder:
+        @staticmethod
+        def find_spec(*arguments):
+            return None
+
+        @staticmethod
+        def find_distributions(context):
+            raise RuntimeError("no")
+
+    here.sites[0].install("kpf-good", good)
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    infos, problems = here.load()
+    assert loaded(infos)
+    assert problems == []
 
 
 @pytest.mark.parametrize(
