@@ -131,6 +131,7 @@ def refused(path: Path) -> str:
 
 def test_missing_file(path, saved) -> None:
     assert "which does not exist" in refused(path.with_name("other.safetensors"))
+    assert "which does not exist" in refused(path.with_name("x" * 300))
     assert "which is a folder" in refused(path.parent)
     assert load_checkpoint(path).step == 3
 

@@ -42,6 +42,7 @@ def test_sizes_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--peer", "kpflow"], "--peer kpflow: it takes the cells of torch, of rnn, gru"),
         (["--device", "gpu"], "--device: expected a device of this machine, got 'gpu'"),
+        (["--json", "/nowhere/a.json"], "cannot write '/nowhere/a.json': its folder does not exist; make it"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_first(

@@ -214,3 +214,14 @@ def test_a_name_that_is_taken_warns(site, good, tmp_path):
     )
     rule = site.kpframe("new-plugin", "good-model", "--kind", "rule", "--output", f"{target}-rule")
     assert (rule.returncode, rule.stderr) == (0, "")
+
+
+def test_a_place_that_cannot_be_written(run, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, out, err = run("new-plugin", "sample", "--kind", "model", "--output", "file/sample")
+    assert (code, out) == (2, "")
+    assert err == (
+        "Error: cannot write 'file/sample': 'file' is a file, where a folder is needed; give another place "
+        "to write to\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from kpframe.checkpoint import load_checkpoint
 from kpframe.cli import app
+from kpframe.cli.app import cli
 from kpframe.study.folder import read_record
 from kpframe.study.results import read_dataset
 
@@ -81,41 +83,29 @@ def kill_when(process: subprocess.Popen[str], there: Path, *, after: float = 0.0
     return process.returncode == -signal.SIGKILL
 
 
-def test_kills_of_a_training(tmp_path: Path) -> None:
+def test_a_kill_and_two_runs_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "out"
     arguments = [*TRAIN, "--output", str(folder)]
-    for name in ("checkpoints/initial.safetensors", "training.nc"):
-        assert kill_when(start(*arguments), folder / name)
-        assert Path(name).name in check(folder, killed=True)
-    data = read_dataset(folder / "training.nc")
-    assert data.outcome.values[0] == "trained"
+    first = start(*arguments, "--steps", "200")
+    while not (folder / "training.nc").exists():  # the first of two rules has come to its end
+        assert first.poll() is None
+        time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)
+    assert app.run([*arguments, "--overwrite"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Error: folder '{folder}' is in use by kpframe train, process {first.pid}; ")
+    first.kill()
+    first.communicate(timeout=60)
+    assert {"training.nc", "bptt.safetensors"} < check(folder, killed=True)
+    assert read_dataset(folder / "training.nc").outcome.values[0] == "trained"
     (folder / ".kpframe-0123456789abcdef.part").write_text("what a kill within a write leaves")
-    assert app.run(arguments) == 0
+    assert app.run(arguments) == 2  # fewer steps: another run
+    assert "with another training; --overwrite replaces it" in capsys.readouterr().err
+    assert app.run([*arguments, "--overwrite"]) == 0
     assert parts(folder) == []
     names = check(folder, killed=False)
     assert {"training.nc", "training.html", "run.json", "initial.safetensors", "bptt.safetensors"} < names
     assert read_dataset(folder / "training.nc").outcome.values.tolist() == ["trained", "trained"]
-
-
-def test_two_runs_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "out"
-    arguments = [*TRAIN, "--output", str(folder)]
-    first = start(*arguments)
-    while not (folder / "run.json").exists():
-        assert first.poll() is None
-        time.sleep(0.01)
-    first.send_signal(signal.SIGSTOP)
-    try:
-        assert app.run([*arguments, "--overwrite"]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(
-            f"Error: folder '{folder}' is in use by kpframe train, process {first.pid}; wait"
-        )
-    finally:
-        first.send_signal(signal.SIGCONT)
-    _, said = first.communicate(timeout=120)
-    assert first.returncode == 0, said
-    check(folder, killed=False)
 
 
 # -- disks ---------------------------------------------------------------------------------------------------
@@ -208,10 +198,10 @@ def test_places_that_are_no_folders(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_output_that_is_not_utf_8(tmp_path: Path) -> None:
-    process = start(*TRAIN, "--output", str(tmp_path / "φ"), PYTHONIOENCODING="ascii")
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert "open:" in out
+    result = CliRunner(charset="ascii").invoke(cli, [*TRAIN, "--output", str(tmp_path / "φ")])
+    assert result.exit_code == 0, result.output
+    assert "open:" in result.stdout
+    assert r"\xb1" in result.stdout  # a standard error in the table
     check(tmp_path / "φ", killed=False)
 
 
