@@ -20,10 +20,9 @@ ADDED = ("PKG-INFO", "setup.cfg")
 
 
 def tracked(folder: Path) -> set[str]:
-    """Return the files below a folder that git does not ignore."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.check_output(command, cwd=folder, text=True).split("\0")
-    return {name for name in names if name and (folder / name).exists()}
+    """Return the files below a folder that git holds."""
+    names = subprocess.check_output(["git", "ls-files", "-z"], cwd=folder, text=True)
+    return set(names.split("\0")) - {""}
 
 
 def check_source(unpacked: Path, expected: set[str]) -> None:
