@@ -88,7 +88,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         try:
             code = cli.main(arguments, prog_name="kpframe", standalone_mode=False)
         except click.Abort as error:
-            where = one_line(error.__cause__ or "")  # of a KeyboardInterrupt, which names the plugin
+            origin = error.__cause__ or error.__context__  # older click hides the cause
+            where = one_line(origin) if isinstance(origin, KeyboardInterrupt) else ""
             _echo(f"Aborted: {where}" if where else "Aborted.")
             return 130
         except click.UsageError as error:
