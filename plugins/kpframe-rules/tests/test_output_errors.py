@@ -13,7 +13,7 @@ import xarray as xr
 from kpframe_rules.feedback_alignment import FeedbackAlignment
 
 from kpframe import LearningRule, Readout, Task, Trials, create_model, create_rule, linearize
-from kpframe.cli.compare import _show
+from kpframe.cli.compare import show
 from kpframe.comparison import compare_update
 from kpframe.errors import ArgumentError, NonFiniteError, ShapeError, UnsupportedError
 from kpframe.gradient_flow import contributions, loss_rate
@@ -237,7 +237,7 @@ def test_comparison_with_more_outputs_than_units(capsys, tmp_path) -> None:
     assert np.isnan(data.singular_value.sel(rule="fa")).all()
     whole = xr.concat([data], dim=xr.Variable("checkpoint", ["now"]), coords="all")
     whole = whole.assign_coords(step=("checkpoint", [0]), model=("checkpoint", ["rnn"]))
-    _show(whole)
+    show(whole)
     table = capsys.readouterr().out
     assert table.count("none") == 3
     assert "nan" not in table
