@@ -113,7 +113,8 @@ class Check:
     def __call__(self, count: int | None = None) -> Tally:
         """Run the check as Hypothesis does, with the loaded profile.
 
-        Few cases may by chance all be such that both sides vanish: then 20 are drawn before that is a fault.
+        Few cases, or of many the few in which the check has a meaning, may by chance all be such that both sides
+        vanish. So more are drawn before that is a fault, until 20 have had a meaning.
 
         Raises:
             CheckFailure: with Hypothesis' note of the smallest failing case.
@@ -123,12 +124,14 @@ class Check:
         if blocked:
             raise NotApplicable(f"not run: {blocked}")
         number = count or examples()
-        try:
-            return self._run(Tally(), [""], settings(**self._options(number)))
-        except ProvesTooLittle:
-            if number >= EXAMPLES:
-                raise
-            return self._run(Tally(), [""], settings(**self._options(EXAMPLES)))
+        while True:
+            tally = Tally()
+            try:
+                return self._run(tally, [""], settings(**self._options(number)))
+            except ProvesTooLittle:
+                if tally.cases >= EXAMPLES or number >= 10 * EXAMPLES:
+                    raise
+                number = EXAMPLES if number < EXAMPLES else 10 * EXAMPLES
 
     def result(self, examples: int) -> Result:
         """Run the check with a fixed seed and no database, and return what came of it."""

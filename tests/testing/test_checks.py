@@ -17,7 +17,7 @@ from kpframe.testing.checks import EXAMPLES, Check, Subject, examples
 from kpframe.testing.identity import identity_named
 from kpframe.testing.mutants.rules import Exact
 from kpframe.testing.report import Result
-from kpframe.testing.residual import CheckFailure, Residual
+from kpframe.testing.residual import CheckFailure, NotApplicable, Residual
 from kpframe.testing.sources import source_of
 from kpframe.testing.toys import Elman, Gated, Plain
 
@@ -234,10 +234,30 @@ def test_few_cases_are_more_before_they_prove_too_little(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(check.identity, "partner", blind)
     assert check(2).cases == EXAMPLES
-    looked.clear()
     monkeypatch.setattr(check.identity, "partner", lambda case: None)
     with pytest.raises(CheckFailure, match=f"it proves too little: in {EXAMPLES} of {EXAMPLES} cases"):
         check(2)
+
+
+def test_cases_without_a_meaning_are_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One case in ten has one, and in the first of these both sides vanish."""
+    check = Check(Subject(source_of(Elman)), identity_named("model", "causality"))
+    drawn, looked = [], []
+
+    def function(case: FlowCase) -> Residual:
+        drawn.append(case)
+        if len(drawn) % 10 and len(drawn) != 3:
+            raise NotApplicable("it has none here")
+        return Residual(0.0)
+
+    def partner(case: FlowCase) -> Residual | None:
+        looked.append(case)
+        return Residual(1.0) if len(looked) > 4 else None
+
+    monkeypatch.setattr(check.identity, "function", function)
+    monkeypatch.setattr(check.identity, "partner", partner)
+    tally = check(EXAMPLES)
+    assert (tally.cases, tally.partners > 10, len(drawn) > 9 * EXAMPLES) == (20, True, True)
 
 
 def test_settings_are_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:

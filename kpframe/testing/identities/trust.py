@@ -30,9 +30,9 @@ Figures = dict[str, torch.Tensor]
 
 
 def _reader(problem: Problem) -> Callable[[Flow], Figures]:
-    """Return a function that takes off a flow what people read: products, and the gradient ``J* P* r``."""
+    """Return a function that takes off a flow what people read: ``Phi q`` and the gradient ``J* P* r``."""
     q, r = (problem.vector(problem.space, salt) for salt in (11, 12))
-    return lambda flow: {"P q": flow.P(q), "Phi q": flow.Phi(q), "J* P* r": flow.J.T(flow.P.T(r))}
+    return lambda flow: {"Phi q": flow.Phi(q), "J* P* r": flow.J.T(flow.P.T(r))}
 
 
 def _linearize(problem: Problem) -> Flow:
@@ -43,8 +43,9 @@ def _same(found: Figures, wanted: Figures, when: str) -> Residual:
     return worst(*(compare(found[name].clone(), wanted[name], f"{name} {when}") for name in wanted))
 
 
-def _nothing(figures: Figures) -> Residual | None:
+def _lost_graph(case: FlowCase) -> Residual | None:
     """Return how far the figures are from zero, which is what a lost graph gives."""
+    figures = _reader(case.problem)(case.problem.flow)
     found = [contrast(value, torch.zeros_like(value)) for value in figures.values()]
     return next((residual for residual in found if residual is not None), None)
 
@@ -76,9 +77,7 @@ def surroundings_change_nothing(case: FlowCase) -> Residual:
     return worst(*found)
 
 
-@surroundings_change_nothing.differs
-def _lost_graph(case: FlowCase) -> Residual | None:
-    return _nothing(_reader(case.problem)(case.problem.flow))
+surroundings_change_nothing.differs(_lost_graph)
 
 
 # -- copies --------------------------------------------------------------------------------------------------
@@ -102,9 +101,7 @@ def copies_give_the_same(case: FlowCase) -> Residual:
     return worst(*found)
 
 
-@copies_give_the_same.differs
-def _empty_copy(case: FlowCase) -> Residual | None:
-    return _nothing(_reader(case.problem)(case.problem.flow))
+copies_give_the_same.differs(_lost_graph)
 
 
 def _importable(model: Model) -> bool:
