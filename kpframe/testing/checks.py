@@ -113,8 +113,8 @@ class Check:
     def __call__(self, count: int | None = None) -> Tally:
         """Run the check as Hypothesis does, with the loaded profile.
 
-        Few cases, or of many the few in which the check has a meaning, may by chance all be such that both sides
-        vanish. So more are drawn before that is a fault, until 20 have had a meaning.
+        Few cases, or of many the few in which the check has a meaning, may by chance all be such that both
+        sides vanish. So more are drawn before that is a fault, until 20 have had a meaning.
 
         Raises:
             CheckFailure: with Hypothesis' note of the smallest failing case.

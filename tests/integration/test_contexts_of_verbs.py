@@ -3,41 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 import torch
-from torch.nn.utils import parametrize
 
 import kpframe
 from kpframe import Flow, Readout, create_model, create_rule, create_task, linearize, wrap
 from kpframe.comparison import compare_update
 from kpframe.gradient_flow import contributions, loss_rate, taylor_test
-from kpframe.plugin import get_manager
 from kpframe.readout import accuracy, error, output_error
 from kpframe.training import Trainer, TrainingSettings
 
-RULES = [spec.name for spec in get_manager().specs("rule")]
-SETTINGS = {
-    "frozen": {"parameters": ["weight_hh_l0"]},
-    "truncated_bptt": {"window": 2},
-    "duhamel": {"order": 2},
-    "snap_n": {"n": 2},
-    "h_detach": {"probability": 0.5},
-    "low_rank_projection": {"rank": 2},
-    "artbp": {"length": 2.0},
-    "recurrent_backpropagation": {"settled": 10.0},
-    "clipped": {"max_norm": 0.1},
-}
-
-
-@contextmanager
-def everything() -> Iterator[None]:
-    """What a figure must not see, all at once; operators are in float32, which autocast would halve."""
-    with torch.inference_mode(), torch.autocast("cpu"), torch.device("meta"), parametrize.cached():
-        yield
+from .bundled import RULE_SETTINGS, RULES, everything
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +77,14 @@ def test_estimates_and_verbs(verb: str, flow: Flow, err: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("name", [name for name in RULES if name != "frozen_adam"])
 def test_rules(name: str, flow: Flow, err: torch.Tensor) -> None:
-    rule = create_rule(name, **SETTINGS.get(name, {}))
+    rule = create_rule(name, **RULE_SETTINGS.get(name, {}))
     readout = Readout(6, 2, generator=0)
     hidden = err @ readout.full_weight().detach().T @ readout.full_weight().detach()  # from output errors
     expected = rule.gradient(flow, hidden, readout)
     assert any(bool(value.any()) for value in expected.values())
     with everything():
         found = rule.gradient(flow, hidden, readout)
-        made = create_rule(name, **SETTINGS.get(name, {})).gradient(flow, hidden, readout)
+        made = create_rule(name, **RULE_SETTINGS.get(name, {})).gradient(flow, hidden, readout)
     for key, value in expected.items():
         assert same(found[key], value), key
         assert same(made[key], value), key

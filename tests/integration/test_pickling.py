@@ -13,10 +13,8 @@ import torch
 
 from kpframe import (
     Flow,
-    Model,
     Operator,
     Readout,
-    create_model,
     create_rule,
     linearize,
     lyapunov_exponents,
@@ -25,22 +23,9 @@ from kpframe import (
 )
 from kpframe.autograd import Linearization
 from kpframe.errors import UnsupportedError
-from kpframe.plugin import get_manager
 
-NEEDS = {"attention": {"tokens": 4}}
-BUNDLED = [spec.name for spec in get_manager().specs("model")]
-CELLS = {"gru_cell": 4, "wide_cell": 20}
-RULES = [spec.name for spec in get_manager().specs("rule")]
-SETTINGS = {
-    "frozen": {"parameters": ["weight_hh_l0"]},
-    "truncated_bptt": {"window": 2},
-    "duhamel": {"order": 2},
-    "snap_n": {"n": 2},
-    "h_detach": {"probability": 0.5},
-    "low_rank_projection": {"rank": 2},
-    "artbp": {"length": 2.0},
-    "recurrent_backpropagation": {"settled": 10.0},
-}
+from .bundled import CELLS, MODELS, RULE_SETTINGS, RULES, Figures, model_of, normal
+
 #: No operators: another rule's gradient put through a function, and moments that a training leaves behind.
 WITHOUT = ("clipped", "adam_from_scratch", "frozen_adam")
 
@@ -61,24 +46,15 @@ def call_scaled(module: torch.nn.Module, x: torch.Tensor, h: torch.Tensor) -> to
     return module(x, h)
 
 
-def flow_of(name: str, **settings: object) -> Flow:
+def flow_of(name: str) -> Flow:
     torch.manual_seed(0)
-    model: Model
-    if name in BUNDLED:
-        model = create_model(name, input_size=4, hidden_size=4, **NEEDS.get(name, {}), **settings)
-    elif name == "own_cell":
-        model = wrap(Scaled(4, 5), call_scaled, trainable_initial_state=True)
-    else:
-        model = wrap(torch.nn.GRUCell(4, CELLS[name]))
-    model = model.double()
-    generator = torch.Generator().manual_seed(2)
-    x = torch.randn(2, model.steps or 3, model.input_size, generator=generator, dtype=torch.float64)
-    return linearize(model, x)
+    own = name == "own_cell"
+    model = wrap(Scaled(4, 5), call_scaled, trainable_initial_state=True) if own else model_of(name)
+    return Figures(model.double()).flow()
 
 
 def vector(operator: Operator) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(operator.domain.shape, generator=generator, dtype=torch.float64)
+    return normal(*operator.domain.shape, seed=1)
 
 
 def operators(flow: Flow) -> dict[str, Operator]:
@@ -115,7 +91,7 @@ COPIES: dict[str, Callable[[object], object]] = {
 
 #: With every change; the others are with the slow tests (the conformance kit copies flows of all models).
 FEW = ("rnn", "lstm", "hh", "s5", *CELLS, "own_cell")
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in BUNDLED if name not in FEW]
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name not in FEW]
 
 
 @pytest.mark.parametrize("way", COPIES)
@@ -167,7 +143,7 @@ def test_each_method_keeps_its_numbers(method: str) -> None:
 @pytest.mark.parametrize("name", [name for name in RULES if name not in WITHOUT])
 def test_operators_of_rules_keep_their_numbers(name: str) -> None:
     flow = flow_of("rnn")
-    rule = create_rule(name, **SETTINGS.get(name, {}))
+    rule = create_rule(name, **RULE_SETTINGS.get(name, {}))
     readout = Readout(4, 2, generator=0, dtype=torch.float64)
     operator = rule.flow_operator(flow, readout)
     q = vector(operator)
