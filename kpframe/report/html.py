@@ -164,7 +164,7 @@ def failed_rules(data: xr.Dataset) -> list[str]:
     if "failure" not in data:
         return []
     return [
-        f"{rule} on {network} after update {step} ({text})"
+        f"{rule} on {network} {figures.after(int(step))} ({text})"
         for network in data.network.values
         for rule in data.rule.values
         for step in data.step.values
@@ -199,9 +199,15 @@ def _rule_rows(data: xr.Dataset) -> list[list[str]]:
             str(network),
             str(rule),
             str(one.formula.item()),
-            f"{float(one.gradient_cosine):.4f}",
-            f"{float(one.loss_rate_ratio):.4f}",
-            plus_minus(one.flow_alignment, one.flow_alignment_stderr),
+            *(
+                ["-"] * 3  # a rule that failed
+                if bool(one.gradient_cosine.isnull())
+                else [
+                    f"{float(one.gradient_cosine):.4f}",
+                    f"{float(one.loss_rate_ratio):.4f}",
+                    plus_minus(one.flow_alignment, one.flow_alignment_stderr),
+                ]
+            ),
         ]
         for network in data.network.values
         for rule in data.rule.values

@@ -23,6 +23,22 @@ def score_text(data: xr.Dataset, value: xr.DataArray) -> str:
     return f"{100 * float(value):.1f}%" if score_of(data)[0] == "test_accuracy" else f"{float(value):.4f}"
 
 
+def after(step: xr.DataArray) -> str:
+    return f"after {int(step)} updates"
+
+
+def check_provenance(page: Page, data: xr.Dataset) -> None:
+    """All attributes of a dataset stand on its page."""
+    (table,) = page.section("Provenance").tables
+    shown = dict(table)
+    assert list(shown) == [name.replace("_", " ") for name in data.attrs]
+    settings = json.dumps(json.loads(data.attrs["settings"]), indent=2)
+    assert shown.pop("settings") == " ".join(settings.split())
+    assert shown == {
+        n.replace("_", " "): " ".join(str(v).split()) for n, v in data.attrs.items() if n != "settings"
+    }
+
+
 def check_lead(page: Page, data: xr.Dataset) -> None:
     assert page.title == data.attrs["title"]
     names = spoken(data.network.values.tolist())
@@ -30,12 +46,7 @@ def check_lead(page: Page, data: xr.Dataset) -> None:
     assert page.sections[""].caption.startswith(
         f"{names} were trained for {count} updates. At {data.sizes['step']} steps of the training"
     )
-    (table,) = page.section("Provenance").tables
-    shown = dict(table)
-    assert list(shown) == [name.replace("_", " ") for name in data.attrs]
-    settings = json.dumps(json.loads(data.attrs["settings"]), indent=2)
-    assert shown.pop("settings") == " ".join(settings.split())
-    assert shown == {n.replace("_", " "): v for n, v in data.attrs.items() if n != "settings"}
+    check_provenance(page, data)
 
 
 def check_loss_panel(panel, loss: xr.DataArray, dim: str) -> None:
@@ -249,10 +260,20 @@ def check_rules(page: Page, data: xr.Dataset) -> None:
     )
     said = []
     for network in names:
-        last = data.gradient_cosine.sel(network=network).isel(step=-1)
+        last = data.gradient_cosine.sel(network=network).isel(step=-1).dropna("rule")
         low = last.isel(rule=int(last.values.argmin()))
         said.append(f"{float(low):.4f} for “{low.rule.item()}” in the {network}")
     assert f"After training the lowest cosine is {spoken(said)}." in section.caption
+    for network, step, rule in np.ndindex(data.failure.shape):
+        if text := data.failure.values[network, step, rule]:
+            who = f"{data.rule.values[rule]} on {names[network]} {after(data.step[step])}"
+            assert f"Failed: {who} ({text})." in section.caption
+    assert section.caption.count("Failed: ") == int((data.failure != "").sum())
+
+
+def known(value: xr.DataArray) -> str:
+    """Return a figure to four places; a dash where a rule failed."""
+    return "-" if np.isnan(float(value)) else f"{float(value):.4f}"
 
 
 def check_tables(page: Page, data: xr.Dataset) -> None:
@@ -280,9 +301,11 @@ def check_tables(page: Page, data: xr.Dataset) -> None:
             "network": network,
             "rule": rule,
             "flow": one.formula.item(),
-            "cosine of updates": f"{float(one.gradient_cosine):.4f}",
-            "loss rate": f"{float(one.loss_rate_ratio):.4f}",
-            "alignment with Phi": pair(one.flow_alignment, one.flow_alignment_stderr),
+            "cosine of updates": known(one.gradient_cosine),
+            "loss rate": known(one.loss_rate_ratio),
+            "alignment with Phi": "-"
+            if one.failure.item()
+            else pair(one.flow_alignment, one.flow_alignment_stderr),
         }
         for network in data.network.values
         for rule in data.rule.values

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from kpframe.study.seeds import over_seeds
+
 Drawn = Callable[..., np.ndarray]
 
 
@@ -23,7 +25,10 @@ def drawing(seed: int) -> Drawn:
 
 
 def variables(table: dict[str, tuple[Any, Any, str]]) -> dict[str, tuple[Any, Any, dict[str, str]]]:
-    return {name: (dims, values, {"units": unit}) for name, (dims, values, unit) in table.items()}
+    return {
+        name: (dims, values, {"long_name": f"the {name}", "units": unit})
+        for name, (dims, values, unit) in table.items()
+    }
 
 
 ATTRIBUTES = {
@@ -35,7 +40,7 @@ ATTRIBUTES = {
 }
 
 
-def study(score: str = "test_accuracy", labelled: bool = True) -> xr.Dataset:
+def study(score: str = "test_accuracy", labelled: bool = True, failing: bool = False) -> xr.Dataset:
     """A study of two networks and two operators at three moments of 240 updates."""
     draw, sign = drawing(1), np.random.default_rng(2)
     N, S, O, R, K, T, B, U = 2, 3, 2, 2, 4, 5, 4, 240  # noqa: E741
@@ -67,6 +72,7 @@ def study(score: str = "test_accuracy", labelled: bool = True) -> xr.Dataset:
                 "loss_rate_ratio": ((*moment, "rule"), draw(N, S, R, low=0.1, high=1.9), "1"),
                 "flow_alignment": ((*moment, "rule"), draw(N, S, R, low=0.3, high=0.99), "1"),
                 "flow_alignment_stderr": ((*moment, "rule"), draw(N, S, R, low=1e-3, high=3e-2), "1"),
+                "failure": ((*moment, "rule"), np.full((N, S, R), "", dtype=object), "1"),
             }
         ),
         coords={
@@ -83,10 +89,14 @@ def study(score: str = "test_accuracy", labelled: bool = True) -> xr.Dataset:
         attrs=ATTRIBUTES,
     )
     data.effective_rank[0, -1, 1], data.effective_rank_stderr[0, -1, 1] = 17.0, 0.0  # an exact one
+    if failing:
+        data.failure[1, -1, 1] = "LinAlgError: no <limit>"
+        for name in ("gradient_cosine", "loss_rate_ratio", "flow_alignment", "flow_alignment_stderr"):
+            data[name][1, -1, 1] = np.nan
     return data.assign_coords(trial_label=("trial", [3, 3, 5, 8])) if labelled else data
 
 
-def comparison(checkpoints: int = 2) -> xr.Dataset:
+def comparison(checkpoints: int = 2, failing: bool = False) -> xr.Dataset:
     """A comparison of four rules on networks; the last rule has no flow on the state space."""
     draw, sign = drawing(3), np.random.default_rng(4)
     C, R, T, K = checkpoints, 4, 4, 3
@@ -125,6 +135,7 @@ def comparison(checkpoints: int = 2) -> xr.Dataset:
                 "symmetric_largest_converged": (rule, flags[1], "1"),
                 "propagator_error": (rule, draw(C, R, low=0.1, high=1.0), "1"),
                 "propagator_error_converged": (rule, flags[2], "1"),
+                "failure": (rule, np.full((C, R), "", dtype=object), "1"),
             }
         ),
         coords={
@@ -158,12 +169,14 @@ def comparison(checkpoints: int = 2) -> xr.Dataset:
         "symmetric_largest",
     ):
         data[name][{"rule": R - 1}] = np.nan
+    if failing:
+        data.failure[-1, 2] = "LinAlgError: no <limit>"
     return data
 
 
-def training(score: str = "test_r2", updates: int = 150) -> xr.Dataset:
+def training(score: str = "test_r2", updates: int = 150, seed: int = 5) -> xr.Dataset:
     """A training by four rules, of which the second diverged at update 93 and the last failed before."""
-    draw, sign = drawing(5), np.random.default_rng(6)
+    draw, sign = drawing(seed), np.random.default_rng(100 + seed)
     R, P, O, gone = 4, 2, 2, 93 * updates // 150  # noqa: E741
     rules = ["bptt", "truncated_bptt(window=5)", "rflo", "snap1"]
     unit = {"test_accuracy": "nat", "test_r2": "1"}[score]
@@ -175,10 +188,10 @@ def training(score: str = "test_r2", updates: int = 150) -> xr.Dataset:
                 "training_loss": (("rule", "update"), draw(R, updates, low=0.02, high=3.0), unit),
                 "diverged_at": ("rule", np.array([np.nan, gone, np.nan, np.nan]), "1"),
                 "failed_at": ("rule", np.array([np.nan, np.nan, np.nan, gone - 9]), "1"),
-                "outcome": ("rule", ["trained", "diverged", "trained", "failed"], "1"),
-                "reason": ("rule", ["", "NonFiniteError: loss", "", "LinAlgError: no <limit>"], "1"),
-                "test_loss_before": ((), 0.60331, unit),
-                f"{score}_before": ((), -4.92451 if score == "test_r2" else 0.08213, "1"),
+                "outcome": ("rule", np.array(["trained", "diverged", "trained", "failed"], object), "1"),
+                "reason": ("rule", np.array(["", "NonFiniteError: x", "", "LinAlgError: <y>"], object), "1"),
+                "test_loss_before": ((), 0.60331 * 1.1**seed, unit),
+                f"{score}_before": ((), (-4.9 if score == "test_r2" else 0.082) * 1.01**seed, "1"),
                 "test_loss": ("rule", draw(R, low=0.02, high=0.4), unit),
                 score: ("rule", scores, "1"),
                 "effective_rank_before": ("operator", draw(O, low=5.0, high=50.0), "1"),
@@ -201,7 +214,7 @@ def training(score: str = "test_r2", updates: int = 150) -> xr.Dataset:
             "operator": ["Phi", "P P*"],
             "parameter": ["weight_hh_l0", "bias_hh_l0"],
             "update": np.arange(1, updates + 1),
-            "checkpoint": ("rule", ["bptt", "", "rflo", ""]),
+            "checkpoint": ("rule", np.array(["bptt", "", "rflo", ""], object)),
         },
         attrs=ATTRIBUTES,
     )
@@ -220,3 +233,14 @@ def training(score: str = "test_r2", updates: int = 150) -> xr.Dataset:
     data.change_cosine[[1, 3], :], data.change_cosine[:, [1, 3]] = np.nan, np.nan
     data.alignment_with_first[0], data.alignment_with_first_stderr[0] = 1.0, 0.0
     return data
+
+
+def seeds(count: int = 3) -> xr.Dataset:
+    """Trainings from several seeds; in the last of them the third rule failed, too."""
+    parts = [training(seed=seed) for seed in range(5, 5 + count)]
+    last = parts[-1]
+    last.failed_at[2], last.outcome[2], last.reason[2], last.checkpoint[2] = 99, "failed", "KeyError: x", ""
+    last.training_loss[2, 98:] = np.nan
+    for name in ("test_loss", "test_r2", "effective_rank", "effective_rank_stderr", "parameter_change"):
+        last[name][{"rule": 2}] = np.nan
+    return over_seeds(parts, list(range(5, 5 + count))).assign_attrs(ATTRIBUTES)

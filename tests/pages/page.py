@@ -147,7 +147,7 @@ def lines(panel: Axes) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def intervals(panel: Axes) -> dict[str, np.ndarray]:
     """Return label -> lower and upper ends ``[point, 2]`` of the bars drawn about each line."""
     return {
-        str(container.get_label()): np.array([part[:, 1] for part in container.lines[2][0].get_segments()])
+        str(container.get_label()): _ends(container, 1)
         for container in panel.containers
         if isinstance(container, ErrorbarContainer)
     }
@@ -157,9 +157,13 @@ def lengths(panel: Axes) -> tuple[np.ndarray, np.ndarray]:
     """Return the lengths of horizontal bars and the ends ``[bar, 2]`` of the intervals at their ends."""
     (bars,) = [container for container in panel.containers if isinstance(container, BarContainer)]
     assert all(patch.get_x() == 0 for patch in bars.patches)
-    parts = bars.errorbar.lines[2][0].get_segments()
-    ends = [part[:, 0] if part.ndim == 2 and len(part) else np.full(2, np.nan) for part in parts]
-    return np.array([patch.get_width() for patch in bars.patches]), np.array(ends)
+    return np.array([patch.get_width() for patch in bars.patches]), _ends(bars.errorbar, 0)
+
+
+def _ends(container: ErrorbarContainer, axis: int) -> np.ndarray:
+    """Return the two ends of each bar; NaN where there is none."""
+    parts = container.lines[2][0].get_segments()
+    return np.array([part[:, axis] if part.ndim == 2 and len(part) else [np.nan] * 2 for part in parts])
 
 
 def marked(panel: Axes) -> list[tuple[float, float]]:

@@ -14,13 +14,16 @@ from .checks_comparison import CHECKS
 from .data import comparison
 from .page import Page, page_of
 
+DATA = {"one": lambda: comparison(1), "two, a rule that fails": lambda: comparison(2, failing=True)}
+
 
 @cache
-def made() -> tuple[Page, xr.Dataset]:
-    data = comparison()
+def made(kind: str) -> tuple[Page, xr.Dataset]:
+    data = DATA[kind]()
     return page_of(write_comparison, data), data
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_the_page_says_what_the_dataset_says(check: Callable[[Page, xr.Dataset], None]) -> None:
-    check(*made())
+@pytest.mark.parametrize("kind", DATA)
+def test_the_page_says_what_the_dataset_says(check: Callable[[Page, xr.Dataset], None], kind: str) -> None:
+    check(*made(kind))

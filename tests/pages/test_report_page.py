@@ -14,14 +14,19 @@ from .checks_report import CHECKS
 from .data import study
 from .page import Page, page_of
 
+DATA = {
+    "accuracy": study,
+    "R^2, no labels, a rule that fails": lambda: study("test_r2", labelled=False, failing=True),
+}
+
 
 @cache
-def made(score: str) -> tuple[Page, xr.Dataset]:
-    data = study(score, labelled=score == "test_accuracy")
+def made(kind: str) -> tuple[Page, xr.Dataset]:
+    data = DATA[kind]()
     return page_of(write_report, data), data
 
 
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("score", ["test_accuracy", "test_r2"])
-def test_the_page_says_what_the_dataset_says(check: Callable[[Page, xr.Dataset], None], score: str) -> None:
-    check(*made(score))
+@pytest.mark.parametrize("kind", DATA)
+def test_the_page_says_what_the_dataset_says(check: Callable[[Page, xr.Dataset], None], kind: str) -> None:
+    check(*made(kind))

@@ -11,17 +11,23 @@ import xarray as xr
 from kpframe.report.training import write_training
 
 from .checks_training import CHECKS
-from .data import training
+from .data import seeds, training
 from .page import Page, page_of
+
+DATA = {
+    "R^2": training,
+    "accuracy": lambda: training("test_accuracy", 40),
+    "three seeds": seeds,
+}
 
 
 @cache
-def made(score: str) -> tuple[Page, xr.Dataset]:
-    data = training(score, 150 if score == "test_r2" else 40)
+def made(kind: str) -> tuple[Page, xr.Dataset]:
+    data = DATA[kind]()
     return page_of(write_training, data), data
 
 
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("score", ["test_accuracy", "test_r2"])
-def test_the_page_says_what_the_dataset_says(check: Callable[[Page, xr.Dataset], None], score: str) -> None:
-    check(*made(score))
+@pytest.mark.parametrize("kind", DATA)
+def test_the_page_says_what_the_dataset_says(check: Callable[[Page, xr.Dataset], None], kind: str) -> None:
+    check(*made(kind))
