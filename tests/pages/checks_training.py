@@ -136,6 +136,18 @@ def failures(data: xr.Dataset) -> list[str]:
 def check_results(page: Page, data: xr.Dataset) -> None:
     (table,) = page.section("Results").tables
     assert [dict(zip(table[0], row, strict=True)) for row in table[1:]] == results(data)
+    (table,) = page.section("How the estimates were made").tables
+    ranks = {
+        f"effective rank of {o}": data.effective_rank_method.sel(operator=o) for o in data.operator.values
+    }
+    how = ranks | {
+        f"alignment with the {name}": data[f"alignment_with_{name}_method"] for name in ("first", "initial")
+    }
+    assert table[0] == ["rule", *how]
+    assert table[1:] == [
+        [rule, *(methods.sel(rule=rule).item() or "-" for methods in how.values())]
+        for rule in data.rule.values
+    ]
     note = page.section("The numbers").caption
     assert "Estimates are given with one standard error" in note
     if "seed" in data.dims:

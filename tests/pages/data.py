@@ -31,6 +31,13 @@ def variables(table: dict[str, tuple[Any, Any, str]]) -> dict[str, tuple[Any, An
     }
 
 
+def words(name: str, *shape: int) -> np.ndarray:
+    """Return texts that all differ, the last of them empty."""
+    found = np.array([f"{name}, {place}" for place in range(int(np.prod(shape)))], dtype=object)
+    found[-1] = ""
+    return found.reshape(shape)
+
+
 ATTRIBUTES = {
     "title": "A & B <learn>",
     "created": "2026-01-02T03:04:05+00:00",
@@ -202,6 +209,9 @@ def training(score: str = "test_r2", updates: int = 150, seed: int = 5) -> xr.Da
                 "alignment_with_first_stderr": ("rule", draw(R, low=1e-3, high=2e-2), "1"),
                 "alignment_with_initial": ("rule", draw(R, low=0.2, high=0.9), "1"),
                 "alignment_with_initial_stderr": ("rule", draw(R, low=1e-3, high=2e-2), "1"),
+                "effective_rank_method": (("rule", "operator"), words("of op op*", R, O), "1"),
+                "alignment_with_first_method": ("rule", words("first", R), "1"),
+                "alignment_with_initial_method": ("rule", words("initial", R), "1"),
                 "parameter_norm_before": ("parameter", draw(P, low=0.5, high=5.0), "1"),
                 "parameter_norm": (("rule", "parameter"), draw(R, P, low=0.5, high=5.0), "1"),
                 "parameter_change": (("rule", "parameter"), draw(R, P, low=0.5, high=5.0), "1"),

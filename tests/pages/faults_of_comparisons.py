@@ -175,8 +175,15 @@ FAULTS = (
     Fault(
         "alignments exchanged",
         T,
-        'for name in ("first", "initial"):',
-        'for name in ("initial", "first"):',
+        'for name in ("first", "initial"):\n            estimates.append',
+        'for name in ("initial", "first"):\n            estimates.append',
+        RESULTS,
+    ),
+    Fault(
+        "methods of another estimate",
+        T,
+        'data[f"alignment_with_{name}_method"]',
+        "data.alignment_with_first_method",
         RESULTS,
     ),
     Fault(
