@@ -110,9 +110,17 @@ def shown(value: object) -> str:
     return f"{one_line(repr(value)):.80} ({type(value).__name__})"
 
 
+def message_of(error: BaseException, width: int = 500) -> str:
+    """Return the message of an error, which may be anyone's, on one line of at most ``width`` characters."""
+    try:
+        return one_line(error, width)
+    except BaseException:  # its own __str__ raises
+        return "(its message cannot be read)"
+
+
 def told(error: BaseException) -> str:
     """Return the kind of an error and its message on one line, for a record."""
-    text = one_line(error)
+    text = message_of(error)
     name = type(error).__name__.lstrip("_")
     return f"{name}: {text}" if text else name
 

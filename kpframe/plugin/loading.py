@@ -10,14 +10,11 @@ from typing import Any
 
 import pluggy
 
-from kpframe.errors import KpframeError, PluginError, closest, mismatch, one_line, shown
+from kpframe.errors import KpframeError, PluginError, closest, message_of, mismatch, shown
 from kpframe.plugin import hookspecs
 from kpframe.plugin.discovery import INSTALL_HINT as INSTALL_HINT
 from kpframe.plugin.discovery import normalized
 from kpframe.plugin.specs import API_VERSION, HOOKS, ApiError, PluginInfo, Spec, refuse_api
-
-#: Characters of a plugin's own message that are shown.
-WIDTH = 500
 
 
 class LoadFailure(Exception):
@@ -138,10 +135,7 @@ def load_factory(spec: Spec, keywords: Mapping[str, Any]) -> Any:
 
 def say(error: BaseException) -> str:
     """Return the error on one line, with its type unless kpframe raised it."""
-    try:
-        text = one_line(error, WIDTH)
-    except BaseException:  # its own __str__ raises
-        text = "(its message cannot be read)"
+    text = message_of(error)
     return text if isinstance(error, KpframeError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 

@@ -14,8 +14,9 @@ import pytest
 
 import kpframe
 from kpframe.cli import app, plugins
-from kpframe.errors import PluginError, one_line, printable
+from kpframe.errors import PluginError, message_of, one_line, printable, told
 from kpframe.plugin import ModelSpec, PluginInfo, PluginManager, PluginProblem, hookimpl, setting
+from kpframe.study import results
 
 ROOT = Path(kpframe.__file__).parents[1]
 HOSTILE = "title \x1b]0;owned\x07 \x1b[31mred\r\nWarning: forged\u2028line \u202eesrever\u202c \x9b2J\x00"
@@ -47,6 +48,26 @@ def test_text_of_others_is_made_printable():
         assert one_line(plain) == printable(plain) == plain
     assert one_line("x" * 100, 10) == "xxxxxxx..."
     assert one_line("\ud800") == "\\ud800"
+
+
+def test_messages_of_errors_are_made_printable():
+    class Mute(Exception):
+        def __str__(self):
+            raise SystemExit(4)
+
+    assert told(ValueError(HOSTILE)) == f"ValueError: {SHOWN}"
+    assert told(Mute()) == "Mute: (its message cannot be read)"
+    assert len(message_of(ValueError("x" * 10**6))) == 500
+    assert message_of(ValueError("short")) == "short"
+
+
+def test_what_pages_say_of_plugins_is_printable(monkeypatch):
+    """Their names and versions, which a run keeps with its figures."""
+    manager = PluginManager(lambda: (), {})
+    hostile = type("Plugin", (), {"hook": hookimpl(specname="kpframe_models")(lambda self: [])})()
+    manager.register(hostile, distribution=f"kpf{HOSTILE}", version=HOSTILE)
+    monkeypatch.setattr(results, "get_manager", lambda: manager)
+    assert json.loads(results.versions()["plugin_versions"]) == {f"kpf{SHOWN}": SHOWN}
 
 
 def test_specs_infos_and_problems_are_printable():
