@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from kpframe.operators import FunctionOperator, MatrixOperator, Operator
 from kpframe.spectra import Estimate, alignment, effective_rank, frobenius_norm, trace
 from kpframe.spectra.statistics import FEW, Looks
 
-F64 = torch.float64
+from .runs import F64, covered, estimates, rotated
+
 SIZE = 21
 INDEX = torch.arange(1, SIZE + 1, dtype=F64)
 SPECTRA = {
@@ -21,14 +23,6 @@ SPECTRA = {
     "step": torch.where(INDEX <= 7, 1.0, 1e-3).to(F64),
 }
 Call = Callable[[int, torch.Generator], Estimate]
-
-
-def rotated(values: torch.Tensor) -> torch.Tensor:
-    """A matrix with these eigenvalues, the same eigenvectors for all."""
-    seed = torch.Generator().manual_seed(5)
-    basis = torch.linalg.qr(torch.randn(len(values), len(values), generator=seed, dtype=F64)).Q
-    matrix = (basis * values) @ basis.T
-    return (matrix + matrix.T) / 2
 
 
 def untagged(matrix: torch.Tensor) -> Operator:
@@ -62,32 +56,31 @@ def quantity(name: str, values: torch.Tensor) -> tuple[Call, float]:
 
 def coverage(call: Call, truth: float, budget: int, runs: int) -> float:
     """Return the share of runs whose interval covers the truth."""
-    estimates = [call(budget, torch.Generator().manual_seed(seed)) for seed in range(runs)]
-    assert not any(estimate.exact for estimate in estimates)
-    return sum(low <= truth <= high for low, high in (e.interval() for e in estimates)) / runs
+    found = estimates(partial(call, budget), runs)
+    assert not any(estimate.exact for estimate in found)
+    return covered(found, truth)
 
 
-@pytest.mark.parametrize("missing", [1, 3])
+@pytest.mark.parametrize("missing", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "spectrum"), [
     ("trace", "linear"), ("norm", "exponential"), ("rank", "inverse"), ("alignment", "linear"),
 ])  # fmt: skip
 def test_probes_that_nearly_span_the_space(name: str, spectrum: str, missing: int) -> None:
     call, truth = quantity(name, SPECTRA[spectrum])
     assert coverage(call, truth, SIZE - missing, 100) >= 0.90
-    errors = [call(SIZE - missing, torch.Generator().manual_seed(seed)) for seed in range(20)]
-    assert max(e.stderr for e in errors) < 0.2 * truth  # and not by being useless
+    errors = [e.stderr for e in estimates(partial(call, SIZE - missing), 20)]
+    assert max(errors) < 0.2 * truth  # and not by being useless
 
 
 def test_the_default_budget_one_below_the_dimension() -> None:
     values = torch.linspace(1, 3, 61, dtype=F64)
     op = MatrixOperator(rotated(values))
-    found = [trace(op, generator=torch.Generator().manual_seed(seed)) for seed in range(60)]
+    found = estimates(lambda generator: trace(op, generator=generator), 60)
     assert all(estimate.method == "xnystrace" for estimate in found)
     truth = float(values.sum())
-    inside = sum(low <= truth <= high for low, high in (e.interval() for e in found))
-    assert inside >= 54
+    assert covered(found, truth) >= 0.9
     narrower = sum(abs(e.value - truth) <= 0.6 * 1.96 * e.stderr for e in found)
-    assert narrower < inside
+    assert narrower / 60 < covered(found, truth)
 
 
 def test_what_looks_share_is_what_turned_probes_share() -> None:

@@ -3,21 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kpframe import spectra
 from kpframe.errors import ArgumentError
 from kpframe.operators import FunctionOperator, Operator, chunks
 from kpframe.spaces import Space
-from kpframe.spectra import (
-    alignment,
-    effective_rank,
-    eigsh,
-    frobenius_norm,
-    partial_trace,
-    probes,
-    randomized_svd,
-    spectral_density,
-    svd,
-    trace,
-)
 from kpframe.spectra.rng import KINDS
 
 SPACE = Space.of(time=5, hidden=7)
@@ -26,7 +15,7 @@ SPACE = Space.of(time=5, hidden=7)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_probes_have_shape_dtype_and_unit_covariance(kind: str, dtype: torch.dtype) -> None:
-    drawn = probes(SPACE, 4000, kind=kind, dtype=dtype)
+    drawn = spectra.probes(SPACE, 4000, kind=kind, dtype=dtype)
     assert drawn.shape == (4000, 5, 7)
     assert drawn.dtype == dtype
     rows = drawn.flatten(1)
@@ -40,24 +29,24 @@ def test_probes_have_shape_dtype_and_unit_covariance(kind: str, dtype: torch.dty
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_probes_do_not_depend_on_how_they_are_drawn(kind: str) -> None:
-    whole = probes(SPACE, 8, torch.Generator().manual_seed(3), kind)
+    whole = spectra.probes(SPACE, 8, torch.Generator().manual_seed(3), kind)
     generator = torch.Generator().manual_seed(3)
-    parts = torch.cat([probes(SPACE, num, generator, kind) for num in (5, 0, 2, 1)])
+    parts = torch.cat([spectra.probes(SPACE, num, generator, kind) for num in (5, 0, 2, 1)])
     assert torch.equal(whole, parts)
-    assert not torch.equal(whole, probes(SPACE, 8, torch.Generator().manual_seed(4), kind))
+    assert not torch.equal(whole, spectra.probes(SPACE, 8, torch.Generator().manual_seed(4), kind))
 
 
 def test_no_generator_means_seed_zero_and_the_global_state_is_left_alone() -> None:
     before = torch.get_rng_state()
-    assert torch.equal(probes(SPACE, 3), probes(SPACE, 3, torch.Generator().manual_seed(0)))
+    assert torch.equal(spectra.probes(SPACE, 3), spectra.probes(SPACE, 3, torch.Generator().manual_seed(0)))
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_bad_arguments() -> None:
     with pytest.raises(ArgumentError, match=r"kind: expected one of gaussian.*did you mean 'gaussian'"):
-        probes(SPACE, 3, kind="gausian")
+        spectra.probes(SPACE, 3, kind="gausian")
     with pytest.raises(ArgumentError, match=r"generator: expected a torch\.Generator or None, got 3"):
-        probes(SPACE, 3, 3)  # type: ignore[arg-type]
+        spectra.probes(SPACE, 3, 3)  # type: ignore[arg-type]
 
 
 def everything(op: Operator, seed: int) -> dict[str, torch.Tensor]:
@@ -69,24 +58,24 @@ def everything(op: Operator, seed: int) -> dict[str, torch.Tensor]:
     plain = FunctionOperator(op.domain, op.domain, op._apply, op._apply_adjoint, dtype=op.dtype)
     estimates = {
         **{
-            f"trace {name}": trace(op, method=name, generator=new())
+            f"trace {name}": spectra.trace(op, method=name, generator=new())
             for name in ("xnystrace", "xtrace", "hutchpp")
         },
-        "hutchinson": trace(op, method="hutchinson", generator=new()),
-        "norm": frobenius_norm(plain, generator=new()),
-        "participation": effective_rank(op, generator=new()),
-        "entropy": effective_rank(op, "entropy", generator=new()),
-        "threshold": effective_rank(op, "threshold", generator=new()),
-        "alignment": alignment(op, op @ op, generator=new()),
-        "other alignment": alignment(plain, plain @ op, generator=new()),
-        "adaptive": trace(plain, budget=20, rtol=0.2, generator=new()),
+        "hutchinson": spectra.trace(op, method="hutchinson", generator=new()),
+        "norm": spectra.frobenius_norm(plain, generator=new()),
+        "participation": spectra.effective_rank(op, generator=new()),
+        "entropy": spectra.effective_rank(op, "entropy", generator=new()),
+        "threshold": spectra.effective_rank(op, "threshold", generator=new()),
+        "alignment": spectra.alignment(op, op @ op, generator=new()),
+        "other alignment": spectra.alignment(plain, plain @ op, generator=new()),
+        "adaptive": spectra.trace(plain, budget=20, rtol=0.2, generator=new()),
     }
     numbers = {name: torch.tensor([e.value, e.stderr], dtype=torch.float64) for name, e in estimates.items()}
-    numbers["eigsh"] = eigsh(op, 3, budget=60, generator=new()).eigenvectors
-    numbers["svd"] = svd(plain, 3, budget=90, generator=new()).V
-    numbers["randomised"] = randomized_svd(op, 3, generator=new()).U
-    numbers["density"] = spectral_density(op, 60, generator=new()).nodes
-    numbers["partial"] = partial_trace(op, ("batch", "time"), 100, new()).value
+    numbers["eigsh"] = spectra.eigsh(op, 3, budget=60, generator=new()).eigenvectors
+    numbers["svd"] = spectra.svd(plain, 3, budget=90, generator=new()).V
+    numbers["randomised"] = spectra.randomized_svd(op, 3, generator=new()).U
+    numbers["density"] = spectra.spectral_density(op, 60, generator=new()).nodes
+    numbers["partial"] = spectra.partial_trace(op, ("batch", "time"), 100, new()).value
     return numbers
 
 

@@ -8,7 +8,8 @@ import torch
 from kpframe.operators import MatrixOperator
 from kpframe.spectra import effective_rank
 
-F64 = torch.float64
+from .runs import F64, covered, estimates, rotated
+
 SIZE = 150
 INDEX = torch.arange(1, SIZE + 1, dtype=F64)
 SPECTRA = {
@@ -21,19 +22,12 @@ SPECTRA = {
 
 def coverage_and_width(values: torch.Tensor, budget: int, runs: int, share: float) -> tuple[float, float]:
     """Return the share of intervals that hold the truth, and the median error by what the runs are off."""
-    seed = torch.Generator().manual_seed(5)
-    basis = torch.linalg.qr(torch.randn(SIZE, SIZE, generator=seed, dtype=F64)).Q
-    matrix = (basis * values) @ basis.T
-    op = MatrixOperator((matrix + matrix.T) / 2)
+    op = MatrixOperator(rotated(values))
     truth = float((values.cumsum(0) < share * values.sum() * (1 - 1e-12)).sum() + 1)
-    found = [
-        effective_rank(op, "threshold", share, budget, generator=torch.Generator().manual_seed(run))
-        for run in range(runs)
-    ]
-    inside = [low <= truth <= high for low, high in (e.interval() for e in found)]
+    found = estimates(lambda seeded: effective_rank(op, "threshold", share, budget, generator=seeded), runs)
     errors = torch.tensor([e.value - truth for e in found], dtype=F64)
     stderr = torch.tensor([e.stderr for e in found], dtype=F64)
-    return sum(inside) / runs, float(stderr.median() / errors.square().mean().sqrt())
+    return covered(found, truth), float(stderr.median() / errors.square().mean().sqrt())
 
 
 def test_sixty_runs() -> None:
