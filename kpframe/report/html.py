@@ -91,8 +91,9 @@ def _rank_text(data: xr.Dataset) -> str:
     return (
         "The effective rank counts the directions of trajectory space (trials, time and units together) "
         f"that an operator uses evenly. That of Phi went {_and(said)} (± one standard error; the bars are "
-        f"95% intervals). The trajectory space has {_dimension(data)} dimensions. The figures of P are those "
-        "of P P*."
+        "95% intervals). Both are those of the estimates, for these networks along these trials: of one "
+        "seed, they do not say how far other initial weights and other training trials would lead. The "
+        f"trajectory space has {_dimension(data)} dimensions. The figures of P are those of P P*."
     )
 
 
@@ -153,8 +154,8 @@ def _rule_text(data: xr.Dataset) -> str:
     return (
         "Top: the cosine between the summed update of a rule and the exact gradient on the probe trials. "
         "Bottom: the alignment of the whole flow that the rule induces with Phi, for any error, with 95% "
-        f"intervals. After training the lowest cosine is {_and(said)}. Alignment and cosine differ because "
-        "the task's error is one direction among many."
+        f"intervals of the estimates. After training the lowest cosine is {_and(said)}. Alignment and cosine "
+        "differ because the task's error is one direction among many."
         + "".join(f" Failed: {failure}." for failure in failed_rules(data))
     )
 

@@ -131,6 +131,9 @@ def check_ranks(page: Page, data: xr.Dataset) -> None:
         f"That of Phi went {spoken(said)} (± one standard error; the bars are 95% intervals)"
         in section.caption
     )
+    assert "they do not say how far other initial weights and other training trials would lead" in (
+        section.caption
+    )
     (dimension,) = set(data.state_dimension.values.ravel().tolist())
     assert f"The trajectory space has {dimension} dimensions." in section.caption
 
