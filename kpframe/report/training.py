@@ -224,8 +224,9 @@ def _methods(data: xr.Dataset) -> tuple[list[str], list[list[str]]]:
         f"effective rank of {name}": data.effective_rank_method.sel(operator=name)
         for name in data.operator.values
     }
-    for name in ("first", "initial"):
-        found[f"alignment with the {name}"] = data[f"alignment_with_{name}_method"]
+    found |= {
+        f"alignment with the {name}": data[f"alignment_with_{name}_method"] for name in ("first", "initial")
+    }
     rows = [
         [str(rule), *(str(methods.sel(rule=rule).item()) or "-" for methods in found.values())]
         for rule in data.rule.values
