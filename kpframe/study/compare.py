@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from kpframe.scale import cosine
 from kpframe.spectra import alignment, effective_rank, eigsh, svd
 from kpframe.study.folder import RunFolder, products, read_record
 from kpframe.study.labels import check_labels
-from kpframe.study.sources import checkpoint_paths, load_network, task_of
+from kpframe.study.sources import checkpoint_paths, load_network, shown_path, task_of
 from kpframe.tasks import Loss, Task, Trials
 from kpframe.update import Update
 
@@ -319,8 +318,9 @@ def compare_source(
     first: Exception | None = None
     data = None
     for path in checkpoint_paths(source):
+        name = shown_path(path.stem)
         if report is not None:
-            report(path.stem)
+            report(name)
         model, readout, checkpoint = load_network(path)
         own = task if task is not None else task_of(checkpoint, path)
         probe = own.sample(trials, generator=seed, split="test", dtype=readout.weight.dtype)
@@ -331,12 +331,12 @@ def compare_source(
             )
         except Exception as error:
             first = first or error
-            left_out += [f"{path.stem}, {label}: {told(why)}" for label, why in failures.items()]
+            left_out += [f"{name}, {label}: {told(why)}" for label, why in failures.items()]
             if len(failures) < len(rules):
                 raise  # it is not the rules'
             continue
         one["failure"] = ("rule", [told(failures[label]) if label in failures else "" for label in rules])
-        names.append(path.stem)
+        names.append(name)
         found.append(one)
         steps.append(checkpoint.step)
         models.append(str(checkpoint.model))
@@ -380,18 +380,17 @@ def comparison_folder(
             f"folder {str(output)!r} holds the checkpoints that are compared; give another --output"
         )
     record = read_record(source) or {}
-    what = os.fsencode(source).decode("utf-8", errors="replace")
     return RunFolder(
         output,
         "compare",
         {
-            "source": what,
+            "source": shown_path(source),
             "run": record.get("id"),
-            "checkpoints": [path.stem for path in paths],
+            "checkpoints": [shown_path(path.stem) for path in paths],
             "rules": [[label, repr(rule)] for label, rule in rules.items()],
             **settings,
         },
-        title=f"Learning rules compared on {source.resolve().name}",
+        title=f"Learning rules compared on {shown_path(source.resolve().name)}",
         seed=int(str(settings.get("seed", 0))),
         overwrite=overwrite,
         needed=LEAST,

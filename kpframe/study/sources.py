@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from kpframe.checkpoint import Checkpoint, load_checkpoint
@@ -38,6 +39,11 @@ def checkpoint_paths(source: Path) -> list[Path]:
 
 def _named(run: object) -> str:
     return "no run" if run is None else f"run {run}"
+
+
+def shown_path(path: str | Path) -> str:
+    """Return a path as text that files can hold, whatever bytes are in it."""
+    return os.fsencode(path).decode("utf-8", errors="replace")
 
 
 def load_network(path: Path) -> tuple[Model, Readout, Checkpoint]:

@@ -1,4 +1,4 @@
-"""Faults planted in the code between networks and readers: every one of them is noticed."""
+"""Faults planted in the code between networks and readers, and in files: every one of them is noticed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
-from . import faults_of_comparisons, faults_of_reports, faults_of_studies
+from . import faults_of_comparisons, faults_of_files, faults_of_reports, faults_of_studies
 from .planting import Fault, noticed
 
 FAULTS: tuple[Fault, ...] = (
     *faults_of_reports.FAULTS,
     *faults_of_comparisons.FAULTS,
     *faults_of_studies.FAULTS,
+    *faults_of_files.FAULTS,
 )
 
 
