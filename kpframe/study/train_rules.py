@@ -32,6 +32,7 @@ from kpframe.study.seeds import gathered
 from kpframe.study.training_data import End, Measured, training_dataset
 from kpframe.tasks import Task, Trials
 from kpframe.training import Progress, Trainer, TrainingSettings
+from kpframe.whole import whole
 
 #: Called with a rule's label, the updates made, the updates in all and the latest loss.
 Report = Callable[[str, int, int, float], None]
@@ -58,7 +59,7 @@ class Experiment:
         seeds: how many seeds, ``seed`` and those after it, each a training of its own.
 
     Raises:
-        SettingsError: for a model whose weights have a seed of their own, with several seeds.
+        SettingsError: for no seed, and for weights with a seed of their own where there are several.
     """
 
     model: str
@@ -74,6 +75,7 @@ class Experiment:
     seeds: int = 1
 
     def __attrs_post_init__(self) -> None:
+        whole(self.seeds, "seeds", error=SettingsError)
         if self.seeds > 1 and self.model_settings.get("seed") is not None:
             expected = "no 'seed' with several seeds, each of which draws initial weights of its own"
             raise SettingsError(mismatch("model_settings", expected, self.model_settings["seed"]))

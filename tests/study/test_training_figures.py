@@ -167,6 +167,26 @@ def test_several_seeds_are_those_of_each_alone(several, rules, one, by_hand) -> 
     assert names == {f"{stem}-seed={seed}" for stem in ("initial", "exact", "window") for seed in SEEDS}
 
 
+def test_what_there_was_before_ctrl_c_has_the_seeds_before(rules, one, tmp_path: Path) -> None:
+    """Stopped in the first rule's training from the second seed: the first seed is whole."""
+
+    def stop(label: str, made: int, total: int, loss: float) -> None:
+        assert total == 3 * STEPS
+        if made == STEPS + 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_rules(rules, evolve(EXPERIMENT, seeds=3), tmp_path / "run", stop)
+    data = read_dataset(tmp_path / "run" / "training.nc")
+    assert data.seed.values.tolist() == list(SEEDS[:2])
+    np.testing.assert_array_equal(data.test_loss_by_seed.sel(seed=SEEDS[0]), one.test_loss)
+    assert bool(data.test_loss_by_seed.sel(seed=SEEDS[1]).isnull().all())
+    assert data.outcome_by_seed.sel(seed=SEEDS[1]).values.tolist() == ["under way", ""]
+    assert int(data.training_loss_by_seed.sel(seed=SEEDS[1], rule="exact").notnull().sum()) == 2
+    assert (data.test_loss_stderr == np.inf).all()  # of one seed nothing is known
+    write_training(data, tmp_path / "page.html")
+
+
 def text_of(page: Path) -> str:
     html = re.sub(r"<svg.*?</svg>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     return " ".join(re.sub(r"<[^>]+>", " ", html).replace("&#39;", "'").split())
@@ -212,3 +232,5 @@ def test_weights_with_a_seed_of_their_own_are_refused() -> None:
     ):
         evolve(EXPERIMENT, seeds=2, model_settings={"seed": 0})
     assert evolve(EXPERIMENT, model_settings={"seed": 0}).seeds == 1
+    with pytest.raises(SettingsError, match=r"seeds: expected .*>= 1, got 0"):
+        evolve(EXPERIMENT, seeds=0)
