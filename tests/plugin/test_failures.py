@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -299,7 +298,7 @@ def test_listing_fifty_plugins_takes_half_a_second(site, good):
     env = {**inherited, "PYTHONPATH": f"{site.folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     times = []
     for _ in range(5):
-        started = time.perf_counter()
+        before = os.times()
         done = subprocess.run(
             [sys.executable, "-m", "kpframe", "plugins", "--no-load"],
             env=env,
@@ -307,6 +306,9 @@ def test_listing_fifty_plugins_takes_half_a_second(site, good):
             text=True,
             check=True,
         )
-        times.append(time.perf_counter() - started)
+        after = os.times()  # of the processor: others may be at work
+        times.append(
+            after.children_user + after.children_system - before.children_user - before.children_system
+        )
     assert done.stdout.count("kpf-many") >= 50
-    assert min(times) < 0.5, times
+    assert 0.05 < min(times) < 0.5, times
