@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
 import kpframe.study.compare
 from kpframe import LearningRule, Readout, create_model, create_task
@@ -269,14 +268,14 @@ def test_headers_of_other_types(
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="names of files are UTF-8 there")
-def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
-    source, runner = saved(tmp_path / "one.safetensors"), CliRunner()
-    arguments = ["compare", str(source), "--rules", "bptt", *SMALL, "--output", str(tmp_path / "o\udcff")]
-    result = runner.invoke(app.cli, arguments)
-    assert result.exit_code == 0, result.output
+def test_a_name_that_is_not_utf_8(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source = saved(tmp_path / "one.safetensors")
+    arguments = ["--rules", "bptt", *SMALL, "--output", str(tmp_path / "o\udcff")]
+    assert app.run(["compare", str(source), *arguments]) == 0
+    assert "/comparison.nc" in capfd.readouterr().out
     data = read_dataset(tmp_path / "o\udcff" / "comparison.nc")
     assert data.checkpoint.values.tolist() == ["one"]
     source = source.rename(tmp_path / "one\udcff.safetensors")
-    result = runner.invoke(app.cli, [*arguments[:1], str(source), *arguments[2:], "--overwrite"])
-    assert (result.exit_code, result.output.count("\n")) == (1, 1)
-    assert "is not valid UTF-8" in result.output
+    assert app.run(["compare", str(source), *arguments, "--overwrite"]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "is not valid UTF-8" in line
