@@ -142,7 +142,8 @@ def spectra(data: xr.Dataset) -> Figure:
             panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             panel.yaxis.set_minor_formatter(NullFormatter())
         row[0].set_ylabel("singular value")
-    panels[0][-1].legend(frameon=False)
+    handles = panels[0][-1].get_legend_handles_labels()
+    figure.legend(*handles, frameon=False, loc="outside lower center", ncols=2)
     return figure
 
 

@@ -6,6 +6,8 @@ from .checks_study import (
     check_classes,
     check_compare,
     check_demo,
+    check_errors,
+    check_errors_of_training,
     check_files,
     check_measure,
     check_train,
@@ -47,13 +49,13 @@ FAULTS = (
         '"K": flow.Phi, "Phi": flow.K',
         check_measure,
     ),
-    Fault("missing standard errors", M, "append(estimate.stderr)", "append(0.0)", check_measure),
+    Fault("missing standard errors", M, "append(estimate.stderr)", "append(0.0)", check_errors),
     Fault(
         "no standard error of an alignment",
         M,
         "(float(found.value), float(found.stderr))",
         "(float(found.value), 0.0)",
-        check_measure,
+        check_errors,
     ),
     Fault(
         "eigenfunctions from the smallest", M, "np.argsort(values)[::-1]", "np.argsort(values)", check_measure
@@ -391,6 +393,6 @@ FAULTS = (
         D,
         'found[f"alignment_with_{name}_stderr"] = (("rule",), values[:, 1])',
         'found[f"alignment_with_{name}_stderr"] = (("rule",), 0 * values[:, 1])',
-        check_train,
+        check_errors_of_training,
     ),
 )

@@ -6,7 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
-from . import faults_of_comparisons, faults_of_files, faults_of_reports, faults_of_studies
+from . import (
+    checks_study,
+    faults_of_checkpoints,
+    faults_of_comparisons,
+    faults_of_files,
+    faults_of_reports,
+    faults_of_studies,
+)
 from .planting import Fault, noticed
 
 FAULTS: tuple[Fault, ...] = (
@@ -14,6 +21,7 @@ FAULTS: tuple[Fault, ...] = (
     *faults_of_comparisons.FAULTS,
     *faults_of_studies.FAULTS,
     *faults_of_files.FAULTS,
+    *faults_of_checkpoints.FAULTS,
 )
 
 
@@ -25,6 +33,10 @@ def test_it_is_noticed(fault: Fault) -> None:
 @pytest.mark.parametrize("check", dict.fromkeys(fault.check for fault in FAULTS))
 def test_the_check_passes_without_a_fault(check: Callable[[], None]) -> None:
     check()
+
+
+def test_every_check_of_studies_has_a_fault() -> None:
+    assert set(checks_study.CHECKS) <= {fault.check for fault in FAULTS}
 
 
 def test_there_are_many_and_all_differ() -> None:
