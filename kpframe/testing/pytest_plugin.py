@@ -4,13 +4,15 @@ Options: ``--slow`` runs the tests marked slow, ``--slow-part 3/8`` the third of
 ``--device cuda`` moves the tests that take the fixture ``device``. Profiles: ``default``, ``ci``
 (derandomised, chosen when ``CI`` is set) and ``thorough``. With ``check_examples = "3"`` in pytest's settings
 conformance checks draw three cases; with ``--slow``, and in the part that ``--slow-part`` names, they draw as
-many as without the setting.
+many as without the setting. Of the rows of a parametrised test marked ``rows(3)`` every third is run, the
+others are slow tests.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from zlib import crc32
 
 import pytest
@@ -39,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker; few cases, and one thread: small tensors lose more to waiting than they gain."""
     config.addinivalue_line("markers", "slow: takes more than a few seconds; run with --slow")
     torch.set_num_threads(1)
+    config.addinivalue_line("markers", "rows(n): run every n-th row of a parametrised test; --slow runs all")
     few = config.getini("check_examples")
     if few and not (config.getoption("--slow") or config.getoption("--slow-part")):
         os.environ.setdefault("KPFRAME_CHECK_EXAMPLES", few)
@@ -46,6 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip tests marked slow unless they are asked for; keep only a part of them where one is named."""
+    _thin(items)
     part = config.getoption("--slow-part")
     if part is not None:
         _keep_part(part, config, items)
@@ -62,6 +66,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def device(request: pytest.FixtureRequest) -> torch.device:
     """The device that ``--device`` names."""
     return torch.device(request.config.getoption("--device"))
+
+
+def _thin(items: list[pytest.Item]) -> None:
+    """Mark the rows of tests marked ``rows(n)`` slow, but for every n-th."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        rows = item.get_closest_marker("rows")
+        if rows is not None:
+            test = item.nodeid.partition("[")[0]
+            if seen[test] % rows.args[0]:
+                item.add_marker("slow")
+            seen[test] += 1
 
 
 def _keep_part(part: str, config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -33,6 +33,7 @@ def test_training_the_model_does_not_change_a_flow(lab, toy, method) -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
+@pytest.mark.rows(3)
 def test_refilling_the_arguments_does_not_change_a_flow(lab, toy, method) -> None:
     model = lab.make(toy)
     data = lab.trials(model, h0=True, mask=True)
@@ -106,6 +107,7 @@ def test_padded_steps_hold_and_do_not_learn(lab, toy, method) -> None:
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
 @pytest.mark.parametrize("filling", [float("nan"), float("inf"), 1e300])
+@pytest.mark.rows(3)
 def test_what_stands_in_padding_is_not_looked_at(lab, toy, method, filling) -> None:
     model = lab.make(toy)
     data = lab.trials(model, mask=True)

@@ -75,6 +75,7 @@ MODELS = {
 @pytest.mark.parametrize("steps", [1, 3, 6, 7])
 @pytest.mark.parametrize("probes", [(), (2,)])
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.rows(3)
 def test_stretches_make_no_difference(name: str, probes: tuple[int, ...], steps: int) -> None:
     torch.manual_seed(0)
     model: Model = MODELS[name]().double()

@@ -74,6 +74,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "context"), CASES)
+@pytest.mark.rows(3)
 def test_no_figure_changes(name: str, context: str, reference) -> None:
     figures, expected = reference(name)
     outside = figures.flow()
@@ -86,6 +87,7 @@ def test_no_figure_changes(name: str, context: str, reference) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.rows(3)
 def test_models_and_inputs_made_in_inference_mode(name: str, reference) -> None:
     figures, expected = reference(name)
     figures = copy.copy(figures)

@@ -26,6 +26,7 @@ FAULTS: tuple[Fault, ...] = (
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what.replace(" ", "-"))
+@pytest.mark.rows(5)
 def test_it_is_noticed(fault: Fault) -> None:
     assert noticed(fault), f"{fault.file} can say {fault.what}, and no check fails"
 

@@ -76,6 +76,7 @@ def test_a_general_operator_takes_xtrace(seeded: Seeded) -> None:
 
 @pytest.mark.parametrize("method", ["auto", *METHODS])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.rows(3)
 def test_exact_from_the_dimension_on(method: str, dtype: torch.dtype, positive: Operator) -> None:
     op = MatrixOperator(positive.to_dense().to(dtype), positive.domain)
     for budget in (300, 10_000):

@@ -13,17 +13,24 @@ from kpframe.testing.toys import Elman
 
 
 class Item:
-    def __init__(self, nodeid: str, slow: bool, check: object = None) -> None:
+    def __init__(self, nodeid: str, slow: bool, check: object = None, rows: int = 0) -> None:
+        self.rows = rows
         self.nodeid, self.slow = nodeid, slow
         self.callspec = SimpleNamespace(params={"check": check})
 
+    def add_marker(self, name: str) -> None:
+        self.slow = self.slow or name == "slow"
+
     def get_closest_marker(self, name: str) -> object | None:
+        if name == "rows" and self.rows:
+            return SimpleNamespace(args=(self.rows,))
         return name if self.slow and name == "slow" else None
 
 
 def config(few: str, part: str | None = None, slow: bool = False, **more: object) -> SimpleNamespace:
     options = {"--slow-part": part, "--slow": slow}
-    return SimpleNamespace(getoption=options.get, getini={"check_examples": few}.get, **more)
+    settings = {"getini": {"check_examples": few}.get, "addinivalue_line": lambda *line: None}
+    return SimpleNamespace(getoption=options.get, **settings, **more)
 
 
 def kept(part: str, few: str = "") -> tuple[set[str], set[str]]:
@@ -51,6 +58,16 @@ def test_checks_that_draw_few_cases_else_are_among_them() -> None:
     assert not one & other
     assert left == one | {"test_made_up.py::test_fast"}
     assert len(one | other) == 20 + 9
+
+
+def test_rows_but_every_third_are_slow() -> None:
+    names = [f"test_made_up.py::{test}[{row}]" for test in ("test_a", "test_b") for row in range(4)]
+    items = [Item(name, False, rows=3) for name in names]
+    left: list[Item] = []
+    hook = SimpleNamespace(pytest_deselected=lambda items: left.extend(items))
+    pytest_collection_modifyitems(config("", "1/1", hook=hook), items)
+    assert [item.nodeid for item in left] == [names[i] for i in (0, 3, 4, 7)]
+    assert [item.nodeid for item in items] == [names[i] for i in (1, 2, 5, 6)]
 
 
 def test_few_cases_are_drawn_unless_slow_tests_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

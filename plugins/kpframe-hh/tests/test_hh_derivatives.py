@@ -59,6 +59,7 @@ def test_step_jacobians(make, inputs, active, close, differ, form) -> None:
 
 
 @pytest.mark.parametrize(("given", "masked"), [(False, False), (True, True)], ids=["own h0", "given, masked"])
+@pytest.mark.rows(3)
 def test_structured_is_autograd_is_total(
     make, inputs, active, close, differ, mask, form, given, masked
 ) -> None:

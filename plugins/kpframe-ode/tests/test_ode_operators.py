@@ -31,6 +31,7 @@ def form(request, make):
 
 
 @pytest.mark.parametrize("integrator", ["euler", "exponential_euler", "rk4_38"])
+@pytest.mark.rows(3)
 def test_structured_is_autograd_is_total(form, draw, check_operators, integrator) -> None:
     model = form(integrator=integrator, substeps=2)
     check_operators(model, draw(2, 4, model.input_size, seed=11), draw(2, 3, seed=5))

@@ -368,6 +368,7 @@ def test_a_metric_is_a_congruence_on_any_other(problem, close, differ, name) -> 
         differ(both, M)
 
 
+@pytest.mark.rows(3)
 def test_metrics_after_other_changes(problem, close, differ, name) -> None:
     here = problem(name)
     flow = here.flow()

@@ -35,6 +35,7 @@ SPECS = [
 
 
 @parametrize_with_checks(SPECS)
+@pytest.mark.rows(3)
 def test_conformance(check) -> None:
     check()
 

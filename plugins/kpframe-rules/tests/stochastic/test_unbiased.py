@@ -48,6 +48,7 @@ def sizes(kind: str, model: str) -> dict:
 @pairs
 @settings(max_examples=2)
 @given(seed=SEEDS)
+@pytest.mark.rows(3)
 def test_exact_expectation(tiny, close, differ, kind, model, seed) -> None:
     here = tiny(model, seed, **sizes(kind, model))
     rule, flow = make(kind), here.flow()
@@ -83,6 +84,7 @@ def test_half_of_the_outcomes_are_not_enough(tiny, differ, kind) -> None:
 
 
 @kinds
+@pytest.mark.rows(2)
 def test_standard_error_covers_the_gradient(tiny, kind) -> None:
     here = tiny("vanilla", 5, time=8, units=4, inputs=3)
     rule, flow, exact = make(kind), here.flow(), here.exact()
