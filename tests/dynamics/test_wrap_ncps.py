@@ -139,6 +139,7 @@ def cfc(input_size: int, hidden_size: int) -> Model:
 
 
 @parametrize_with_checks([cfc])
+@pytest.mark.rows(3)
 def test_the_kit(check) -> None:
     check()
 

@@ -111,7 +111,7 @@ def lstm(input_size: int, hidden_size: int) -> Model:
 ALIKE = (Elman, Gated, Plain, Memoryless, Rectified)
 
 
-@pytest.mark.parametrize("good", [Clocked, Cubic, trainable_start, lstm, *slow(*ALIKE)])
+@pytest.mark.parametrize("good", [Clocked, Cubic, trainable_start, *slow(*ALIKE, lstm)])
 def test_good_models_pass(good) -> None:
     report = check_model(good, examples=3)
     assert report.passed, str(report)

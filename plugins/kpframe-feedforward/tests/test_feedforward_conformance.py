@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from attrs import frozen
 from kpframe_feedforward import ACTIVATIONS, MLPSettings
 
@@ -36,5 +37,6 @@ MODELS = [
 
 
 @parametrize_with_checks(MODELS)
+@pytest.mark.rows(3)
 def test_conformance(check) -> None:
     check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from kpframe_lstm.model import LSTM
 
 from kpframe.testing import parametrize_with_checks
@@ -13,5 +14,6 @@ def projected_layers(input_size: int, hidden_size: int) -> LSTM:
 
 
 @parametrize_with_checks(["lstm", projected_layers])
+@pytest.mark.rows(3)
 def test_conformance(check) -> None:
     check()
