@@ -28,7 +28,7 @@ from kpframe.study.train_rules import Experiment, train_rules
 from kpframe.training import TrainingSettings
 
 TASK = {"name": "memory_pro", "fixation": 1, "stimulus": 1, "memory": 1, "response": 2, "grace": 0}
-AWKWARD = ["../../$x_$ of $y", "_a/b*?", "φ" * 400]
+AWKWARD = ["../../$x_$ of $y", "_φ/*" * 100]
 
 
 def study(labels: list[str], rules: list[dict[str, object]] | None = None, **more: object) -> StudySettings:
@@ -55,7 +55,7 @@ def test_labels_of_any_text(tmp_path: Path) -> None:
     assert data.network.values.tolist() == data.rule.values.tolist() == AWKWARD
     assert bool(data.gradient_cosine.notnull().all())
     assert [path for path in files(tmp_path) if output not in path.parents] == []
-    assert len(list((output / "steps").iterdir())) == len(list((output / "checkpoints").iterdir())) == 6
+    assert len(list((output / "steps").iterdir())) == len(list((output / "checkpoints").iterdir())) == 4
     seen = {read_dataset(path).attrs["network"] for path in (output / "steps").iterdir()}
     assert seen == set(AWKWARD)
     run = read_record(output)["id"]
@@ -66,14 +66,14 @@ def test_labels_of_any_text(tmp_path: Path) -> None:
     assert run in page
     assert "../../$x_$ of $y" in page
     rules = {label: parse_rule("bptt") for label in AWKWARD}
-    compared = compare_source(output, rules, trials=2, budget=16)
-    write_comparison(compared.isel(checkpoint=[0]), output / "comparison.html")
+    one = next((output / "checkpoints").iterdir())
+    write_comparison(compare_source(one, rules, trials=2, budget=16), output / "comparison.html")
     settings = {name: value for name, value in TASK.items() if name != "name"}
     experiment = Experiment(
         "rnn", "memory_pro", TrainingSettings(steps=2, batch_size=2), {"hidden_size": 3}, settings
     )
     trained = train_rules(rules, experiment, tmp_path / "trained")
-    assert len(list((tmp_path / "trained" / "checkpoints").iterdir())) == 4
+    assert len(list((tmp_path / "trained" / "checkpoints").iterdir())) == 3
     write_training(trained, tmp_path / "trained" / "training.html")
 
 
