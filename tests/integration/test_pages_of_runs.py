@@ -58,11 +58,13 @@ def run(arguments: list[str], output: Path, name: str, data: str = "") -> tuple[
 
 @pytest.mark.parametrize("check", checks_training.CHECKS)
 @pytest.mark.parametrize("command", ["train", "train --seeds"])
+@pytest.mark.slow
 def test_a_training(made, check: Callable[[Page, xr.Dataset], None], command: str) -> None:
     check(*made[command])
 
 
 @pytest.mark.parametrize("check", checks_comparison.CHECKS)
+@pytest.mark.slow
 def test_a_comparison(made, check: Callable[[Page, xr.Dataset], None]) -> None:
     check(*made["compare"])
 
@@ -85,5 +87,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Page, xr.Dataset]:
 
 
 @pytest.mark.parametrize("check", checks_report.CHECKS)
+@pytest.mark.slow
 def test_a_demo(demo, check: Callable[[Page, xr.Dataset], None]) -> None:
     check(*demo)

@@ -131,6 +131,7 @@ def test_figures_are_those_of_the_checkpoints(trained) -> None:
     assert bool(data.diverged_at.isnull().all())
 
 
+@pytest.mark.slow
 def test_the_seed_decides(trained) -> None:
     torch.manual_seed(11)
     before = torch.random.get_rng_state()
@@ -226,6 +227,7 @@ def alone() -> xr.Dataset:
 
 
 @pytest.mark.parametrize("kind", ERRORS)
+@pytest.mark.rows(3)
 def test_a_rule_that_raises_costs_its_own_curve(tmp_path: Path, alone: xr.Dataset, kind: str) -> None:
     error = ERRORS[kind]
     rules = {"bptt": RULES["bptt"], "bad": Raising(3, error), "short": RULES["short"]}
@@ -293,6 +295,7 @@ def test_ctrl_c_leaves_what_was_measured(tmp_path: Path, alone: xr.Dataset) -> N
     assert load_checkpoint(tmp_path / "checkpoints" / "bptt.safetensors").step == 12
 
 
+@pytest.mark.slow
 def test_losses_are_written_while_a_rule_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kpframe.study.train_rules.SAVE_EVERY", 0.0)
     counts = []

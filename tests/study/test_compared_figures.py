@@ -238,6 +238,7 @@ def test_rates_and_cosines_of_updates_against_dense_matrices() -> None:
     assert 0.1 < float(data.descent.sel(rule="window 1")) != pytest.approx(1, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_file_and_page_say_what_converged_and_how(tmp_path: Path) -> None:
     """Flags and methods come back from the file; the page marks bounds, and only those."""
     data = compared(16, batch=1).expand_dims(checkpoint=["net"])

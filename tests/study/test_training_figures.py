@@ -167,6 +167,7 @@ def test_several_seeds_are_those_of_each_alone(several, rules, one, by_hand) -> 
     assert names == {f"{stem}-seed={seed}" for stem in ("initial", "exact", "window") for seed in SEEDS}
 
 
+@pytest.mark.slow
 def test_what_there_was_before_ctrl_c_has_the_seeds_before(rules, one, tmp_path: Path) -> None:
     """Stopped in the first rule's training from the second seed: the first seed is whole."""
 
@@ -192,6 +193,7 @@ def text_of(page: Path) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", html).replace("&#39;", "'").split())
 
 
+@pytest.mark.slow
 def test_a_page_says_what_its_bars_are(one, several, tmp_path: Path) -> None:
     single = text_of(write_training(one, tmp_path / "one.html"))
     many = text_of(write_training(several[0], tmp_path / "many.html"))
