@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from kpframe.report.figures import COLOURS, MARKERS, drawable, panels_of, svg
+from kpframe.report.figures import COLOURS, MARKERS, drawable, open_markers, panels_of, svg, unit_of
 from kpframe.report.html import Section, plus_minus, provenance_rows, write_page
 
 #: Most checkpoints that get figures of their own; the tables have all of them.
@@ -115,8 +115,8 @@ def _sections(one: xr.Dataset, name: str) -> list[Section]:
         (
             "Spectra",
             spectra,
-            "Leading singular values of P K P_rule* E, the map by which the rule moves the states. Open "
-            "markers: lower bounds, as the value did not converge.",
+            "Leading singular values of P K P_rule* E, the map by which the rule moves the states."
+            + open_markers(one.singular_value_converged),
         ),
     ]
     seen = drawable(one)
@@ -146,7 +146,7 @@ def lags(one: xr.Dataset) -> Figure:
     for place, rule in enumerate(one.rule.values):
         panel.plot(one.lag, -one.loss_rate_by_lag.sel(rule=rule), **style(place, str(rule)))
     panel.axhline(0, color="0.7", lw=0.8, zorder=0)
-    panel.set(xlabel="steps the error travels back", ylabel="fall of the loss\nper unit learning rate")
+    panel.set(xlabel="steps the error travels back", ylabel=_fall(one.loss_rate_by_lag))
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     draw_legend(figure, panel)
     return as_wide(figure)
@@ -172,13 +172,17 @@ def cosines_by_time(one: xr.Dataset) -> Figure:
     return as_wide(figure)
 
 
+def _fall(rate: xr.DataArray) -> str:
+    return f"fall of the loss{unit_of(rate)}\nper unit learning rate"
+
+
 def pairs(one: xr.Dataset) -> Figure:
     """Heat maps of the fall of the loss by the step of the error and the step of its use, one a rule."""
     rules = [str(rule) for rule in one.rule.values]
     columns = min(4, len(rules))
     rows = -(-len(rules) // columns)
     figure, panels = panels_of(rows, columns, (1.0 + 1.8 * columns, 0.4 + 1.95 * rows), square=True)
-    values = -one.loss_rate_by_pair
+    values = (-one.loss_rate_by_pair).assign_attrs(one.loss_rate_by_pair.attrs)
     limit = float(np.quantile(np.abs(values), 0.995)) or float(np.abs(values).max()) or 1.0
     for panel in panels[len(rules) :]:
         panel.set_axis_off()
@@ -195,7 +199,7 @@ def pairs(one: xr.Dataset) -> Figure:
     beyond = "both" if float(np.abs(values).max()) > limit else "neither"
     bar = figure.colorbar(image, ax=panels, fraction=0.05, extend=beyond)
     bar.ax.tick_params(labelsize=8)
-    bar.set_label("fall of the loss\nper unit learning rate", fontsize=8)
+    bar.set_label(_fall(values), fontsize=8)
     return as_wide(figure)
 
 

@@ -98,8 +98,18 @@ def window_of(loss: xr.DataArray) -> int:
 def loss_label(loss: xr.DataArray) -> str:
     """Return the label of an axis of running means, with the unit of the loss where it has one."""
     window = window_of(loss)
-    unit = "" if loss.attrs.get("units", "1") == "1" else f" [{loss.attrs['units']}]"
-    return f"training loss{unit}" + (f", mean of {window}" if window > 1 else "")
+    return f"training loss{unit_of(loss)}" + (f", mean of {window}" if window > 1 else "")
+
+
+def unit_of(values: xr.DataArray) -> str:
+    """Return the unit of values as a label ends in it, ``" [nat]"``; nothing for numbers without one."""
+    unit = values.attrs.get("units", "1")
+    return "" if unit == "1" else f" [{unit}]"
+
+
+def open_markers(converged: xr.DataArray) -> str:
+    """Return the sentence on open markers, where there are any."""
+    return "" if bool(converged.all()) else " Open markers: lower bounds, as the value did not converge."
 
 
 def effective_ranks(data: xr.Dataset) -> Figure:

@@ -106,8 +106,8 @@ def _spectra_text(data: xr.Dataset) -> str:
     return (
         "The leading singular values of each operator; large ones are directions in which the same error "
         f"moves the trajectory far. After training the largest one of Phi is {_and(growth)}. The largest "
-        f"residual of a singular vector is {worst:.1e} of the leading value. Open markers: lower bounds, as "
-        "the value did not converge."
+        f"residual of a singular vector is {worst:.1e} of the leading value."
+        f"{figures.open_markers(data.singular_value_converged.isel(step=[0, -1]))}"
     )
 
 

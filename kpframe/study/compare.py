@@ -21,6 +21,7 @@ from kpframe.scale import cosine
 from kpframe.spectra import alignment, effective_rank, eigsh, svd
 from kpframe.study.folder import RunFolder, products, read_record
 from kpframe.study.labels import check_labels
+from kpframe.study.scores import SCORES
 from kpframe.study.sources import checkpoint_paths, load_network, shown_path, task_of
 from kpframe.tasks import Loss, Task, Trials
 from kpframe.update import Update
@@ -142,7 +143,8 @@ def compare_rules(
         fill = {name: empty.get(array.dtype.kind, "") for name, array in data.variables.items()}
         data = data.reindex(rule=list(rules), rule_other=list(rules), fill_value=fill)
     for name, text in _LONG_NAMES.items():
-        data[name].attrs = {"long_name": text, "units": "1"}
+        unit = SCORES[loss].loss_unit if name.startswith("loss_rate") else "1"
+        data[name].attrs = {"long_name": text, "units": unit}
     return data
 
 

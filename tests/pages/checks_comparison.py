@@ -10,7 +10,7 @@ from io import StringIO
 import numpy as np
 import xarray as xr
 
-from .checks_report import check_open, check_provenance
+from .checks_report import check_open, check_open_markers, check_provenance
 from .page import Page, Section, lines, pair, plain, rows_on_terminal, ticks
 
 #: Rows of the table of a checkpoint, by column.
@@ -77,11 +77,16 @@ def check_agreement(page: Page, data: xr.Dataset) -> None:
         assert "Cosines between the updates of two rules" in section.caption
 
 
+def unit(one: xr.Dataset) -> str:
+    """Return what a label says of the unit of the loss."""
+    return {"nat": " [nat]", "1": ""}[one.loss_rate_by_lag.units]
+
+
 def check_lags(page: Page, data: xr.Dataset) -> None:
     for one, section in each(page, data, "How far errors travel"):
         (panel,) = section.panels
         check_rule_lines(panel, -one.loss_rate_by_lag)  # a loss that falls is drawn upwards
-        assert plain(panel.get_ylabel()) == "fall of the loss per unit learning rate"
+        assert plain(panel.get_ylabel()) == f"fall of the loss{unit(one)} per unit learning rate"
         assert panel.get_xlabel() == "steps the error travels back"
         assert panel.get_yscale() == "linear"
         assert "speed at which the loss falls" in section.caption
@@ -120,7 +125,7 @@ def check_pairs(page: Page, data: xr.Dataset) -> None:
         low, high = bounds.pop()
         assert low == -high
         assert float(abs(fall).quantile(0.98)) <= high <= float(abs(fall).max())  # a few may be beyond
-        assert plain(section.bar.get_ylabel()) == "fall of the loss per unit learning rate"
+        assert plain(section.bar.get_ylabel()) == f"fall of the loss{unit(one)} per unit learning rate"
         beyond = float(abs(fall).max()) > high
         # the ends of a bar that is cut off are drawn as triangles
         (bar,) = [image.colorbar for panel in section.panels for image in panel.images if image.colorbar]
@@ -142,7 +147,7 @@ def check_spectra(page: Page, data: xr.Dataset) -> None:
         assert (panel.get_xlabel(), panel.get_ylabel()) == ("k", "singular value")
         assert panel.get_yscale() == "log"
         assert "Leading singular values of P K P_rule* E" in section.caption
-        assert "Open markers: lower bounds" in section.caption
+        check_open_markers(section.caption, one.singular_value_converged)
 
 
 def written(row: xr.Dataset) -> dict[str, str]:

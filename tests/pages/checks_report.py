@@ -168,6 +168,12 @@ def check_spectra(page: Page, data: xr.Dataset) -> None:
         assert words == f"times as large as before in the {network}"
     worst = float((data.singular_value_residual / data.singular_value.sel(k=1)).max())
     assert f"The largest residual of a singular vector is {worst:.1e} of the leading value" in section.caption
+    check_open_markers(section.caption, data.singular_value_converged.isel(step=[0, -1]))
+
+
+def check_open_markers(caption: str, converged: xr.DataArray) -> None:
+    """Open markers are explained where there are some, and only there."""
+    assert ("Open markers: lower bounds, as the value did not converge." in caption) != bool(converged.all())
 
 
 def check_open(panel, label: str, one: xr.Dataset) -> None:

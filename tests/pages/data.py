@@ -119,11 +119,11 @@ def comparison(checkpoints: int = 2, failing: bool = False) -> xr.Dataset:
         variables(
             {
                 "rule_cosine": ((*rule, "rule_other"), cosines, "1"),
-                "loss_rate_by_lag": ((*rule, "lag"), signed(C, R, T, low=1e-3, high=0.2), "1"),
+                "loss_rate_by_lag": ((*rule, "lag"), signed(C, R, T, low=1e-3, high=0.2), "nat"),
                 "loss_rate_by_pair": (
                     (*rule, "time", "time_used"),
                     np.tril(signed(C, R, T, T, low=1e-3, high=0.2)),
-                    "1",
+                    "nat",
                 ),
                 "cosine_by_time": ((*rule, "facing", "time"), signed(C, R, 4, T, low=0.05, high=0.99), "1"),
                 "update_cosine": (rule, signed(C, R, low=0.05, high=0.99), "1"),
@@ -254,3 +254,8 @@ def seeds(count: int = 3) -> xr.Dataset:
     for name in ("test_loss", "test_r2", "effective_rank", "effective_rank_stderr", "parameter_change"):
         last[name][{"rule": 2}] = np.nan
     return over_seeds(parts, list(range(5, 5 + count))).assign_attrs(ATTRIBUTES)
+
+
+def converged(data: xr.Dataset) -> xr.Dataset:
+    """Return a dataset in which all singular values converged."""
+    return data.assign(singular_value_converged=xr.ones_like(data.singular_value_converged))

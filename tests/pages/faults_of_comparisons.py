@@ -60,7 +60,8 @@ FAULTS = (
         "one.cosine_by_time.sel(rule=one.rule.values[0],",
         TIMES,
     ),
-    Fault("the sign of pairs", C, "values = -one.loss_rate_by_pair", "values = one.loss_rate_by_pair", PAIRS),
+    Fault("the sign of pairs", C, "(-one.loss_rate_by_pair)", "(one.loss_rate_by_pair)", PAIRS),
+    Fault("no unit of rates", C, "{unit_of(rate)}", "", LAGS),
     Fault(
         "error and use exchanged",
         C,

@@ -33,7 +33,8 @@ FAULTS = (
         "right.plot(one.step, one.test_loss",
         LEARNING,
     ),
-    Fault("no unit of the loss", F, "f\" [{loss.attrs['units']}]\"", '""', LEARNING),
+    Fault("open markers without a word", F, "bool(converged.all())", "True", SPECTRA),
+    Fault("no unit of the loss", F, 'f" [{unit}]"', '""', LEARNING),
     Fault(
         "one network's colour for both",
         F,

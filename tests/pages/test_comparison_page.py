@@ -11,10 +11,14 @@ import xarray as xr
 from kpframe.report.comparison import write_comparison
 
 from .checks_comparison import CHECKS
-from .data import comparison
+from .data import comparison, converged
 from .page import Page, page_of
 
-DATA = {"one": lambda: comparison(1), "two, a rule that fails": lambda: comparison(2, failing=True)}
+DATA = {
+    "one": lambda: comparison(1),
+    "two, a rule that fails": lambda: comparison(2, failing=True),
+    "all values converged": lambda: converged(comparison(1)),
+}
 
 
 @cache

@@ -11,12 +11,13 @@ import xarray as xr
 from kpframe.report.html import write_report
 
 from .checks_report import CHECKS
-from .data import study
+from .data import converged, study
 from .page import Page, page_of
 
 DATA = {
     "accuracy": study,
     "R^2, no labels, a rule that fails": lambda: study("test_r2", labelled=False, failing=True),
+    "all values converged": lambda: converged(study()),
 }
 
 

@@ -204,6 +204,7 @@ def test_rates_and_cosines_of_updates_against_dense_matrices() -> None:
     g = exact.sum((0, 1))
     (readout(model.rollout(probe.inputs).states) - probe.targets).square().mean().backward()
     assert torch.allclose(g, torch.cat([p.grad.reshape(-1) for p in model.parameters()]), rtol=1e-10)
+    assert data.loss_rate.units == data.loss_rate_by_pair.units == "1"  # of a squared error
     made = {label: parts(rule.propagator(flow).to_dense()) for label, rule in RULES.items()}
     for label, pieces in made.items():
         one, update = data.sel(rule=label), pieces.sum((0, 1))

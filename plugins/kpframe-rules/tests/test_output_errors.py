@@ -235,6 +235,7 @@ def test_comparison_with_more_outputs_than_units(capsys, tmp_path) -> None:
         assert np.isnan(float(data[name].sel(rule="fa")))
         assert np.isfinite(float(data[name].sel(rule="eprop")))
     assert np.isnan(data.singular_value.sel(rule="fa")).all()
+    assert data.loss_rate.units == data.loss_rate_by_lag.units == "nat"
     whole = xr.concat([data], dim=xr.Variable("checkpoint", ["now"]), coords="all")
     whole = whole.assign_coords(step=("checkpoint", [0]), model=("checkpoint", ["rnn"]))
     show(whole)
