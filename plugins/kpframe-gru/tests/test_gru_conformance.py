@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from kpframe_gru.model import GRU
 
 from kpframe.testing import parametrize_with_checks
@@ -12,5 +13,6 @@ def reset_before_layers(input_size: int, hidden_size: int) -> GRU:
 
 
 @parametrize_with_checks(["gru", reset_before_layers])
+@pytest.mark.rows(3)
 def test_conformance(check) -> None:
     check()
