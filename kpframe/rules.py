@@ -160,9 +160,7 @@ class LearningRule(ABC):
                 mismatch("model", f"parameters like those of the flow, {kind}", ", ".join(own - {kind}))
             )
         for name, value in gradient_of(self, flow, err, readout, output_err).items():
-            if (
-                bool(value.any()) or name not in flow.unread
-            ):  # which costs a step, and is asked of zeros alone
+            if bool(value.any()) or name not in flow.unread:  # asked of zeros alone, as it costs a step
                 theta[name].grad = value
 
     def __matmul__(self, other: object) -> LearningRule:

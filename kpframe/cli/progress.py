@@ -24,7 +24,7 @@ def training_progress(labels: Sequence[str]) -> Iterator[Report]:
         yield _line
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # "[x]" is part of a label
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]:.4f}"),

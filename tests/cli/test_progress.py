@@ -28,10 +28,11 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         "Console",
         lambda **_: console(file=screen, force_terminal=True, width=100, color_system=None),
     )
-    with training_progress(["net", "other"]) as report:
+    with training_progress(["net", "other[x] [/]"]) as report:
         report("net", 3, 10, 0.25)
-        report("other", 10, 10, 0.125)
+        report("other[x] [/]", 10, 10, 0.125)
     drawn = screen.getvalue()
+    assert "other[x] [/]" in drawn
     assert "3/10" in drawn
     assert "loss 0.2500" in drawn
     assert "10/10" in drawn
