@@ -25,7 +25,7 @@ def run(tmp_path: Path, source: str, *arguments: str) -> subprocess.CompletedPro
         env={
             "PYTHONPATH": str(ROOT),
             "KPFRAME_PLUGINS": "",
-            "KPFRAME_CHECK_EXAMPLES": "5",
+            "KPFRAME_CHECK_EXAMPLES": "12",
             "OMP_NUM_THREADS": "1",
             "PATH": "",
         },

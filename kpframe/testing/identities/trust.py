@@ -30,8 +30,13 @@ Figures = dict[str, torch.Tensor]
 
 
 def _reader(problem: Problem) -> Callable[[Flow], Figures]:
-    """Return a function that takes off a flow what people read: ``Phi q`` and the gradient ``J* P* r``."""
+    """Return a function that takes off a flow what people read: ``Phi q`` and the gradient ``J* P* r``.
+
+    They go through all of A, J, P and K; where there is nothing to learn it is ``P q`` and ``P* r``.
+    """
     q, r = (problem.vector(problem.space, salt) for salt in (11, 12))
+    if not problem.model.trainable():
+        return lambda flow: {"P q": flow.P(q), "P* r": flow.P.T(r)}
     return lambda flow: {"Phi q": flow.Phi(q), "J* P* r": flow.J.T(flow.P.T(r))}
 
 
