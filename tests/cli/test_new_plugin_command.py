@@ -66,7 +66,8 @@ def test_what_is_written_is_found_and_described(run, site, kind):
     assert without_torch.stdout == "False\n"
 
 
-@pytest.mark.parametrize("kind", ["model", *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_tests_that_are_written_pass(run, site, kind):
     folder = installed(run, site, kind)
     done = run_tests(site, folder)
@@ -75,6 +76,7 @@ def test_the_tests_that_are_written_pass(run, site, kind):
     assert passed >= 5
 
 
+@pytest.mark.slow
 def test_the_tests_that_are_written_notice_a_fault(run, site):
     folder = installed(run, site, "model")
     path = site.folder / "kpframe_sample" / "model.py"

@@ -37,6 +37,7 @@ def test_a_good_model_gives_a_table_and_exit_code_0(run) -> None:
     assert run("verify", "kpframe.testing.toys:Gated", "--examples", "3")[1] == out
 
 
+@pytest.mark.slow
 def test_a_bad_model_gives_exit_code_1_and_its_smallest_case(run) -> None:
     code, out, err = run("verify", "kpframe.testing.mutants.flows:SignSlip", "--examples", "3")
     assert (code, err) == (1, "")
@@ -118,6 +119,7 @@ def test_the_theorem_of_weight_sites(run) -> None:
     assert row["from_one_gram_matrix"] > 1e-4
 
 
+@pytest.mark.slow
 def test_the_theorem_needs_no_extra_for_tests() -> None:
     code = """
         import sys

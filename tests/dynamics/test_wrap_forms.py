@@ -270,14 +270,8 @@ def test_gradients_are_those_of_a_plain_loop(case, drawn, lab) -> None:
     lab.differ(gradients(err), reference)
 
 
-#: Forms that differ from ``dict`` in the container alone, or from others in what stands where.
-ALIKE = ("tuple", "NamedTuple", "dataclass", "list, state first")
-ALIKE += ("h, x", "function", "constant by position", "output, state")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in CASES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_the_kit_passes(name) -> None:
     report = check_model(CASES[name].make, examples=2)
     assert report.passed, str(report)

@@ -64,6 +64,7 @@ def test_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert sorted(path.name for path in output.iterdir()) == ["comparison.html", "comparison.nc", "run.json"]
 
 
+@pytest.mark.slow
 def test_a_folder_with_another_task(tmp_path: Path) -> None:
     for name in ("a", "b"):
         saved(tmp_path / "run" / "checkpoints" / f"{name}.safetensors", named=False)
@@ -149,6 +150,7 @@ def run_of(folder: Path, *models: str, run: str = "0123456789abcdef") -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_rule_that_fails_on_a_checkpoint_costs_its_own_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,6 +175,7 @@ def test_a_rule_that_fails_on_a_checkpoint_costs_its_own_figures(
     np.testing.assert_array_equal(alone.rule_cosine, data.rule_cosine[:, [0, 2]][:, :, [0, 2]])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_on_which_no_rule_can_be_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,6 +186,7 @@ def test_a_checkpoint_on_which_no_rule_can_be_compared(
     assert "Failed: gru-000000, rflo: " in (output / "comparison.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_what_was_compared_before_ctrl_c_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, output = run_of(tmp_path / "run", "gru", "rnn"), tmp_path / "o"
     load = kpframe.study.compare.load_network
@@ -268,6 +272,7 @@ def test_headers_of_other_types(
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="names of files are UTF-8 there")
+@pytest.mark.slow
 def test_a_name_that_is_not_utf_8(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     source = saved(tmp_path / "one.safetensors")
     arguments = ["--rules", "bptt", *SMALL, "--output", str(tmp_path / "o\udcff")]

@@ -232,6 +232,7 @@ def test_sources_that_cannot_be_compared(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 12])
+@pytest.mark.rows(2)
 def test_files(tmp_path: Path, count: int) -> None:
     """The numbers come back from the file; the page has every rule, however long its name."""
     texts = [f'frozen(parameters=["bias*"]) @ truncated_bptt(window={k})' for k in range(1, count + 1)]
@@ -247,6 +248,7 @@ def test_files(tmp_path: Path, count: int) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.html", "c.nc", "checkpoints"]
 
 
+@pytest.mark.slow
 def test_a_page_shows_four_checkpoints_at_most(tmp_path: Path) -> None:
     for step in range(6):
         saved(tmp_path / "checkpoints", step=step)

@@ -83,6 +83,7 @@ def kill_when(process: subprocess.Popen[str], there: Path, *, after: float = 0.0
     return process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_kill_and_two_runs_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "out"
     arguments = [*TRAIN, "--output", str(folder)]

@@ -48,6 +48,7 @@ def files(folder: Path) -> list[Path]:
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.slow
 def test_labels_of_any_text(tmp_path: Path) -> None:
     output = tmp_path / "deep" / "run"
     returned = run_study(study(AWKWARD), output)

@@ -29,6 +29,7 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_files_that_compare_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rules = ["--rule", "bptt", "--rule", "truncated_bptt(window=1)"]
     output = tmp_path / "out"

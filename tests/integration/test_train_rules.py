@@ -157,6 +157,7 @@ def test_a_stochastic_rule_draws_anew() -> None:
     assert np.abs(apart).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_rule_that_diverges_leaves_the_others(tmp_path: Path) -> None:
     rules = {"bptt": RULES["bptt"], "nan": Exploding(4), "short": RULES["short"]}
     data = train_rules(rules, EXPERIMENT, tmp_path)

@@ -54,6 +54,7 @@ def test_cells_are_means_and_student_intervals(script: ModuleType) -> None:
             assert float(cell[1]) == pytest.approx(high - values.mean(), abs=0.51 * unit)
 
 
+@pytest.mark.slow
 def test_a_quick_run_makes_a_table_of_the_same_form(script: ModuleType) -> None:
     """Two updates, two seeds: other figures in the same places."""
     rows, kept = script.train(steps=2, seeds=2, trials=2, budget=16), script.read()

@@ -140,6 +140,7 @@ def test_source_that_does_not_work(site, one_problem, source, stage, message, co
 
 
 @pytest.mark.parametrize("how", ["missing", "empty", "no version", "undecodable", "a folder"])
+@pytest.mark.rows(3)
 def test_metadata_that_cannot_be_read(site, good, one_problem, listed, how):
     site.install("kpf-bad", good.replace("good_model", "bad_model"), "6.7")
     path = info_folder(site) / "METADATA"
@@ -263,6 +264,7 @@ def test_one_version_seen_twice_is_no_problem(site, good, listed):
         ({"url": 3}, "kpf-bad"),
     ],
 )
+@pytest.mark.rows(3)
 def test_the_command_installs_from_where_it_came(site, one_problem, about, given):
     site.install("kpf-bad", RAISES, "6.7")
     (info_folder(site) / "direct_url.json").write_text(json.dumps(about))

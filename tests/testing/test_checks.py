@@ -112,6 +112,7 @@ ALIKE = (Elman, Gated, Plain, Memoryless, Rectified)
 
 
 @pytest.mark.parametrize("good", [Clocked, Cubic, trainable_start, *slow(*ALIKE, lstm)])
+@pytest.mark.rows(3)
 def test_good_models_pass(good) -> None:
     report = check_model(good, examples=3)
     assert report.passed, str(report)
@@ -142,6 +143,7 @@ def test_an_instance_is_checked_as_it_is() -> None:
     assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_report_is_the_same_each_time_and_leaves_the_generator_alone() -> None:
     torch.manual_seed(3)
     before = torch.random.get_rng_state()

@@ -80,6 +80,7 @@ def test_failures_print_the_smallest_case_and_expected_ones_must_fail(tmp_path: 
     assert "look at: adjoint_of_P and adjoint_of_J" in done.stdout
 
 
+@pytest.mark.slow
 def test_what_has_no_meaning_is_skipped_with_the_reason(tmp_path: Path) -> None:
     done = run(
         tmp_path,

@@ -86,6 +86,7 @@ def test_the_others_can_be_pasted(rule: RuleCase, reducer: ReducerCase, data) ->
     assert type(model.build_model()).__name__ == "Plain"
 
 
+@pytest.mark.slow
 def test_shrinking_ends_at_the_simplest_case() -> None:
     case = find(strategies.flows(PLAIN), lambda case: True)
     assert case == FlowCase(PLAIN, {"input_size": 1, "hidden_size": 1})

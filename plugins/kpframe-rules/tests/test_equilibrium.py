@@ -98,6 +98,7 @@ def test_limit_of_backpropagation_and_implicit_derivative(close, differ, name, s
 
 @settings(max_examples=5)
 @given(seed=SEEDS)
+@pytest.mark.slow
 def test_any_draw(close, differ, seed) -> None:
     model, x, final = settle("rate", seed)
     flow = linearize(model, x)

@@ -52,6 +52,7 @@ def loss_hessian(here, readout: Readout, scored: torch.Tensor, kind: str) -> tor
 
 @settings(max_examples=4)
 @given(seed=SEEDS, time=st.integers(1, 4), start=st.sampled_from(["given", "trainable"]))
+@pytest.mark.rows(3)
 def test_flow_is_phi_over_phi_plus_lambda(problem, close, differ, name, seed, time, start) -> None:
     here = problem(name, seed, time, start)
     flow = here.flow()
@@ -117,6 +118,7 @@ def test_curvature_is_the_hessian_of_the_loss(problem, close, differ, name, kind
 
 
 @pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
+@pytest.mark.rows(3)
 def test_metric_is_the_damped_inverse(problem, close, differ, name, kind) -> None:
     here = problem(name, time=3)
     flow = here.flow()

@@ -324,6 +324,7 @@ def every_metric(flow):
     ]
 
 
+@pytest.mark.rows(2)
 def test_frozen_parameters_stay_frozen(problem, name) -> None:
     here = problem(name)
     flow = here.flow()

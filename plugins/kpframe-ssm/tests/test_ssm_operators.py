@@ -95,6 +95,7 @@ def test_masked_steps_hold_the_state(make, draw, form, mask) -> None:
     assert bool((output[mask] != 0).any(dim=-1).all())
 
 
+@pytest.mark.rows(3)
 def test_cut_and_truncated_propagators(make, draw, close, differ, form, mask) -> None:
     """P with A := 0 at chunk starts, and the first terms of its series, are those of the autograd form."""
     model = make(form)
