@@ -102,6 +102,7 @@ def test_every_network_and_rule_is_made_before_any_is_trained(tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_rule_that_fails_costs_its_own_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing(LearningRule):
         calls = 0

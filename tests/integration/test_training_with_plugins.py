@@ -52,6 +52,7 @@ def test_digits_by_operators_are_digits_by_autograd(optimizer) -> None:
     ("task", "task_settings"),
     [("memory_pro", {"jitter": 4, "noise": 0.1}), ("flip_flop", {"steps": 20}), ("digits", {})],
 )
+@pytest.mark.rows(3)
 def test_gradients(dtype, rtol, model, task, task_settings) -> None:
     def gradient(rule: LearningRule | None) -> torch.Tensor:
         made = trainer(model, task, rule, task_settings)
@@ -84,6 +85,7 @@ def test_frozen_parameters_stay_where_they_are() -> None:
 
 
 @pytest.mark.parametrize("rule", [("truncated_bptt", {"window": 3}), ("frozen", {"parameters": ["*_hh_*"]})])
+@pytest.mark.slow
 def test_other_rules_learn_the_digits_too(rule) -> None:
     name, settings = rule
     made = trainer("gru", "digits", create_rule(name, **settings), steps=60, learning_rate=0.02)

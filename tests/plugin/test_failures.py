@@ -107,6 +107,7 @@ def test_a_submodule_that_is_gone_and_a_dependency_that_is_missing_are_told_apar
 
 
 @pytest.mark.parametrize("value", ["kpf bad", "kpf-bad!", "kpf_bad:"])
+@pytest.mark.rows(3)
 def test_an_entry_point_that_names_no_module(site, one_problem, value):
     site.install("kpf-bad", "", "6.7")
     (info_folder(site) / "entry_points.txt").write_text(f"[kpframe]\nkpf-bad = {value}\n")
@@ -130,6 +131,7 @@ def test_an_entry_point_that_names_no_module(site, one_problem, value):
     ],
     ids=["syntax", "raises", "misspelt-field", "field-of-a-later-api"],
 )
+@pytest.mark.rows(2)
 def test_source_that_does_not_work(site, one_problem, source, stage, message, command):
     site.install("kpf-bad", source, "6.7")
     info, problem = one_problem()

@@ -72,6 +72,7 @@ def test_probes_that_nearly_span_the_space(name: str, spectrum: str, missing: in
     assert max(errors) < 0.2 * truth  # and not by being useless
 
 
+@pytest.mark.slow
 def test_the_default_budget_one_below_the_dimension() -> None:
     values = torch.linspace(1, 3, 61, dtype=F64)
     op = MatrixOperator(rotated(values))

@@ -270,6 +270,7 @@ def test_settings_are_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 < len(tried) == len(set(tried)) <= 9  # two sizes of three values
 
 
+@pytest.mark.slow
 def test_a_model_that_is_never_finite_is_named() -> None:
     report = check_model(Nowhere, examples=1)
     assert [result.name for result in report.failures] == ["step_is_pure", "dtype_kept"]

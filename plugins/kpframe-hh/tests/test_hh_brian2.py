@@ -65,6 +65,7 @@ def test_trajectory(run, recorded) -> None:
 
 
 @pytest.mark.parametrize("run", RUNS)
+@pytest.mark.rows(3)
 def test_another_step_or_method_is_another_trajectory(run, recorded) -> None:
     expected = recorded[f"{run}/states"]
     dt = 1.02 * RUNS[run]["dt"]

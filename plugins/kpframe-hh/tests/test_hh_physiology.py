@@ -50,6 +50,7 @@ def morris_lecar(_, y: np.ndarray, current: np.ndarray) -> np.ndarray:
         ("morris_lecar", morris_lecar, [120.0, 90.0], 60.0, 0.2),
     ],
 )
+@pytest.mark.rows(2)
 def test_steps_are_of_first_order(name, slopes, current, time, dt, method) -> None:
     def end(dt: float) -> tuple[np.ndarray, np.ndarray]:
         settings = {"input_size": 2, "hidden_size": 2, "inhibitory_fraction": 0.5, "autapses": True}
@@ -165,6 +166,7 @@ def test_the_hopf_set_loses_stability_where_its_equations_do() -> None:
         assert 1000 * abs(np.angle(value)) / (2 * np.pi * dt) == pytest.approx(12, abs=2)
 
 
+@pytest.mark.slow
 def test_firing_begins_at_a_finite_rate_or_at_zero(voltages, spikes) -> None:
     """Rinzel & Ermentrout (1998): from 88.3 uA/cm2 at a finite rate (Hopf), from 39.96 at zero (SNIC)."""
     dt = 0.5

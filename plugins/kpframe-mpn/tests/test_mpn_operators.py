@@ -250,6 +250,7 @@ def test_direct_path(make, close, differ, variant, x, h0) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])
+@pytest.mark.rows(3)
 def test_dtype_and_device(make, device, variant, x, mask, dtype, rtol) -> None:
     model, x, mask = make(**variant).to(device, dtype), x.to(device, dtype), mask.to(device)
     flow, twin = linearize(model, x, mask=mask), linearize(model, x, mask=mask, method="autograd")

@@ -107,6 +107,7 @@ def test_refused_settings(settings, message) -> None:
         NeuralODE(3, 4, **settings)
 
 
+@pytest.mark.slow
 def test_importing_the_package_brings_no_torch() -> None:
     code = "import sys, kpframe_ode; print('torch' in sys.modules, kpframe_ode.ODEModel.__name__)"
     out = subprocess.check_output([sys.executable, "-c", code], text=True)

@@ -38,6 +38,7 @@ def test_structured_is_autograd_is_total(form, draw, check_operators, integrator
 
 
 @pytest.mark.parametrize("integrator", ["euler", "rk4"])
+@pytest.mark.rows(3)
 def test_with_a_mask_and_a_trained_start(form, draw, mask, check_operators, integrator) -> None:
     model = form(integrator=integrator, trainable_initial_state=True)
     check_operators(model, draw(2, 4, model.input_size, seed=11), None, mask)

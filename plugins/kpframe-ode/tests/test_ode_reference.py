@@ -200,6 +200,7 @@ class Lorenz(ODEModel):
         return torch.stack([sigma * (Y - X) + x[:, 0], X * (rho - Z) - Y, X * Y - beta * Z], dim=-1)
 
 
+@pytest.mark.slow
 def test_lyapunov_exponents_of_lorenz(draw) -> None:
     """0.9056, 0, -14.572 (Sprott 2003, Chaos and Time-Series Analysis); their sum is -(sigma + 1 + beta)."""
     x, h0, sums = torch.zeros(60, 3000, 1, dtype=torch.float64), 20 + draw(60, 3, seed=1), {}

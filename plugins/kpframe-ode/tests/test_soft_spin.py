@@ -132,6 +132,7 @@ def test_one_spin_is_boltzmann_distributed(temperature) -> None:
     assert abs(mean) < 4 * error
 
 
+@pytest.mark.slow
 def test_two_coupled_spins_are_boltzmann_distributed() -> None:
     states = equilibrium(2, 0.5, J=0.4)
     square, product = moments(0.4, 0.5)

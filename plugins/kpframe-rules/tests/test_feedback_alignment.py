@@ -364,5 +364,6 @@ RULES = [FeedbackAlignment, DirectFeedbackAlignment, Direct, Broadcast, Feedback
 
 
 @parametrize_with_checks(RULES, kind="rule")
+@pytest.mark.rows(3)
 def test_conformance(check) -> None:
     check()

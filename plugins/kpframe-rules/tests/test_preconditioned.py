@@ -418,6 +418,7 @@ class Tangent(LowRankProjection):
 
 
 @parametrize_with_checks([Rates, SomeMoments, Tangent], kind="rule")
+@pytest.mark.rows(3)
 def test_conformance(check) -> None:
     check()
 

@@ -205,6 +205,7 @@ class KroneckerWhereItApplies(KFRTRL):
 
 
 @parametrize_with_checks(["artbp", "uoro", "node_perturbation", KroneckerWhereItApplies], kind="rule")
+@pytest.mark.rows(3)
 def test_conformance(check) -> None:
     check()
 
@@ -215,5 +216,6 @@ class SharedCuts(ARTBP):
 
 
 @parametrize_with_checks(["weight_perturbation", SharedCuts], kind="rule")
+@pytest.mark.rows(3)
 def test_conformance_in_any_order(check) -> None:
     check()

@@ -77,6 +77,7 @@ def test_constant_decay(make, dense, close, differ, leaky, masked) -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.rows(3)
 def test_within_units(make, dense, own_entries, close, differ, name, masked) -> None:
     here = make(name, start="trainable", masked=masked)
     A = dense(here).A
