@@ -133,9 +133,8 @@ class RunFolder:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            writer = read_record(self.path) or {}
-            who = "another process"
-            if writer is not None:
+            writer, who = read_record(self.path), "another process"
+            if writer is not None:  # else it has written nothing yet, or what cannot be read
                 who = f"kpframe {writer['command']}, process {writer.get('process')}"
             raise OutputError(
                 f"folder {str(self.path)!r} is in use by {who}; wait for it to end, or give another --output"

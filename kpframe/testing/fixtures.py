@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -60,7 +61,9 @@ def total_jacobian() -> Callable[..., torch.Tensor]:
         states = model.rollout(x, h0, mask).states
         basis = torch.eye(states.numel(), dtype=states.dtype).reshape(-1, *states.shape)
         theta = tuple(model.trainable().values())
-        rows = torch.autograd.grad(states, theta, basis, is_grads_batched=True, allow_unused=True)
+        with warnings.catch_warnings():  # of operations that torch loops over, which is slow and right
+            warnings.filterwarnings("ignore", message="There is a performance drop")
+            rows = torch.autograd.grad(states, theta, basis, is_grads_batched=True, allow_unused=True)
         blocks = [
             states.new_zeros(len(basis), p.numel()) if g is None else g.reshape(len(basis), -1)
             for g, p in zip(rows, theta, strict=True)

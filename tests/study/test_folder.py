@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import xarray as xr
+from filelock import FileLock
 
 from kpframe.errors import OutputError, SettingsError
 from kpframe.study.folder import LOCK, RunFolder, read_record
@@ -133,6 +134,14 @@ def test_a_living_process_holds_its_folder(tmp_path: Path) -> None:
     assert other.returncode == 0
     assert names(tmp_path / "run") == ["run.json", "training.nc"]
     finished(tmp_path / "run", overwrite=True)
+
+
+@pytest.mark.parametrize("record", [None, "not JSON"])
+def test_a_process_without_a_record_holds_its_folder_too(tmp_path: Path, record: str | None) -> None:
+    if record is not None:
+        (tmp_path / "run.json").write_text(record)
+    with FileLock(tmp_path / LOCK), pytest.raises(OutputError, match="in use by another process; wait"):
+        finished(tmp_path)
 
 
 def test_after_a_kill(tmp_path: Path) -> None:

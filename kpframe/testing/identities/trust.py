@@ -206,13 +206,19 @@ def _unscaled(case: FlowCase) -> Residual | None:
     look="products of the model's own K and P; the estimators themselves are tested apart",
 )
 def ranks_know_no_scale(case: FlowCase) -> Residual:
-    """The effective rank of ``c Phi`` is that of ``Phi`` for c from 1e-180 to 1e180."""
+    """The effective rank of ``c Phi`` is that of ``Phi`` for c from 1e-180 to 1e180.
+
+    Where Phi itself is small or large, as of saturated units, c goes as far as ``c Phi`` can be held.
+    """
     needs_parameters(case.problem)
     Phi = case.problem.flow.Phi
-    dense = Phi.to_dense() / (Phi.to_dense().abs().max() or 1.0)
+    dense = Phi.to_dense()
+    largest = float(dense.abs().max()) or 1.0
+    dense = dense / largest
     size = float(dense.square().sum())
     wanted = float(dense.trace()) ** 2 / size if size else 0.0
-    ranks = [effective_rank(c * Phi, budget=Phi.domain.size).value for c in (2.0**-600, 1.0, 2.0**600)]
+    scales = (2.0**-600 / min(largest, 1.0), 1.0, 2.0**600 / max(largest, 1.0))
+    ranks = [effective_rank(c * Phi, budget=Phi.domain.size).value for c in scales]
     return compare(torch.tensor(ranks).double(), torch.full((3,), wanted).double(), "rank of c Phi")
 
 

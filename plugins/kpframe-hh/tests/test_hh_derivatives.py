@@ -33,19 +33,6 @@ def jacobians(model, trajectory) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(A).reshape(*trajectory.space.shape, -1), torch.cat(J)
 
 
-def total_jacobian(model, x, h0, mask) -> torch.Tensor:
-    """Return the dense ``dh/dtheta`` ``[B T H, M]`` of a whole roll-out, by automatic differentiation."""
-    states = model.rollout(x, h0, mask).states
-    basis = torch.eye(states.numel(), dtype=states.dtype).reshape(-1, *states.shape)
-    theta = tuple(model.trainable().values())
-    rows = torch.autograd.grad(states, theta, basis, is_grads_batched=True, allow_unused=True)
-    blocks = [
-        states.new_zeros(len(basis), p.numel()) if g is None else g.reshape(len(basis), -1)
-        for g, p in zip(rows, theta, strict=True)
-    ]
-    return torch.cat(blocks, dim=1)
-
-
 def test_step_jacobians(make, inputs, active, close, differ, form) -> None:
     model = make(**form)
     x = inputs(model)
@@ -61,7 +48,7 @@ def test_step_jacobians(make, inputs, active, close, differ, form) -> None:
 @pytest.mark.parametrize(("given", "masked"), [(False, False), (True, True)], ids=["own h0", "given, masked"])
 @pytest.mark.rows(3)
 def test_structured_is_autograd_is_total(
-    make, inputs, active, close, differ, mask, form, given, masked
+    total_jacobian, make, inputs, active, close, differ, mask, form, given, masked
 ) -> None:
     model = make(**form)
     x, h0, chosen = inputs(model), active(model) if given else None, mask if masked else None

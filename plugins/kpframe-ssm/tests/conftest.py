@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import pytest
@@ -88,25 +87,3 @@ def close() -> Callable[..., None]:
         assert float((actual - expected).norm()) <= rtol * scale
 
     return check
-
-
-@pytest.fixture
-def total_jacobian() -> Callable[..., torch.Tensor]:
-    """Return the dense ``dh/dtheta`` ``[B T H, M]`` of a whole roll-out, by automatic differentiation."""
-
-    def jacobian(
-        model: Model, x: torch.Tensor, h0: torch.Tensor | None = None, mask: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        states = model.rollout(x, h0, mask).states
-        basis = torch.eye(states.numel(), dtype=states.dtype).reshape(-1, *states.shape)
-        theta = tuple(model.trainable().values())
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="There is a performance drop")
-            rows = torch.autograd.grad(states, theta, basis, is_grads_batched=True, allow_unused=True)
-        blocks = [
-            states.new_zeros(len(basis), p.numel()) if g is None else g.reshape(len(basis), -1)
-            for g, p in zip(rows, theta, strict=True)
-        ]
-        return torch.cat(blocks, dim=1)
-
-    return jacobian
