@@ -14,46 +14,46 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOME = {
+    "DiagonalOperator": "operators",
     "Estimate": "spectra",
     "Flow": "flow",
-    "IdentityOperator": "operators",
-    "DiagonalOperator": "operators",
     "FunctionOperator": "operators",
+    "IdentityOperator": "operators",
     "KpframeError": "errors",
     "LearningRule": "rules",
     "MatrixOperator": "operators",
-    "Model": "model",
+    "Model": "models",
     "Operator": "operators",
     "OuterProductOperator": "operators",
-    "ParameterOperator": "parameter",
-    "Propagator": "propagator",
+    "ParameterOperator": "flow",
+    "Propagator": "flow",
     "Readout": "readout",
-    "Reducer": "reducer",
-    "Site": "site_layout",
-    "SiteModel": "sites",
-    "Space": "spaces",
-    "Stage": "site_layout",
-    "StepJacobian": "step_jacobian",
+    "Reducer": "operators",
+    "Site": "models",
+    "SiteModel": "models",
+    "Space": "operators",
+    "Stage": "models",
+    "StepJacobian": "flow",
     "StochasticRule": "rules",
     "Task": "tasks",
-    "Trajectory": "trajectory",
+    "Trajectory": "flow",
     "Trials": "tasks",
-    "Update": "update",
+    "Update": "rules",
     "ZeroOperator": "operators",
     "alignment": "spectra",
-    "create_model": "registry",
-    "create_reducer": "registry",
-    "create_rule": "registry",
-    "create_task": "registry",
+    "create_model": "models",
+    "create_reducer": "operators",
+    "create_rule": "rules",
+    "create_task": "tasks",
     "effective_rank": "spectra",
     "eigsh": "spectra",
     "frobenius_norm": "spectra",
-    "linearize": "flow",
-    "lyapunov_exponents": "spectra.lyapunov",
+    "linearize": "models",
+    "lyapunov_exponents": "spectra",
     "spectral_density": "spectra",
     "svd": "spectra",
     "trace": "spectra",
-    "wrap": "wrapped",
+    "wrap": "models",
 }
 
 __all__ = [
@@ -101,8 +101,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from kpframe.errors import KpframeError
-    from kpframe.flow import Flow, linearize
-    from kpframe.model import Model
+    from kpframe.flow import Flow, ParameterOperator, Propagator, StepJacobian, Trajectory
+    from kpframe.models import Model, Site, SiteModel, Stage, create_model, linearize, wrap
     from kpframe.operators import (
         DiagonalOperator,
         FunctionOperator,
@@ -110,41 +110,50 @@ if TYPE_CHECKING:
         MatrixOperator,
         Operator,
         OuterProductOperator,
+        Reducer,
+        Space,
         ZeroOperator,
+        create_reducer,
     )
-    from kpframe.parameter import ParameterOperator
-    from kpframe.propagator import Propagator
     from kpframe.readout import Readout
-    from kpframe.reducer import Reducer
-    from kpframe.registry import create_model, create_reducer, create_rule, create_task
-    from kpframe.rules import LearningRule, StochasticRule
-    from kpframe.site_layout import Site, Stage
-    from kpframe.sites import SiteModel
-    from kpframe.spaces import Space
+    from kpframe.rules import LearningRule, StochasticRule, Update, create_rule
     from kpframe.spectra import (
         Estimate,
         alignment,
         effective_rank,
         eigsh,
         frobenius_norm,
+        lyapunov_exponents,
         spectral_density,
         svd,
         trace,
     )
-    from kpframe.spectra.lyapunov import lyapunov_exponents
-    from kpframe.step_jacobian import StepJacobian
-    from kpframe.tasks import Task, Trials
-    from kpframe.trajectory import Trajectory
-    from kpframe.update import Update
-    from kpframe.wrapped import wrap
+    from kpframe.tasks import Task, Trials, create_task
 
 
-#: Rooms that are used by their own name: ``kpframe.plugin.temporary``, ``kpframe.testing.check_model``.
-_ROOMS = ("plugin", "testing")
+#: Public modules, used by their own name: ``kpframe.readout.error``, ``kpframe.testing.check_model``.
+_MODULES = (
+    "checkpoint",
+    "comparison",
+    "errors",
+    "flow",
+    "gradient_flow",
+    "interchange",
+    "models",
+    "operators",
+    "plugin",
+    "readout",
+    "rules",
+    "spectra",
+    "study",
+    "tasks",
+    "testing",
+    "training",
+)
 
 
 def __getattr__(name: str) -> object:
-    if name in _ROOMS:
+    if name in _MODULES:
         return import_module(f"kpframe.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'kpframe' has no attribute {name!r}")
@@ -154,4 +163,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME, *_ROOMS})
+    return sorted({*globals(), *_HOME, *_MODULES})

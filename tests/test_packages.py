@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import kpframe
-from kpframe.cli.extra import EXTRA
+from kpframe.cli._extra import EXTRA
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = sorted((ROOT / "plugins").glob("kpframe-*"))

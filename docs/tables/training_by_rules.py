@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 from statistics import fmean, stdev
 
-from kpframe.cli import app
-from kpframe.spectra.statistics import widen
-from kpframe.study.results import read_dataset
+from kpframe.cli import _app as app
+from kpframe.spectra._numerics.statistics import widen
+from kpframe.study._results import read_dataset
 
 HERE = Path(__file__).parent
 PAGE, FIGURES = HERE.parent / "rules.md", HERE / "training_by_rules.csv"

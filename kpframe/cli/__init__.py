@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from kpframe.cli.extra import EXTRA, needs
+from kpframe.cli._extra import EXTRA, needs
 
 
 def main() -> None:
     """Run the command line and exit: 0 when all is well, 2 after an error."""
-    from kpframe.cli.terminal import end_output, open_output
+    from kpframe.cli._terminal import end_output, open_output
 
     open_output()
     try:
-        from kpframe.cli.app import run
+        from kpframe.cli._app import run
     except ModuleNotFoundError as error:
         if error.name not in EXTRA:
             raise

@@ -1,15 +1,16 @@
 """The plugin host: what a plugin's author imports, and the manager that finds what plugins offer.
 
 A plugin is a distribution with the entry point ``<distribution> = "<module>"`` in the group ``kpframe``;
-the module implements some of the hooks in ``kpframe.plugin.hookspecs``. Nothing here imports torch.
+the module implements some of the hooks in ``kpframe.plugin._hookspecs``. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
-from kpframe.plugin.hookspecs import hookimpl
-from kpframe.plugin.manager import PluginManager, get_manager
-from kpframe.plugin.scoped import temporary
-from kpframe.plugin.specs import (
+from kpframe.plugin._hookspecs import hookimpl
+from kpframe.plugin._manager import PluginManager, get_manager
+from kpframe.plugin._scoped import temporary
+from kpframe.plugin._settings import setting
+from kpframe.plugin._specs import (
     API_VERSION,
     KINDS,
     ModelSpec,
@@ -23,7 +24,6 @@ from kpframe.plugin.specs import (
     Spec,
     TaskSpec,
 )
-from kpframe.settings import setting
 
 __all__ = [
     "API_VERSION",

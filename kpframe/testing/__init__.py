@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 from kpframe.errors import MissingDependencyError
 
 _HOME = {
-    "CheckFailure": "residual",
-    "Report": "report",
-    "check_model": "checks",
-    "check_reducer": "checks",
-    "check_rule": "checks",
-    "parametrize_with_checks": "parametrize",
+    "CheckFailure": "_residual",
+    "Report": "_report",
+    "check_model": "_checks",
+    "check_reducer": "_checks",
+    "check_rule": "_checks",
+    "parametrize_with_checks": "_parametrize",
 }
 
 __all__ = [
@@ -43,10 +43,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from kpframe.testing import identities, mutants, strategies
-    from kpframe.testing.checks import check_model, check_reducer, check_rule
-    from kpframe.testing.parametrize import parametrize_with_checks
-    from kpframe.testing.report import Report
-    from kpframe.testing.residual import CheckFailure
+    from kpframe.testing._checks import check_model, check_reducer, check_rule
+    from kpframe.testing._parametrize import parametrize_with_checks
+    from kpframe.testing._report import Report
+    from kpframe.testing._residual import CheckFailure
 
 
 def __getattr__(name: str) -> object:

@@ -19,7 +19,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from kpframe.testing.fixtures import close, differ, draw, total_jacobian  # noqa: F401
+from kpframe.testing._fixtures import close, differ, draw, total_jacobian  # noqa: F401
 
 settings.register_profile("default", deadline=None, max_examples=25)
 settings.register_profile("ci", deadline=None, max_examples=10, derandomize=True, print_blob=True)
@@ -100,7 +100,7 @@ def _at_length(item: pytest.Item, config: pytest.Config) -> bool:
     """Whether a test is marked slow, or a conformance check that draws more cases where slow tests run."""
     if item.get_closest_marker("slow"):
         return True
-    from kpframe.testing.parametrize import PytestCheck
+    from kpframe.testing._parametrize import PytestCheck
 
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     return bool(config.getini("check_examples")) and isinstance(parameters.get("check"), PytestCheck)

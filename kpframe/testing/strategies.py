@@ -11,17 +11,17 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from kpframe.reducer import REDUCERS
-from kpframe.spaces import Space
-from kpframe.testing.cases import FlowCase, MaskCase, ReducerCase, RuleCase, TensorCase
-from kpframe.testing.choices import LARGEST
-from kpframe.testing.drawing import settings_strategy
-from kpframe.testing.sources import Source, source_of
-from kpframe.testing.trees import BINARY, LEAVES, ROOTS, UNARY, Node, OperatorCase
-from kpframe.testing.values import KINDS
+from kpframe.operators._reducer import REDUCERS
+from kpframe.operators._spaces import Space
+from kpframe.testing._cases import FlowCase, MaskCase, ReducerCase, RuleCase, TensorCase
+from kpframe.testing._choices import LARGEST
+from kpframe.testing._drawing import settings_strategy
+from kpframe.testing._sources import Source, source_of
+from kpframe.testing._trees import BINARY, LEAVES, ROOTS, UNARY, Node, OperatorCase
+from kpframe.testing._values import KINDS
 
 #: Models that rules are checked on.
-TOYS = tuple(source_of(f"kpframe.testing.toys:{name}") for name in ("Elman", "Plain"))
+TOYS = tuple(source_of(f"kpframe.testing._toys:{name}") for name in ("Elman", "Plain"))
 
 _AXES = ("time", "batch", "hidden")
 

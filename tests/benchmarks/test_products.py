@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from kpframe import linearize
-from kpframe.bench.peers import LAYERS
-from kpframe.bench.products import INPUTS, WRAPPED, make
 from kpframe.plugin import get_manager
+from kpframe.study._bench.peers import LAYERS
+from kpframe.study._bench.products import INPUTS, WRAPPED, make
 
 pytestmark = pytest.mark.slow
 NAMES = [*(spec.name for spec in get_manager().specs("model") if spec.name in LAYERS), WRAPPED]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kpframe.cli import app
+from kpframe.cli import _app as app
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kpframe.cli import app, new_plugin
+from kpframe.cli import _app as app
+from kpframe.cli import _new_plugin as new_plugin
 
 KINDS = ("model", "rule", "reducer", "task")
 

@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from kpframe.cli import progress
-from kpframe.cli.progress import LINES, training_progress
+from kpframe.cli import _progress as progress
+from kpframe.cli._progress import LINES, training_progress
 
 
 def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

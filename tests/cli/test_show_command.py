@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from attrs import frozen
 
-from kpframe.cli import app, plugins
+from kpframe.cli import _app as app
+from kpframe.cli import _plugins as plugins
 from kpframe.plugin import ModelSpec, PluginManager, RuleSpec, hookimpl, setting
 
 LONG = "a very long explanation that goes on and on " * 5

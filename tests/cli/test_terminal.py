@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 import kpframe
-from kpframe.cli import app, plugins
+from kpframe.cli import _app as app
+from kpframe.cli import _plugins as plugins
 from kpframe.errors import PluginError, message_of, one_line, printable, told
 from kpframe.plugin import ModelSpec, PluginInfo, PluginManager, PluginProblem, hookimpl, setting
-from kpframe.study import results
+from kpframe.study import _results as results
 
 ROOT = Path(kpframe.__file__).parents[1]
 HOSTILE = "title \x1b]0;owned\x07 \x1b[31mred\r\nWarning: forged\u2028line \u202eesrever\u202c \x9b2J\x00"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kpframe.checkpoint import save_checkpoint
-from kpframe.cli import app
-from kpframe.testing.toys import Plain
+from kpframe.cli import _app as app
+from kpframe.study._checkpoint import save_checkpoint
+from kpframe.testing._toys import Plain
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def run(capsys):
 
 
 def test_a_good_model_gives_a_table_and_exit_code_0(run) -> None:
-    code, out, err = run("verify", "kpframe.testing.toys:Gated", "--examples", "3")
+    code, out, err = run("verify", "kpframe.testing._toys:Gated", "--examples", "3")
     assert (code, err) == (0, "")
     assert out.startswith("model Gated")
     (line,) = [line for line in out.splitlines() if "phi_equals_total_jacobian" in line]
@@ -34,7 +34,7 @@ def test_a_good_model_gives_a_table_and_exit_code_0(run) -> None:
     assert float(line.split()[2]) < 1e-12
     assert line.split()[3:5] == ["1e-09", "3"]
     assert out.rstrip().endswith(" passed")
-    assert run("verify", "kpframe.testing.toys:Gated", "--examples", "3")[1] == out
+    assert run("verify", "kpframe.testing._toys:Gated", "--examples", "3")[1] == out
 
 
 @pytest.mark.slow
@@ -63,7 +63,7 @@ def test_json(run) -> None:
         ("no_such_model", "no model 'no_such_model'"),
         ("rule:no_such_rule", "no rule 'no_such_rule'"),
         ("no.such.module:Model", "cannot be imported: ModuleNotFoundError"),
-        ("kpframe.testing.toys:Nothing", "has no attribute 'Nothing'"),
+        ("kpframe.testing._toys:Nothing", "has no attribute 'Nothing'"),
         ("missing.safetensors", "expected a file, got 'missing.safetensors'"),
         ("task:digits", "spec: expected one of the kinds model, rule, reducer"),
         ("operator:algebra", "NAME: expected a model, rule:NAME or reducer:NAME, got 'operator:algebra'"),
@@ -107,11 +107,11 @@ def test_examples_must_be_positive(run) -> None:
 
 
 def test_the_theorem_of_weight_sites(run) -> None:
-    code, out, err = run("verify", "--theorem", "weight-sites", "kpframe.testing.toys:Elman")
+    code, out, err = run("verify", "--theorem", "weight-sites", "kpframe.testing._toys:Elman")
     assert (code, err) == (0, "")
     (line,) = [line for line in out.splitlines() if "Elman" in line]
     assert "Gram matrix of site inputs" in line
-    code, out, err = run("verify", "--theorem", "weight-sites", "kpframe.testing.toys:Gated", "--json")
+    code, out, err = run("verify", "--theorem", "weight-sites", "kpframe.testing._toys:Gated", "--json")
     assert (code, err) == (0, "")
     (row,) = json.loads(out)["models"]
     assert row["verdict"] == "neuron-diagonal"
@@ -124,8 +124,8 @@ def test_the_theorem_needs_no_extra_for_tests() -> None:
     code = """
         import sys
         sys.modules["hypothesis"] = sys.modules["pytest"] = None
-        from kpframe.cli import app
-        sys.exit(app.run(["verify", "--theorem", "weight-sites", "kpframe.testing.toys:Elman"]))
+        from kpframe.cli import _app as app
+        sys.exit(app.run(["verify", "--theorem", "weight-sites", "kpframe.testing._toys:Elman"]))
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -133,11 +133,11 @@ def test_the_theorem_needs_no_extra_for_tests() -> None:
 
 
 def test_without_the_extra_for_tests_one_line_says_what_to_install() -> None:
-    names = ("kpframe.testing.toys:Gated", "rule:bptt", "reducer:mean", "no_such_model", "no.such:Model")
+    names = ("kpframe.testing._toys:Gated", "rule:bptt", "reducer:mean", "no_such_model", "no.such:Model")
     code = f"""
         import sys
         sys.modules["hypothesis"] = None
-        from kpframe.cli import app
+        from kpframe.cli import _app as app
         for name in {names!r}:
             for options in ((), ("--json",)):
                 print(app.run(["verify", name, *options]))

@@ -11,10 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from kpframe import create_model, linearize
-from kpframe.checkpoint import load_checkpoint, save_checkpoint
-from kpframe.cli import app
+from kpframe.cli import _app as app
 from kpframe.errors import CheckpointError, SettingsError
-from kpframe.readout import Readout
+from kpframe.study._checkpoint import load_checkpoint, save_checkpoint
+from kpframe.tasks._readout import Readout
 
 MODELS = {
     "vanilla": ("rnn", {"nonlinearity": "relu", "bias": False}),

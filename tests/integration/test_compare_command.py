@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-import kpframe.study.compare
+import kpframe.study._compare
 from kpframe import LearningRule, Readout, create_model, create_task
-from kpframe.checkpoint import save_checkpoint
-from kpframe.cli import app
+from kpframe.cli import _app as app
 from kpframe.plugin import RuleSpec, hookimpl, temporary
-from kpframe.study.results import read_dataset
+from kpframe.study._checkpoint import save_checkpoint
+from kpframe.study._results import read_dataset
 
 SMALL = ["--trials", "2", "--budget", "16"]
 TASK = {"fixation": 1, "stimulus": 1, "memory": 1, "response": 2, "grace": 0}
@@ -189,7 +189,7 @@ def test_a_checkpoint_on_which_no_rule_can_be_compared(
 @pytest.mark.slow
 def test_what_was_compared_before_ctrl_c_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, output = run_of(tmp_path / "run", "gru", "rnn"), tmp_path / "o"
-    load = kpframe.study.compare.load_network
+    load = kpframe.study._compare.load_network
 
     def interrupted(path: Path):
         if path.stem.startswith("rnn"):
@@ -198,7 +198,7 @@ def test_what_was_compared_before_ctrl_c_can_be_read(tmp_path: Path, monkeypatch
 
     arguments = ["compare", str(run), "--rules", "bptt", *SMALL, "--output", str(output)]
     with monkeypatch.context() as patched:
-        patched.setattr(kpframe.study.compare, "load_network", interrupted)
+        patched.setattr(kpframe.study._compare, "load_network", interrupted)
         assert app.run(arguments) == 130
     assert read_dataset(output / "comparison.nc").checkpoint.values.tolist() == ["gru-000000"]
     assert sorted(path.name for path in output.iterdir()) == ["comparison.nc", "run.json"]

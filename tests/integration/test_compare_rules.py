@@ -11,14 +11,14 @@ import torch
 import xarray as xr
 
 from kpframe import LearningRule, Readout, create_model, create_task, linearize, wrap
-from kpframe.checkpoint import save_checkpoint
-from kpframe.comparison import FACINGS
 from kpframe.errors import ArgumentError, CheckpointError, NotLinearError, UnsupportedError
-from kpframe.readout import error
-from kpframe.report.comparison import write_comparison
-from kpframe.study.compare import compare_rules, compare_source
-from kpframe.study.results import read_dataset, write_dataset
-from kpframe.study.rule_text import parse_rule
+from kpframe.rules._comparison import FACINGS
+from kpframe.rules._rule_text import parse_rule
+from kpframe.study._checkpoint import save_checkpoint
+from kpframe.study._compare import compare_rules, compare_source
+from kpframe.study._report.comparison import write_comparison
+from kpframe.study._results import read_dataset, write_dataset
+from kpframe.tasks._error import error
 
 F64 = torch.float64
 B, T, H = 3, 6, 5

@@ -8,10 +8,10 @@ import pytest
 from kpframe_rules import FrozenSettings
 
 from kpframe import create_model
-from kpframe.checkpoint import save_checkpoint
-from kpframe.cli import app
+from kpframe.cli import _app as app
+from kpframe.operators._reducer import REDUCERS
 from kpframe.plugin import RuleSpec
-from kpframe.reducer import REDUCERS
+from kpframe.study._checkpoint import save_checkpoint
 from kpframe.testing import check_rule, parametrize_with_checks
 
 RULES = ["rule:bptt", "rule:frozen", "rule:truncated_bptt"]

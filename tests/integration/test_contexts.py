@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from kpframe import Model, linearize, trace, wrap
 from kpframe.errors import UnsupportedError
-from kpframe.testing.surroundings import SURROUNDINGS
+from kpframe.testing._surroundings import SURROUNDINGS
 
 from .bundled import CELLS, MODELS, Figures, Read, assert_same, everything, model_of
 

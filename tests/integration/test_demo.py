@@ -13,9 +13,9 @@ import xarray as xr
 from click.testing import CliRunner, Result
 
 from kpframe import effective_rank, linearize
-from kpframe.checkpoint import load_checkpoint
-from kpframe.cli.app import cli
-from kpframe.registry import create_task
+from kpframe.cli._app import cli
+from kpframe.study._checkpoint import load_checkpoint
+from kpframe.tasks._task import create_task
 
 
 @pytest.fixture(scope="module")

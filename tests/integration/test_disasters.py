@@ -16,11 +16,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from kpframe.checkpoint import load_checkpoint
-from kpframe.cli import app
-from kpframe.cli.app import cli
-from kpframe.study.folder import read_record
-from kpframe.study.results import read_dataset
+from kpframe.cli import _app as app
+from kpframe.cli._app import cli
+from kpframe.study._checkpoint import load_checkpoint
+from kpframe.study._folder import read_record
+from kpframe.study._results import read_dataset
 
 TASK = [f"--task-set={pair}" for pair in ("fixation=1", "stimulus=1", "memory=1", "response=2", "grace=0")]
 TRAIN = ["train", "--rule", "bptt", "--rule", "truncated_bptt(window=1)", "--model", "rnn", *TASK]

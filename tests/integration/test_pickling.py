@@ -11,18 +11,9 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 import torch
 
-from kpframe import (
-    Flow,
-    Operator,
-    Readout,
-    create_rule,
-    linearize,
-    lyapunov_exponents,
-    trace,
-    wrap,
-)
-from kpframe.autograd import Linearization
+from kpframe import Flow, Operator, Readout, create_rule, linearize, lyapunov_exponents, trace, wrap
 from kpframe.errors import UnsupportedError
+from kpframe.models._autograd.linearization import Linearization
 
 from .bundled import CELLS, MODELS, RULE_SETTINGS, RULES, Figures, model_of, normal
 

@@ -12,20 +12,20 @@ import pytest
 import torch
 
 from kpframe import LearningRule
-from kpframe.checkpoint import load_checkpoint
 from kpframe.errors import KpframeError, OutputError, SettingsError
 from kpframe.plugin import RuleSpec, hookimpl, temporary
-from kpframe.report.comparison import write_comparison
-from kpframe.report.html import failed_rules, write_report
-from kpframe.report.training import write_training
-from kpframe.study.compare import compare_source
-from kpframe.study.config import StudySettings, parse_study
-from kpframe.study.folder import read_record
-from kpframe.study.results import read_dataset
-from kpframe.study.rule_text import parse_rule
-from kpframe.study.run import run_study
-from kpframe.study.train_rules import Experiment, train_rules
-from kpframe.training import TrainingSettings
+from kpframe.rules._rule_text import parse_rule
+from kpframe.study._checkpoint import load_checkpoint
+from kpframe.study._compare import compare_source
+from kpframe.study._config import StudySettings, parse_study
+from kpframe.study._folder import read_record
+from kpframe.study._report.comparison import write_comparison
+from kpframe.study._report.html import failed_rules, write_report
+from kpframe.study._report.training import write_training
+from kpframe.study._results import read_dataset
+from kpframe.study._run import run_study
+from kpframe.study._train_rules import Experiment, train_rules
+from kpframe.study._training import TrainingSettings
 
 TASK = {"name": "memory_pro", "fixation": 1, "stimulus": 1, "memory": 1, "response": 2, "grace": 0}
 AWKWARD = ["../../$x_$ of $y", "_φ/*" * 100]

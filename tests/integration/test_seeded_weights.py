@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kpframe import Flow, Model, Readout, create_model, create_rule, create_task, linearize
-from kpframe.initial import normal_, uniform_
+from kpframe.models._initial_weights import normal_, uniform_
 from kpframe.plugin import get_manager
 
 SIZES = {"input_size": 4, "hidden_size": 4}

@@ -14,7 +14,7 @@ import torch
 
 from kpframe import Flow, Model, Readout, create_model, create_rule, linearize
 from kpframe.errors import ArgumentError
-from kpframe.spaces import Part
+from kpframe.operators._spaces import Part
 
 SIZE = {"input_size": 3, "hidden_size": 3}
 LAYERS = {"num_layers": 2}

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from kpframe import LearningRule
-from kpframe.checkpoint import load_checkpoint
-from kpframe.cli import app
+from kpframe.cli import _app as app
 from kpframe.plugin import RuleSpec, hookimpl, temporary
-from kpframe.study.labels import file_names
-from kpframe.study.results import read_dataset
+from kpframe.study._checkpoint import load_checkpoint
+from kpframe.study._labels import file_names
+from kpframe.study._results import read_dataset
 
 TASK = [f"--task-set={pair}" for pair in ("fixation=1", "stimulus=1", "memory=1", "response=2", "grace=0")]
 SMALL = ["--model", "rnn", "--set", "hidden_size=5", "--task", "memory_pro", *TASK]

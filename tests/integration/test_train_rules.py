@@ -11,13 +11,13 @@ import xarray as xr
 from attrs import evolve
 
 from kpframe import LearningRule, StochasticRule, create_rule, create_task, effective_rank, linearize
-from kpframe.checkpoint import load_checkpoint
 from kpframe.errors import ArgumentError, NonFiniteProductError, UnsupportedError
-from kpframe.report.training import failed_rules, write_training
-from kpframe.study.folder import read_record
-from kpframe.study.results import read_dataset, write_dataset
-from kpframe.study.train_rules import Experiment, redrawn, train_rules
-from kpframe.training import Trainer, TrainingSettings
+from kpframe.study._checkpoint import load_checkpoint
+from kpframe.study._folder import read_record
+from kpframe.study._report.training import failed_rules, write_training
+from kpframe.study._results import read_dataset, write_dataset
+from kpframe.study._train_rules import Experiment, redrawn, train_rules
+from kpframe.study._training import Trainer, TrainingSettings
 
 TASK = {"fixation": 1, "stimulus": 2, "memory": 2, "response": 2, "grace": 0}
 EXPERIMENT = Experiment(
@@ -263,7 +263,7 @@ def test_what_cannot_be_measured_after_training_is_a_failure(monkeypatch: pytest
             raise NonFiniteProductError("product of P P*: expected finite numbers, got inf")
         return effective_rank(operator, **options)
 
-    monkeypatch.setattr("kpframe.study.train_rules.effective_rank", refuse)
+    monkeypatch.setattr("kpframe.study._train_rules.effective_rank", refuse)
     data = train_rules(RULES, evolve(EXPERIMENT, budget=16))
     assert data.outcome.values.tolist() == ["failed", "trained"]
     assert data.failed_at.values.tolist() == pytest.approx([13, np.nan], nan_ok=True)
@@ -298,7 +298,7 @@ def test_ctrl_c_leaves_what_was_measured(tmp_path: Path, alone: xr.Dataset) -> N
 
 @pytest.mark.slow
 def test_losses_are_written_while_a_rule_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kpframe.study.train_rules.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("kpframe.study._train_rules.SAVE_EVERY", 0.0)
     counts = []
 
     def look(label: str, made: int, steps: int, loss: float) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from kpframe import LearningRule, create_model, create_rule, create_task
-from kpframe.readout import Readout
-from kpframe.training import Trainer, TrainingSettings, backward_gradient, operator_gradient
+from kpframe.study._training import Trainer, TrainingSettings, backward_gradient, operator_gradient
+from kpframe.tasks._readout import Readout
 
 MODELS: dict[str, tuple[str, dict[str, object]]] = {
     "vanilla": ("rnn", {"gain": 1.2}),

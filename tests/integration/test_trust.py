@@ -21,18 +21,7 @@ import torch
 from attrs import frozen
 from torch.nn.utils import parametrizations, prune
 
-from kpframe import (
-    Flow,
-    MatrixOperator,
-    Model,
-    alignment,
-    create_rule,
-    effective_rank,
-    eigsh,
-    trace,
-    wrap,
-)
-from kpframe.checkpoint import load_into, load_weights
+from kpframe import Flow, MatrixOperator, Model, alignment, create_rule, effective_rank, eigsh, trace, wrap
 from kpframe.errors import (
     ArgumentError,
     CheckpointError,
@@ -41,8 +30,9 @@ from kpframe.errors import (
     NonFiniteError,
     UnsupportedError,
 )
-from kpframe.readout import Readout
-from kpframe.testing.surroundings import SURROUNDINGS
+from kpframe.study._checkpoint import load_into, load_weights
+from kpframe.tasks._readout import Readout
+from kpframe.testing._surroundings import SURROUNDINGS
 
 from . import bundled
 from .bundled import MODELS, Figures, assert_same, normal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kpframe.testing.weight_sites import TOLERANCE, weight_sites
+from kpframe.testing._weight_sites import TOLERANCE, weight_sites
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from kpframe.operators import (
     OuterProductOperator,
     ZeroOperator,
 )
-from kpframe.spaces import Space, state_space
+from kpframe.operators._spaces import Space, state_space
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor, rtol: float = 1e-10) -> None:

@@ -20,7 +20,7 @@ from kpframe.operators import (
     ZeroOperator,
     compose,
 )
-from kpframe.spaces import Space
+from kpframe.operators._spaces import Space
 
 SEEDS = st.integers(0, 2**31 - 1)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kpframe.errors import ArgumentError, AxisError, DtypeError, ShapeError
 from kpframe.operators import MatrixOperator
-from kpframe.spaces import Space
+from kpframe.operators._spaces import Space
 
 SEEDS = st.integers(0, 2**31 - 1)
 SIZES = st.tuples(st.integers(1, 3), st.integers(2, 4), st.integers(1, 2), st.integers(1, 2))

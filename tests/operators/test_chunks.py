@@ -7,7 +7,7 @@ import torch
 
 from kpframe import MatrixOperator, Space
 from kpframe.errors import ArgumentError, MemoryBudgetError
-from kpframe.operators import chunks
+from kpframe.operators import _memory as chunks
 
 SPACE = Space.of(batch=2, time=3)
 

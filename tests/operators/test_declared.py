@@ -10,7 +10,7 @@ import torch
 
 from kpframe.errors import ArgumentError, NonFiniteError
 from kpframe.operators import FunctionOperator, MatrixOperator, Operator
-from kpframe.spaces import Space
+from kpframe.operators._spaces import Space
 from kpframe.spectra import effective_rank, eigsh, trace
 
 F64 = torch.float64

@@ -9,7 +9,7 @@ from scipy.sparse.linalg import eigsh, svds
 
 from kpframe.errors import MemoryBudgetError
 from kpframe.operators import IdentityOperator
-from kpframe.spaces import Space, parameter_space
+from kpframe.operators._spaces import Space, parameter_space
 
 
 def test_over_budget_is_refused_with_the_size(draw) -> None:

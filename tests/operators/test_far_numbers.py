@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from kpframe.operators import Composition, IdentityOperator, MatrixOperator, Operator
-from kpframe.scale import gathered, multiplied
-from kpframe.spaces import Space
+from kpframe.operators._scale import gathered, multiplied
+from kpframe.operators._spaces import Space
 
 SPACE = Space.of(index=5)
 I = IdentityOperator(SPACE)  # noqa: E741

@@ -10,8 +10,8 @@ import torch
 
 from kpframe import MatrixOperator, Operator, Space, linearize, trace, wrap
 from kpframe.errors import NonFiniteError, NonFiniteProductError
-from kpframe.finite import check_finite, is_finite
-from kpframe.spaces import state_space
+from kpframe.operators._finite import check_finite, is_finite
+from kpframe.operators._spaces import state_space
 
 F64 = torch.float64
 

@@ -13,7 +13,7 @@ from kpframe.operators import (
     OuterProductOperator,
     ZeroOperator,
 )
-from kpframe.spaces import state_space
+from kpframe.operators._spaces import state_space
 
 SPACE = state_space(2, 3, {"h": 1, "c": 1})
 

@@ -22,7 +22,7 @@ from kpframe.operators import (
     OuterProductOperator,
     ZeroOperator,
 )
-from kpframe.spaces import Space
+from kpframe.operators._spaces import Space
 
 SPACE = Space.of(time=3)
 OP = MatrixOperator(torch.arange(9.0, dtype=torch.float64).reshape(3, 3), SPACE, name="A")

@@ -15,7 +15,7 @@ from kpframe.operators import (
     OuterProductOperator,
     ZeroOperator,
 )
-from kpframe.spaces import Space
+from kpframe.operators._spaces import Space
 
 SPACE = Space.of(batch=2, time=2)
 SYMMETRIC, POSITIVE = {"self_adjoint"}, {"self_adjoint", "positive"}

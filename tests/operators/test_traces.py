@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kpframe.errors import SpaceMismatchError
-from kpframe.operators import ZeroOperator, chunks
-from kpframe.spaces import Space, parameter_space
+from kpframe.operators import ZeroOperator
+from kpframe.operators import _memory as chunks
+from kpframe.operators._spaces import Space, parameter_space
 
 LETTER = {"batch": "b", "time": "t", "hidden": "h"}
 

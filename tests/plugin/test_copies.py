@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from kpframe.errors import UnknownNameError
-from kpframe.plugin.discovery import installed_entry_points
+from kpframe.plugin._discovery import installed_entry_points
 
 FORK = """
     from kpframe.plugin import ModelSpec, hookimpl

@@ -9,7 +9,7 @@ import pytest
 
 from kpframe.errors import ArgumentError, PluginError
 from kpframe.plugin import PluginManager, PluginWarning
-from kpframe.plugin.environment import ALLOW, DISABLE, STRICT
+from kpframe.plugin._environment import ALLOW, DISABLE, STRICT
 
 
 @pytest.fixture

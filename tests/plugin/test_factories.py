@@ -11,17 +11,17 @@ import torch
 from attrs import frozen
 
 import kpframe
-import kpframe.registry
+import kpframe.plugin._manager
 from kpframe.errors import ArgumentError, PluginError, SettingsError
+from kpframe.operators._reducer import Mean
 from kpframe.plugin import PluginManager, PluginWarning, setting
-from kpframe.reducer import Mean
-from kpframe.testing.toys import Plain
+from kpframe.testing._toys import Plain
 
 KINDS = {
     "model": (kpframe.create_model, "Model"),
     "rule": (kpframe.create_rule, "LearningRule"),
     "task": (kpframe.create_task, "Task"),
-    "reducer": (kpframe.registry.create_reducer, "Reducer"),
+    "reducer": (kpframe.create_reducer, "Reducer"),
 }
 OFFERS = """
     from kpframe.plugin import ModelSpec, ReducerSpec, RuleSpec, TaskSpec, hookimpl
@@ -64,7 +64,7 @@ def offer(fake, monkeypatch):
         module.make = factory
         monkeypatch.setitem(sys.modules, "kpf_factory", module)
         manager = PluginManager(lambda: [fake("kpf-thing", OFFERS.format(name=name), "5.0")], {})
-        monkeypatch.setattr(kpframe.registry, "get_manager", lambda: manager)
+        monkeypatch.setattr(kpframe.plugin._manager, "get_manager", lambda: manager)
         return manager
 
     return call
@@ -100,13 +100,13 @@ def test_a_factory_that_makes_what_it_should(offer):
     with pytest.raises(PluginError, match=r"expected a kpframe\.Task, got "):
         kpframe.create_task("thing")
     offer(lambda: Mean("time"))
-    assert isinstance(kpframe.registry.create_reducer("thing"), Mean)
+    assert isinstance(kpframe.create_reducer("thing"), Mean)
 
 
 def test_the_core_s_reducers_have_one_name_each(offer):
     offer(lambda: Mean("time"))
-    whole = kpframe.registry.create_reducer("partial_trace", axes=["time"])
-    assert type(kpframe.registry.create_reducer("partial-trace", axes=["time"])) is type(whole)
+    whole = kpframe.create_reducer("partial_trace", axes=["time"])
+    assert type(kpframe.create_reducer("partial-trace", axes=["time"])) is type(whole)
     assert type(whole) is not Mean
 
 

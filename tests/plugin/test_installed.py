@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import kpframe.registry
+import kpframe.plugin._manager
 from kpframe import LearningRule, Model, Task
 from kpframe.plugin import PluginManager
 
@@ -40,7 +40,7 @@ def test_a_broken_plugin_warns_and_is_left_out(site, good, broken):
 
 
 def test_importing_the_host_imports_no_torch(site):
-    code = "import sys, kpframe.plugin, kpframe.registry, kpframe.cli; print('torch' in sys.modules)"
+    code = "import sys, kpframe.plugin, kpframe.cli; print('torch' in sys.modules)"
     assert site.python(code).stdout == "False\n"
     assert site.python(code.replace("kpframe.cli;", "kpframe.cli, torch;")).stdout == "True\n"
 
@@ -55,8 +55,8 @@ def test_the_registry_asks_the_manager(kind, monkeypatch):
             return len(asked)
 
     manager = Manager(lambda: ())
-    monkeypatch.setattr(kpframe.registry, "get_manager", lambda: manager)
-    create = getattr(kpframe.registry, f"create_{kind}")
+    monkeypatch.setattr(kpframe.plugin._manager, "get_manager", lambda: manager)
+    create = getattr(kpframe, f"create_{kind}")
     assert create("thing", size=3, name="n") == 1
     assert create("other") == 2
     cls = {"model": Model, "rule": LearningRule, "task": Task}[kind]

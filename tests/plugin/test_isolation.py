@@ -15,7 +15,7 @@ import pytest
 
 from kpframe.errors import PluginError
 from kpframe.plugin import PluginManager, PluginWarning
-from kpframe.plugin import manager as manager_module
+from kpframe.plugin import _manager as manager_module
 
 HOOK = """
     from kpframe.plugin import ModelSpec, hookimpl

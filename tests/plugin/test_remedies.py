@@ -27,7 +27,7 @@ GOOD = """
         yield ModelSpec("model_of_kpf", "{module}:build", api={api})
 
     def build():
-        from kpframe.testing.toys import Plain
+        from kpframe.testing._toys import Plain
         return Plain(1, 2)
 """
 NEEDS = "import kpf_optional\n" + textwrap.dedent(GOOD)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kpframe.errors import SettingsError
-from kpframe.settings import NoSettings, build_settings, describe, setting
+from kpframe.plugin._settings import NoSettings, build_settings, describe, setting
 
 
 @frozen

@@ -129,7 +129,7 @@ def test_the_environments_manager_is_the_default(site):
         from kpframe import create_model
         from kpframe.errors import UnknownNameError
         from kpframe.plugin import ModelSpec, hookimpl
-        from kpframe.testing.toys import Plain
+        from kpframe.testing._toys import Plain
 
         class Mine:
             @hookimpl

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kpframe.operators import FunctionOperator, MatrixOperator, Operator
-from kpframe.spaces import Space
+from kpframe.operators._spaces import Space
 
 
 def generator(seed: int) -> torch.Generator:

@@ -9,9 +9,9 @@ import torch
 
 from kpframe.errors import ArgumentError
 from kpframe.operators import DiagonalOperator, MatrixOperator, Operator
-from kpframe.spaces import Space
+from kpframe.operators._spaces import Space
 from kpframe.spectra import EigenPairs, SingularTriplets, eigsh, randomized_svd, svd
-from kpframe.spectra.convergence import Answer, Doubts, Tolerance, earned, nothing_above
+from kpframe.spectra._numerics.convergence import Answer, Doubts, Tolerance, earned, nothing_above
 
 F64 = torch.float64
 #: 5 and 3 three times, 4 twice, then a bulk.

@@ -10,7 +10,7 @@ import torch
 
 from kpframe.operators import FunctionOperator, MatrixOperator, Operator
 from kpframe.spectra import Estimate, alignment, effective_rank, frobenius_norm, trace
-from kpframe.spectra.statistics import FEW, Looks
+from kpframe.spectra._numerics.statistics import FEW, Looks
 
 from .runs import F64, covered, estimates, rotated
 

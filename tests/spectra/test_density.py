@@ -5,7 +5,7 @@ import torch
 
 from kpframe.errors import ArgumentError, NonFiniteError, SpaceMismatchError
 from kpframe.operators import DiagonalOperator, IdentityOperator, MatrixOperator, Operator, ZeroOperator
-from kpframe.spaces import Space
+from kpframe.operators._spaces import Space
 from kpframe.spectra import spectral_density
 
 F64 = torch.float64

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from kpframe import MatrixOperator, Space, linearize
-from kpframe.operators.base import Operator
+from kpframe.operators._base import Operator
 from kpframe.spectra import eigsh
-from kpframe.testing.toys import Elman
+from kpframe.testing._toys import Elman
 
 F64 = torch.float64
 SPACE = Space.of(time=40, hidden=10)

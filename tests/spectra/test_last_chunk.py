@@ -7,10 +7,11 @@ from importlib import import_module
 import pytest
 import torch
 
-from kpframe.operators import MatrixOperator, chunks
-from kpframe.spaces import Space
+from kpframe.operators import MatrixOperator
+from kpframe.operators import _memory as chunks
+from kpframe.operators._spaces import Space
 from kpframe.spectra import alignment, frobenius_norm, partial_trace, trace
-from kpframe.spectra.products import Products
+from kpframe.spectra._numerics.products import Products
 
 F64 = torch.float64
 ROWS, COLUMNS = Space.of(time=3, hidden=7), Space.of(time=3, hidden=8)
@@ -36,13 +37,13 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return min(limit, CHUNK)
 
     for module in (
-        "operators.traces",
-        "operators.dense",
-        "spectra.trace",
-        "spectra.frobenius",
-        "spectra.alignment",
-        "spectra.partial",
-        "spectra.products",
+        "operators._contractions",
+        "operators._dense",
+        "spectra._trace",
+        "spectra._frobenius",
+        "spectra._alignment",
+        "spectra._partial",
+        "spectra._numerics.products",
     ):
         monkeypatch.setattr(import_module(f"kpframe.{module}"), "chunk_size", chunk_size)
     return asked
@@ -107,7 +108,9 @@ def test_contractions(axes: tuple[str, ...]) -> None:
 
 
 def test_a_contraction_of_many_probes_with_two_entries_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kpframe.operators.traces.chunk_size", lambda operator, limit, held=1: min(limit, 2))
+    monkeypatch.setattr(
+        "kpframe.operators._contractions.chunk_size", lambda operator, limit, held=1: min(limit, 2)
+    )
     q = torch.randn(4, 7, generator=torch.Generator().manual_seed(0), dtype=F64)
     right = torch.einsum("irij,pj->pr", blocks(SQUARE), q)
     assert torch.allclose(SQUARE.partial_trace("time")(q), right, rtol=1e-12)

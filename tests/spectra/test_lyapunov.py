@@ -7,9 +7,9 @@ import torch
 
 from kpframe import Model, linearize
 from kpframe.errors import ArgumentError
-from kpframe.spectra.lyapunov import LyapunovSpectrum, finite_time_exponents, lyapunov_exponents
-from kpframe.step_jacobian import DenseStepJacobian, StepJacobian
-from kpframe.testing.toys import Elman
+from kpframe.flow._step_jacobian import DenseStepJacobian, StepJacobian
+from kpframe.spectra._lyapunov import LyapunovSpectrum, finite_time_exponents, lyapunov_exponents
+from kpframe.testing._toys import Elman
 
 F64 = torch.float64
 

@@ -15,10 +15,10 @@ from kpframe.operators import (
     OuterProductOperator,
     ZeroOperator,
 )
-from kpframe.spaces import Space
+from kpframe.operators._spaces import Space
 from kpframe.spectra import Estimate, alignment, effective_rank, frobenius_norm
-from kpframe.spectra.measure import spectral_measure
-from kpframe.spectra.products import Products
+from kpframe.spectra._numerics.measure import spectral_measure
+from kpframe.spectra._numerics.products import Products
 
 F64 = torch.float64
 Seeded = Callable[[int], torch.Generator]

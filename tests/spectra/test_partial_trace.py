@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from kpframe.errors import ArgumentError, AxisError, MemoryBudgetError, NonFiniteError, SpaceMismatchError
-from kpframe.operators import IdentityOperator, MatrixOperator, Operator, ZeroOperator, chunks
-from kpframe.spaces import Space
+from kpframe.operators import IdentityOperator, MatrixOperator, Operator, ZeroOperator
+from kpframe.operators import _memory as chunks
+from kpframe.operators._spaces import Space
 from kpframe.spectra import partial_trace, trace
 
 F64 = torch.float64

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kpframe.operators import FunctionOperator, Operator
-from kpframe.spaces import Space
+from kpframe.operators._spaces import Space
 from kpframe.spectra import Estimate, alignment, effective_rank, frobenius_norm, trace
 
 F64 = torch.float64

@@ -5,9 +5,10 @@ import torch
 
 from kpframe import spectra
 from kpframe.errors import ArgumentError
-from kpframe.operators import FunctionOperator, Operator, chunks
-from kpframe.spaces import Space
-from kpframe.spectra.rng import KINDS
+from kpframe.operators import FunctionOperator, Operator
+from kpframe.operators import _memory as chunks
+from kpframe.operators._spaces import Space
+from kpframe.spectra._numerics.rng import KINDS
 
 SPACE = Space.of(time=5, hidden=7)
 

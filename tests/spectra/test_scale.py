@@ -11,9 +11,9 @@ import torch
 
 from kpframe import linearize, wrap
 from kpframe.operators import MatrixOperator, Operator
-from kpframe.operators.base import SelfAdjointOperator
-from kpframe.scale import clamped, cosine, divided, norm, unit_of
-from kpframe.spaces import Space
+from kpframe.operators._base import SelfAdjointOperator
+from kpframe.operators._scale import clamped, cosine, divided, norm, unit_of
+from kpframe.operators._spaces import Space
 from kpframe.spectra import (
     Estimate,
     alignment,
@@ -26,7 +26,7 @@ from kpframe.spectra import (
     svd,
     trace,
 )
-from kpframe.spectra.lyapunov import finite_time_exponents, lyapunov_exponents
+from kpframe.spectra._lyapunov import finite_time_exponents, lyapunov_exponents
 
 #: Powers of two near 1e-30 ... 1e25 and 1e-150, 1e150: multiplying by them is exact.
 SCALES = [(torch.float32, power) for power in (-100, -83, -66, 66, 83)]

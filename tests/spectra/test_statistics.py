@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import t as student
 
-from kpframe.spectra.statistics import identity, jackknife, mean, widen
+from kpframe.spectra._numerics.statistics import identity, jackknife, mean, widen
 
 F64 = torch.float64
 

@@ -5,7 +5,7 @@ import torch
 
 from kpframe.errors import ArgumentError, NonFiniteError
 from kpframe.operators import IdentityOperator, MatrixOperator, Operator, OuterProductOperator, ZeroOperator
-from kpframe.spaces import Space
+from kpframe.operators._spaces import Space
 from kpframe.spectra import SingularTriplets, randomized_svd, svd
 
 F64 = torch.float64

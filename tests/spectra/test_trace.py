@@ -16,7 +16,7 @@ from kpframe.operators import (
     OuterProductOperator,
     ZeroOperator,
 )
-from kpframe.spaces import Space
+from kpframe.operators._spaces import Space
 from kpframe.spectra import trace
 
 METHODS = ("xnystrace", "xtrace", "hutchpp", "hutchinson")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from kpframe.spectra.nystrom import Sketch, trace_samples
+from kpframe.spectra._numerics.nystrom import Sketch, trace_samples
 
 N, M = 1000, 60
 INDEX = np.arange(1, N + 1)

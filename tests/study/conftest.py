@@ -13,7 +13,7 @@ from attrs import frozen
 
 from kpframe import LearningRule, Model, Task
 from kpframe.plugin import ModelSpec, RuleSpec, TaskSpec, hookimpl, setting, temporary
-from kpframe.tasks import Trials
+from kpframe.tasks._task import Trials
 
 WIDTH = 4
 

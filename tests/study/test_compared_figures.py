@@ -11,12 +11,12 @@ import torch
 import xarray as xr
 
 from kpframe import LearningRule, Readout, linearize, wrap
-from kpframe.comparison import FACINGS
-from kpframe.readout import error
-from kpframe.report.comparison import write_comparison
-from kpframe.study.compare import compare_rules
-from kpframe.study.results import read_dataset, write_dataset
-from kpframe.tasks import Trials
+from kpframe.rules._comparison import FACINGS
+from kpframe.study._compare import compare_rules
+from kpframe.study._report.comparison import write_comparison
+from kpframe.study._results import read_dataset, write_dataset
+from kpframe.tasks._error import error
+from kpframe.tasks._task import Trials
 
 F64 = torch.float64
 B, T, I, H, O = 4, 8, 2, 6, 2  # noqa: E741

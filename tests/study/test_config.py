@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kpframe.errors import ArgumentError, SettingsError
-from kpframe.study.config import bundled_study, load_study, parse_study
+from kpframe.study._config import bundled_study, load_study, parse_study
 
 GOOD = {
     "task": {"name": "digits", "test_fraction": 0.5},

@@ -11,12 +11,12 @@ import torch
 import xarray as xr
 
 from kpframe import Readout, linearize
-from kpframe.checkpoint import load_checkpoint
-from kpframe.flow import Flow
-from kpframe.readout import error
-from kpframe.study.config import MeasureSettings, parse_study
-from kpframe.study.measure import measure
-from kpframe.study.run import run_study
+from kpframe.flow._flow import Flow
+from kpframe.study._checkpoint import load_checkpoint
+from kpframe.study._config import MeasureSettings, parse_study
+from kpframe.study._measure import measure
+from kpframe.study._run import run_study
+from kpframe.tasks._error import error
 
 F64 = torch.float64
 B, T, H = 6, 5, 4

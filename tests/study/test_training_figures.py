@@ -14,15 +14,15 @@ from attrs import evolve
 from click.testing import CliRunner
 
 from kpframe import Readout, linearize
-from kpframe.checkpoint import load_checkpoint
-from kpframe.cli.app import cli
+from kpframe.cli._app import cli
 from kpframe.errors import SettingsError
-from kpframe.report.html import plus_minus
-from kpframe.report.training import write_training
-from kpframe.study.results import read_dataset
-from kpframe.study.seeds import over_seeds
-from kpframe.study.train_rules import Experiment, train_rules
-from kpframe.training import TrainingSettings
+from kpframe.study._checkpoint import load_checkpoint
+from kpframe.study._report.html import plus_minus
+from kpframe.study._report.training import write_training
+from kpframe.study._results import read_dataset
+from kpframe.study._seeds import over_seeds
+from kpframe.study._train_rules import Experiment, train_rules
+from kpframe.study._training import TrainingSettings
 
 F64 = torch.float64
 STEPS, SEEDS = 5, (3, 4, 5)

@@ -9,17 +9,18 @@ from attrs import frozen
 import kpframe
 from kpframe import Model
 from kpframe.errors import ArgumentError
+from kpframe.operators._reducer import REDUCERS
 from kpframe.plugin import ModelSpec, TaskSpec, setting
-from kpframe.reducer import REDUCERS
-from kpframe.testing import check_model, check_reducer, check_rule, drawing
-from kpframe.testing.cases import FlowCase
-from kpframe.testing.checks import EXAMPLES, Check, Subject, examples
-from kpframe.testing.identity import identity_named
+from kpframe.testing import _drawing as drawing
+from kpframe.testing import check_model, check_reducer, check_rule
+from kpframe.testing._cases import FlowCase
+from kpframe.testing._checks import EXAMPLES, Check, Subject, examples
+from kpframe.testing._identity import identity_named
+from kpframe.testing._report import Result
+from kpframe.testing._residual import CheckFailure, NotApplicable, Residual
+from kpframe.testing._sources import source_of
+from kpframe.testing._toys import Elman, Gated, Plain
 from kpframe.testing.mutants.rules import Exact
-from kpframe.testing.report import Result
-from kpframe.testing.residual import CheckFailure, NotApplicable, Residual
-from kpframe.testing.sources import source_of
-from kpframe.testing.toys import Elman, Gated, Plain
 
 
 class Clocked(Elman):
@@ -147,7 +148,7 @@ def test_an_instance_is_checked_as_it_is() -> None:
 def test_the_report_is_the_same_each_time_and_leaves_the_generator_alone() -> None:
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
-    first, second = (check_model("kpframe.testing.toys:Plain", examples=2) for _ in range(2))
+    first, second = (check_model("kpframe.testing._toys:Plain", examples=2) for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert first == second
     assert first.label == "Plain"
@@ -187,12 +188,12 @@ def spec(factory: str, settings: type | None = Settings) -> ModelSpec:
     ("bad", "message"),
     [
         (spec("no_such_package.anywhere:Model"), "No module named 'no_such_package'"),
-        (spec("kpframe.testing.toys:NoSuchClass"), "has no attribute 'NoSuchClass'"),
+        (spec("kpframe.testing._toys:NoSuchClass"), "has no attribute 'NoSuchClass'"),
         (spec("torch.nn:Linear", None), "cannot be built with {}"),
-        (spec("kpframe.testing.toys:Elman", MoreSettings), "unexpected keyword argument 'surprise'"),
-        (spec("kpframe.testing.toys:Elman", None), "missing a required argument: 'input_size'"),
+        (spec("kpframe.testing._toys:Elman", MoreSettings), "unexpected keyword argument 'surprise'"),
+        (spec("kpframe.testing._toys:Elman", None), "missing a required argument: 'input_size'"),
         (spec("kpframe.testing.mutants.steps:not_a_model"), "expected a kpframe.Model, got RNNCell"),
-        (spec("kpframe.testing.toys:Elman", Strange), "values of its type cannot be drawn"),
+        (spec("kpframe.testing._toys:Elman", Strange), "values of its type cannot be drawn"),
         ("no.such.module:Thing", "cannot be imported"),
         ("no_such_model", "no model 'no_such_model'"),
         (lambda: 3, "expected a kpframe.Model, got int"),

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from kpframe.errors import ArgumentError, NonFiniteError
-from kpframe.spaces import Space, parameter_space, state_space
+from kpframe.operators._spaces import Space, parameter_space, state_space
 from kpframe.testing import parametrize_with_checks
-from kpframe.testing.cases import FlowCase
+from kpframe.testing._cases import FlowCase
+from kpframe.testing._identity import Identity, Tally
+from kpframe.testing._residual import Residual, below, compare, contrast, require, worst
 from kpframe.testing.identities import MODEL, REGISTRY, CheckFailure, NotApplicable, flow, identity_named
-from kpframe.testing.identity import Identity, Tally
-from kpframe.testing.residual import Residual, below, compare, contrast, require, worst
 
 #: Checks that are a yes or no of their own and have nothing to vary.
 ALONE = {
@@ -39,7 +39,7 @@ def test_every_identity_is_documented_and_has_a_partner(one: Identity) -> None:
 
 
 def test_an_identity_is_a_function_of_a_case() -> None:
-    case = FlowCase("kpframe.testing.toys:Gated", {"input_size": 2, "hidden_size": 2}, batch=2, time=3)
+    case = FlowCase("kpframe.testing._toys:Gated", {"input_size": 2, "hidden_size": 2}, batch=2, time=3)
     residual = flow.phi_equals_total_jacobian(case)
     assert residual.ok
     assert residual.value < 1e-12

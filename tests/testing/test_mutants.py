@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kpframe.testing.checks import check_model
+from kpframe.testing._checks import check_model
 from kpframe.testing.identities import REGISTRY
 from kpframe.testing.mutants import MUTANTS, Mutant, flows
 

@@ -40,7 +40,7 @@ def test_three_lines_are_enough(tmp_path: Path) -> None:
         tmp_path,
         """
         from kpframe.testing import parametrize_with_checks
-        from kpframe.testing.toys import Elman
+        from kpframe.testing._toys import Elman
 
         @parametrize_with_checks([Elman, "reducer:mean"])
         def test_conformance(check):
@@ -87,7 +87,7 @@ def test_what_has_no_meaning_is_skipped_with_the_reason(tmp_path: Path) -> None:
         """
         from kpframe.testing import parametrize_with_checks
         from kpframe.testing.mutants.steps import TooWide
-        from kpframe.testing.toys import Plain
+        from kpframe.testing._toys import Plain
 
         @parametrize_with_checks([Plain, TooWide])
         def test_conformance(check):

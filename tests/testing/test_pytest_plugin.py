@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from kpframe.testing import parametrize_with_checks
+from kpframe.testing._toys import Elman
 from kpframe.testing.pytest_plugin import pytest_collection_modifyitems, pytest_configure
-from kpframe.testing.toys import Elman
 
 
 class Item:

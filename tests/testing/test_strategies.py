@@ -14,18 +14,18 @@ from hypothesis.errors import NoSuchExample
 
 from kpframe.errors import ArgumentError
 from kpframe.operators import Operator
+from kpframe.operators._spaces import Axis, Space
 from kpframe.plugin import ModelSpec, setting
-from kpframe.spaces import Axis, Space
 from kpframe.testing import strategies
-from kpframe.testing.cases import FlowCase, MaskCase, ReducerCase, RuleCase, TensorCase
-from kpframe.testing.choices import of_class, smallest_settings
-from kpframe.testing.drawing import strategy_of
-from kpframe.testing.residual import CheckFailure
-from kpframe.testing.toys import Plain
-from kpframe.testing.trees import Node, OperatorCase
-from kpframe.testing.values import KINDS, seeded, values
+from kpframe.testing._cases import FlowCase, MaskCase, ReducerCase, RuleCase, TensorCase
+from kpframe.testing._choices import of_class, smallest_settings
+from kpframe.testing._drawing import strategy_of
+from kpframe.testing._residual import CheckFailure
+from kpframe.testing._toys import Plain
+from kpframe.testing._trees import Node, OperatorCase
+from kpframe.testing._values import KINDS, seeded, values
 
-PLAIN = "kpframe.testing.toys:Plain"
+PLAIN = "kpframe.testing._toys:Plain"
 #: What a pasted case needs.
 NAMES = {
     cls.__name__: cls
@@ -158,7 +158,7 @@ class Choosy(Plain):
 
 def test_the_smallest_settings_leave_out_what_is_not_needed(monkeypatch) -> None:
     spec = ModelSpec(name="choosy", factory=f"{__name__}:Choosy", settings=Picky)
-    monkeypatch.setattr("kpframe.testing.sources.load_factory", lambda spec, keywords: Choosy)
+    monkeypatch.setattr("kpframe.testing._sources.load_factory", lambda spec, keywords: Choosy)
     assert smallest_settings("model", spec) == {"input_size": 1, "hidden_size": 2}
     monkeypatch.setattr(Choosy, "refuse", staticmethod(lambda mode, pair: mode != "b"))
     assert smallest_settings("model", spec) == {"input_size": 1, "hidden_size": 2, "mode": "b"}

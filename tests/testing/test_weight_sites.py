@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from kpframe import Model
-from kpframe.testing import weight_sites as module
-from kpframe.testing.toys import Elman, Plain
-from kpframe.testing.weight_sites import TOLERANCE, weight_sites
+from kpframe.testing import _weight_sites as module
+from kpframe.testing._toys import Elman, Plain
+from kpframe.testing._weight_sites import TOLERANCE, weight_sites
 
-TOYS = "kpframe.testing.toys"
+TOYS = "kpframe.testing._toys"
 
 
 class Mixing(Elman):

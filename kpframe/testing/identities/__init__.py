@@ -6,6 +6,8 @@ Calling one returns a ``Residual``; its ``verify(case)`` raises
 
 from __future__ import annotations
 
+from kpframe.testing._identity import REGISTRY, Identity, identity, identity_named
+from kpframe.testing._residual import CheckFailure, NotApplicable, Residual
 from kpframe.testing.identities import (
     contract,
     dynamics,
@@ -18,8 +20,6 @@ from kpframe.testing.identities import (
     structure,
     trust,
 )
-from kpframe.testing.identity import REGISTRY, Identity, identity, identity_named
-from kpframe.testing.residual import CheckFailure, NotApplicable, Residual
 
 OPERATOR, MODEL, RULE, REDUCER = (REGISTRY[kind] for kind in ("operator", "model", "rule", "reducer"))
 

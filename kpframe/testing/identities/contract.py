@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from kpframe.errors import KpframeError
-from kpframe.finite import check_finite
-from kpframe.flow import linearize
-from kpframe.model import Model
-from kpframe.plugin.loading import say
-from kpframe.testing.cases import FlowCase
-from kpframe.testing.choices import smallest_settings
-from kpframe.testing.identity import identity
-from kpframe.testing.problem import Problem
-from kpframe.testing.residual import CheckFailure, Residual, compare, contrast, require, worst
-from kpframe.testing.sources import create, show
-from kpframe.testing.values import seeded, values
+from kpframe.errors import KpframeError, say
+from kpframe.models._linearize import linearize
+from kpframe.models._model import Model
+from kpframe.operators._finite import check_finite
+from kpframe.testing._cases import FlowCase
+from kpframe.testing._choices import smallest_settings
+from kpframe.testing._identity import identity
+from kpframe.testing._problem import Problem
+from kpframe.testing._residual import CheckFailure, Residual, compare, contrast, require, worst
+from kpframe.testing._sources import create, show
+from kpframe.testing._values import seeded, values
 
 _SOURCE = "docs/plugins.md: the contract of step"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from hypothesis.strategies import integers
 
-from kpframe.flow import linearize
-from kpframe.spaces import Space
-from kpframe.testing.cases import FlowCase
-from kpframe.testing.identity import identity
-from kpframe.testing.problem import Problem
-from kpframe.testing.residual import Residual, compare, contrast, require, worst
+from kpframe.models._linearize import linearize
+from kpframe.operators._spaces import Space
+from kpframe.testing._cases import FlowCase
+from kpframe.testing._identity import identity
+from kpframe.testing._problem import Problem
+from kpframe.testing._residual import Residual, compare, contrast, require, worst
 
 _SOURCE = "docs/mathematics.md: identities, dynamics"
 

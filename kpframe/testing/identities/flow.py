@@ -8,12 +8,12 @@ from itertools import pairwise
 import torch
 from hypothesis.strategies import integers
 
-from kpframe.gradient_flow import actual_change, cross_flow
-from kpframe.testing.cases import FlowCase
+from kpframe.rules._gradient_flow import actual_change, cross_flow
+from kpframe.testing._cases import FlowCase
+from kpframe.testing._identity import identity
+from kpframe.testing._problem import Problem
+from kpframe.testing._residual import FLOOR, NotApplicable, Residual, below, compare, contrast, require, worst
 from kpframe.testing.identities.operators import positive, tags
-from kpframe.testing.identity import identity
-from kpframe.testing.problem import Problem
-from kpframe.testing.residual import FLOOR, NotApplicable, Residual, below, compare, contrast, require, worst
 
 _SOURCE = "docs/mathematics.md: identities, flow"
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import torch
 
-from kpframe.operators.base import Operator
-from kpframe.spaces import Space
-from kpframe.testing.identity import identity
-from kpframe.testing.residual import Residual, below, compare, contrast, require, worst
-from kpframe.testing.trees import OperatorCase
+from kpframe.operators._base import Operator
+from kpframe.operators._spaces import Space
+from kpframe.testing._identity import identity
+from kpframe.testing._residual import Residual, below, compare, contrast, require, worst
+from kpframe.testing._trees import OperatorCase
 
 _SOURCE = "docs/mathematics.md: identities, operators"
 _LOOK = "_apply and _apply_adjoint of the outermost node that the case prints"

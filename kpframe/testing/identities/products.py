@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from kpframe.operators.base import Operator
-from kpframe.testing.cases import FlowCase
+from kpframe.operators._base import Operator
+from kpframe.testing._cases import FlowCase
+from kpframe.testing._identity import identity
+from kpframe.testing._problem import Problem
+from kpframe.testing._residual import NotApplicable, Residual, compare, contrast, require, worst
 from kpframe.testing.identities import operators
-from kpframe.testing.identity import identity
-from kpframe.testing.problem import Problem
-from kpframe.testing.residual import NotApplicable, Residual, compare, contrast, require, worst
 
 _SOURCE = "docs/mathematics.md: identities, operators"
 

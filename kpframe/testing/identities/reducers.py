@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from kpframe.errors import KpframeError
+from kpframe.errors import KpframeError, say
 from kpframe.operators import Operator
-from kpframe.plugin.loading import say
-from kpframe.spaces import Space
-from kpframe.testing.cases import MaskCase, ReducerCase, TensorCase
+from kpframe.operators._spaces import Space
+from kpframe.testing._cases import MaskCase, ReducerCase, TensorCase
+from kpframe.testing._identity import identity
+from kpframe.testing._residual import CheckFailure, NotApplicable, Residual, compare, contrast, require, worst
+from kpframe.testing._sources import show
+from kpframe.testing._values import values
 from kpframe.testing.identities import operators
-from kpframe.testing.identity import identity
-from kpframe.testing.residual import CheckFailure, NotApplicable, Residual, compare, contrast, require, worst
-from kpframe.testing.sources import show
-from kpframe.testing.values import values
 
 _SOURCE = "docs/mathematics.md: identities, reductions"
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from kpframe.flow import linearize
-from kpframe.testing.cases import FlowCase
+from kpframe.models._linearize import linearize
+from kpframe.testing._cases import FlowCase
+from kpframe.testing._identity import identity
+from kpframe.testing._residual import FLOOR, Residual, compare, contrast, worst
 from kpframe.testing.identities.flow import trained
 from kpframe.testing.identities.operators import positive
-from kpframe.testing.identity import identity
-from kpframe.testing.residual import FLOOR, Residual, compare, contrast, worst
 
 _SOURCE = "docs/mathematics.md: identities, reductions"
 _BOTH = "an average goes over both copies of the axis: R op R* with one weight 1/n for each copy"

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import torch
 
-from kpframe.errors import KpframeError, UnsupportedError
-from kpframe.flow import Flow, linearize
-from kpframe.operators.base import Operator
-from kpframe.plugin.loading import say
-from kpframe.readout import Readout
-from kpframe.rules import LearningRule, StochasticRule
-from kpframe.testing.cases import RuleCase
-from kpframe.testing.choices import smallest_settings
+from kpframe.errors import KpframeError, UnsupportedError, say
+from kpframe.flow._flow import Flow
+from kpframe.models._linearize import linearize
+from kpframe.operators._base import Operator
+from kpframe.rules._rule import LearningRule, StochasticRule
+from kpframe.tasks._readout import Readout
+from kpframe.testing._cases import RuleCase
+from kpframe.testing._choices import smallest_settings
+from kpframe.testing._identity import identity
+from kpframe.testing._problem import Problem
+from kpframe.testing._residual import CheckFailure, NotApplicable, Residual, compare, contrast, require, worst
+from kpframe.testing._sources import create, find_spec, show
 from kpframe.testing.identities import operators
-from kpframe.testing.identity import identity
-from kpframe.testing.problem import Problem
-from kpframe.testing.residual import CheckFailure, NotApplicable, Residual, compare, contrast, require, worst
-from kpframe.testing.sources import create, find_spec, show
 
 _SOURCE = "docs/mathematics.md: learning rules, g = M J* P_rule* Err, dh = -eta P J g"
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from kpframe.model import Model
-from kpframe.operators.base import Operator
-from kpframe.sites import SiteModel
-from kpframe.testing.cases import FlowCase
-from kpframe.testing.identity import Identity, identity
-from kpframe.testing.residual import NotApplicable, Residual, compare, contrast
+from kpframe.models._model import Model
+from kpframe.models._sites.model import SiteModel
+from kpframe.operators._base import Operator
+from kpframe.testing._cases import FlowCase
+from kpframe.testing._identity import Identity, identity
+from kpframe.testing._residual import NotApplicable, Residual, compare, contrast
 
 _SOURCE = "docs/mathematics.md: weight sites"
 _SITES = (

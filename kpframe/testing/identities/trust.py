@@ -10,16 +10,17 @@ from itertools import combinations
 import torch
 
 from kpframe.errors import ArgumentError, NonFiniteError, UnsupportedError
-from kpframe.flow import Flow, linearize
-from kpframe.model import Model
-from kpframe.operators.base import Operator
+from kpframe.flow._flow import Flow
+from kpframe.models._linearize import linearize
+from kpframe.models._model import Model
+from kpframe.operators._base import Operator
 from kpframe.spectra import effective_rank
-from kpframe.testing.cases import FlowCase
+from kpframe.testing._cases import FlowCase
+from kpframe.testing._identity import identity
+from kpframe.testing._problem import Problem
+from kpframe.testing._residual import NotApplicable, Residual, compare, contrast, worst
+from kpframe.testing._surroundings import SURROUNDINGS
 from kpframe.testing.identities.products import flow_operators, needs_parameters
-from kpframe.testing.identity import identity
-from kpframe.testing.problem import Problem
-from kpframe.testing.residual import NotApplicable, Residual, compare, contrast, worst
-from kpframe.testing.surroundings import SURROUNDINGS
 
 _SOURCE = "docs/trust.md"
 

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import torch
 
 from kpframe.operators import AdjointOperator, MatrixOperator
-from kpframe.testing import trees
+from kpframe.testing import _trees as trees
 from kpframe.testing.mutants.mutant import Mutant
 
 Tensor = torch.Tensor

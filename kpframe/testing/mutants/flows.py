@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from kpframe.model import step_blocks
+from kpframe.flow._propagator import InversePropagator, Propagator, TransitionOperator
+from kpframe.flow._step_jacobian import DenseStepJacobian
+from kpframe.flow._trajectory import Trajectory
+from kpframe.models._autograd.forms import step_blocks
 from kpframe.operators import Operator
-from kpframe.propagator import InversePropagator, Propagator, TransitionOperator
-from kpframe.step_jacobian import DenseStepJacobian
+from kpframe.testing._toys import Elman, Gated
 from kpframe.testing.mutants import kernels
 from kpframe.testing.mutants.mutant import Mutant
-from kpframe.testing.toys import Elman, Gated
-from kpframe.trajectory import Trajectory
 
 Tensor = torch.Tensor
 

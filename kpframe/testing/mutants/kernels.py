@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from kpframe.flow._parameter_jacobian import ParameterJacobian
+from kpframe.flow._parameter_operator import ParameterOperator
+from kpframe.flow._trajectory import Trajectory
+from kpframe.models._sites.model import SiteModel
 from kpframe.operators import Operator
-from kpframe.parameter import ParameterJacobian, ParameterOperator
-from kpframe.sites import SiteModel
-from kpframe.spaces import PARAMETER
-from kpframe.testing.toys import Elman
-from kpframe.trajectory import Trajectory
+from kpframe.operators._spaces import PARAMETER
+from kpframe.testing._toys import Elman
 
 Tensor = torch.Tensor
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from attrs import field, frozen
 
-from kpframe.testing.checks import Check, Subject
-from kpframe.testing.identity import identity_named
-from kpframe.testing.report import Result
-from kpframe.testing.sources import Source, source_of
+from kpframe.testing._checks import Check, Subject
+from kpframe.testing._identity import identity_named
+from kpframe.testing._report import Result
+from kpframe.testing._sources import Source, source_of
 
 
 @frozen

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import torch
 
 from kpframe.operators import FunctionOperator, MatrixOperator, Operator
-from kpframe.reducer import REDUCERS, Reducer
+from kpframe.operators._reducer import REDUCERS, Reducer
 from kpframe.testing.mutants.mutant import Mutant
 
 Tensor = torch.Tensor

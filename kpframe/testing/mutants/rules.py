@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from kpframe.flow import Flow
+from kpframe.flow._flow import Flow
 from kpframe.operators import FunctionOperator, IdentityOperator, Operator
-from kpframe.readout import Readout
-from kpframe.rules import LearningRule
+from kpframe.rules._rule import LearningRule
+from kpframe.rules._update import Update
+from kpframe.tasks._readout import Readout
 from kpframe.testing.mutants.mutant import Mutant
-from kpframe.update import Update
 
 Tensor = torch.Tensor
 

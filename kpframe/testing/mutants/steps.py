@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from attrs import evolve
 
-from kpframe.model import Model
+from kpframe.flow._trajectory import Trajectory
+from kpframe.models._model import Model
+from kpframe.testing._toys import Elman, Plain
 from kpframe.testing.mutants.mutant import Mutant
-from kpframe.testing.toys import Elman, Plain
-from kpframe.trajectory import Trajectory
 
 Tensor = torch.Tensor
 
@@ -161,7 +161,7 @@ def _mutants(*rows: tuple[Any, str, str]) -> tuple[Mutant, ...]:
 MUTANTS = _mutants(
     (not_a_model, "factory_builds", "expected a kpframe.Model, got RNNCell"),
     (NeedsMore, "factory_builds", "needs the argument 'wiring'"),
-    ("kpframe.testing.toys:Elmna", "factory_builds", "cannot be imported"),
+    ("kpframe.testing._toys:Elmna", "factory_builds", "cannot be imported"),
     (TooWide, "state_shape", "TooWide.step(x [1, 1], h [1, 2]): expected shape [1, 2], got shape [1, 3]"),
     (Single, "dtype_kept", "Single.step: expected dtype torch.float64 of its arguments, got torch.float32"),
     (InPlace, "step_is_pure", "InPlace.step changed its argument h"),

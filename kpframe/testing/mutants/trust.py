@@ -9,14 +9,14 @@ from unittest.mock import patch
 
 import torch
 
-from kpframe.model import AutogradParameterJacobian, step_blocks
-from kpframe.parameter import ParameterOperator
-from kpframe.propagator import Propagator
-from kpframe.spectra import products
-from kpframe.step_jacobian import DenseStepJacobian
+from kpframe.flow._parameter_operator import ParameterOperator
+from kpframe.flow._propagator import Propagator
+from kpframe.flow._step_jacobian import DenseStepJacobian
+from kpframe.flow._trajectory import Trajectory
+from kpframe.models._autograd.forms import AutogradParameterJacobian, step_blocks
+from kpframe.spectra._numerics import products
+from kpframe.testing._toys import Elman
 from kpframe.testing.mutants.mutant import Mutant
-from kpframe.testing.toys import Elman
-from kpframe.trajectory import Trajectory
 
 Tensor = torch.Tensor
 

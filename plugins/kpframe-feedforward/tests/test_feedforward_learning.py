@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from kpframe import Propagator, create_model, create_rule, create_task, linearize
-from kpframe.readout import Readout
-from kpframe.training import Trainer, TrainingSettings
+from kpframe.study._training import Trainer, TrainingSettings
+from kpframe.tasks._readout import Readout
 
 NETWORKS = {
     "plain": ("mlp", {"hidden_size": 64, "depth": 3, "activation": "relu"}),

@@ -11,8 +11,8 @@ import torch
 from kpframe_mpn.model import MPN
 
 from kpframe import create_model, linearize
-from kpframe.checkpoint import load_checkpoint, save_checkpoint
 from kpframe.errors import ArgumentError, SettingsError
+from kpframe.study._checkpoint import load_checkpoint, save_checkpoint
 
 SIZES = {"input_size": 2, "hidden_size": 3}
 

@@ -7,8 +7,8 @@ import torch
 from kpframe_rnn.model import RNN
 
 from kpframe import create_model, linearize
-from kpframe.checkpoint import load_checkpoint, save_checkpoint
 from kpframe.errors import ArgumentError, CheckpointError, ShapeError
+from kpframe.study._checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.mark.parametrize(("density", "count"), [(0.1, 2), (0.25, 5), (0.5, 10), (1.0, 20), (0.001, 1)])

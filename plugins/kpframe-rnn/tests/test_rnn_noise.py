@@ -11,8 +11,8 @@ from kpframe_rnn.noise import NoisyTask
 
 from kpframe import create_model, create_task, linearize
 from kpframe.errors import ArgumentError, ShapeError
-from kpframe.readout import Readout
-from kpframe.training import Trainer, TrainingSettings
+from kpframe.study._training import Trainer, TrainingSettings
+from kpframe.tasks._readout import Readout
 
 F64 = torch.float64
 

@@ -13,14 +13,14 @@ import xarray as xr
 from kpframe_rules.feedback_alignment import FeedbackAlignment
 
 from kpframe import LearningRule, Readout, Task, Trials, create_model, create_rule, linearize
-from kpframe.cli.compare import show
-from kpframe.comparison import compare_update
+from kpframe.cli._compare import show
 from kpframe.errors import ArgumentError, NonFiniteError, ShapeError, UnsupportedError
-from kpframe.gradient_flow import contributions, loss_rate
-from kpframe.readout import output_error, task_loss
-from kpframe.report.comparison import write_comparison
-from kpframe.study.compare import compare_rules
-from kpframe.training import Trainer, TrainingSettings, operator_gradient
+from kpframe.rules._comparison import compare_update
+from kpframe.rules._gradient_flow import contributions, loss_rate
+from kpframe.study._compare import compare_rules
+from kpframe.study._report.comparison import write_comparison
+from kpframe.study._training import Trainer, TrainingSettings, operator_gradient
+from kpframe.tasks._error import output_error, task_loss
 
 F64 = torch.float64
 ALPHA, UNITS, MANY, FEW = 0.3, 8, 10, 3

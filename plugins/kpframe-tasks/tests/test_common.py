@@ -16,8 +16,9 @@ from kpframe_tasks.flip_flop import FlipFlop
 from kpframe_tasks.memory_pro import MemoryPro
 
 from kpframe.errors import SettingsError
-from kpframe.readout import Readout, accuracy, error, task_loss
-from kpframe.settings import build_settings
+from kpframe.plugin._settings import build_settings
+from kpframe.tasks._error import accuracy, error, task_loss
+from kpframe.tasks._readout import Readout
 
 MAKERS = {
     "digits": Digits,

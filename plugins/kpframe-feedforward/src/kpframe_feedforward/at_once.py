@@ -6,9 +6,8 @@ import torch
 from attrs import evolve
 
 from kpframe import create_task
-from kpframe.errors import ArgumentError, mismatch
-from kpframe.tasks import Split, Task, Trials
-from kpframe.whole import whole
+from kpframe.errors import ArgumentError, mismatch, whole
+from kpframe.tasks._task import Split, Task, Trials
 from kpframe_feedforward.layers import at_first_step
 
 

@@ -8,9 +8,8 @@ import torch
 from torch.nn import functional
 
 from kpframe import Model
-from kpframe.errors import ArgumentError, ShapeError, mismatch
-from kpframe.initial import normal_, uniform_
-from kpframe.whole import check_seed, whole
+from kpframe.errors import ArgumentError, ShapeError, check_seed, mismatch, whole
+from kpframe.models._initial_weights import normal_, uniform_
 from kpframe_feedforward.layers import PHI, at_first_step, check_choice
 
 
@@ -30,7 +29,7 @@ class Attention(Model):
     The sample x, ``tokens`` times the features of a token, is the input of the first step. Whatever stands at
     later steps is not looked at, and neither is h_0: see ``inputs``. Roll-outs have exactly ``1 + 2 blocks``
     steps. A, J, P and K are derived by automatic differentiation, a step at a time, so that nothing of size
-    ``[B, T, H, H]`` is formed for states wider than ``kpframe.model.DENSE_WIDTH``.
+    ``[B, T, H, H]`` is formed for states wider than ``kpframe.models._model.DENSE_WIDTH``.
 
     Args:
         input_size: entries of a sample, a multiple of ``tokens``.

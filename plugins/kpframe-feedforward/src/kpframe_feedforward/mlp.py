@@ -9,13 +9,12 @@ from functools import partial
 import torch
 
 from kpframe import Model, ParameterOperator, Propagator, Site, SiteModel, Trajectory
-from kpframe.errors import ArgumentError, mismatch
-from kpframe.initial import normal_
-from kpframe.parameter import ParameterJacobian
-from kpframe.site_parameter import SiteParameterJacobian, SiteParameterOperator
-from kpframe.site_step import SiteStepJacobian
-from kpframe.spaces import PARAMETER, Space, parameter_space
-from kpframe.whole import check_seed, whole
+from kpframe.errors import ArgumentError, check_seed, mismatch, whole
+from kpframe.flow._parameter_jacobian import ParameterJacobian
+from kpframe.models._initial_weights import normal_
+from kpframe.models._sites.parameter_operator import SiteParameterJacobian, SiteParameterOperator
+from kpframe.models._sites.step_jacobian import SiteStepJacobian
+from kpframe.operators._spaces import PARAMETER, Space, parameter_space
 from kpframe_feedforward import FORMS, PARAMETRISATIONS
 from kpframe_feedforward.layers import PHI, at_first_step, check_choice, check_positive
 

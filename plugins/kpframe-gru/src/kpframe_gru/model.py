@@ -7,9 +7,8 @@ import math
 import torch
 
 from kpframe import SiteModel
-from kpframe.errors import ArgumentError, ShapeError, mismatch
-from kpframe.initial import uniform_
-from kpframe.whole import check_seed, whole
+from kpframe.errors import ArgumentError, ShapeError, check_seed, mismatch, whole
+from kpframe.models._initial_weights import uniform_
 from kpframe_gru.layers import FORMS, stack
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from kpframe.settings import build_settings
+from kpframe.plugin._settings import build_settings
 from kpframe_hh.network import ConductanceNetwork, Tensors
 from kpframe_hh.rates import exponential
 from kpframe_hh.settings import MorrisLecarSettings

@@ -6,13 +6,12 @@ import math
 
 import torch
 
-from kpframe.errors import ArgumentError, mismatch
-from kpframe.initial import uniform_
-from kpframe.model import Model
-from kpframe.parameter import ParameterOperator
-from kpframe.propagator import Propagator
-from kpframe.trajectory import Trajectory
-from kpframe.whole import check_seed, whole
+from kpframe.errors import ArgumentError, check_seed, mismatch, whole
+from kpframe.flow._parameter_operator import ParameterOperator
+from kpframe.flow._propagator import Propagator
+from kpframe.flow._trajectory import Trajectory
+from kpframe.models._initial_weights import uniform_
+from kpframe.models._model import Model
 from kpframe_mpn.gains import gains_along
 from kpframe_mpn.operators import (
     ModulationParameterJacobian,

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from attrs import frozen
 
-from kpframe.errors import ArgumentError, closest, mismatch
-from kpframe.whole import whole
+from kpframe.errors import ArgumentError, closest, mismatch, whole
 
 if TYPE_CHECKING:
     import torch

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 import torch
 
 from kpframe import Site, Stage
-from kpframe.errors import ArgumentError, StabilityWarning, mismatch
-from kpframe.initial import uniform_
-from kpframe.whole import check_seed, whole
+from kpframe.errors import ArgumentError, StabilityWarning, check_seed, mismatch, whole
+from kpframe.models._initial_weights import uniform_
 from kpframe_ode.site_velocity import SiteODEModel
 
 _ACTIVATIONS = {

@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 from attrs import frozen
 
-from kpframe.errors import ArgumentError, ShapeError, StabilityWarning, mismatch
-from kpframe.whole import whole
+from kpframe.errors import ArgumentError, ShapeError, StabilityWarning, mismatch, whole
 
 #: How weights are kept non-negative under Dale's law.
 RECTIFIERS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {

@@ -10,10 +10,9 @@ import torch
 from attrs import evolve
 
 from kpframe import SiteModel, Trajectory
-from kpframe.errors import ArgumentError, ShapeError, closest, mismatch
-from kpframe.initial import normal_, uniform_
-from kpframe.tasks import seeded_generator
-from kpframe.whole import check_seed, whole
+from kpframe.errors import ArgumentError, ShapeError, check_seed, closest, mismatch, whole
+from kpframe.models._initial_weights import normal_, uniform_
+from kpframe.tasks._task import seeded_generator
 from kpframe_rnn.connectivity import RECTIFIERS, Connectivity, check_mask
 from kpframe_rnn.layers import declare, names, shapes
 from kpframe_rnn.noise import Noise

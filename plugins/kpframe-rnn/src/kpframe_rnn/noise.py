@@ -8,7 +8,7 @@ import torch
 from attrs import evolve, frozen
 
 from kpframe.errors import ArgumentError, ShapeError, mismatch
-from kpframe.tasks import Split, Task, Trials, seeded_generator
+from kpframe.tasks._task import Split, Task, Trials, seeded_generator
 
 
 @frozen

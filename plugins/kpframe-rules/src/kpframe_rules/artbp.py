@@ -10,7 +10,7 @@ import torch
 
 from kpframe import StepJacobian, StochasticRule, Update
 from kpframe.errors import ArgumentError, mismatch
-from kpframe.rules import MAX_OUTCOMES
+from kpframe.rules._rule import MAX_OUTCOMES
 
 
 class ARTBP(StochasticRule):

@@ -6,8 +6,8 @@ import torch
 
 from kpframe import Flow, Operator, Readout
 from kpframe.errors import ArgumentError, DeviceError, DtypeError, ShapeError, mismatch
-from kpframe.operators.base import ATOM, SelfAdjointOperator
-from kpframe.spaces import Space
+from kpframe.operators._base import ATOM, SelfAdjointOperator
+from kpframe.operators._spaces import Space
 
 LOSSES = ("mse", "cross_entropy")
 

@@ -7,10 +7,9 @@ from collections.abc import Callable
 import torch
 
 from kpframe import LearningRule, Operator, Propagator, StepJacobian, Update
-from kpframe.errors import ArgumentError, mismatch
-from kpframe.operators.base import ATOM
-from kpframe.propagator import shift, unshift
-from kpframe.whole import whole
+from kpframe.errors import ArgumentError, mismatch, whole
+from kpframe.flow._propagator import shift, unshift
+from kpframe.operators._base import ATOM
 from kpframe_rules.leak import direct_path, leaky_path
 
 #: Name of a base -> what makes it.

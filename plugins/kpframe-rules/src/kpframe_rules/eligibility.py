@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from kpframe import Operator
-from kpframe.initial_path import RestartedJacobian
-from kpframe.operators.chunks import chunk_size
-from kpframe.site_gains import gather
-from kpframe.site_parameter import SiteParameterJacobian
+from kpframe.models._sites.gains import gather
+from kpframe.models._sites.parameter_operator import SiteParameterJacobian
+from kpframe.operators._memory import chunk_size
+from kpframe.rules._initial_path import RestartedJacobian
 
 
 def eligibilities(J: Operator, directions: torch.Tensor) -> torch.Tensor:  # [B, T, H] -> [B, T, M]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 
 from kpframe import LearningRule, Operator, StepJacobian, Update
-from kpframe.errors import ArgumentError, UnsupportedError, mismatch
-from kpframe.operators.base import ATOM
-from kpframe.scale import row_units
-from kpframe.trajectory import Trajectory
-from kpframe.whole import whole
+from kpframe.errors import ArgumentError, UnsupportedError, mismatch, whole
+from kpframe.flow._trajectory import Trajectory
+from kpframe.operators._base import ATOM
+from kpframe.operators._scale import row_units
 from kpframe_rules.gmres import gmres, neumann
 
 SOLVERS = {"gmres": gmres, "neumann": neumann}

@@ -10,7 +10,7 @@ import torch
 
 from kpframe import LearningRule, Update
 from kpframe.errors import ArgumentError, UnsupportedError, closest, mismatch
-from kpframe.site_step import SiteStepJacobian
+from kpframe.models._sites.step_jacobian import SiteStepJacobian
 from kpframe_rules.output_feedback import check_feedback
 
 

@@ -10,8 +10,8 @@ import torch
 
 from kpframe import LearningRule, Operator, Readout, StepJacobian, StochasticRule, Update
 from kpframe.errors import ArgumentError, UnsupportedError, mismatch
-from kpframe.flow import Flow
-from kpframe.initial_path import InitialState
+from kpframe.flow._flow import Flow
+from kpframe.rules._initial_path import InitialState
 
 
 class GateStop(LearningRule):

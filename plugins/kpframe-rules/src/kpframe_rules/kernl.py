@@ -7,11 +7,10 @@ import math
 import torch
 
 from kpframe import IdentityOperator, LearningRule, MatrixOperator, Space, Update
-from kpframe.errors import ArgumentError, ShapeError, mismatch
-from kpframe.finite import check_finite
+from kpframe.errors import ArgumentError, ShapeError, check_seed, mismatch
 from kpframe.operators import KroneckerOperator
-from kpframe.spaces import BATCH, HIDDEN, TIME
-from kpframe.whole import check_seed
+from kpframe.operators._finite import check_finite
+from kpframe.operators._spaces import BATCH, HIDDEN, TIME
 from kpframe_rules.leak import constant_leak, decaying
 
 KERNELS = ("identity", "random")

@@ -7,14 +7,12 @@ from collections.abc import Iterator
 import torch
 
 from kpframe import IdentityOperator, Operator, StochasticRule, Update
-from kpframe.errors import UnsupportedError
-from kpframe.initial_path import RestartedJacobian
-from kpframe.operators.base import ATOM, MEMORY_BUDGET
-from kpframe.operators.dense import check_budget
-from kpframe.site_gains import scatter
-from kpframe.site_groups import SiteGroup
-from kpframe.site_parameter import SiteParameterJacobian
-from kpframe.whole import whole
+from kpframe.errors import UnsupportedError, whole
+from kpframe.models._sites.gains import scatter
+from kpframe.models._sites.parameter_operator import SiteGroup, SiteParameterJacobian
+from kpframe.operators._base import ATOM, MEMORY_BUDGET
+from kpframe.operators._dense import check_budget
+from kpframe.rules._initial_path import RestartedJacobian
 from kpframe_rules.random_draws import divided, sign_patterns, signs
 
 

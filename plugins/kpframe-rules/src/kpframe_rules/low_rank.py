@@ -8,11 +8,10 @@ import torch
 from attrs import frozen
 
 from kpframe import LearningRule, Update
-from kpframe.errors import ArgumentError, ShapeError, mismatch
-from kpframe.operators.base import ATOM, SelfAdjointOperator
-from kpframe.parameter import given_for, match_parameters
-from kpframe.spaces import PARAMETER, Part, Space
-from kpframe.whole import whole
+from kpframe.errors import ArgumentError, ShapeError, mismatch, whole
+from kpframe.flow._parameter_jacobian import given_for, match_parameters
+from kpframe.operators._base import ATOM, SelfAdjointOperator
+from kpframe.operators._spaces import PARAMETER, Part, Space
 from kpframe_rules.metrics import scaled
 from kpframe_rules.output_feedback import check_feedback
 

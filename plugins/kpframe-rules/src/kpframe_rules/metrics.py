@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kpframe import Operator
+from kpframe.flow._parameter_operator import GroupProjector, ParameterOperator
 from kpframe.operators import Composition, IdentityOperator
-from kpframe.parameter import GroupProjector, ParameterOperator
 
 
 def scaled(K: ParameterOperator, root: Operator, square: Operator, name: str) -> ParameterOperator:

@@ -9,9 +9,9 @@ import torch
 
 from kpframe import Flow, LearningRule, Readout, Update
 from kpframe.errors import ArgumentError, NotLinearError, mismatch
-from kpframe.isolation import in_isolation
-from kpframe.rules import by_name, gradient_of
-from kpframe.scale import multiplied, norm
+from kpframe.operators._isolation import in_isolation
+from kpframe.operators._scale import multiplied, norm
+from kpframe.rules._rule import by_name, gradient_of
 from kpframe_rules.bptt import BPTT
 
 

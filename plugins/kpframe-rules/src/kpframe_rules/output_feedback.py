@@ -7,8 +7,7 @@ import math
 import torch
 
 from kpframe import Readout, Update
-from kpframe.errors import ArgumentError, UnsupportedError, mismatch
-from kpframe.whole import check_seed
+from kpframe.errors import ArgumentError, UnsupportedError, check_seed, mismatch
 
 FEEDBACK = ("readout", "random")
 

@@ -13,9 +13,8 @@ from collections.abc import Iterator
 import torch
 
 from kpframe import Space, StochasticRule, Update
-from kpframe.errors import ArgumentError, mismatch
-from kpframe.operators.base import ATOM, SelfAdjointOperator
-from kpframe.whole import whole
+from kpframe.errors import ArgumentError, mismatch, whole
+from kpframe.operators._base import ATOM, SelfAdjointOperator
 from kpframe_rules.random_draws import normals, sign_patterns, signs
 
 DISTRIBUTIONS = {"signs": signs, "normal": normals}

@@ -10,8 +10,8 @@ import torch
 
 from kpframe import DiagonalOperator, LearningRule, Model, Update
 from kpframe.errors import ArgumentError, DeviceError, DtypeError, ShapeError, mismatch
-from kpframe.parameter import given_for, match_parameters
-from kpframe.spaces import PARAMETER, Part
+from kpframe.flow._parameter_jacobian import given_for, match_parameters
+from kpframe.operators._spaces import PARAMETER, Part
 from kpframe_rules.metrics import scaled
 
 

@@ -9,7 +9,7 @@ import torch
 
 from kpframe import Operator
 from kpframe.errors import ArgumentError, mismatch
-from kpframe.rules import MAX_OUTCOMES
+from kpframe.rules._rule import MAX_OUTCOMES
 
 
 def signs(shape: Sequence[int], generator: torch.Generator, like: Operator) -> torch.Tensor:

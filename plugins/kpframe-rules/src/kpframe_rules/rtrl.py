@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import torch
 
 from kpframe import IdentityOperator, LearningRule, MatrixOperator, Readout, Update
-from kpframe.flow import Flow
-from kpframe.isolation import in_isolation, isolated
-from kpframe.operators.base import MEMORY_BUDGET
-from kpframe.operators.chunks import chunk_size
-from kpframe.operators.dense import basis, check_budget
-from kpframe.rules import by_name
-from kpframe.whole import whole
+from kpframe.errors import whole
+from kpframe.flow._flow import Flow
+from kpframe.operators._base import MEMORY_BUDGET
+from kpframe.operators._dense import basis, check_budget
+from kpframe.operators._isolation import in_isolation, isolated
+from kpframe.operators._memory import chunk_size
+from kpframe.rules._rule import by_name
 
 
 class RTRL(LearningRule):

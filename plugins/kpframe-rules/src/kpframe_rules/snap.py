@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 
 from kpframe import IdentityOperator, LearningRule, Operator, Propagator, StepJacobian, Update
-from kpframe.operators.base import ATOM
-from kpframe.operators.chunks import chunk_size
-from kpframe.whole import whole
+from kpframe.errors import whole
+from kpframe.operators._base import ATOM
+from kpframe.operators._memory import chunk_size
 
 
 class Snap1(LearningRule):

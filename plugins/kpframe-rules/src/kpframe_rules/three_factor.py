@@ -9,8 +9,8 @@ from attrs import evolve
 
 from kpframe import LearningRule, Readout, Update
 from kpframe.errors import ArgumentError, UnsupportedError, mismatch
-from kpframe.site_gains import PlacedOutput, PlacedStage
-from kpframe.site_parameter import SiteParameterJacobian
+from kpframe.models._sites.gains import PlacedOutput, PlacedStage
+from kpframe.models._sites.parameter_operator import SiteParameterJacobian
 from kpframe_rules.leak import decaying, direct_path
 from kpframe_rules.output_feedback import check_feedback, random_feedback
 

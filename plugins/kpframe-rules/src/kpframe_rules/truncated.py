@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from kpframe import LearningRule, Update
-from kpframe.errors import ArgumentError, mismatch
-from kpframe.whole import whole
+from kpframe.errors import ArgumentError, mismatch, whole
 from kpframe_rules.windows import WindowedPropagator
 
 MODES = ("sliding", "chunked", "k1k2")

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 
 from kpframe import IdentityOperator, Operator, StochasticRule, Update
-from kpframe.operators.base import ATOM, MEMORY_BUDGET
-from kpframe.operators.dense import check_budget
-from kpframe.whole import whole
+from kpframe.errors import whole
+from kpframe.operators._base import ATOM, MEMORY_BUDGET
+from kpframe.operators._dense import check_budget
 from kpframe_rules.eligibility import eligibilities
 from kpframe_rules.random_draws import divided, sign_patterns, signs
 

@@ -8,7 +8,7 @@ import torch
 
 from kpframe import Operator, StepJacobian
 from kpframe.errors import ArgumentError, mismatch
-from kpframe.operators.base import ATOM
+from kpframe.operators._base import ATOM
 
 
 class WindowedPropagator(Operator):

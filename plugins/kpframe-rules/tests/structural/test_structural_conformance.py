@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kpframe.testing.cases import RuleCase
-from kpframe.testing.checks import Subject
-from kpframe.testing.residual import NotApplicable
-from kpframe.testing.sources import source_of
+from kpframe.testing._cases import RuleCase
+from kpframe.testing._checks import Subject
+from kpframe.testing._residual import NotApplicable
+from kpframe.testing._sources import source_of
 from kpframe.testing.strategies import TOYS, flows, settings_for
 
 ANY_MODEL = ["rtrl", "snap1", "snap_n", "truncated_bptt"]

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from kpframe.errors import ArgumentError, StabilityWarning, mismatch
-from kpframe.whole import check_seed, whole
+from kpframe.errors import ArgumentError, StabilityWarning, check_seed, mismatch, whole
 
 
 @contextmanager

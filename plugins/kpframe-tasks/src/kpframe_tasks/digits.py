@@ -7,8 +7,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from kpframe.errors import ArgumentError, mismatch
-from kpframe.isolation import in_isolation
-from kpframe.tasks import SPLITS, Split, Task, Trials, check_split, seeded_generator
+from kpframe.operators._isolation import in_isolation
+from kpframe.tasks._task import SPLITS, Split, Task, Trials, check_split, seeded_generator
 
 
 class Digits(Task):

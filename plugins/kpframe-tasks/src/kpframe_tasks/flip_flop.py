@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from kpframe.errors import ArgumentError, mismatch
-from kpframe.tasks import Split, Task, Trials
-from kpframe.whole import whole
+from kpframe.errors import ArgumentError, mismatch, whole
+from kpframe.tasks._task import Split, Task, Trials
 
 
 class FlipFlop(Task):

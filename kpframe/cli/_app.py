@@ -1,0 +1,137 @@
+"""The click group: commands load when they run, errors take one line."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, TextIO
+
+import click
+
+from kpframe import __version__
+from kpframe.cli._extra import is_missing, needs
+from kpframe.cli._terminal import fitting, lenient_output
+from kpframe.errors import KpframeError, one_line, printable, say
+from kpframe.plugin import PluginWarning
+
+# name: (where the command is, what --help says of it without loading it)
+COMMANDS = {
+    "bench": ("kpframe.cli._bench:bench", "Time the operators beside a training step."),
+    "compare": ("kpframe.cli._compare:compare", "Compare learning rules on trained networks."),
+    "demo": ("kpframe.cli._demo:demo", "The main job, on real data."),
+    "new-plugin": ("kpframe.cli._new_plugin:new_plugin", "Write a plugin to start from."),
+    "plugins": ("kpframe.cli._plugins:plugins", "List the installed plugins and what they offer."),
+    "show": ("kpframe.cli._plugins:show", "Show one model, rule, task ... and its settings."),
+    "train": ("kpframe.cli._train:train", "Train a network by several learning rules."),
+    "verify": ("kpframe.cli._verify:verify", "Check the identities that a model or rule must satisfy."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is run, not when it is listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; None for an unknown one."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands from the table above."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error becomes one line, after the traceback with ``--debug``."""
+        try:
+            return super().invoke(ctx)
+        except (
+            click.ClickException,
+            click.exceptions.Exit,
+            click.Abort,
+            BrokenPipeError,
+            KeyboardInterrupt,
+        ):
+            raise
+        except BaseException as error:  # also SystemExit and the like, from code of a plugin
+            if ctx.params["debug"]:
+                traceback.print_exc()
+            raise click.ClickException(_explain(error)) from error
+
+
+@click.group(cls=LazyGroup, invoke_without_command=True)
+@click.version_option(__version__, prog_name="kpframe")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """The geometry of learning in recurrent models: P, K and Phi = P K P* of any of them."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line on ``arguments`` (default: the process's own) and return the exit code."""
+    with lenient_output(), warnings.catch_warnings():
+        warnings.simplefilter("always", PluginWarning)
+        warnings.showwarning = _show_warning  # undone by catch_warnings
+        try:
+            code = cli.main(arguments, prog_name="kpframe", standalone_mode=False)
+        except click.Abort as error:
+            origin = error.__cause__ or error.__context__  # older click hides the cause
+            where = one_line(origin) if isinstance(origin, KeyboardInterrupt) else ""
+            _echo(f"Aborted: {where}" if where else "Aborted.")
+            return 130
+        except click.UsageError as error:
+            where = error.ctx.command_path if error.ctx else "kpframe"
+            return _fail(f"{error.format_message().rstrip('.')}; see '{where} --help'")
+        except click.ClickException as error:
+            return _fail(error.format_message())
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str) -> int:
+    _echo(f"Error: {message}")
+    return 2
+
+
+def _echo(message: str) -> None:
+    click.echo(fitting(printable(message), sys.stderr), err=True)
+
+
+def _explain(error: BaseException) -> str:
+    if isinstance(error, KpframeError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name and is_missing(error.name):
+        return needs(error.name)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return f"writing failed: {error.strerror}"
+    blame = one_line("; ".join(getattr(error, "__notes__", ())), 300) or "unexpected"
+    return f"{say(error)}; {blame}, see the traceback with 'kpframe --debug ...'"
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Write a warning about a plugin on one line, and others as Python does."""
+    if issubclass(category, PluginWarning):
+        _echo(f"Warning: {one_line(message)}")
+    else:
+        text = printable(warnings.formatwarning(message, category, filename, lineno, line))
+        (file or sys.stderr).write(text)

@@ -1,0 +1,114 @@
+"""``kpframe compare``: learning rules beside backpropagation through time, on trained networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+#: What the terminal shows of the page's tables.
+COLUMNS = (
+    "rule",
+    "cosine of updates",
+    "descent",
+    "alignment with Phi",
+    "effective rank of F F*",
+    "symmetric part",
+)
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--rules",
+    "texts",
+    multiple=True,
+    required=True,
+    help='As truncated_bptt(window=5) or frozen(parameters=["bias*"]) @ bptt; repeat, or join by ";".',
+)
+@click.option("--task", "task_name", help="Registered task; that of the checkpoint by default.")
+@click.option(
+    "--trials", type=click.IntRange(min=1), default=24, show_default=True, help="Trials to compare on."
+)
+@click.option(
+    "--budget", type=click.IntRange(min=16), default=60, show_default=True, help="Products for each estimate."
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of trials and probes."
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("kpframe-compare"),
+    show_default=True,
+    help="Folder to write the page and the numbers into.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
+@click.pass_context
+def compare(
+    ctx: click.Context,
+    source: Path,
+    texts: tuple[str, ...],
+    task_name: str | None,
+    trials: int,
+    budget: int,
+    seed: int,
+    output: Path,
+    overwrite: bool,
+) -> None:
+    """Compare learning rules on SOURCE, a checkpoint or the folder of a run.
+
+    Writes OUTPUT/comparison.html and OUTPUT/comparison.nc: cosines of the updates, whole and step by
+    step, loss rates by parameter and by how far errors travel, spectra and ranks of the flows
+    F = P K P_rule* E, alignment with Phi, and whether a rule is descent. A rule that fails on a
+    checkpoint is recorded as such, and the others go on; the exit code is then 1.
+    """
+    import torch
+
+    from kpframe.rules._rule_text import parse_rule
+    from kpframe.study._compare import compare_source, comparison_folder
+    from kpframe.study._labels import check_labels
+    from kpframe.study._report.comparison import failed_comparisons, write_comparison
+    from kpframe.study._results import read_dataset
+    from kpframe.tasks._task import create_task
+
+    labels = [part.strip() for text in texts for part in text.split(";") if part.strip()]
+    check_labels(labels, "--rules")
+    rules = {label: parse_rule(label) for label in labels}
+    task = None if task_name is None else create_task(task_name)
+    torch.set_num_threads(1)  # small networks lose more to waiting threads than they gain
+    options = {"trials": trials, "budget": budget, "seed": seed}
+    with comparison_folder(output, source, rules, overwrite=overwrite, task=task_name, **options) as folder:
+        compare_source(
+            source,
+            rules,
+            task=task,
+            **options,
+            report=lambda name: click.echo(f"comparing on {name}", err=True),
+            output=folder,
+        )
+        data = read_dataset(output / "comparison.nc")
+        page = write_comparison(data, output / "comparison.html")
+    show(data)
+    click.echo(f"numbers: {output / 'comparison.nc'}")
+    click.echo(f"open:    {page.resolve()}")
+    if failures := failed_comparisons(data):
+        for failure in failures:
+            click.echo(f"Failed: {failure}", err=True)
+        ctx.exit(1)
+
+
+def show(data: object) -> None:
+    """Write the table of results to the terminal."""
+    import xarray as xr
+
+    from kpframe.cli._tables import new_console, new_table
+    from kpframe.study._report.comparison import comparison_rows
+
+    assert isinstance(data, xr.Dataset)
+    table = new_table("checkpoint", *COLUMNS)
+    for name in data.checkpoint.values:
+        head, rows = comparison_rows(data.sel(checkpoint=name))
+        for row in rows:
+            table.add_row(str(name), *(row[head.index(column)] for column in COLUMNS))
+    new_console().print(table)

@@ -1,0 +1,183 @@
+"""``kpframe train``: one initial network, trained by several learning rules."""
+
+from __future__ import annotations
+
+import ast
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.option(
+    "--rule",
+    "texts",
+    multiple=True,
+    required=True,
+    help="As bptt or truncated_bptt(window=5); repeat. The first is the one that others are compared with.",
+)
+@click.option("--model", required=True, help="Registered model; see 'kpframe plugins'.")
+@click.option(
+    "--set", "model_pairs", multiple=True, metavar="KEY=VALUE", help="Setting of the model; repeat."
+)
+@click.option("--reads", help="Component of the state that is read out; all of it by default.")
+@click.option("--task", required=True, help="Registered task.")
+@click.option(
+    "--task-set", "task_pairs", multiple=True, metavar="KEY=VALUE", help="Setting of the task; repeat."
+)
+@click.option("--steps", type=click.IntRange(min=1), default=500, show_default=True, help="Updates.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Trials each.")
+@click.option("--optimizer", type=click.Choice(["adam", "sgd"]), default="adam", show_default=True)
+@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=1e-3, show_default=True)
+@click.option(
+    "--momentum",
+    type=click.FloatRange(min=0, max=1, max_open=True),
+    default=0.0,
+    show_default=True,
+    help="Of sgd.",
+)
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
+@click.option(
+    "--trials",
+    type=click.IntRange(min=1),
+    default=24,
+    show_default=True,
+    help="Trials on which operators are built.",
+)
+@click.option(
+    "--budget", type=click.IntRange(min=16), default=60, show_default=True, help="Products for each estimate."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of weights, trials, probes and stochastic rules.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many: --seed and those after it. From 2 on, figures are means with intervals over the seeds.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("kpframe-train"),
+    show_default=True,
+    help="Folder to write the page, the numbers and the checkpoints into.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
+@click.pass_context
+def train(
+    ctx: click.Context,
+    texts: tuple[str, ...],
+    model: str,
+    model_pairs: tuple[str, ...],
+    reads: str | None,
+    task: str,
+    task_pairs: tuple[str, ...],
+    steps: int,
+    batch_size: int,
+    optimizer: str,
+    learning_rate: float,
+    momentum: float,
+    dtype: str,
+    trials: int,
+    budget: int,
+    seed: int,
+    seeds: int,
+    output: Path,
+    overwrite: bool,
+) -> None:
+    """Train the same initial network by each --rule, on the same trials.
+
+    Writes OUTPUT/training.html and OUTPUT/training.nc: loss curves, test loss and accuracy (or R^2),
+    effective ranks, alignment of the final Phi with that of the first rule, and how far the parameters
+    went; and OUTPUT/checkpoints/, which 'kpframe compare OUTPUT' reads. A rule that diverges or fails
+    is recorded as such, and the others go on; after a failure the exit code is 1.
+
+    With one seed the standard errors and bars are those of the estimates alone. What other initial
+    weights and other trials would give, only --seeds shows.
+    """
+    import torch
+
+    from kpframe.cli._progress import training_progress
+    from kpframe.rules._rule_text import parse_rule
+    from kpframe.study._labels import check_labels
+    from kpframe.study._report.training import failed_rules, write_training
+    from kpframe.study._results import read_dataset
+    from kpframe.study._train_rules import Experiment, train_rules, training_folder
+    from kpframe.study._training import TrainingSettings
+
+    started = time.monotonic()
+    labels = [text.strip() for text in texts]
+    experiment = Experiment(
+        model=model,
+        task=task,
+        training=TrainingSettings(
+            steps=steps,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            momentum=momentum,
+            gradient="operators",
+        ),
+        model_settings=_pairs(model_pairs, "--set"),
+        task_settings=_pairs(task_pairs, "--task-set"),
+        reads=reads,
+        dtype=dtype,
+        trials=trials,
+        budget=budget,
+        seed=seed,
+        seeds=seeds,
+    )
+    check_labels(labels, "--rule")
+    rules = {label: parse_rule(label) for label in labels}
+    torch.set_num_threads(1)  # small networks lose more to waiting threads than they gain
+    with training_folder(output, rules, experiment, overwrite=overwrite) as folder:
+        with training_progress(list(rules)) as report:
+            train_rules(rules, experiment, folder, report)
+        data = read_dataset(output / "training.nc")
+        page = write_training(data, output / "training.html")
+    show(data)
+    click.echo(f"numbers: {output / 'training.nc'}  ({time.monotonic() - started:.0f} s)")
+    click.echo(f"open:    {page.resolve()}")
+    if failures := failed_rules(data):
+        for failure in failures:
+            click.echo(f"Failed: {failure}", err=True)
+        ctx.exit(1)
+
+
+def _pairs(pairs: tuple[str, ...], option: str) -> dict[str, Any]:
+    """Return ``key=value`` pairs; a value that is no Python literal is text."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise click.BadParameter(f"expected KEY=VALUE, got {pair!r}", param_hint=f"'{option}'")
+        if key.strip() in found:
+            raise click.BadParameter(f"{key.strip()!r} is given twice", param_hint=f"'{option}'")
+        try:
+            found[key.strip()] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            found[key.strip()] = text
+    return found
+
+
+def show(data: object) -> None:
+    """Write the table of results to the terminal."""
+    import xarray as xr
+
+    from kpframe.cli._tables import new_console, new_table
+    from kpframe.study._report.training import training_rows
+
+    assert isinstance(data, xr.Dataset)
+    head, rows = training_rows(data)
+    table = new_table(*head[:6])
+    for row in rows:
+        table.add_row(*row[:6])
+    new_console().print(table)

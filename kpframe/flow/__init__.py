@@ -1,0 +1,43 @@
+"""The operators of a linearized trajectory, a symbol of the paper a file.
+
+A (``_step_jacobian``), J (``_parameter_jacobian``), P and Z (``_propagator``), K and M
+(``_parameter_operator``), and the trajectory that they belong to.
+"""
+
+from kpframe.flow._flow import Flow
+from kpframe.flow._parameter_jacobian import ParameterJacobian, given_for, match_parameters
+from kpframe.flow._parameter_operator import GroupProjector, ParameterOperator
+from kpframe.flow._propagator import Propagator, TransitionOperator, shift, unshift
+from kpframe.flow._step_jacobian import (
+    DenseStepJacobian,
+    DiagonalStepJacobian,
+    EntryStepJacobian,
+    MaskedStepJacobian,
+    ScaledStepJacobian,
+    StepJacobian,
+    SumStepJacobian,
+    SwitchedStepJacobian,
+)
+from kpframe.flow._trajectory import Trajectory
+
+__all__ = [
+    "DenseStepJacobian",
+    "DiagonalStepJacobian",
+    "EntryStepJacobian",
+    "Flow",
+    "GroupProjector",
+    "MaskedStepJacobian",
+    "ParameterJacobian",
+    "ParameterOperator",
+    "Propagator",
+    "ScaledStepJacobian",
+    "StepJacobian",
+    "SumStepJacobian",
+    "SwitchedStepJacobian",
+    "Trajectory",
+    "TransitionOperator",
+    "given_for",
+    "match_parameters",
+    "shift",
+    "unshift",
+]

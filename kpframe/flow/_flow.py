@@ -1,0 +1,105 @@
+"""``Flow``: the operators of a model along one trajectory, and what it asks of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Protocol
+
+import torch
+
+from kpframe.errors import ArgumentError, mismatch, shown
+from kpframe.flow._parameter_jacobian import ParameterJacobian
+from kpframe.flow._parameter_operator import ParameterOperator
+from kpframe.flow._propagator import Propagator
+from kpframe.flow._step_jacobian import StepJacobian
+from kpframe.flow._trajectory import Trajectory
+from kpframe.operators._base import Operator
+
+
+class Dynamics(Protocol):
+    """What a flow needs of a model ``h_t = f(h_{t-1}, x_t, theta)``; ``kpframe.Model`` has it all."""
+
+    input_size: int
+    time_varying: bool
+
+    @property
+    def components(self) -> Mapping[str, int]:
+        """The state's components and their widths, in order."""
+
+    @property
+    def width(self) -> int:
+        """Width H of the state."""
+
+    def step(self, x: torch.Tensor, h: torch.Tensor, t: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the next state ``[N, H]``."""
+
+    def initial_state(self, batch: int) -> torch.Tensor:
+        """Return ``h_0`` ``[batch, H]``."""
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """Return theta."""
+
+    def rollout(
+        self, x: torch.Tensor, h0: torch.Tensor | None = None, mask: torch.Tensor | None = None
+    ) -> Trajectory:
+        """Run the model over ``x`` ``[B, T, I]``."""
+
+    def unread(self, trajectory: Trajectory) -> frozenset[str]:
+        """Return the names of the parameters that nothing along a trajectory reads."""
+
+
+class Flow:
+    """The operators of a model along one trajectory.
+
+    A flow is a value: it holds its own copy of the parameters, so training the model further does not
+    change it, and flows from different steps of a training can be compared.
+
+    Attributes:
+        model: the model as it was when linearized (a copy).
+        trajectory: the roll-out, detached.
+        P: the propagator ``(I - A Z)^{-1}``.
+        K: the parameter operator ``J M J*``.
+    """
+
+    def __init__(self, model: Dynamics, trajectory: Trajectory, P: Propagator, K: ParameterOperator) -> None:
+        self.model = model
+        self.trajectory = trajectory
+        self.P = P
+        self.K = K
+        P.A.keeping(trajectory.mask)
+
+    @property
+    def A(self) -> StepJacobian:
+        """The step Jacobian ``A_t = df/dh_{t-1}``."""
+        return self.P.A
+
+    @property
+    def J(self) -> ParameterJacobian:
+        """The parameter Jacobian ``df/dtheta`` at fixed ``h_{t-1}``."""
+        return self.K.jacobian
+
+    @cached_property
+    def Phi(self) -> Operator:
+        """The neural tangent operator ``P K P*``; equals ``G G*`` with ``G = dh/dtheta = P J``."""
+        return self.P.around(self.K)
+
+    @cached_property
+    def unread(self) -> frozenset[str]:
+        """Names of parameters that nothing along the trajectory reads: a readout inside the module.
+
+        Their columns of J are zero. It does not teach them, so that their ``.grad`` is not a rule's to fill.
+        """
+        return self.model.unread(self.trajectory)
+
+    def __repr__(self) -> str:
+        return (
+            f"Flow({type(self.model).__name__}, {self.trajectory.space}, "
+            f"parameters={self.J.domain.size}, P: {self.P.method}, K: {self.K.method})"
+        )
+
+
+def check_flow(flow: object, argument: str = "flow") -> None:
+    """Raise ``ArgumentError`` unless ``flow`` is one, with a remedy."""
+    if not isinstance(flow, Flow):
+        raise ArgumentError(mismatch(argument, "a Flow", shown(flow)) + "; linearize(model, x) returns one")

@@ -1,0 +1,134 @@
+"""``K = J M J*``: the kernel that parameters make of the state within one step, with a metric M."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from kpframe.errors import SpaceMismatchError
+from kpframe.flow._parameter_jacobian import ParameterJacobian, match_parameters
+from kpframe.operators._algebra import Composition
+from kpframe.operators._atoms import IdentityOperator
+from kpframe.operators._base import ATOM, Operator, SelfAdjointOperator, check_together
+from kpframe.operators._spaces import PARAMETER, Space
+
+
+class GroupProjector(SelfAdjointOperator):
+    """The projector on named parameter groups: ones on ``names``, zeros elsewhere.
+
+    Any name of a shared parameter stands for all of it.
+    """
+
+    def __init__(
+        self, space: Space, names: Iterable[str], *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__(space, space, dtype=dtype, device=device)
+        chosen = set(names)
+        self.names = tuple(part.name for part in space[PARAMETER].parts if chosen.intersection(part.names))
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        out = torch.zeros_like(q)
+        for part in self.domain[PARAMETER].parts:
+            if part.name in self.names:
+                out[..., part.slice] = q[..., part.slice]
+        return out
+
+    @property
+    def positive(self) -> bool:
+        """Always true."""
+        return True
+
+    def _formula(self) -> tuple[str, int]:
+        return f"1[{', '.join(self.names)}]", ATOM
+
+
+class ParameterOperator(Operator):
+    """``K = J M J*`` on the state space, with a metric ``M`` on the parameters (identity by default)."""
+
+    def __init__(
+        self, jacobian: ParameterJacobian, metric: Operator | None = None, *, name: str = "K"
+    ) -> None:
+        space = jacobian.domain
+        if metric is None:
+            metric = IdentityOperator(space, dtype=jacobian.dtype, device=jacobian.device)
+        if (metric.domain, metric.codomain) != (space, space):
+            raise SpaceMismatchError(
+                f"metric: expected an operator on ({space}), "
+                f"got one from ({metric.domain}) to ({metric.codomain})"
+            )
+        check_together(jacobian, metric, "@")
+        super().__init__(jacobian.codomain, jacobian.codomain, dtype=jacobian.dtype, device=jacobian.device)
+        self.jacobian = jacobian
+        self.metric = metric
+        self.name = name
+
+    @property
+    def method(self) -> str:
+        """How the products are computed: the form of ``J``."""
+        return self.jacobian.method
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return self._sandwich(self.metric, q)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return self._sandwich(self.metric.T, r)
+
+    def _sandwich(self, metric: Operator, q: torch.Tensor) -> torch.Tensor:
+        gradient = self.jacobian._apply_adjoint(q)
+        if not isinstance(metric, IdentityOperator):
+            gradient = metric._apply(gradient)
+        return self.jacobian._apply(gradient)
+
+    @property
+    def self_adjoint(self) -> bool:
+        """Whether the metric is self-adjoint."""
+        return self.metric.self_adjoint
+
+    @property
+    def positive(self) -> bool:
+        """Whether the metric is positive."""
+        return self.metric.positive
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The parameters that can move: all of them, or those that a restriction kept."""
+        outer = self.metric.factors[0] if isinstance(self.metric, Composition) else self.metric
+        if isinstance(outer, GroupProjector):
+            return outer.names
+        return tuple(part.name for part in self.jacobian.domain[PARAMETER].parts)
+
+    def with_metric(self, metric: Operator, *, name: str = "K_M") -> ParameterOperator:
+        """Return ``J M J*`` with another metric on the parameter space."""
+        return ParameterOperator(self.jacobian, metric, name=name)
+
+    def restrict(self, names: Iterable[str]) -> ParameterOperator:
+        """Return the operator of the named parameters alone; ``*`` and ``?`` match as in file names.
+
+        A parameter that the model shares between places is one: any of its names means all of it.
+
+        Raises:
+            ArgumentError: when a name matches no parameter; lists those there are.
+        """
+        return self._keep(match_parameters(self.jacobian.domain, names))
+
+    def freeze(self, names: Iterable[str]) -> ParameterOperator:
+        """Return the operator of all parameters but the named ones; see ``restrict``."""
+        frozen = match_parameters(self.jacobian.domain, names)
+        return self._keep(tuple(name for name in self.parameters if name not in frozen))
+
+    def groups(self) -> dict[str, ParameterOperator]:
+        """Return ``K_g`` of each parameter alone; with an identity metric they add up to ``K``."""
+        return {name: self._keep((name,)) for name in self.parameters}
+
+    def _keep(self, names: tuple[str, ...]) -> ParameterOperator:
+        kept = tuple(name for name in self.parameters if name in names)
+        J = self.jacobian
+        projector = GroupProjector(J.domain, kept, dtype=self.dtype, device=self.device)
+        metric: Operator = projector
+        if not isinstance(self.metric, IdentityOperator | GroupProjector):
+            metric = projector @ self.metric @ projector
+        return type(self)(J, metric, name=f"K[{', '.join(kept)}]")
+
+    def _formula(self) -> tuple[str, int]:
+        return self.name, ATOM

@@ -1,0 +1,192 @@
+"""``P = (I - A Z)^{-1}``, the propagator: ``(P q)_t = q_t + A_t (P q)_{t-1}``.
+
+``P[t, s] = A_t A_{t-1} ... A_{s+1}`` for ``s <= t`` and zero above: the state-transition matrices.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from kpframe.errors import ArgumentError, mismatch, whole
+from kpframe.flow._parameter_operator import ParameterOperator
+from kpframe.flow._step_jacobian import StepJacobian
+from kpframe.operators._base import ATOM, Operator
+from kpframe.operators._spaces import TIME
+
+
+class Propagator(Operator):
+    """The solution operator of the linearized dynamics, built from a step Jacobian ``A``.
+
+    A product is one scan over time, forward for ``P`` and backward for ``P*``; probes ride along in
+    every step. A rule that changes what flows through time is the same ``P`` with another ``A``.
+    """
+
+    def __init__(
+        self, A: StepJacobian, *, name: str = "P", why: str = "the form of its step Jacobian"
+    ) -> None:
+        super().__init__(A.domain, A.domain, dtype=A.dtype, device=A.device)
+        self.A = A
+        self.name = name
+        #: Why the products are computed as ``method`` says.
+        self.why = why
+
+    @property
+    def method(self) -> str:
+        """How the products are computed: the form of the step Jacobian."""
+        return self.A.method
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return self.A.scan(_time_outermost(q)).movedim(0, -2)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return self.A.scan_adjoint(_time_outermost(r)).movedim(0, -2)
+
+    def around(self, K: ParameterOperator) -> Operator:
+        """Return ``P K P*``."""
+        return self @ K @ self.T
+
+    @property
+    def inverse(self) -> Operator:
+        """``I - A Z``, the exact inverse, in one pass without a scan."""
+        return InversePropagator(self)
+
+    def transition(self, t: int, s: int | None = None) -> TransitionOperator:
+        """Return ``dh_t / dh_s`` on ``(batch, hidden)``; ``s=None`` is the initial state.
+
+        Time indices count the entries of the time axis, from 0; negative ones count from its end.
+        Raises ``ArgumentError`` for an index out of range or ``s > t``.
+        """
+        return TransitionOperator(self.A, t, s)
+
+    def truncated(self, window: int) -> Operator:
+        """Return ``P_k = Sum_{j<k} (A Z)^j`` with ``k = window`` terms; ``k = 1`` is the identity.
+
+        Costs ``min(k, T) - 1`` products with ``A`` over all steps at once; with ``k >= T`` it is one scan.
+        """
+        return TruncatedPropagator(self.A, window)
+
+    def chunked(self, length: int, offset: int = 0) -> Propagator:
+        """Return ``P`` with ``A_t := 0`` at the starts ``offset, offset + length, ...`` of chunks.
+
+        The first step is left as it is: it leads from the initial state, and P never uses it.
+        """
+        length = whole(length, "length")
+        offset = whole(offset, "offset", 0, length - 1)
+        keep = torch.arange(self.A.steps, device=self.device) % length != offset
+        keep[0] = True  # what comes before the first step is h_0, which no chunk holds
+        return Propagator(self.A.masked(keep), name=f"P_chunk{length}" + (f"+{offset}" if offset else ""))
+
+    def _formula(self) -> tuple[str, int]:
+        return self.name, ATOM
+
+
+class InversePropagator(Operator):
+    """``I - A Z``."""
+
+    def __init__(self, propagator: Propagator) -> None:
+        super().__init__(
+            propagator.domain, propagator.domain, dtype=propagator.dtype, device=propagator.device
+        )
+        self.propagator = propagator
+
+    @property
+    def inverse(self) -> Operator:
+        """The propagator."""
+        return self.propagator
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return q - self.propagator.A._apply(shift(q))
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return r - unshift(self.propagator.A._apply_adjoint(r))
+
+    def _formula(self) -> tuple[str, int]:
+        return f"{self.propagator.name}^-1", ATOM
+
+
+class TruncatedPropagator(Operator):
+    """``P_k = Sum_{j<k} (A Z)^j``, the first ``k`` terms of the Neumann series of ``P``."""
+
+    def __init__(self, A: StepJacobian, window: int) -> None:
+        window = whole(window, "window")
+        super().__init__(A.domain, A.domain, dtype=A.dtype, device=A.device)
+        self.A = A
+        self.window = window
+        self.name = f"P_{window}"
+        self._full = Propagator(A) if window >= A.steps else None
+
+    @property
+    def method(self) -> str:
+        """How the products are computed: the form of the step Jacobian."""
+        return self.A.method
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        if self._full is not None:
+            return self._full._apply(q)
+        out = q.clone()
+        for _ in range(self.window - 1):
+            out = q + self.A._apply(shift(out))
+        return out
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        if self._full is not None:
+            return self._full._apply_adjoint(r)
+        out = r.clone()
+        for _ in range(self.window - 1):
+            out = r + unshift(self.A._apply_adjoint(out))
+        return out
+
+    def _formula(self) -> tuple[str, int]:
+        return self.name, ATOM
+
+
+class TransitionOperator(Operator):
+    """``A_t A_{t-1} ... A_{s+1}``: how a change of the state at ``s`` arrives at ``t``."""
+
+    def __init__(self, A: StepJacobian, t: int, s: int | None) -> None:
+        space = A.domain.without(TIME)
+        super().__init__(space, space, dtype=A.dtype, device=A.device)
+        self.A = A
+        self.t = _index("t", t, A.steps)
+        self.s = -1 if s is None else _index("s", s, A.steps)
+        if self.s > self.t:
+            raise ArgumentError(mismatch("s", f"an index <= t = {self.t}", self.s))
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        out = q.clone()
+        for t in range(self.s + 1, self.t + 1):
+            out = self.A.step(t, out)
+        return out
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        out = r.clone()
+        for t in range(self.t, self.s, -1):
+            out = self.A.step_adjoint(t, out)
+        return out
+
+    def _formula(self) -> tuple[str, int]:
+        return f"P[{self.t},{'h0' if self.s < 0 else self.s}]", ATOM
+
+
+def _time_outermost(q: torch.Tensor) -> torch.Tensor:  # [..., B, T, H] -> [T, ..., B, H]
+    """Return a copy in which each step is contiguous, for a scan to work in."""
+    return q.movedim(-2, 0).clone(memory_format=torch.contiguous_format)
+
+
+def shift(q: torch.Tensor) -> torch.Tensor:
+    """Return ``Z q``: ``(Z q)_t = q_{t-1}``, zero at the first step."""
+    out = torch.zeros_like(q)
+    out[..., 1:, :] = q[..., :-1, :]
+    return out
+
+
+def unshift(q: torch.Tensor) -> torch.Tensor:
+    """Return ``Z* q``: ``(Z* q)_t = q_{t+1}``, zero at the last step."""
+    out = torch.zeros_like(q)
+    out[..., :-1, :] = q[..., 1:, :]
+    return out
+
+
+def _index(argument: str, value: object, steps: int) -> int:
+    expected = f"a time index in [{-steps}, {steps - 1}]"
+    return whole(value, argument, -steps, steps - 1, expected=expected) % steps

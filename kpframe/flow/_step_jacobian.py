@@ -1,0 +1,509 @@
+"""``A``, the step Jacobian: block diagonal over trials and steps, ``A_t = df/dh_{t-1}``.
+
+The abstract class first, with what a rule cuts out of A or puts in its place; then A from what is kept of it
+(blocks, diagonals, entries); then A made of another (masked, switched, sums, multiples).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Self
+
+import torch
+
+from kpframe.errors import DeviceError, DtypeError, ShapeError, UnsupportedError, mismatch
+from kpframe.flow._entries import entry_tables, same_label, table_widths, units_by_width
+from kpframe.operators._algebra import ScaledOperator, SumOperator, scaled_product
+from kpframe.operators._base import ATOM, MEMORY_BUDGET, Operator
+from kpframe.operators._dense import check_budget
+from kpframe.operators._isolation import in_isolation
+from kpframe.operators._memory import CHUNK_BYTES
+from kpframe.operators._spaces import BATCH, HIDDEN, TIME, Space
+
+
+class StepJacobian(Operator):
+    """The operator ``(A q)_t = A_t q_t`` on the state space ``(batch, time, hidden)``.
+
+    A subclass supplies the two products of one step. Time indices count the entries of the time axis
+    from 0, so ``A_0`` is the derivative of the first state with respect to the initial one; the
+    propagator never uses it, a trainable initial state does.
+    """
+
+    #: How the products are computed: ``"sites"``, ``"dense"``, ``"diagonal"``, ``"autograd"`` ...
+    method = "custom"
+
+    #: bool ``[B, T]``; False at the padded steps, which hold the state. None: every step is a step of the
+    #: dynamics. ``Flow`` sets it, and what is made of a step Jacobian keeps it (``keeping``).
+    valid: torch.Tensor | None = None
+
+    def __init__(
+        self, space: Space, *, dtype: torch.dtype, device: torch.device | str, name: str = "A"
+    ) -> None:
+        if space.names != (BATCH, TIME, HIDDEN):
+            raise ShapeError(mismatch("space", f"axes ({BATCH}, {TIME}, {HIDDEN})", f"({space})"))
+        super().__init__(space, space, dtype=dtype, device=device)
+        self.name = name
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("step", "step_adjoint"):  # called by hand too; surroundings change nothing
+            if name in vars(cls):
+                setattr(cls, name, in_isolation(vars(cls)[name]))
+
+    @abstractmethod
+    def step(self, t: int, v: torch.Tensor) -> torch.Tensor:  # [..., B, H] -> [..., B, H]
+        """Return ``A_t v``."""
+
+    @abstractmethod
+    def step_adjoint(self, t: int, v: torch.Tensor) -> torch.Tensor:  # [..., B, H] -> [..., B, H]
+        """Return ``A_t* v``."""
+
+    def scan(self, q: torch.Tensor) -> torch.Tensor:  # [T, ..., B, H]
+        """Turn ``q``, time outermost, into ``(I - A Z)^{-1} q`` in place, and return it."""
+        for t in range(1, self.steps):
+            q[t] += self.step(t, q[t - 1])
+        return q
+
+    def scan_adjoint(self, r: torch.Tensor) -> torch.Tensor:  # [T, ..., B, H]
+        """Turn ``r``, time outermost, into ``(I - A Z)^{-*} r`` in place, and return it."""
+        for t in range(self.steps - 1, 0, -1):
+            r[t - 1] += self.step_adjoint(t, r[t])
+        return r
+
+    @property
+    def steps(self) -> int:
+        """Number of time steps T."""
+        return self.domain.shape[1]
+
+    def keeping(self, valid: torch.Tensor | None) -> Self:
+        """Return the operator itself after it has been told its valid steps (None: leaves it as it is)."""
+        if valid is not None:
+            self.valid = valid
+        return self
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return torch.stack([self.step(t, q[..., t, :]) for t in range(self.steps)], dim=-2)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return torch.stack([self.step_adjoint(t, r[..., t, :]) for t in range(self.steps)], dim=-2)
+
+    def blocks(self, max_bytes: int = MEMORY_BUDGET) -> torch.Tensor:
+        """Return the dense ``A_t`` as ``[B, T, H, H]``; raises ``MemoryBudgetError`` over budget."""
+        batch, time, hidden = self.domain.shape
+        check_budget(f"blocks of {self!r}", batch * time * hidden, hidden, self.dtype, max_bytes)
+        return self._columns(0, hidden).permute(1, 2, 3, 0).contiguous()
+
+    def _columns(self, start: int, stop: int) -> torch.Tensor:  # [stop - start, B, T, H]
+        """Return ``A_t e_j`` for j in ``start:stop``."""
+        unit = torch.eye(self.domain.shape[2], dtype=self.dtype, device=self.device)[start:stop]
+        return self(unit[:, None, None, :].expand(-1, *self.domain.shape).contiguous())
+
+    # -- what rules cut out of A, or put in its place --------------------------------------------------------
+
+    @property
+    def units(self) -> torch.Tensor:  # [H], int64
+        """Which unit each entry of the state belongs to: a neuron with its gates or its memory.
+
+        Where nothing else is known, entry i of all components of one width makes up one unit.
+        """
+        return units_by_width(self.domain[HIDDEN]).to(self.device)
+
+    def diagonal(self) -> DiagonalStepJacobian:
+        """Return the operator that keeps the diagonal of each ``A_t`` only (H products, here)."""
+        columns = [self._columns(unit, unit + 1)[0, ..., unit] for unit in range(self.domain.shape[2])]
+        values = torch.stack(columns, dim=-1)
+        return DiagonalStepJacobian(values, self.domain, name=f"diag({self.name})").keeping(self.valid)
+
+    def unit_blocks(self) -> StepJacobian:
+        """Return the operator that keeps the entries within each unit only (H products, here)."""
+        pattern = same_label(self.units)
+        return EntryStepJacobian(self, pattern, name=f"{self.name}[units]").keeping(self.valid)
+
+    def where(self, pattern: torch.Tensor, *, max_bytes: int = MEMORY_BUDGET) -> StepJacobian:
+        """Return the operator that keeps the entries where ``pattern`` (bool, ``[H, H]``) is True.
+
+        H products, all steps at once; the entries are kept.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: for a pattern that does not fit.
+            MemoryBudgetError: when the entries need more than ``max_bytes``.
+        """
+        made = EntryStepJacobian(self, pattern, name=f"{self.name}[pattern]", max_bytes=max_bytes)
+        return made.keeping(self.valid)
+
+    def masked(self, keep: torch.Tensor, name: str | None = None) -> StepJacobian:
+        """Return ``A`` with ``A_t := 0`` where ``keep`` (bool, ``[T]`` or ``[B, T]``) is False."""
+        return MaskedStepJacobian(self, keep, name=name)
+
+    def switched(self, other: StepJacobian, at: torch.Tensor) -> StepJacobian:
+        """Return ``A`` with the ``A_t`` of another where ``at`` (bool, ``[T]`` or ``[B, T]``) is True."""
+        return SwitchedStepJacobian(self, other, at)
+
+    def direct(self) -> StepJacobian:
+        """Return ``A`` by its direct path only, around all recurrent weights.
+
+        What a step of several stages hands on from stage to stage it still hands on by its weights.
+
+        Raises:
+            UnsupportedError: for a form that does not know its paths apart.
+        """
+        raise UnsupportedError(self._pathless("direct"))
+
+    def pointwise(self) -> StepJacobian:
+        """Return ``A`` by what goes around all weights, those between stages, too; raises like ``direct``."""
+        return self.direct()
+
+    def cut(self, paths: Sequence[str]) -> StepJacobian:
+        """Return ``A`` without some of its paths; raises like ``direct``."""
+        raise UnsupportedError(self._pathless("cut"))
+
+    def replace(self, weights: Mapping[str, torch.Tensor]) -> StepJacobian:
+        """Return ``A`` with other weights on its paths; raises like ``direct``."""
+        raise UnsupportedError(
+            f"{self!r} ({self.method} form) does not know its weights apart from its gains; "
+            "replace works on models written as a SiteModel"
+        )
+
+    def _pathless(self, method: str) -> str:
+        return (
+            f"{self!r} ({self.method} form) does not know its paths apart; {method} works on models written "
+            "as a SiteModel, and diagonal, unit_blocks, where and masked on any"
+        )
+
+    # -- sums and multiples are step Jacobians again ---------------------------------------------------------
+
+    def __add__(self, other: object) -> Operator:
+        total = super().__add__(other)
+        if isinstance(total, SumOperator):
+            steps = [term for term in total.terms if isinstance(term, StepJacobian)]
+            return SumStepJacobian(steps) if len(steps) == len(total.terms) else total
+        return total
+
+    def __mul__(self, other: object) -> Operator:
+        made = super().__mul__(other)
+        if isinstance(made, ScaledOperator) and isinstance(made.inner, StepJacobian):
+            return ScaledStepJacobian(made.scalar, made.inner)
+        return made
+
+    def _formula(self) -> tuple[str, int]:
+        return self.name, ATOM
+
+
+def check_steps(argument: str, mask: torch.Tensor, A: StepJacobian) -> None:
+    """Raise unless a mask is a bool tensor ``[T]`` or ``[B, T]`` that fits ``A``."""
+    batch, time, _ = A.domain.shape
+    shapes = {f"[time={time}]": (time,), f"[batch={batch}, time={time}]": (batch, time)}
+    check_mask(argument, mask, A, shapes)
+
+
+def check_mask(
+    argument: str, mask: torch.Tensor, A: StepJacobian, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise unless a mask is a bool tensor of one of the named shapes, on the device of ``A``."""
+    if tuple(mask.shape) not in shapes.values():
+        raise ShapeError(mismatch(argument, f"shape {' or '.join(shapes)}", list(mask.shape)))
+    if mask.dtype != torch.bool:
+        raise DtypeError(mismatch(argument, "dtype torch.bool", mask.dtype))
+    if mask.device != A.device:
+        raise DeviceError(mismatch(argument, f"device {A.device}", mask.device))
+
+
+class DenseStepJacobian(StepJacobian):
+    """``A`` from its blocks ``[B, T, H, H]``, which are kept, not copied."""
+
+    method = "dense"
+
+    def __init__(self, blocks: torch.Tensor, space: Space | None = None, *, name: str = "A") -> None:
+        if blocks.ndim != 4 or blocks.shape[2] != blocks.shape[3]:
+            raise ShapeError(mismatch("blocks", "shape [B, T, H, H]", list(blocks.shape)))
+        batch, time, hidden, _ = blocks.shape
+        space = Space.of(batch=batch, time=time, hidden=hidden) if space is None else space
+        if space.shape != (batch, time, hidden):
+            raise ShapeError(mismatch("space", f"sizes {[batch, time, hidden]}", f"({space})"))
+        super().__init__(space, dtype=blocks.dtype, device=blocks.device, name=name)
+        self._blocks = blocks.detach()
+
+    def step(self, t: int, v: torch.Tensor) -> torch.Tensor:
+        """Return ``A_t v``."""
+        return (self._blocks[:, t] @ v.unsqueeze(-1)).squeeze(-1)
+
+    def step_adjoint(self, t: int, v: torch.Tensor) -> torch.Tensor:
+        """Return ``A_t* v``."""
+        return (self._blocks[:, t].mT @ v.unsqueeze(-1)).squeeze(-1)
+
+    def _columns(self, start: int, stop: int) -> torch.Tensor:
+        return self._blocks[..., start:stop].movedim(-1, 0)
+
+    def diagonal(self) -> DiagonalStepJacobian:
+        """Return the operator that keeps the diagonal of each ``A_t`` only."""
+        values = self._blocks.diagonal(dim1=-2, dim2=-1).contiguous()
+        return DiagonalStepJacobian(values, self.domain, name=f"diag({self.name})").keeping(self.valid)
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return (self._blocks @ q.unsqueeze(-1)).squeeze(-1)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return (self._blocks.mT @ r.unsqueeze(-1)).squeeze(-1)
+
+
+class DiagonalStepJacobian(StepJacobian):
+    """``A`` from the diagonals of its blocks, ``values`` ``[B, T, H]``, which are kept, not copied."""
+
+    method = "diagonal"
+
+    def __init__(self, values: torch.Tensor, space: Space | None = None, *, name: str = "A") -> None:
+        if values.ndim != 3:
+            raise ShapeError(mismatch("values", "shape [B, T, H]", list(values.shape)))
+        if space is None:
+            batch, time, hidden = values.shape
+            space = Space.of(batch=batch, time=time, hidden=hidden)
+        space.check(values, "values")
+        super().__init__(space, dtype=values.dtype, device=values.device, name=name)
+        self.values = values.detach()
+
+    @property
+    def self_adjoint(self) -> bool:
+        """Always true."""
+        return True
+
+    def step(self, t: int, v: torch.Tensor) -> torch.Tensor:
+        """Return ``A_t v``."""
+        return self.values[:, t] * v
+
+    def step_adjoint(self, t: int, v: torch.Tensor) -> torch.Tensor:
+        """Return ``A_t* v``, the same."""
+        return self.values[:, t] * v
+
+    def scan(self, q: torch.Tensor) -> torch.Tensor:
+        """Turn ``q`` ``[T, ..., B, H]`` into ``(I - A Z)^{-1} q`` in place, and return it."""
+        for t in range(1, self.steps):
+            q[t].addcmul_(self.values[:, t], q[t - 1])
+        return q
+
+    def scan_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        """Turn ``r`` ``[T, ..., B, H]`` into ``(I - A Z)^{-*} r`` in place, and return it."""
+        for t in range(self.steps - 1, 0, -1):
+            r[t - 1].addcmul_(self.values[:, t], r[t])
+        return r
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return self.values * q
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return self.values * r
+
+    def diagonal(self) -> DiagonalStepJacobian:
+        """Return the operator itself."""
+        return self
+
+
+class EntryStepJacobian(StepJacobian):
+    """Some entries of each ``A_t``, the same ones at every step; they are kept, the others are zero."""
+
+    method = "entries"
+
+    def __init__(
+        self, inner: StepJacobian, pattern: torch.Tensor, *, name: str, max_bytes: int = MEMORY_BUDGET
+    ) -> None:
+        batch, time, hidden = inner.domain.shape
+        check_mask("pattern", pattern, inner, {f"[hidden={hidden}, hidden={hidden}]": (hidden, hidden)})
+        super().__init__(inner.domain, dtype=inner.dtype, device=inner.device, name=name)
+        widths = table_widths(pattern)
+        check_budget(f"entries of {inner!r}", batch * time * hidden, widths, self.dtype, max_bytes)
+        self.pattern, self._units = pattern.clone(), inner.units
+        stretch = max(1, CHUNK_BYTES // (batch * time * hidden * self.dtype.itemsize))
+        self._rows, self._columns_table = entry_tables(pattern, inner._columns, stretch)
+
+    @property
+    def units(self) -> torch.Tensor:
+        """Which unit each entry of the state belongs to."""
+        return self._units
+
+    def step(self, t: int, v: torch.Tensor) -> torch.Tensor:
+        """Return ``A_t v``."""
+        return self._rows.product(t, v)
+
+    def step_adjoint(self, t: int, v: torch.Tensor) -> torch.Tensor:
+        """Return ``A_t* v``."""
+        return self._columns_table.product(t, v)
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return self._rows.product(slice(None), q.transpose(-3, -2)).transpose(-3, -2)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return self._columns_table.product(slice(None), r.transpose(-3, -2)).transpose(-3, -2)
+
+
+class MaskedStepJacobian(StepJacobian):
+    """``A`` with ``A_t := 0`` at chosen steps, for all trials or for each."""
+
+    def __init__(self, inner: StepJacobian, keep: torch.Tensor, *, name: str | None = None) -> None:
+        check_steps("keep", keep, inner)
+        super().__init__(
+            inner.domain, dtype=inner.dtype, device=inner.device, name=name or f"{inner.name}[masked]"
+        )
+        self.inner = inner
+        self.method, self.valid = inner.method, inner.valid
+        self.keep = keep.clone()
+        self._keep = keep.expand(self.domain.shape[:2]).to(inner.dtype).unsqueeze(-1)  # [B, T, 1]
+
+    def step(self, t: int, v: torch.Tensor) -> torch.Tensor:
+        """Return ``A_t v``, zero where the step is cut."""
+        return self._keep[:, t] * self.inner.step(t, v)
+
+    def step_adjoint(self, t: int, v: torch.Tensor) -> torch.Tensor:
+        """Return ``A_t* v``, zero where the step is cut."""
+        return self._keep[:, t] * self.inner.step_adjoint(t, v)
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return self._keep * self.inner._apply(q)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return self.inner._apply_adjoint(self._keep * r)
+
+    @property
+    def units(self) -> torch.Tensor:
+        """Which unit each entry of the state belongs to."""
+        return self.inner.units
+
+    def diagonal(self) -> DiagonalStepJacobian:
+        """Return the operator that keeps the diagonal of each ``A_t`` only."""
+        values = self._keep * self.inner.diagonal().values
+        return DiagonalStepJacobian(values, self.domain, name=f"diag({self.name})").keeping(self.valid)
+
+    def unit_blocks(self) -> StepJacobian:
+        """Return the operator that keeps the entries within each unit only."""
+        return self.inner.unit_blocks().masked(self.keep)
+
+    def where(self, pattern: torch.Tensor, *, max_bytes: int = MEMORY_BUDGET) -> StepJacobian:
+        """Return the operator that keeps the entries where a pattern is True."""
+        return self.inner.where(pattern, max_bytes=max_bytes).masked(self.keep)
+
+    def direct(self) -> StepJacobian:
+        """Return ``A`` by its direct path only, cut at the same steps."""
+        return self.inner.direct().masked(self.keep)
+
+    def pointwise(self) -> StepJacobian:
+        """Return ``A`` by what goes around all weights, cut at the same steps."""
+        return self.inner.pointwise().masked(self.keep)
+
+    def cut(self, paths: Sequence[str]) -> StepJacobian:
+        """Return ``A`` without some of its paths, cut at the same steps."""
+        return self.inner.cut(paths).masked(self.keep)
+
+    def replace(self, weights: Mapping[str, torch.Tensor]) -> StepJacobian:
+        """Return ``A`` with other weights on its paths, cut at the same steps."""
+        return self.inner.replace(weights).masked(self.keep)
+
+
+class SwitchedStepJacobian(StepJacobian):
+    """``A`` with another step Jacobian in its place at chosen steps, for all trials or for each."""
+
+    def __init__(self, inner: StepJacobian, other: StepJacobian, at: torch.Tensor) -> None:
+        check_steps("at", at, inner)
+        if other.domain != inner.domain:
+            raise ShapeError(mismatch("other", f"a step Jacobian on ({inner.domain})", f"({other.domain})"))
+        name = f"{inner.name}|{other.name}"
+        super().__init__(inner.domain, dtype=inner.dtype, device=inner.device, name=name)
+        self.inner, self.other, self.at = inner, other, at.clone()
+        self.method, self.valid = inner.method, inner.valid
+        self._at = self.at.expand(self.domain.shape[:2]).unsqueeze(-1)  # [B, T, 1]
+        self._all, self._any = self._at.all(dim=0).flatten().tolist(), self._at.any(dim=0).flatten().tolist()
+
+    @property
+    def units(self) -> torch.Tensor:
+        """Which unit each entry of the state belongs to."""
+        return self.inner.units
+
+    def step(self, t: int, v: torch.Tensor) -> torch.Tensor:
+        """Return ``A_t v``."""
+        if self._all[t]:
+            return self.other.step(t, v)
+        out = self.inner.step(t, v)
+        return torch.where(self._at[:, t], self.other.step(t, v), out) if self._any[t] else out
+
+    def step_adjoint(self, t: int, v: torch.Tensor) -> torch.Tensor:
+        """Return ``A_t* v``."""
+        if self._all[t]:
+            return self.other.step_adjoint(t, v)
+        out = self.inner.step_adjoint(t, v)
+        return torch.where(self._at[:, t], self.other.step_adjoint(t, v), out) if self._any[t] else out
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return torch.where(self._at, self.other._apply(q), self.inner._apply(q))
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return torch.where(self._at, self.other._apply_adjoint(r), self.inner._apply_adjoint(r))
+
+    def direct(self) -> StepJacobian:
+        """Return the direct paths of both, switched at the same steps."""
+        return self.inner.direct().switched(self.other.direct(), self.at)
+
+    def pointwise(self) -> StepJacobian:
+        """Return what goes around all weights of both, switched at the same steps."""
+        return self.inner.pointwise().switched(self.other.pointwise(), self.at)
+
+    def cut(self, paths: Sequence[str]) -> StepJacobian:
+        """Return both without some of their paths, switched at the same steps."""
+        return self.inner.cut(paths).switched(self.other.cut(paths), self.at)
+
+
+class SumStepJacobian(SumOperator, StepJacobian):
+    """A sum of step Jacobians; made by ``A + B`` and ``A - B``."""
+
+    def __init__(self, terms: Sequence[StepJacobian]) -> None:
+        first = terms[0]
+        StepJacobian.__init__(self, first.domain, dtype=first.dtype, device=first.device)
+        self.terms: tuple[StepJacobian, ...] = tuple(terms)
+        self.name = f"({self!r})"
+        self.valid = next((term.valid for term in terms if term.valid is not None), None)
+
+    @property
+    def method(self) -> str:  # type: ignore[override]
+        """How the products are computed: the forms of the terms."""
+        return " + ".join(dict.fromkeys(term.method for term in self.terms))
+
+    @property
+    def units(self) -> torch.Tensor:
+        """Which unit each entry of the state belongs to, as the first term has it."""
+        return self.terms[0].units
+
+    def step(self, t: int, v: torch.Tensor) -> torch.Tensor:
+        """Return ``A_t v``."""
+        total = self.terms[0].step(t, v)
+        for term in self.terms[1:]:
+            total = total + term.step(t, v)
+        return total
+
+    def step_adjoint(self, t: int, v: torch.Tensor) -> torch.Tensor:
+        """Return ``A_t* v``."""
+        total = self.terms[0].step_adjoint(t, v)
+        for term in self.terms[1:]:
+            total = total + term.step_adjoint(t, v)
+        return total
+
+
+class ScaledStepJacobian(ScaledOperator, StepJacobian):
+    """``c A``; made by ``c * A``."""
+
+    def __init__(self, scalar: float, inner: StepJacobian) -> None:
+        StepJacobian.__init__(self, inner.domain, dtype=inner.dtype, device=inner.device)
+        self.scalar = scalar
+        self.inner: StepJacobian = inner
+        self.name = f"({self!r})"
+        self.method, self.valid = inner.method, inner.valid
+
+    @property
+    def units(self) -> torch.Tensor:
+        """Which unit each entry of the state belongs to."""
+        return self.inner.units
+
+    def step(self, t: int, v: torch.Tensor) -> torch.Tensor:
+        """Return ``c A_t v``."""
+        return scaled_product(self.scalar, partial(self.inner.step, t), v)
+
+    def step_adjoint(self, t: int, v: torch.Tensor) -> torch.Tensor:
+        """Return ``c A_t* v``."""
+        return scaled_product(self.scalar, partial(self.inner.step_adjoint, t), v)

@@ -1,0 +1,124 @@
+"""``P`` and ``Phi`` of a model without structure, from one retained graph of its whole roll-out.
+
+A leaf is added to every state. ``P*`` is then a reverse pass to the leaves, and ``P`` the reverse pass of
+that reverse pass: no work in Python for each step, and no forward mode. The same graph reaches the
+parameters, which gives ``G = dh/dtheta = P J`` and ``Phi = G G*`` in one pass each way.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from kpframe.flow._parameter_operator import ParameterOperator
+from kpframe.flow._propagator import Propagator
+from kpframe.flow._step_jacobian import StepJacobian
+from kpframe.flow._trajectory import Trajectory
+from kpframe.models._autograd.linearization import Linearization
+from kpframe.models._autograd.recorded import Recorded
+from kpframe.operators._atoms import IdentityOperator
+from kpframe.operators._base import PRODUCT, Operator, SelfAdjointOperator
+
+
+class _Stack(torch.autograd.Function):
+    """``torch.stack(steps, dim=1)``, linear in the number of steps also when differentiated twice.
+
+    The derivative of torch's own takes its cotangent apart step by step, and that of each step is a whole
+    trajectory of zeros but one.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*steps: torch.Tensor) -> torch.Tensor:
+        return torch.stack(steps, dim=1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        """Keep nothing: the map is linear."""
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return gradients[0].unbind(1)
+
+
+class RolloutGraph:
+    """The graph of a roll-out, with a leaf added to each state and the parameters that learn."""
+
+    def __init__(self, model: Recorded, trajectory: Trajectory) -> None:
+        recipe = partial(_record, model, trajectory)
+        self._linearization = Linearization.of(recipe, trajectory.states.device)
+        self._learning = len(model.trainable())
+
+    def from_kicks(self, q: torch.Tensor) -> torch.Tensor:
+        """Return how the states ``[k, B, T, H]`` move with what is added to them, ``P q``."""
+        return self._linearization.jvp([q, *[None] * self._learning])
+
+    def to_kicks(self, r: torch.Tensor) -> torch.Tensor:
+        """Return ``P* r``."""
+        return self._linearization.vjp(r, only=slice(0, 1))[0]
+
+    def there_and_back(self, q: torch.Tensor) -> torch.Tensor:
+        """Return ``G G* q``."""
+        if not self._learning:
+            return torch.zeros_like(q)
+        return self._linearization.jvp([None, *self._linearization.vjp(q, only=slice(1, None))])
+
+
+def _record(model: Recorded, trajectory: Trajectory) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    states = trajectory.states
+    kicks = torch.zeros_like(states, requires_grad=True)  # [B, T, H]
+    h = trajectory.initial_state
+    if not trajectory.given:  # it may depend on theta
+        h = model.initial_state(len(states)).to(states)
+    out = []
+    for t, kick in enumerate(kicks.unbind(1)):
+        h = model._advance(trajectory, t, h) + kick
+        out.append(h)
+    states = _Stack.apply(*out)  # type: ignore[no-untyped-call]
+    return states, (kicks, *model.trainable().values())
+
+
+class GraphPropagator(Propagator):
+    """``P`` from the graph of the whole roll-out; a changed ``A`` goes through the scan as ever."""
+
+    def __init__(self, A: StepJacobian, graph: RolloutGraph, *, why: str) -> None:
+        super().__init__(A, why=why)
+        self.graph = graph
+
+    @property
+    def method(self) -> str:
+        """Always ``"graph"``."""
+        return "graph"
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return self.graph.from_kicks(q.reshape(-1, *self.domain.shape)).reshape(q.shape)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return self.graph.to_kicks(r.reshape(-1, *self.domain.shape)).reshape(r.shape)
+
+    def around(self, K: ParameterOperator) -> Operator:
+        """Return ``P K P*``, through the graph to the parameters and back if K has no metric."""
+        own = K.method == "autograd" and isinstance(K.metric, IdentityOperator)
+        return GraphTangent(self, K) if own else super().around(K)
+
+
+class GraphTangent(SelfAdjointOperator):
+    """``Phi = G G*`` with ``G = P J`` from one graph; it prints as ``P K P*``."""
+
+    def __init__(self, P: GraphPropagator, K: ParameterOperator) -> None:
+        super().__init__(P.domain, P.domain, dtype=P.dtype, device=P.device)
+        self.P, self.K = P, K
+
+    @property
+    def positive(self) -> bool:
+        """Always true."""
+        return True
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return self.P.graph.there_and_back(q.reshape(-1, *self.domain.shape)).reshape(q.shape)
+
+    def _formula(self) -> tuple[str, int]:
+        return f"{self.P.name} {self.K.name} {self.P.name}*", PRODUCT

@@ -1,0 +1,172 @@
+"""``linearize(model, x)``: the operators that say how learning moves a trajectory."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from attrs import evolve
+
+from kpframe.errors import ArgumentError, mismatch, say
+from kpframe.flow._flow import Flow
+from kpframe.flow._parameter_operator import ParameterOperator
+from kpframe.flow._propagator import Propagator
+from kpframe.flow._step_jacobian import DenseStepJacobian
+from kpframe.flow._trajectory import Trajectory
+from kpframe.models._autograd.forms import (
+    AutogradParameterJacobian,
+    AutogradStepJacobian,
+    graph_bytes,
+    step_blocks,
+)
+from kpframe.models._autograd.rollout import GraphPropagator, RolloutGraph
+from kpframe.models._few_rows import few_rows
+from kpframe.models._held import held_tensors
+from kpframe.models._model import Model
+from kpframe.models._step_check import check_hooks, check_kept, check_parameters, check_start, check_step
+from kpframe.operators._finite import check_finite
+from kpframe.operators._isolation import constant, isolated
+from kpframe.operators._memory import check_memory
+
+T = TypeVar("T")
+
+
+#: How the operators of a flow can be computed.
+METHODS = ("auto", "autograd", "graph", "dense")
+
+
+def linearize(
+    model: Model,
+    x: torch.Tensor,
+    h0: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    *,
+    method: str = "auto",
+    max_bytes: int | None = None,
+) -> Flow:
+    """Roll a model out and return the operators along the trajectory.
+
+    Args:
+        model: a ``Model``; ``wrap`` makes one of any cell.
+        x: ``[B, T, I]`` inputs, of the model's dtype, on its device.
+        h0: ``[B, H]`` initial states, taken as constants; the model's own (zero, or trainable) when left out.
+        mask: bool ``[B, T]``; False marks padded steps, which hold the state: A = I and J = 0 there.
+        method: ``"auto"`` uses the structure the model brings and else chooses by the width of the state
+            (``flow.P.method`` and ``flow.P.why`` say what and why). The others know no structure: ``"graph"``
+            keeps the graph of the whole roll-out, ``"dense"`` writes the step Jacobians ``[B, T, H, H]`` out,
+            ``"autograd"`` keeps a graph for each step and is the independent twin that the others are tested
+            against.
+        max_bytes: largest memory that recording may take, about; most of what is free when left out.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError: for inputs that do not fit the model.
+        UnsupportedError: for derivatives that are not linear or that autograd cannot take twice, and for
+            hooks on parameters; says what to do.
+        NonFiniteError: for NaN or infinity in inputs, parameters or the roll-out; names the first step,
+            trial and component.
+        MemoryBudgetError: before anything is recorded, when the need is over ``max_bytes``.
+        UnsupportedError: inside a transform of ``torch.func``.
+    """
+    if not isinstance(model, Model):
+        raise ArgumentError(
+            mismatch("model", "a kpframe.Model (kpframe.wrap makes one of a cell)", type(model).__name__)
+        )
+    if method not in METHODS:
+        raise ArgumentError(mismatch("method", f"one of {', '.join(map(repr, METHODS))}", repr(method)))
+    with isolated(getattr(x, "device", None), "linearize"):
+        return _linearize(model, x, h0, mask, method, max_bytes)
+
+
+def _linearize(
+    model: Model,
+    x: torch.Tensor,
+    h0: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    method: str,
+    max_bytes: int | None,
+) -> Flow:
+    if isinstance(x, torch.Tensor) and x.ndim == 3:  # the roll-out says what is wrong with another x
+        _check_memory(
+            model, x, 4 * model.width * x.itemsize, max_bytes
+        )  # states, twice while they are stacked
+    check_parameters(model)
+    check_hooks(model)
+    original, model = model, _copy(model)
+    held = _held(model)
+    for name, parameter in model.named_parameters():
+        check_finite(parameter.detach(), f"parameter {name}")
+    x, h0, mask = _constant(x), _constant(h0), _constant(mask)
+    with torch.no_grad():
+        run = model.rollout(x, h0, mask)
+    trajectory = evolve(  # what the caller may still write to is copied
+        run,
+        states=run.states.detach(),
+        inputs=run.inputs.detach().clone(),
+        initial_state=run.initial_state.detach().clone(),
+        mask=None if run.mask is None else run.mask.clone(),
+    )
+    check_finite(trajectory.states, "roll-out", trajectory.space)
+    if _held(model) != held:
+        check_kept(_copy(original), trajectory)
+    if not trajectory.given and type(model).initial_state is not Model.initial_state:
+        check_start(model, trajectory)
+    with few_rows(model, trajectory) as rows:
+        each = (
+            model.recorded_bytes(trajectory) if method == "auto" else graph_bytes(model, trajectory, method)
+        )
+    _check_memory(model, x, each, max_bytes)
+    P, K = model.operators(trajectory) if method == "auto" else _derived(model, trajectory, method)
+    derived = isinstance(P.A, AutogradStepJacobian) or isinstance(K.jacobian, AutogradParameterJacobian)
+    check_step(model, rows, twice=derived)
+    return Flow(model, trajectory, P, K)
+
+
+def _derived(model: Model, trajectory: Trajectory, method: str) -> tuple[Propagator, ParameterOperator]:
+    return _FORMS[method](model, trajectory), ParameterOperator(AutogradParameterJacobian(model, trajectory))
+
+
+def _copy(model: Model) -> Model:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        expected = "one that copy.deepcopy copies, since linearize works on a copy"
+        raise ArgumentError(mismatch("model", expected, say(error))) from error
+
+
+def _held(model: Model) -> dict[str, tuple[int, int]]:
+    """Return which tensors a model holds besides its parameters, and how often they were written to."""
+    return {name: (id(tensor), tensor._version) for name, tensor in held_tensors(model)}
+
+
+def _constant(value: T) -> T:
+    """Return a tensor that a graph can hold; the roll-out says what is wrong with anything else."""
+    return constant(value, "linearize") if isinstance(value, torch.Tensor) else value  # type: ignore[return-value]
+
+
+def _autograd(model: Model, trajectory: Trajectory) -> Propagator:
+    return Propagator(AutogradStepJacobian(model, trajectory), why="method='autograd'")
+
+
+def _graph(model: Model, trajectory: Trajectory) -> Propagator:
+    A = AutogradStepJacobian(model, trajectory)
+    return GraphPropagator(A, RolloutGraph(model, trajectory), why="method='graph'")
+
+
+def _dense(model: Model, trajectory: Trajectory) -> Propagator:
+    blocks = step_blocks(model, trajectory)
+    return Propagator(DenseStepJacobian(blocks, trajectory.space), why="method='dense'")
+
+
+_FORMS = {"autograd": _autograd, "graph": _graph, "dense": _dense}
+
+
+def _check_memory(model: Model, x: torch.Tensor, each: int, max_bytes: int | None) -> None:
+    """Refuse what would not fit; ``each`` is what a step of a trial needs [bytes]."""
+    needed = each * len(x) * x.shape[1]
+    what = f"linearize of {type(model).__name__} on [batch={len(x)}, time={x.shape[1]}, hidden={model.width}]"
+    remedy = (
+        "take fewer trials or steps at a time, float32 instead of float64, or set max_bytes to go ahead with "
+        "an estimate above what is free"
+    )
+    check_memory(what, needed, x.device, remedy, max_bytes)

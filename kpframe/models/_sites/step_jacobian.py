@@ -1,0 +1,491 @@
+"""The step Jacobian of weight sites: products with the weights between pointwise gains.
+
+With ``D[c, a] = dh'_c / du_a`` and ``E[c, c'] = dh'_c / dh_c'`` (both diagonal over units) and
+``S = dz / dh`` the slope of a site's source::
+
+    A_t v = D_t (W S_t v) + E_t v
+
+so nothing of size ``[B, T, H, H]`` is ever formed. A step of several stages is a chain of these.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import cast
+
+import torch
+from attrs import evolve
+
+from kpframe.errors import ArgumentError, ShapeError, closest, mismatch
+from kpframe.flow._step_jacobian import DiagonalStepJacobian, StepJacobian
+from kpframe.models._sites.declaration import PRIME
+from kpframe.models._sites.gains import PlacedOutput, PlacedSite, PlacedStage, SiteGains, add
+
+#: The path that goes around the recurrent weights.
+DIRECT = "direct"
+
+
+class SiteStepJacobian(StepJacobian):
+    """``A_t v = Sum_k D (W_k S_k v) + E v``; one product with each recurrent weight a step."""
+
+    method = "sites"
+
+    def __init__(self, gains: SiteGains, *, name: str = "A") -> None:
+        super().__init__(gains.space, dtype=gains.like.dtype, device=gains.like.device, name=name)
+        self.gains = gains
+
+    def step(self, t: int, v: torch.Tensor) -> torch.Tensor:
+        """Return ``A_t v``."""
+        return self._product(t, v)
+
+    def step_adjoint(self, t: int, v: torch.Tensor) -> torch.Tensor:
+        """Return ``A_t* v``."""
+        return self._product_adjoint(t, v)
+
+    def scan(self, q: torch.Tensor) -> torch.Tensor:
+        """Turn ``q`` ``[T, ..., B, H]`` into ``(I - A Z)^{-1} q`` in place, and return it."""
+        return scan(self.gains, q) if can_scan(self.gains) else super().scan(q)
+
+    def scan_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        """Turn ``r`` ``[T, ..., B, H]`` into ``(I - A Z)^{-*} r`` in place, and return it."""
+        return scan_adjoint(self.gains, r) if can_scan(self.gains) else super().scan_adjoint(r)
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return self._product(slice(None), q.transpose(-3, -2)).transpose(-3, -2)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return self._product_adjoint(slice(None), r.transpose(-3, -2)).transpose(-3, -2)
+
+    def _product(self, t: int | slice, v: torch.Tensor) -> torch.Tensor:
+        return self.gains.join(self.gains.tangent(t, self.gains.split(v), {}), v.shape[:-1])
+
+    def _product_adjoint(self, t: int | slice, r: torch.Tensor) -> torch.Tensor:
+        back, _ = self.gains.cotangent(t, self.gains.split(r), state=True)
+        return self.gains.join(back, r.shape[:-1])
+
+    @property
+    def units(self) -> torch.Tensor:  # [H], int64
+        """Which unit each entry of the state belongs to: entries that pointwise functions connect."""
+        return self.gains.units.to(self.device)
+
+    def diagonal(self) -> DiagonalStepJacobian:
+        """Return the operator that keeps the diagonal of each ``A_t``, in closed form for one stage."""
+        gains = self.gains
+        if len(gains.stages) > 1:
+            return super().diagonal()
+        batch, time, _ = self.domain.shape
+        own = {name: paths[name] for name, paths in _own_gains(gains.stages[0]).items() if name in paths}
+        values = gains.join(own, (time, batch)).transpose(0, 1).contiguous()
+        return DiagonalStepJacobian(values, self.domain, name=f"diag({self.name})").keeping(self.valid)
+
+    def unit_blocks(self) -> StepJacobian:
+        """Return the operator that keeps the entries within each unit, in closed form for one stage.
+
+        A product is then pointwise: no weight matrix is left.
+        """
+        if len(self.gains.stages) > 1:
+            return super().unit_blocks()
+        name = f"{self.name}[units]"
+        if len(self.gains.components) == 1:  # a unit is one entry
+            return DiagonalStepJacobian(self.diagonal().values, self.domain, name=name).keeping(self.valid)
+        (stage,) = self.gains.stages
+        outputs = tuple(PlacedOutput(output, {}, paths) for output, paths in _own_gains(stage).items())
+        return self._with(evolve(self.gains, stages=(evolve(stage, sites=(), outputs=outputs),)), name)
+
+    def _with(self, gains: SiteGains, name: str) -> SiteStepJacobian:
+        return SiteStepJacobian(gains, name=name).keeping(self.valid)
+
+    def replace(self, weights: Mapping[str, torch.Tensor]) -> SiteStepJacobian:
+        """Return ``A`` with other weights on its paths, the gains unchanged.
+
+        Args:
+            weights: name of a site's weight -> matrix of the same shape.
+        """
+        known = {
+            placed.site.weight: placed.weight
+            for placed in self.gains.sites
+            if placed.site.recurrent and placed.weight is not None
+        }
+        for name, weight in weights.items():
+            if name not in known:
+                names = [str(name) for name in known]
+                raise ArgumentError(
+                    mismatch("weights", f"names among {names}", f"{name!r}{closest(name, names)}")
+                )
+            own = known[name]
+            if weight.shape != own.shape:
+                raise ShapeError(
+                    mismatch(f"weights[{name!r}]", f"shape {list(own.shape)}", list(weight.shape))
+                )
+            if (weight.dtype, weight.device) != (own.dtype, own.device):
+                raise ArgumentError(
+                    mismatch(
+                        f"weights[{name!r}]",
+                        f"{own.dtype} on {own.device}",
+                        f"{weight.dtype} on {weight.device}",
+                    )
+                )
+        replaced = {name: weight.detach().clone() for name, weight in weights.items()}
+        gains = self.gains.with_weights(lambda p: replaced.get(str(p.site.weight), _matrix(p)))
+        return self._with(gains, f"{self.name}[{', '.join(weights)}]")
+
+    def direct(self) -> SiteStepJacobian:
+        """Return ``A`` by its direct path only, as if recurrent products read the state detached.
+
+        In one stage that is ``E``. A step of several stages hands on from stage to stage what came directly,
+        by the weights in between; see ``detached``.
+        """
+        return self._with(detached(self.gains), f"{self.name}[direct]")
+
+    def pointwise(self) -> SiteStepJacobian:
+        """Return ``A`` by ``E`` only: no weight site passes anything on, between stages neither."""
+        stages = tuple(
+            evolve(stage, sites=tuple(placed for placed in stage.sites if not placed.site.recurrent))
+            for stage in self.gains.stages
+        )
+        return self._with(evolve(self.gains, stages=stages), f"{self.name}[pointwise]")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """What ``cut`` knows: the preactivations that the state reaches, its weights there, ``"direct"``."""
+        sites = [placed.site for placed in self.gains.sites if placed.site.recurrent]
+        targets = [target for site in sites for target in site.targets]
+        return tuple(dict.fromkeys((*targets, *(str(site.weight) for site in sites), DIRECT)))
+
+    def cut(self, paths: Sequence[str]) -> StepJacobian:
+        """Return ``A`` without some of its paths.
+
+        Args:
+            paths: names among ``paths``; ``*`` and ``?`` match as in file names. A preactivation
+                (``"z"``: the state reaches it no more, as if detached), a weight (no site of it passes
+                anything on), or ``"direct"`` (what goes around the recurrent weights, as ``direct`` has it,
+                where a padded step that holds the state is direct, too).
+
+        Raises:
+            ArgumentError: for a name that is no path; lists those there are.
+        """
+        chosen = self._match(paths)
+
+        def cut(placed: PlacedSite) -> torch.Tensor:
+            matrix, targets = _matrix(placed), placed.site.targets
+            keep = [target not in chosen and placed.site.weight not in chosen for target in targets]
+            if all(keep):
+                return matrix
+            on = torch.tensor(keep, device=matrix.device).repeat_interleave(matrix.shape[-2] // len(targets))
+            return matrix * on.unsqueeze(-1)
+
+        name = f"{self.name}[cut {', '.join(paths)}]" if paths else self.name
+        kept = self._with(self.gains.with_weights(cut), name)
+        if DIRECT not in chosen:
+            return kept
+        if len(self.gains.stages) > 1:  # there, what is pointwise leads to weights, too
+            return cast(StepJacobian, kept - kept.direct())
+        (stage,) = kept.gains.stages
+        outputs = tuple(evolve(output, direct={}) for output in stage.outputs)
+        return self._with(evolve(kept.gains, stages=(evolve(stage, outputs=outputs),)), name)
+
+    def _match(self, paths: Sequence[str]) -> set[str]:
+        if isinstance(paths, str):
+            raise ArgumentError(mismatch("paths", f"a list such as [{paths!r}]", repr(paths)))
+        chosen: set[str] = set()
+        for pattern in paths:
+            matched = [name for name in self.paths if pattern == name or fnmatchcase(name, pattern)]
+            if not matched:
+                known = ", ".join(map(repr, self.paths))
+                raise ArgumentError(
+                    mismatch("paths", f"names among {known}", f"{pattern!r}{closest(pattern, self.paths)}")
+                )
+            chosen.update(matched)
+        return chosen
+
+
+def _matrix(placed: PlacedSite) -> torch.Tensor:
+    assert placed.weight is not None  # sites that read a state have one
+    return placed.weight
+
+
+def _own_weights(placed: PlacedSite, units: int) -> list[torch.Tensor]:
+    """Return how each unit's preactivations move with its own source, by target: ``[n]`` or ``[T, B, n]``."""
+    site, matrix = placed.site, _matrix(placed)
+    if site.columns is not None:
+        start, stop, _ = site.columns.indices(placed.width)
+        matrix = torch.nn.functional.pad(matrix, (start, placed.width - stop))
+    slope = placed.slope
+    if slope is not None and site.columns is not None:
+        slope = torch.nn.functional.pad(slope, (start, placed.width - stop))
+    blocks = [block.diagonal(dim1=-2, dim2=-1) for block in torch.split(matrix, units, dim=-2)]
+    if site.per_step:
+        blocks = [block.unsqueeze(1) for block in blocks]  # [T, 1, n]
+    return blocks if slope is None else [block * slope for block in blocks]
+
+
+def _own_gains(stage: PlacedStage) -> dict[str, dict[str, torch.Tensor]]:
+    """Return how a unit's outputs move with its own old components: output -> component -> ``[T, B, n]``.
+
+    For the only stage of a model, in which a unit's own weights are the diagonals of the row blocks.
+    """
+    total = {output.name: dict(output.direct) for output in stage.outputs}
+    for placed in stage.sites:
+        if placed.site.recurrent:
+            own = zip(placed.site.targets, _own_weights(placed, stage.units), strict=True)
+            for target, weight in own:
+                for output in stage.outputs:
+                    if target in output.gains:
+                        add(total[output.name], str(placed.site.source), weight * output.gains[target])
+    return total
+
+
+#: Marks an output as it is where the old state enters no pointwise function that it is made of.
+DETACHED = "~"
+
+
+def detached(gains: SiteGains) -> SiteGains:
+    """Return gains in which no weight passes the old state on to its own next value.
+
+    Sites that read the old state pass nothing on. A site that reads what an earlier stage has computed in the
+    same step is recurrent where it leads back to what that was made of, as the product with ``r h`` in a GRU
+    that resets before it: there the old state in ``r h`` is detached, and a lower layer's part in r is not.
+    Weights between layers, and the projection of an LSTM's output, lead away, and stay.
+    """
+    back = _sites_that_lead_back(gains)
+    wanted: set[str] = set()
+    ahead = [str(placed.site.source) for placed in gains.sites if id(placed) in back]
+    made = {output.name + PRIME: output for stage in gains.stages for output in stage.outputs}
+    while ahead:
+        name = ahead.pop()
+        if name not in wanted:
+            wanted.add(name)
+            ahead.extend(source for source in made[name].direct if source in made)
+    return evolve(gains, stages=tuple(_stage(stage, back, wanted) for stage in gains.stages))
+
+
+def _stage(stage: PlacedStage, back: Iterable[int], wanted: set[str]) -> PlacedStage:
+    sites = []
+    for placed in stage.sites:
+        if id(placed) in back:
+            sites.append(evolve(placed, site=evolve(placed.site, source=_copy(str(placed.site.source)))))
+        elif not _reads_old(placed):
+            sites.append(placed)
+    copies = [
+        PlacedOutput(
+            output.name + DETACHED,
+            output.gains,
+            {_copy(name): gain for name, gain in output.direct.items() if name.endswith(PRIME)},
+        )
+        for output in stage.outputs
+        if output.name + PRIME in wanted
+    ]
+    return evolve(stage, sites=tuple(sites), outputs=(*stage.outputs, *copies))
+
+
+def _sites_that_lead_back(gains: SiteGains) -> set[int]:
+    """Return the sites that read an output of the same step and lead to it again, around other weights."""
+    links: defaultdict[str, set[str]] = defaultdict(set)
+    within = []
+    for stage in gains.stages:
+        for output in stage.outputs:
+            for name in output.direct:
+                links[name].add(output.name + PRIME)
+            if output.name in gains.components:
+                links[output.name + PRIME].add(output.name)  # the old state of the next step
+            for placed in stage.sites:
+                reads = placed.site.recurrent and not _reads_old(placed)
+                if reads and any(target in output.gains for target in placed.site.targets):
+                    links[str(placed.site.source)].add(output.name + PRIME)
+                    within.append((placed, output.name + PRIME))
+    return {id(placed) for placed, end in within if str(placed.site.source) in _reached(links, end)}
+
+
+def _reads_old(placed: PlacedSite) -> bool:
+    return placed.site.recurrent and not str(placed.site.source).endswith(PRIME)
+
+
+def _copy(name: str) -> str:
+    return name.removesuffix(PRIME) + DETACHED + PRIME
+
+
+def _reached(links: Mapping[str, set[str]], start: str) -> set[str]:
+    """Return what links lead to."""
+    found: set[str] = set()
+    ahead = [start]
+    while ahead:
+        name = ahead.pop()
+        if name not in found:
+            found.add(name)
+            ahead.extend(links.get(name, ()))
+    return found
+
+
+Steps = Sequence[torch.Tensor]
+
+
+def can_scan(gains: SiteGains) -> bool:
+    """Whether the cell has one stage, whose weights are the same at each step."""
+    return len(gains.stages) == 1 and not any(placed.site.per_step for placed in gains.sites)
+
+
+def scan(gains: SiteGains, out: torch.Tensor) -> torch.Tensor:  # [T, ..., B, H]
+    """Turn ``q`` into ``P q`` in place: ``out_t += A_t out_{t-1}``, forward in time."""
+    states = _components(gains, out)
+    sites = [_Forward(placed, states, gains, out) for placed in _recurrent(gains)]
+    direct = _direct(gains, states)
+    for t in range(1, len(out)):
+        for site in sites:
+            site.step(t)
+        for target, gain, source in direct:
+            target[t].addcmul_(gain[t], source[t - 1])
+    return out
+
+
+def scan_adjoint(gains: SiteGains, out: torch.Tensor) -> torch.Tensor:  # [T, ..., B, H]
+    """Turn ``r`` into ``P* r`` in place: ``out_{t-1} += A_t* out_t``, backward in time."""
+    states = _components(gains, out)
+    sites = [_Backward(placed, states, gains, out) for placed in _recurrent(gains)]
+    direct = _direct(gains, states)
+    for t in range(len(out) - 1, 0, -1):
+        for site in sites:
+            site.step(t)
+        for target, gain, source in direct:
+            source[t - 1].addcmul_(gain[t], target[t])
+    return out
+
+
+def push_columns(
+    gains: SiteGains, steps: slice, moved: Sequence[tuple[Sequence[str], torch.Tensor]], out: torch.Tensor
+) -> None:
+    """Write what targets' moves ``[..., t, B, G n]``, side by side, do to the state: ``[..., t, B, H]``."""
+    (stage,) = gains.stages
+    states, begun = gains.split(out), set()
+    for targets, y in moved:
+        for target, block in zip(targets, torch.split(y, stage.units, dim=-1), strict=True):
+            for output in stage.outputs:
+                if target not in output.gains:
+                    continue
+                if output.name in begun:
+                    states[output.name].addcmul_(output.gains[target][steps], block)
+                else:
+                    torch.mul(output.gains[target][steps], block, out=states[output.name])
+                    begun.add(output.name)
+    for name, state in states.items():
+        if name not in begun:
+            state.zero_()
+
+
+def pull_columns(
+    gains: SiteGains, steps: slice, targets: Sequence[str], r: torch.Tensor
+) -> torch.Tensor | None:  # [..., t, B, H] -> [..., t, B, G n]
+    """Return what a state vector sends to targets, side by side; None where nothing reaches them."""
+    (stage,) = gains.stages
+    states = gains.split(r)
+    sent = {
+        target: [
+            (output.gains[target], states[output.name]) for output in stage.outputs if target in output.gains
+        ]
+        for target in targets
+    }
+    if not any(sent.values()):
+        return None
+    columns = r.new_empty(*r.shape[:-1], len(targets) * stage.units)
+    for entries, block in zip(sent.values(), torch.split(columns, stage.units, dim=-1), strict=True):
+        if not entries:
+            block.zero_()
+        for place, (gain, state) in enumerate(entries):
+            if place:
+                block.addcmul_(gain[steps], state)
+            else:
+                torch.mul(gain[steps], state, out=block)
+    return columns
+
+
+class _Forward:
+    """One site going forward: its products, times the gains, added to the outputs.
+
+    One product for each target, in one batched call: threads share them better than one wide product.
+    """
+
+    def __init__(
+        self, placed: PlacedSite, states: dict[str, Steps], gains: SiteGains, out: torch.Tensor
+    ) -> None:
+        assert placed.weight is not None  # sites that read a state have one
+        self.read = [placed.site.read(state) for state in states[str(placed.site.source)]]
+        self.slope = None if placed.slope is None else placed.slope.unbind(0)
+        self.targets, units = len(placed.site.targets), gains.stages[0].units
+        self.weights = placed.weight.reshape(self.targets, units, -1).mT  # [G, m, n]
+        products = out.new_empty(self.targets, *out.shape[1:-1], units)
+        self.rows = products.flatten(1, -2)
+        self.added = [
+            (state, gain, products[block]) for state, gain, block in _gains_of(placed, gains, states)
+        ]
+
+    def step(self, t: int) -> None:
+        """Add what the state before step ``t`` does through this site."""
+        z = self.read[t - 1]
+        z = z if self.slope is None else self.slope[t] * z
+        torch.bmm(z.flatten(0, -2).expand(self.targets, -1, -1), self.weights, out=self.rows)
+        for state, gain, products in self.added:
+            state[t].addcmul_(gain[t], products)
+
+
+class _Backward:
+    """One site going backward: the gains gather what reaches its targets, the weight sends it back."""
+
+    def __init__(
+        self, placed: PlacedSite, states: dict[str, Steps], gains: SiteGains, out: torch.Tensor
+    ) -> None:
+        assert placed.weight is not None  # sites that read a state have one
+        self.back = [placed.site.read(state) for state in states[str(placed.site.source)]]
+        self.slope = None if placed.slope is None else placed.slope.unbind(0)
+        self.weight = placed.weight
+        self.columns = out.new_zeros(*out.shape[1:-1], len(placed.weight))
+        self.rows = self.columns.flatten(0, -2)
+        blocks = torch.split(self.columns, gains.stages[0].units, dim=-1)
+        self.written: list[tuple[Steps, Steps, torch.Tensor]] = []
+        self.added: list[tuple[Steps, Steps, torch.Tensor]] = []
+        begun: set[int] = set()
+        for state, gain, block in _gains_of(placed, gains, states):
+            (self.added if block in begun else self.written).append((state, gain, blocks[block]))
+            begun.add(block)
+
+    def step(self, t: int) -> None:
+        """Add what the state of step ``t`` sends back through this site."""
+        for state, gain, block in self.written:
+            torch.mul(gain[t], state[t], out=block)
+        for state, gain, block in self.added:
+            block.addcmul_(gain[t], state[t])
+        back = self.back[t - 1]
+        if self.slope is None:
+            back.view(self.rows.shape[0], -1).addmm_(self.rows, self.weight)
+        else:
+            back.addcmul_(self.slope[t], (self.rows @ self.weight).reshape(back.shape))
+
+
+def _recurrent(gains: SiteGains) -> list[PlacedSite]:
+    return [placed for placed in gains.sites if placed.site.recurrent]
+
+
+def _components(gains: SiteGains, out: torch.Tensor) -> dict[str, Steps]:
+    """Return each component's views of the steps, ``[..., B, n]``."""
+    return {name: part.unbind(0) for name, part in gains.split(out).items()}
+
+
+def _gains_of(
+    placed: PlacedSite, gains: SiteGains, states: dict[str, Steps]
+) -> list[tuple[Steps, Steps, int]]:
+    """Return for each gain of a site the steps of its output, its own, and the block of its target."""
+    return [
+        (states[output.name], output.gains[target].unbind(0), block)
+        for output in gains.stages[0].outputs
+        for block, target in enumerate(placed.site.targets)
+        if target in output.gains
+    ]
+
+
+def _direct(gains: SiteGains, states: dict[str, Steps]) -> list[tuple[Steps, Steps, Steps]]:
+    """Return for each direct path the steps of its output, of its gain and of what it reads."""
+    return [
+        (states[output.name], gain.unbind(0), states[source])
+        for output in gains.stages[0].outputs
+        for source, gain in output.direct.items()
+    ]

@@ -1,0 +1,1 @@
+"""``wrap(cell)``: any ``torch.nn.Module`` cell as a ``Model``."""

@@ -1,0 +1,321 @@
+"""The nodes that arithmetic builds: adjoint, composition, sum and scaling, with their tags."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from kpframe.errors import ArgumentError, SpaceMismatchError, mismatch
+from kpframe.operators._atoms import IdentityOperator, ZeroOperator
+from kpframe.operators._base import ATOM, PRODUCT, SUM, Operator, bracket, check_together
+from kpframe.operators._scale import gathered, multiplied
+from kpframe.operators._spaces import tell_apart
+
+#: Numbers from ``1 / PULLED`` to ``PULLED`` are pulled to the front of a product.
+PULLED = 2.0**32
+
+
+class AdjointOperator(Operator):
+    """``A*``; made by ``A.T``, and ``A.T.T is A``."""
+
+    def __init__(self, inner: Operator) -> None:
+        super().__init__(inner.codomain, inner.domain, dtype=inner.dtype, device=inner.device)
+        self.inner = inner
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.inner._adjoint = weakref.ref(self)  # as ``A.T`` made it, so that ``A.T.T is A`` holds of a copy
+
+    @property
+    def T(self) -> Operator:
+        """The operator of which this is the adjoint."""
+        return self.inner
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return self.inner._apply_adjoint(q)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return self.inner._apply(r)
+
+    def _formula(self) -> tuple[str, int]:
+        if isinstance(self.inner, Composition):
+            return self.inner._printed(*(factor.T for factor in reversed(self.inner.factors))), PRODUCT
+        return f"{bracket(self.inner, ATOM)}*", ATOM
+
+
+class Composition(Operator):
+    """A product ``A B C`` of operators, applied from the right.
+
+    Args:
+        factors: the operators.
+        numbers: positive, one for each factor, where they are so far from 1 that taking them together could
+            leave the range of the dtype: each is multiplied when its factor has been applied.
+    """
+
+    def __init__(self, factors: Sequence[Operator], numbers: Sequence[float] = ()) -> None:
+        first, last = factors[0], factors[-1]
+        super().__init__(last.domain, first.codomain, dtype=first.dtype, device=first.device)
+        self.factors = tuple(factors)
+        self.numbers = tuple(numbers) or (1.0,) * len(self.factors)
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        for factor, number in zip(reversed(self.factors), reversed(self.numbers), strict=True):
+            q = scaled_product(number, factor._apply, q)
+        return q
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        for factor, number in zip(self.factors, self.numbers, strict=True):
+            r = scaled_product(number, factor._apply_adjoint, r)
+        return r
+
+    def _middle(self) -> Operator | None:
+        """Return the middle of a palindrome ``A B ... B* A*`` (an identity if it has none), else None."""
+        left, right = 0, len(self.factors) - 1
+        while left < right:
+            if not is_adjoint_of(self.factors[left], self.factors[right]):
+                return None
+            left, right = left + 1, right - 1
+        if left == right:
+            return self.factors[left]
+        middle = self.factors[left].domain
+        return IdentityOperator(middle, dtype=self.dtype, device=self.device)
+
+    @property
+    def self_adjoint(self) -> bool:
+        """Whether the product is a palindrome around a self-adjoint operator."""
+        middle = self._middle()
+        return middle is not None and middle.self_adjoint
+
+    @property
+    def positive(self) -> bool:
+        """Whether the product is a palindrome around a positive operator."""
+        middle = self._middle()
+        return middle is not None and middle.positive
+
+    def _formula(self) -> tuple[str, int]:
+        return self._printed(*self.factors), PRODUCT
+
+    def _printed(self, *factors: Operator) -> str:
+        """Return the formula of factors with the numbers in front, as one where that can be held."""
+        number = gathered(*self.numbers)
+        shown = (f"{part:g}" for part in (self.numbers if number is None else (number,)) if part != 1)
+        return " ".join((*shown, *(bracket(factor, PRODUCT) for factor in factors)))
+
+
+class SumOperator(Operator):
+    """A sum ``A + B + ...`` of operators between the same spaces."""
+
+    def __init__(self, terms: Sequence[Operator]) -> None:
+        first = terms[0]
+        super().__init__(first.domain, first.codomain, dtype=first.dtype, device=first.device)
+        self.terms = tuple(terms)
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        total = self.terms[0]._apply(q)
+        for term in self.terms[1:]:
+            total = total + term._apply(q)
+        return total
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        total = self.terms[0]._apply_adjoint(r)
+        for term in self.terms[1:]:
+            total = total + term._apply_adjoint(r)
+        return total
+
+    @property
+    def self_adjoint(self) -> bool:
+        """Whether each term is self-adjoint or stands beside its own adjoint (``A + A*``)."""
+        left = [term for term in self.terms if not term.self_adjoint]
+        while left:
+            term = left.pop()
+            partner = next((place for place, other in enumerate(left) if is_adjoint_of(term, other)), None)
+            if partner is None:
+                return False
+            del left[partner]  # one partner each: A + A* + A* is not self-adjoint
+        return True
+
+    @property
+    def positive(self) -> bool:
+        """Whether every term is positive."""
+        return all(term.positive for term in self.terms)
+
+    def _formula(self) -> tuple[str, int]:
+        text = bracket(self.terms[0], SUM)
+        for term in self.terms[1:]:
+            part = bracket(term, SUM)
+            text += f" - {part[1:]}" if part.startswith("-") else f" + {part}"
+        return text, SUM
+
+
+class ScaledOperator(Operator):
+    """``c A`` with a real number ``c``."""
+
+    def __init__(self, scalar: float, inner: Operator) -> None:
+        super().__init__(inner.domain, inner.codomain, dtype=inner.dtype, device=inner.device)
+        self.scalar = scalar
+        self.inner = inner
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return scaled_product(self.scalar, self.inner._apply, q)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return scaled_product(self.scalar, self.inner._apply_adjoint, r)
+
+    @property
+    def self_adjoint(self) -> bool:
+        """Whether the scaled operator is self-adjoint."""
+        return self.inner.self_adjoint
+
+    @property
+    def positive(self) -> bool:
+        """Whether the scaled operator is positive and the scale is not negative."""
+        return self.scalar >= 0 and self.inner.positive
+
+    def _formula(self) -> tuple[str, int]:
+        inner = bracket(self.inner, PRODUCT)
+        if self.scalar == -1:
+            return f"-{inner}", PRODUCT
+        return f"{self.scalar:g} {inner}", PRODUCT
+
+
+def is_adjoint_of(first: Operator, second: Operator) -> bool:
+    """Whether two operators are one object and its adjoint, or one self-adjoint object."""
+    if isinstance(first, AdjointOperator) and first.inner is second:
+        return True
+    if isinstance(second, AdjointOperator) and second.inner is first:
+        return True
+    return first is second and first.self_adjoint
+
+
+def compose(*operators: Operator) -> Operator:
+    """Return the product of operators, numbers pulled to the front, identities and zeros resolved.
+
+    Numbers beyond ``PULLED`` stay with their factors, so that ``(A / 1e25) @ (B / 1e25)`` of operators of
+    that size does not overflow on the way; it prints as if they were pulled.
+
+    Raises:
+        SpaceMismatchError, DtypeError, DeviceError: when two neighbours do not fit.
+    """
+    for left, right in pairwise(operators):
+        if left.domain != right.codomain:
+            domain, codomain = tell_apart(left.domain, right.codomain)
+            raise SpaceMismatchError(
+                f"{left!r} @ {right!r}: the domain of {left!r} is ({domain}), "
+                f"the codomain of {right!r} is ({codomain})"
+            )
+        check_together(left, right, "@")
+    first, last = operators[0], operators[-1]
+    parts = [part for operator in operators for part in _factors(operator)]
+    if any(isinstance(factor, ZeroOperator) for _, factor in parts):
+        return ZeroOperator(last.domain, first.codomain, dtype=first.dtype, device=first.device)
+    numbers = [number for number, _ in parts]
+    scalar = math.prod(numbers)
+    if not any(map(_far, numbers)) and (not _far(scalar) or 0 in numbers):
+        factors = [factor for _, factor in parts if not isinstance(factor, IdentityOperator)]
+        if not factors:
+            return scale(scalar, IdentityOperator(last.domain, dtype=first.dtype, device=first.device))
+        return scale(scalar, factors[0] if len(factors) == 1 else Composition(factors))
+    kept = _without_identities(parts)
+    if len(kept) == 1:
+        return scale(*kept[0])
+    sign = math.prod(math.copysign(1, number) for number in numbers)
+    return scale(sign, Composition([factor for _, factor in kept], [abs(number) for number, _ in kept]))
+
+
+def _without_identities(parts: list[tuple[float, Operator]]) -> list[tuple[float, Operator]]:
+    """Return factors and numbers, those of identities given to the next factor, where they can be held."""
+    kept: list[tuple[float, Operator]] = []
+    for place, (number, factor) in enumerate(parts):
+        before, last = kept[-1] if kept else (1.0, factor)
+        product = gathered(before, number) if kept else None
+        ends = place + 1 == len(parts) and isinstance(factor, IdentityOperator)
+        if product is not None and (ends or isinstance(last, IdentityOperator)):
+            kept[-1] = product, last if ends else factor
+        else:
+            kept.append((number, factor))
+    return kept
+
+
+def _far(number: float) -> bool:
+    return number != 0 and not 1 / PULLED <= abs(number) <= PULLED
+
+
+def scaled_product(
+    number: float, apply: Callable[[torch.Tensor], torch.Tensor], q: torch.Tensor
+) -> torch.Tensor:
+    """Return ``number`` times a product; half of a number far from 1 before it, where it leaves the range."""
+    out = apply(q)
+    if number == 1:
+        return out
+    if _far(number) and out.numel():
+        limits, largest = torch.finfo(out.dtype), float(out.abs().max())
+        if largest < limits.tiny / limits.eps if abs(number) > 1 else not math.isfinite(largest):
+            half = 2.0 ** (math.frexp(number)[1] // 2)
+            return multiplied(number / half, apply(multiplied(half, q)))
+    return multiplied(number, out)
+
+
+def _factors(operator: Operator) -> list[tuple[float, Operator]]:
+    """Return an operator as a flat sequence of factors, each with the number that multiplies it."""
+    if isinstance(operator, Composition):
+        return list(zip(operator.numbers, operator.factors, strict=True))
+    if isinstance(operator, ScaledOperator):
+        (number, leading), *rest = _factors(operator.inner)
+        product = gathered(operator.scalar, number)
+        return [(1.0, operator)] if product is None else [(product, leading), *rest]
+    if isinstance(operator, AdjointOperator) and isinstance(operator.inner, Composition | ScaledOperator):
+        return [(number, part.T) for number, part in reversed(_factors(operator.inner))]
+    return [(1.0, operator)]
+
+
+def add(first: Operator, second: Operator) -> Operator:
+    """Return the sum of two operators between the same spaces; raises ``SpaceMismatchError``."""
+    if (first.domain, first.codomain) != (second.domain, second.codomain):
+        domains = tell_apart(first.domain, second.domain)
+        codomains = tell_apart(first.codomain, second.codomain)
+        raise SpaceMismatchError(
+            f"{first!r} + {second!r}: they map ({domains[0]}) to ({codomains[0]}) "
+            f"and ({domains[1]}) to ({codomains[1]})"
+        )
+    check_together(first, second, "+")
+    terms: list[Operator] = []
+    for operator in (first, second):
+        terms += operator.terms if isinstance(operator, SumOperator) else (operator,)
+    kept = [term for term in terms if not isinstance(term, ZeroOperator)]
+    if not kept:
+        return first
+    return kept[0] if len(kept) == 1 else SumOperator(kept)
+
+
+def scale(scalar: float, operator: Operator) -> Operator:
+    """Return ``scalar * operator``, numbers gathered into one."""
+    if not math.isfinite(scalar):
+        raise ArgumentError(mismatch("scalar", "a finite number", scalar))
+    if isinstance(operator, ScaledOperator):
+        product = gathered(scalar, operator.scalar)
+        if product is not None:
+            scalar, operator = product, operator.inner
+    if isinstance(operator, Composition) and set(operator.numbers) != {1.0} and abs(scalar) != 1:
+        return compose(ScaledOperator(scalar, operator))  # beside the numbers that its factors have
+    if scalar == 1 or isinstance(operator, ZeroOperator):
+        return operator
+    return ScaledOperator(scalar, operator)
+
+
+def power(operator: Operator, exponent: int) -> Operator:
+    """Return ``operator`` composed with itself ``exponent`` times (0: the identity)."""
+    if not operator.square:
+        raise SpaceMismatchError(
+            f"{operator!r} ** {exponent}: a power needs a square operator; "
+            f"this one maps ({operator.domain}) to ({operator.codomain})"
+        )
+    if exponent < 0:
+        raise ArgumentError(mismatch("exponent", "a whole number >= 0", exponent))
+    if exponent == 0:
+        return IdentityOperator(operator.domain, dtype=operator.dtype, device=operator.device)
+    return compose(*[operator] * exponent)

@@ -1,0 +1,340 @@
+"""Reductions over named axes: congruences ``R op R*`` with ``R`` a mean, a sum, a selection, a projection.
+
+An axis is reduced on every side of the operator that has it, so the same call reduces the square
+operators K and Phi on both sides and the parameter Jacobian J on its state side only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from kpframe.errors import ArgumentError, AxisError, ShapeError, SpaceMismatchError, as_whole, mismatch, whole
+from kpframe.operators._base import ATOM, Index, Operator, bracket
+from kpframe.operators._spaces import BATCH, TIME, Axis, Space, check_axes
+
+
+class SumMap(Operator):
+    """``R``: the sum over named axes, times ``weight`` (1/n: the mean)."""
+
+    def __init__(
+        self, space: Space, axes: Sequence[str], name: str, weight: float, *, like: Operator
+    ) -> None:
+        super().__init__(space, space.without(*axes), dtype=like.dtype, device=like.device)
+        self._dims = tuple(space.dim(axis) for axis in axes)
+        self._weight = weight
+        self._name = name
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        total = q.sum(dim=self._dims)
+        return total if self._weight == 1 else self._weight * total
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        probes = r.shape[: r.ndim - len(self.codomain.axes)]
+        for dim in sorted(len(self.domain.axes) + dim for dim in self._dims):
+            r = r.unsqueeze(len(probes) + dim)
+        spread = r.expand(*probes, *self.domain.shape)
+        return spread.contiguous() if self._weight == 1 else self._weight * spread
+
+    def _formula(self) -> tuple[str, int]:
+        return self._name, ATOM
+
+
+class SelectMap(Operator):
+    """``R``: the entries ``index`` of one axis; one entry drops the axis."""
+
+    def __init__(self, space: Space, axis: str, index: Index, *, like: Operator) -> None:
+        kept, new = _entries(space[axis], index)
+        codomain = space.without(axis) if new is None else space.replace(axis, new)
+        super().__init__(space, codomain, dtype=like.dtype, device=like.device)
+        self._dim = space.dim(axis)
+        self._drop = new is None
+        self._index = torch.tensor(kept, device=like.device, dtype=torch.long)
+        self._name = f"{axis}={_show(index)}"
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        out = q.index_select(self._dim, self._index)
+        return out.squeeze(self._dim) if self._drop else out
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        if self._drop:
+            r = r.unsqueeze(self._dim if self._dim != -1 else r.ndim)
+        out = r.new_zeros(*r.shape[: r.ndim - len(self.domain.axes)], *self.domain.shape)
+        return out.index_copy_(self._dim, self._index, r)
+
+    def _formula(self) -> tuple[str, int]:
+        return f"[{self._name}]", ATOM
+
+
+class ProjectMap(Operator):
+    """``W``: coordinates along the rows of ``directions`` ``[k, n]`` in place of an axis of size n."""
+
+    def __init__(self, space: Space, axis: str, directions: torch.Tensor, name: str, *, like: Operator):
+        if directions.ndim != 2 or directions.shape[1] != space[axis].size:
+            raise ShapeError(
+                mismatch("directions", f"shape [k, {axis}={space[axis].size}]", list(directions.shape))
+            )
+        codomain = space.replace(axis, Axis(name, directions.shape[0]))
+        super().__init__(space, codomain, dtype=directions.dtype, device=directions.device)
+        self._dim = space.dim(axis)
+        self._directions = directions.detach().clone()  # a readout may train on
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return (q.movedim(self._dim, -1) @ self._directions.mT).movedim(-1, self._dim)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return (r.movedim(self._dim, -1) @ self._directions).movedim(-1, self._dim)
+
+    def _formula(self) -> tuple[str, int]:
+        return "W", ATOM
+
+
+class Congruence(Operator):
+    """``R op R*``, printed as what it means: ``<op>_time``, ``sum_time(op)``, ``op[time=-1]``.
+
+    A side without the axes has no map (None). The result keeps the tags of ``op`` when both sides are
+    reduced by one and the same map.
+    """
+
+    def __init__(self, left: Operator | None, inner: Operator, right: Operator | None, form: str) -> None:
+        super().__init__(
+            inner.domain if right is None else right.codomain,
+            inner.codomain if left is None else left.codomain,
+            dtype=inner.dtype,
+            device=inner.device,
+        )
+        self.left, self.inner, self.right, self._form = left, inner, right, form
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        q = q if self.right is None else self.right._apply_adjoint(q)
+        q = self.inner._apply(q)
+        return q if self.left is None else self.left._apply(q)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        r = r if self.left is None else self.left._apply_adjoint(r)
+        r = self.inner._apply_adjoint(r)
+        return r if self.right is None else self.right._apply(r)
+
+    @property
+    def self_adjoint(self) -> bool:
+        """Whether ``op`` is self-adjoint and both sides are reduced alike."""
+        return self.left is self.right and self.inner.self_adjoint
+
+    @property
+    def positive(self) -> bool:
+        """Whether ``op`` is positive and both sides are reduced alike."""
+        return self.left is self.right and self.inner.positive
+
+    def _formula(self) -> tuple[str, int]:
+        if "[" in self._form:
+            return self._form.format(bracket(self.inner, ATOM)), ATOM
+        return self._form.format(self.inner._formula()[0]), ATOM
+
+
+class LastValidMap(Operator):
+    """``R``: each trial's last step at which a mask is True, in place of the axis ``time``."""
+
+    def __init__(self, space: Space, mask: torch.Tensor, *, like: Operator) -> None:
+        if space.names[:2] != (BATCH, TIME):
+            raise AxisError(mismatch("last_valid", f"an operator on ({BATCH}, {TIME}, ...)", f"({space})"))
+        if tuple(mask.shape) != space.shape[:2] or mask.dtype != torch.bool:
+            raise ShapeError(
+                mismatch(
+                    "mask",
+                    f"a bool tensor [{space.axes[0]}, {space.axes[1]}]",
+                    f"{mask.dtype} {list(mask.shape)}",
+                )
+            )
+        if not bool(mask.any(dim=1).all()):
+            trial = int((~mask.any(dim=1)).nonzero()[0])
+            raise ArgumentError(
+                mismatch("mask", "at least one valid step in each trial", f"none in trial {trial}")
+            )
+        super().__init__(space, space.without(TIME), dtype=like.dtype, device=like.device)
+        steps = torch.arange(mask.shape[1], device=mask.device)
+        self._last = torch.where(mask, steps, -1).amax(dim=1).to(like.device)  # [B]
+        self._trials = torch.arange(mask.shape[0], device=like.device)
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        ahead = q.movedim((self.domain.dim(BATCH), self.domain.dim(TIME)), (0, 1))
+        return ahead[self._trials, self._last].movedim(0, self.codomain.dim(BATCH))
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        out = r.new_zeros(*r.shape[: r.ndim - len(self.codomain.axes)], *self.domain.shape)
+        ahead = out.movedim((self.domain.dim(BATCH), self.domain.dim(TIME)), (0, 1))
+        ahead[self._trials, self._last] = r.movedim(self.codomain.dim(BATCH), 0)
+        return out
+
+    def _formula(self) -> tuple[str, int]:
+        return "[last]", ATOM
+
+
+def last_valid(operator: Operator, mask: torch.Tensor) -> Operator:
+    """Return the operator between each trial's last valid steps, on every side that has the axis time."""
+    check_axes((TIME,), operator.codomain, operator.domain)
+    left, right = _sides(operator, (TIME,), lambda space: LastValidMap(space, mask, like=operator))
+    return Congruence(left, operator, right, "{}[time=last]")
+
+
+def bin_(operator: Operator, lengths: Mapping[str, int]) -> Operator:
+    """Return the operator averaged over windows of named axes."""
+    check_axes(lengths, operator.codomain, operator.domain)
+    for axis, length in lengths.items():
+        length = whole(length, f"bin({axis}=...)", expected="a window length >= 1")
+
+        def make(space: Space, axis: str = axis, length: int = length, like: Operator = operator) -> Operator:
+            size = space[axis].size
+            window = torch.arange(size, device=like.device) // length
+            rows = torch.arange(-(-size // length), device=like.device).unsqueeze(1)
+            directions = (window == rows).to(like.dtype)
+            return ProjectMap(space, axis, directions / directions.sum(1, keepdim=True), axis, like=like)
+
+        left, right = _sides(operator, (axis,), make)
+        operator = Congruence(left, operator, right, "<{}>_{{" + f"{axis}/{length}" + "}}")
+    return operator
+
+
+def mean(operator: Operator, axes: Sequence[str]) -> Operator:
+    """Return ``<operator>`` averaged over both copies of the axes."""
+    return _contract(operator, axes, "<{}>_" + _subscript(axes), average=True)
+
+
+def sum_(operator: Operator, axes: Sequence[str]) -> Operator:
+    """Return the operator summed over both copies of the axes."""
+    return _contract(operator, axes, "sum_" + _subscript(axes) + "({})", average=False)
+
+
+def select(operator: Operator, indices: Mapping[str, Index]) -> Operator:
+    """Return the operator restricted to chosen entries of named axes."""
+    check_axes(indices, operator.codomain, operator.domain)
+    for axis, index in indices.items():
+        if isinstance(index, np.ndarray):
+            index = torch.tensor(index.tolist()) if index.dtype == bool else index.tolist()
+
+        def make(space: Space, axis: str = axis, index: Index = index, like: Operator = operator) -> Operator:
+            return SelectMap(space, axis, index, like=like)
+
+        left, right = _sides(operator, (axis,), make)
+        operator = Congruence(left, operator, right, "{}" + f"[{axis}={_show(index)}]".replace("{", "{{"))
+    return operator
+
+
+def project(operator: Operator, directions: torch.Tensor, axis: str, name: str) -> Operator:
+    """Return ``W operator W*`` with the rows of ``directions`` in place of ``axis``."""
+    check_axes((axis,), operator.codomain, operator.domain)
+    for space in (operator.codomain, operator.domain):
+        if name in space and name != axis:
+            raise AxisError(f"name: {name!r} is already an axis of ({space})")
+    left, right = _sides(
+        operator, (axis,), lambda space: ProjectMap(space, axis, directions, name, like=operator)
+    )
+    result = operator if right is None else operator @ right.T
+    return result if left is None else left @ result
+
+
+def _contract(operator: Operator, axes: Sequence[str], form: str, *, average: bool) -> Operator:
+    axes = check_axes(axes, operator.codomain, operator.domain)
+
+    def make(space: Space) -> Operator:
+        present = [axis for axis in axes if axis in space]
+        count = 1
+        for axis in present:
+            count *= space[axis].size
+        weight = 1 / count if average else 1.0
+        label = ("mean_" if average else "sum_") + _subscript(present)
+        return SumMap(space, present, label, weight, like=operator)
+
+    left, right = _sides(operator, axes, make)
+    return Congruence(left, operator, right, form)
+
+
+def _sides(
+    operator: Operator, axes: Sequence[str], make: Callable[[Space], Operator]
+) -> tuple[Operator | None, Operator | None]:
+    """Return the maps of the codomain and the domain side, one object where the spaces are the same."""
+    left = make(operator.codomain) if any(axis in operator.codomain for axis in axes) else None
+    if operator.square:
+        return left, left
+    right = make(operator.domain) if any(axis in operator.domain for axis in axes) else None
+    return left, right
+
+
+def _subscript(axes: Sequence[str]) -> str:
+    names = [str(axis) for axis in axes]
+    return names[0] if len(names) == 1 else "{{" + ",".join(names) + "}}"
+
+
+def _show(index: Index) -> str:
+    if isinstance(index, slice):
+        parts = ["" if part is None else str(as_whole(part)) for part in (index.start, index.stop)]
+        return ":".join(parts) + ("" if index.step is None else f":{index.step}")
+    if isinstance(index, torch.Tensor):
+        return "mask" if index.dtype == torch.bool else str(index.tolist())
+    return str([as_whole(entry) for entry in index] if isinstance(index, list) else index)
+
+
+def _entries(axis: Axis, index: Index) -> tuple[list[int], Axis | None]:
+    """Return the entries an index keeps and the axis they form (None: one entry, the axis is dropped)."""
+    if isinstance(index, str):
+        part = axis.part(index)
+        return list(range(part.start, part.start + part.size)), Axis.of_parts(
+            axis.name, {part.name: part.shape}
+        )
+    entry = as_whole(index)
+    if entry is not None:
+        if not -axis.size <= entry < axis.size:
+            raise ArgumentError(
+                mismatch(f"select({axis.name}=...)", f"an index in [{-axis.size}, {axis.size - 1}]", entry)
+            )
+        return [entry % axis.size], None
+    if isinstance(index, slice):
+        kept = list(range(axis.size)[index])
+    elif isinstance(index, torch.Tensor) and index.dtype == torch.bool:
+        if tuple(index.shape) != (axis.size,):
+            raise ShapeError(
+                mismatch(f"select({axis.name}=...)", f"a mask of shape [{axis.size}]", list(index.shape))
+            )
+        kept = index.nonzero().flatten().tolist()
+    elif isinstance(index, Sequence) or (isinstance(index, torch.Tensor) and index.ndim):
+        entries = index.tolist() if isinstance(index, torch.Tensor) else index
+        kept = [_entries(axis, _whole(axis, entry))[0][0] for entry in entries]
+    else:
+        raise _unusable(axis, index)
+    if not kept:
+        raise ArgumentError(mismatch(f"select({axis.name}=...)", "at least one entry", "none"))
+    if len(set(kept)) < len(kept):
+        raise ArgumentError(mismatch(f"select({axis.name}=...)", "distinct entries", kept))
+    return kept, Axis(axis.name, len(kept))
+
+
+def _whole(axis: Axis, entry: Any) -> int:
+    number = as_whole(entry)
+    if number is None:  # a list of truth values is no mask
+        raise _unusable(axis, entry)
+    return number
+
+
+def _unusable(axis: Axis, index: object) -> ArgumentError:
+    return ArgumentError(
+        mismatch(
+            f"select({axis.name}=...)",
+            "an integer, a slice, a list of integers, a boolean mask or the name of a part",
+            f"{index!r} ({type(index).__name__})",
+        )
+    )
+
+
+def check_same_axes(operator: Operator, axes: Sequence[str]) -> None:
+    """Raise unless both sides of ``operator`` have the named axes with the same sizes."""
+    check_axes(axes, operator.codomain, operator.domain)
+    for axis in axes:
+        if axis not in operator.domain or axis not in operator.codomain:
+            raise SpaceMismatchError(f"{operator!r}: a trace over {axis!r} needs the axis on both sides")
+        if operator.domain[axis].size != operator.codomain[axis].size:
+            raise SpaceMismatchError(
+                f"{operator!r}: a trace over {axis!r} needs one size on both sides, got "
+                f"{operator.domain[axis].size} and {operator.codomain[axis].size}"
+            )

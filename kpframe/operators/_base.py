@@ -1,0 +1,433 @@
+"""The abstract linear operator on tensors with named axes."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+import numpy as np
+import torch
+
+from kpframe.errors import (
+    DeviceError,
+    DtypeError,
+    NonFiniteProductError,
+    NotLinearError,
+    ShapeError,
+    as_whole,
+    mismatch,
+    whole,
+)
+from kpframe.operators import _memory as chunks
+from kpframe.operators._finite import check_finite, is_finite
+from kpframe.operators._isolation import constant, isolated
+from kpframe.operators._memory import check_memory
+from kpframe.operators._spaces import Space, check_space
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
+
+#: Default memory budget of dense requests, in bytes.
+MEMORY_BUDGET = 2 * 2**30
+
+#: How tightly a formula binds: a sum is bracketed inside a product, a product inside an adjoint.
+SUM, PRODUCT, ATOM = 1, 2, 3
+
+#: What arithmetic, reductions and conversions make of an operator. The makers are operators themselves and
+#: build on this module, so the room's ``__init__`` enters them here and imports run one way.
+NODES: dict[str, Callable[..., Any]] = {}
+
+_HINT = (
+    " though the argument is finite: a derivative of the model is not (a root or a norm at 0), or numbers "
+    "overflow; check=False returns the product as it is"
+)
+
+Index = int | slice | str | Sequence[int] | torch.Tensor | np.ndarray[Any, Any]
+
+
+class Operator(ABC):
+    """A linear, matrix-free map from ``domain`` to ``codomain`` on real tensors.
+
+    A subclass supplies ``_apply`` and ``_apply_adjoint``; both carry leading probe dimensions
+    through. Products are never differentiated by autograd: what they return is detached, also for an
+    argument that requires a gradient, and inside a transform of ``torch.func`` they are refused. Nothing is
+    reshaped, cast or moved: a tensor of the wrong shape, dtype or device is an error that says what was
+    expected and what came. What surrounds a call (inference mode, autocast, a default device ...) changes
+    nothing.
+
+    ``A @ B`` composes, ``A + B``, ``2.0 * A``, ``-A``, ``A / 2.0`` and ``A**3`` do what they say, ``A.T``
+    is the adjoint; a tensor scales entrywise, ``w * A`` after the operator and ``A * w`` before it.
+    ``repr`` prints the composition as a formula, such as ``P K P*``.
+    """
+
+    _adjoint: weakref.ReferenceType[Operator] | None = None
+
+    __array_ufunc__ = None  # numpy scalars and arrays leave the arithmetic to this class
+
+    def __init__(
+        self, domain: Space, codomain: Space, *, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        if dtype not in (torch.float32, torch.float64):
+            raise DtypeError(mismatch("dtype", "torch.float32 or torch.float64", dtype))
+        check_space(domain, "domain")
+        check_space(codomain, "codomain")
+        self.domain = domain
+        self.codomain = codomain
+        self.dtype = dtype
+        self.device = torch.device(device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled and copied: all but the adjoint, which is made when it is asked for."""
+        return {name: value for name, value in self.__dict__.items() if name != "_adjoint"}
+
+    @abstractmethod
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:  # [..., *domain] -> [..., *codomain]
+        """Return the operator's product with ``q``, probes carried through."""
+
+    @abstractmethod
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:  # [..., *codomain] -> [..., *domain]
+        """Return the adjoint's product with ``r``, probes carried through."""
+
+    @abstractmethod
+    def _formula(self) -> tuple[str, int]:
+        """Return the printed form and how tightly it binds (``SUM``, ``PRODUCT`` or ``ATOM``)."""
+
+    # -- products ---------------------------------------------------------------------------------------
+
+    def __call__(
+        self, q: torch.Tensor, *, chunk: int | Literal["auto"] = "auto", check: bool = True
+    ) -> torch.Tensor:
+        """Return the product with ``q`` ``[..., *domain]``; leading dimensions are probes.
+
+        Args:
+            q: the vectors.
+            chunk: how many probes go together; by default shares of about 192 MiB, larger for short steps.
+            check: False returns a product that is not finite as it is.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: when ``q`` does not lie in the domain.
+            NonFiniteError: for NaN or infinity in the product, of which NonFiniteProductError where ``q`` is
+                finite: a derivative of the model that is not, or overflow.
+            ArgumentError: for a ``chunk`` below 1.
+            MemoryBudgetError: before the product, when the result would not fit into the free memory.
+            UnsupportedError: inside a transform of ``torch.func``, and for a dual tensor.
+        """
+        with isolated(self.device, self):
+            return multiply(self, q, chunk, check)
+
+    def _probes_together(self, chunk: int | Literal["auto"], count: int) -> int:
+        """Return how many probes go into one product, what would not fit refused."""
+        if isinstance(chunk, str) and chunk == "auto":
+            size = chunks.together(self, count)
+        else:
+            size = min(count, whole(chunk, "chunk", expected="'auto' or a whole number >= 1"))
+        needed = count * self.codomain.size * self.dtype.itemsize + size * chunks.working_bytes(self)
+        if needed > chunks.CHUNK_LIMIT:  # looking at the memory takes longer than a small product
+            remedy = "send fewer probes at a time, or set chunk= to fewer that go together"
+            check_memory(f"product of {self!r} with {count} probes", needed, self.device, remedy, None)
+        return size
+
+    @property
+    def T(self) -> Operator:
+        """The adjoint: ``<A q, r> = <q, A.T r>``; ``A.T.T is A``."""
+        if self.self_adjoint:
+            return self
+        known = None if self._adjoint is None else self._adjoint()
+        if known is not None and known.T is self:
+            return known
+        adjoint = _build("adjoint", self)
+        self._adjoint = weakref.ref(adjoint)  # weak: the adjoint already holds this operator
+        return adjoint
+
+    @property
+    def inverse(self) -> Operator:
+        """The exact inverse, for operators that have one in closed form; ``A.inverse @ A`` is the identity.
+
+        Identities, diagonal and square matrix operators, the propagator, and adjoints, multiples,
+        Kronecker products and products of these. Raises ``UnsupportedError``.
+        """
+        return _build("inverse", self)
+
+    @property
+    def symmetric_part(self) -> Operator:
+        """``(A + A*) / 2`` of a square operator; raises ``SpaceMismatchError``."""
+        return self if self.self_adjoint else (self + self.T) / 2
+
+    def declare(
+        self, *, self_adjoint: bool = False, positive: bool = False, tol: float | None = None
+    ) -> Operator:
+        """Return the operator with tags that you know and nothing can prove; positive ones are self-adjoint.
+
+        The claim is tested on the matrix, where it is at hand or the dimension is at most 64, else on the
+        Krylov space of random vectors (3 products, 15 for ``positive``), which finds gross errors.
+        ``tol`` is how far the operator may be from it, relatively; None: what rounding leaves, eps^(2/3).
+
+        Raises:
+            ArgumentError: when nothing is claimed, the operator is not square, or the claim is false.
+        """
+        return _build("declare", self, self_adjoint, positive, tol)
+
+    def cached(self, max_bytes: int = MEMORY_BUDGET) -> Operator:
+        """Return the operator with its matrix kept: formed once, now; each product is then a matrix product.
+
+        It prints as before and keeps its tags. Raises ``MemoryBudgetError`` over ``max_bytes``.
+        """
+        return _build("cached", self, max_bytes)
+
+    # -- tags: true only where provable or declared -------------------------------------------------------
+
+    @property
+    def self_adjoint(self) -> bool:
+        """Whether the operator is provably its own adjoint."""
+        return False
+
+    @property
+    def positive(self) -> bool:
+        """Whether the operator is provably self-adjoint and positive semi-definite."""
+        return False
+
+    @property
+    def block_labels(self) -> torch.Tensor | None:  # [n], int64
+        """A label for each entry of the last axis; the operator has no entry between two labels.
+
+        None where no such structure is known. Eigenpairs then come from each block alone.
+        """
+        return None
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """What is provable of the operator: a subset of ``{"self_adjoint", "positive"}``."""
+        return frozenset(name for name in ("self_adjoint", "positive") if getattr(self, name))
+
+    @property
+    def square(self) -> bool:
+        """Whether domain and codomain are the same space."""
+        return self.domain == self.codomain
+
+    # -- the algebra ------------------------------------------------------------------------------------
+
+    def __matmul__(self, other: object) -> Operator:
+        if isinstance(other, Operator):
+            return _build("compose", self, other)
+        return self._refuse("@", other, "compose operators with @, and apply one to a tensor with op(q)")
+
+    def __rmatmul__(self, other: object) -> Operator:
+        return self._refuse("@", other, "compose operators with @, and apply one to a tensor with op(q)")
+
+    def __add__(self, other: object) -> Operator:
+        if isinstance(other, Operator):
+            return _build("add", self, other)
+        return self._refuse("+", other, f"a constant is not linear; write op + {other!r} * IdentityOperator")
+
+    def __radd__(self, other: object) -> Operator:
+        return self._refuse("+", other, f"a constant is not linear; write op + {other!r} * IdentityOperator")
+
+    def __sub__(self, other: object) -> Operator:
+        if isinstance(other, Operator):
+            return self + (-other)
+        return self._refuse("-", other, f"a constant is not linear; write op - {other!r} * IdentityOperator")
+
+    def __rsub__(self, other: object) -> Operator:
+        return self._refuse("-", other, f"a constant is not linear; write {other!r} * IdentityOperator - op")
+
+    def __neg__(self) -> Operator:
+        return self * -1.0
+
+    def __mul__(self, other: object) -> Operator:
+        scalar = as_scalar(other)
+        if scalar is not None:
+            return _build("scale", scalar, self)
+        if isinstance(other, torch.Tensor) and other.is_floating_point():
+            return self @ _diagonal(other, self.domain)
+        if isinstance(other, Operator):
+            return self._refuse("*", other, "an elementwise product is no composition; write A @ B")
+        return self._refuse("*", other, "only a real number or a real tensor scales an operator")
+
+    def __rmul__(self, other: object) -> Operator:
+        if isinstance(other, torch.Tensor) and other.is_floating_point() and other.ndim:
+            return _diagonal(other, self.codomain) @ self
+        return self * other
+
+    def __truediv__(self, other: object) -> Operator:
+        scalar = as_scalar(other)
+        if scalar is None:
+            return self._refuse("/", other, "only a real number divides an operator")
+        if scalar == 0:
+            raise ZeroDivisionError(f"{self!r} / 0")
+        return self * (1.0 / scalar)
+
+    def __pow__(self, exponent: object) -> Operator:
+        number = as_whole(exponent)
+        if number is None:
+            return self._refuse("**", exponent, "the exponent is a whole number >= 0")
+        return _build("power", self, number)
+
+    def _refuse(self, sign: str, other: object, why: str) -> NoReturn:
+        kind = (
+            f"{type(other).__name__} {list(other.shape)}" if isinstance(other, torch.Tensor) else repr(other)
+        )
+        raise NotLinearError(f"{self!r} {sign} {kind}: {why}")
+
+    # -- reductions over named axes ---------------------------------------------------------------------
+
+    def mean(self, *axes: str) -> Operator:
+        """Average over the named axes: the congruence ``R op R*`` with ``R`` the mean over them.
+
+        Both copies of an axis are averaged; a side that lacks an axis is left as it is. An average is
+        not a trace: see ``partial_trace``. Raises ``AxisError``.
+        """
+        return _build("mean", self, axes)
+
+    def sum(self, *axes: str) -> Operator:
+        """Sum over both copies of the named axes: ``R op R*`` with ``R`` the sum over them."""
+        return _build("sum", self, axes)
+
+    def select(self, **indices: Index) -> Operator:
+        """Keep chosen entries of named axes, on every side that has them.
+
+        ``select(time=-1)`` keeps one entry and drops the axis; a slice, a list of indices or a boolean
+        mask keeps the axis; a string keeps a named part: ``select(hidden="c")``.
+        """
+        return _build("select", self, indices)
+
+    def project(self, directions: torch.Tensor, axis: str = "hidden", name: str = "output") -> Operator:
+        """Project an axis on the rows of ``directions`` ``[k, n]``: ``W op W*`` with a new axis ``name``."""
+        return _build("project", self, directions, axis, name)
+
+    def bin(self, **lengths: int) -> Operator:
+        """Average over windows of named axes: ``bin(time=5)`` has one entry for every 5 steps.
+
+        The last window is shorter where the length does not divide the axis. Both copies are averaged.
+        """
+        return _build("bin", self, lengths)
+
+    def last_valid(self, mask: torch.Tensor) -> Operator:
+        """Keep each trial's last step where ``mask`` ``[B, T]`` is True, in place of the axis ``time``."""
+        return _build("last_valid", self, mask)
+
+    def block_diagonal(self, *axes: str) -> Operator:
+        """Keep the entries at which both copies of the named axes are equal, and the axes with them.
+
+        One product of the operator for each entry of the axes. Summed over the axes, the blocks are the
+        ``partial_trace``.
+        """
+        return _build("block_diagonal", self, axes)
+
+    def partial_trace(self, *axes: str) -> Operator:
+        """Trace over the named axes: ``Sum_a op[a, .; a, .]``, exactly, one product an entry of the axes."""
+        return _build("partial_trace", self, axes)
+
+    # -- dense forms ------------------------------------------------------------------------------------
+
+    def to_dense(self, max_bytes: int = MEMORY_BUDGET, *, check: bool = True) -> torch.Tensor:
+        """Return the matrix ``[codomain.size, domain.size]``, entries in row-major order of the axes.
+
+        ``check=False`` returns entries that are not finite as they are.
+
+        Raises:
+            NonFiniteError: for an entry that is not finite, as products do.
+            MemoryBudgetError: when the matrix needs more than ``max_bytes``; says how many it needs.
+        """
+        with isolated(self.device, self):
+            matrix: torch.Tensor = NODES["to_dense"](self, max_bytes, check)
+            return matrix
+
+    def to_scipy(self) -> LinearOperator:
+        """Return a ``scipy.sparse.linalg.LinearOperator`` on flattened vectors, of the same dtype."""
+        flat: LinearOperator = NODES["to_scipy"](self)
+        return flat
+
+    def __repr__(self) -> str:
+        return self._formula()[0]
+
+    def _repr_latex_(self) -> str:
+        return f"${NODES['latex'](repr(self))}$"
+
+
+class SelfAdjointOperator(Operator):
+    """An operator that is its own adjoint by construction."""
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return self._apply(r)
+
+    @property
+    def self_adjoint(self) -> bool:
+        """Always true."""
+        return True
+
+
+def multiply(op: Operator, q: torch.Tensor, chunk: int | Literal["auto"], check: bool) -> torch.Tensor:
+    """Return the product of an operator; see ``Operator.__call__`` for arguments and errors."""
+    shape = getattr(q, "shape", None)
+    if shape != op.domain.shape or q.dtype != op.dtype or q.device != op.device:  # printing op takes a while
+        op.domain.check(q, f"argument of {op!r}", dtype=op.dtype, device=op.device)
+    q = constant(q, op)
+    with torch.no_grad():
+        out = _product(op, q, chunk)
+        if check and not is_finite(out):
+            check_finite(q, f"argument of {op!r}", op.domain)
+            check_finite(out, f"product of {op!r}", op.codomain, hint=_HINT, error=NonFiniteProductError)
+        return out
+
+
+def _product(op: Operator, q: torch.Tensor, chunk: int | Literal["auto"]) -> torch.Tensor:
+    probes = q.shape[: q.ndim - len(op.domain.axes)]
+    if q.numel() == 0:  # no probe, or no dimension
+        return q.new_zeros((*probes, *op.codomain.shape))
+    size = op._probes_together(chunk, math.prod(probes))
+    if size >= math.prod(probes):
+        return op._apply(q)
+    rows = q.reshape(-1, *op.domain.shape)
+    out = q.new_empty(len(rows), *op.codomain.shape)
+    for start in range(0, len(rows), size):
+        out[start : start + size] = op._apply(rows[start : start + size])
+    return out.reshape(*probes, *op.codomain.shape)
+
+
+def _build(node: str, *arguments: Any) -> Operator:
+    with isolated(getattr(arguments[0], "device", None), node):
+        operator: Operator = NODES[node](*arguments)
+        return operator
+
+
+def _diagonal(values: torch.Tensor, space: Space) -> Operator:
+    """Return entrywise scaling by a tensor that broadcasts to a space."""
+    try:
+        return _build("diagonal", values.expand(space.shape), space)
+    except RuntimeError as error:
+        raise ShapeError(
+            mismatch("scaling tensor", f"a shape that broadcasts to [{space}]", f"shape {list(values.shape)}")
+        ) from error
+
+
+def as_scalar(value: object) -> float | None:
+    """Return a real number or a one-element real tensor as a float, anything else as None."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, torch.Tensor) and value.ndim == 0 and not value.is_complex():
+        return float(value)
+    return None
+
+
+def bracket(operator: Operator, binding: int) -> str:
+    """Return the operator's formula, in brackets when it binds less tightly than ``binding``."""
+    text, own = operator._formula()
+    return text if own >= binding else f"({text})"
+
+
+def check_together(first: Operator, second: Operator, sign: str) -> None:
+    """Raise unless two operators have the same dtype and live on the same device."""
+    if first.dtype != second.dtype:
+        raise DtypeError(
+            f"{first!r} {sign} {second!r}: dtypes {first.dtype} and {second.dtype}; nothing is cast"
+        )
+    if first.device != second.device:
+        raise DeviceError(
+            f"{first!r} {sign} {second!r}: devices {first.device} and {second.device}; nothing is moved"
+        )

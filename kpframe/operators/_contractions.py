@@ -1,0 +1,115 @@
+"""Contractions of both copies of an axis: the partial trace and the block-diagonal part."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from kpframe.operators._axes import check_same_axes
+from kpframe.operators._base import ATOM, Operator
+from kpframe.operators._memory import chunk_size
+from kpframe.operators._spaces import Space, check_axes
+
+
+class _Contraction(Operator):
+    """What the contractions share: products for one entry of the axes at a time, sent as probes."""
+
+    def __init__(self, inner: Operator, axes: Sequence[str], domain: Space, codomain: Space) -> None:
+        super().__init__(domain, codomain, dtype=inner.dtype, device=inner.device)
+        self.inner = inner
+        self._axes = tuple(axes)
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return self._contracted(self.inner, q)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return self._contracted(self.inner.T, r)
+
+    @abstractmethod
+    def _contracted(self, inner: Operator, q: torch.Tensor) -> torch.Tensor:
+        """Return the contraction of ``inner`` applied to ``q``."""
+
+    def _entries(self, inner: Operator, held: int) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Yield the traced axes' entries in chunks, as an index tensor for each axis."""
+        sizes = [inner.domain[axis].size for axis in self._axes]
+        count = math.prod(sizes)
+        step = chunk_size(inner, max(count, 1), held=held)
+        for start in range(0, count, step):
+            entries = torch.arange(start, min(start + step, count), device=self.device)
+            yield torch.unravel_index(entries, sizes)
+
+    def _one_at_a_time(
+        self, inner: Operator, entries: tuple[torch.Tensor, ...], values: torch.Tensor, probes: torch.Size
+    ) -> torch.Tensor:
+        """Return ``inner``'s products with ``values`` at one entry each, read off at that entry."""
+        first = tuple(range(1, len(self._axes) + 1))
+        places = (torch.arange(len(entries[0]), device=self.device), *entries)
+        full = values.new_zeros(len(entries[0]), *probes, *inner.domain.shape)
+        full.movedim([inner.domain.dim(axis) for axis in self._axes], first)[places] = values
+        out = inner._apply(full)
+        return out.movedim([inner.codomain.dim(axis) for axis in self._axes], first)[places]
+
+    @property
+    def self_adjoint(self) -> bool:
+        """Whether the contracted operator is self-adjoint."""
+        return self.inner.self_adjoint
+
+    @property
+    def positive(self) -> bool:
+        """Whether the contracted operator is positive."""
+        return self.inner.positive
+
+    def _subscript(self) -> str:
+        return self._axes[0] if len(self._axes) == 1 else "{" + ",".join(self._axes) + "}"
+
+
+class PartialTrace(_Contraction):
+    """``Sum_a op[a, .; a, .]`` over the entries ``a`` of the named axes, exactly.
+
+    A product costs one product of ``op`` for each entry of the traced axes; they are sent as batched
+    probes, in chunks that bound the memory.
+    """
+
+    def __init__(self, inner: Operator, axes: Sequence[str]) -> None:
+        axes = check_axes(axes, inner.codomain, inner.domain)
+        check_same_axes(inner, axes)
+        super().__init__(inner, axes, inner.domain.without(*axes), inner.codomain.without(*axes))
+
+    def _contracted(self, inner: Operator, q: torch.Tensor) -> torch.Tensor:
+        rest = len(inner.domain.axes) - len(self._axes)
+        probes = q.shape[: q.ndim - rest]
+        total = q.new_zeros((*probes, *inner.codomain.without(*self._axes).shape))
+        for entries in self._entries(inner, math.prod(probes)):
+            total = total + self._one_at_a_time(inner, entries, q, probes).sum(0)
+        return total
+
+    def _formula(self) -> tuple[str, int]:
+        return f"tr_{self._subscript()}({self.inner!r})", ATOM
+
+
+class BlockDiagonal(_Contraction):
+    """``delta_{a a'} op[a, .; a, .]``: the entries at which both copies of the named axes are equal.
+
+    A product costs one product of ``op`` for each entry of the axes, as for ``PartialTrace``.
+    """
+
+    def __init__(self, inner: Operator, axes: Sequence[str]) -> None:
+        axes = check_axes(axes, inner.codomain, inner.domain)
+        check_same_axes(inner, axes)
+        super().__init__(inner, axes, inner.domain, inner.codomain)
+
+    def _contracted(self, inner: Operator, q: torch.Tensor) -> torch.Tensor:
+        probes = q.shape[: q.ndim - len(inner.domain.axes)]
+        out = q.new_zeros(*probes, *inner.codomain.shape)
+        front = tuple(range(len(self._axes)))
+        source = q.movedim([inner.domain.dim(axis) for axis in self._axes], front)
+        target = out.movedim([inner.codomain.dim(axis) for axis in self._axes], front)
+        for entries in self._entries(inner, math.prod(probes)):
+            target[entries] = self._one_at_a_time(inner, entries, source[entries], probes)
+        return out
+
+    def _formula(self) -> tuple[str, int]:
+        return f"diag_{self._subscript()}({self.inner!r})", ATOM

@@ -1,0 +1,171 @@
+"""The named, registered form of the reductions: an object that makes a smaller operator of an operator."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from kpframe.errors import SettingsError, whole
+from kpframe.operators._base import Index, Operator
+from kpframe.operators._isolation import in_isolation
+from kpframe.plugin._manager import create
+
+
+class Reducer(ABC):
+    """A reduction over named axes: operator -> smaller operator.
+
+    Congruences ``R op R*`` (``Mean``, ``Sum``, ``Bin``, ``Select``,
+    ``LastValid``, ``Project``) and contractions (``PartialTrace``,
+    ``BlockDiagonal``) are different things under different names.
+    """
+
+    @abstractmethod
+    def reduce(self, operator: Operator) -> Operator:
+        """Return the reduced operator; raises ``AxisError`` for unknown axes."""
+
+    def __call__(self, operator: Operator) -> Operator:
+        """Return the reduced operator."""
+        return self.reduce(operator)
+
+
+class Mean(Reducer):
+    """The average over both copies of the axes: ``<op>_axes``."""
+
+    def __init__(self, *axes: str) -> None:
+        self.axes = axes
+
+    def reduce(self, operator: Operator) -> Operator:
+        """Return ``R op R*`` with the mean ``R``."""
+        return operator.mean(*self.axes)
+
+
+class Sum(Reducer):
+    """The sum over both copies of the axes."""
+
+    def __init__(self, *axes: str) -> None:
+        self.axes = axes
+
+    def reduce(self, operator: Operator) -> Operator:
+        """Return ``R op R*`` with the sum ``R``."""
+        return operator.sum(*self.axes)
+
+
+class Select(Reducer):
+    """Chosen entries of named axes."""
+
+    def __init__(self, **indices: Index) -> None:
+        self.indices = indices
+
+    def reduce(self, operator: Operator) -> Operator:
+        """Return the operator between the chosen entries."""
+        return operator.select(**self.indices)
+
+
+class Bin(Reducer):
+    """Averages over windows of named axes: ``Bin(time=5)``."""
+
+    def __init__(self, **lengths: int) -> None:
+        self.lengths = lengths
+
+    def reduce(self, operator: Operator) -> Operator:
+        """Return ``R op R*`` with the window means ``R``."""
+        return operator.bin(**self.lengths)
+
+
+class LastValid(Reducer):
+    """Each trial's last step where ``mask`` ``[B, T]`` is True."""
+
+    def __init__(self, mask: torch.Tensor) -> None:
+        self.mask = mask
+
+    def reduce(self, operator: Operator) -> Operator:
+        """Return the operator between the trials' last valid steps."""
+        return operator.last_valid(self.mask)
+
+
+class Project(Reducer):
+    """Coordinates along the rows of ``directions`` ``[k, n]`` in place of an axis of size n."""
+
+    def __init__(self, directions: torch.Tensor, axis: str = "hidden", name: str = "output") -> None:
+        self.directions, self.axis, self.name = directions, axis, name
+
+    def reduce(self, operator: Operator) -> Operator:
+        """Return ``W op W*``."""
+        return operator.project(self.directions, self.axis, self.name)
+
+
+class PartialTrace(Reducer):
+    """``Sum_a op[a, .; a, .]`` over the named axes."""
+
+    def __init__(self, *axes: str) -> None:
+        self.axes = axes
+
+    def reduce(self, operator: Operator) -> Operator:
+        """Return the traced operator."""
+        return operator.partial_trace(*self.axes)
+
+
+class BlockDiagonal(Reducer):
+    """The entries at which both copies of the named axes are equal."""
+
+    def __init__(self, *axes: str) -> None:
+        self.axes = axes
+
+    def reduce(self, operator: Operator) -> Operator:
+        """Return the block-diagonal part."""
+        return operator.block_diagonal(*self.axes)
+
+
+#: The reducers of the core: name -> how one is made from its settings.
+REDUCERS: dict[str, Callable[..., Reducer]] = {
+    "mean": lambda axes: Mean(*axes),
+    "sum": lambda axes: Sum(*axes),
+    "bin": Bin,
+    "select": Select,
+    "last_valid": LastValid,
+    "project": Project,
+    "partial_trace": lambda axes: PartialTrace(*axes),
+    "block_diagonal": lambda axes: BlockDiagonal(*axes),
+}
+
+
+@in_isolation
+def principal_components(states: torch.Tensor, k: int) -> torch.Tensor:  # [k, H]
+    """Return the ``k`` leading principal directions of states ``[..., H]``, orthonormal rows.
+
+    Signs are fixed: the entry of largest magnitude of each direction is positive. To be given to
+    ``Project``.
+
+    Raises:
+        ArgumentError: for a ``k`` outside [1, min(H, number of states)].
+    """
+    rows = states.reshape(-1, states.shape[-1])
+    k = whole(k, "k", 1, min(rows.shape))
+    _, _, right = torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False)
+    directions: torch.Tensor = right[:k]
+    largest = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True))
+    return directions * largest.sign()
+
+
+def create_reducer(name: str, /, **settings: Any) -> Reducer:
+    """Return the reducer called ``name``: one of the core's, or one that a plugin offers.
+
+    The core has ``mean``, ``sum``, ``partial_trace`` and ``block_diagonal`` (``axes=["time"]``), ``bin``
+    (``time=5``), ``select`` (``time=-1``), ``last_valid`` (``mask=...``) and ``project``
+    (``directions=..., axis=..., name=...``).
+
+    Raises:
+        SettingsError: when the settings are not those of the reducer.
+        UnknownNameError, PluginError: as ``create_model``.
+    """
+    make = REDUCERS.get(name.replace("-", "_")) if isinstance(name, str) else None
+    if make is None:
+        made: Reducer = create("reducer", name, settings, Reducer)
+        return made
+    try:
+        return make(**settings)
+    except TypeError as error:
+        raise SettingsError(f"reducer {name!r}: {error}") from error

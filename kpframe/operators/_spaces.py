@@ -1,0 +1,269 @@
+"""Named axes and shapes.
+
+A ``Space`` is an ordered set of named axes. Three are used everywhere: the state space
+``(batch, time, hidden)``, the parameter space ``(parameter,)`` and the output space
+``(batch, time, output)``. An axis may be laid out in named ``Part`` s: the components of a state
+(``h`` and ``c`` of an LSTM) or the parameters of a model (``weight_hh_l0`` ...).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from attrs import evolve, field, frozen
+
+from kpframe.errors import (
+    ArgumentError,
+    AxisError,
+    DeviceError,
+    DtypeError,
+    ShapeError,
+    closest,
+    mismatch,
+    shown,
+    whole,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+BATCH, TIME, HIDDEN, PARAMETER, OUTPUT = "batch", "time", "hidden", "parameter", "output"
+
+
+@frozen
+class Part:
+    """A named stretch ``start:stop`` of an axis that holds an array of ``shape``.
+
+    A parameter that a model shares between places has further names there, ``aliases``; each of its names
+    means the one parameter, all of it.
+    """
+
+    name: str
+    start: int
+    shape: tuple[int, ...]
+    aliases: tuple[str, ...] = field(default=(), eq=False)
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+    @property
+    def slice(self) -> slice:
+        """Where the part lies on its axis."""
+        return slice(self.start, self.start + self.size)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name and its aliases."""
+        return (self.name, *self.aliases)
+
+
+@frozen
+class Axis:
+    """A named axis of ``size`` entries, laid out in ``parts`` (none: the axis has no inner names)."""
+
+    name: str
+    size: int
+    parts: tuple[Part, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        size = whole(self.size, f"size of axis {self.name!r}", 0, error=AxisError)
+        object.__setattr__(self, "size", size)
+
+    @classmethod
+    def of_parts(
+        cls, name: str, shapes: Mapping[str, tuple[int, ...]], aliases: Mapping[str, str] | None = None
+    ) -> Axis:
+        """Return the axis on which arrays of the given shapes lie one after the other.
+
+        ``aliases`` are further names -> names of arrays.
+        """
+        others: dict[str, tuple[str, ...]] = {}
+        for alias, part in (aliases or {}).items():
+            others[part] = (*others.get(part, ()), alias)
+        parts: list[Part] = []
+        start = 0
+        for part, shape in shapes.items():
+            sizes = tuple(whole(size, f"size of {part!r}", 0, error=AxisError) for size in shape)
+            parts.append(Part(part, start, sizes, others.get(part, ())))
+            start += parts[-1].size
+        return cls(name, start, tuple(parts))
+
+    def part(self, name: str) -> Part:
+        """Return the part called ``name``, an alias too; raises ``AxisError`` when there is none."""
+        for part in self.parts:
+            if name in part.names:
+                return part
+        known = [own for part in self.parts for own in part.names]
+        have = ", ".join(known) if known else "no named parts"
+        raise AxisError(f"axis {self.name!r} has no part {name!r} (it has {have}){closest(name, known)}")
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.size}"
+
+
+@frozen
+class Space:
+    """An ordered set of named axes; tensors in it have these as their last dimensions.
+
+    Dimensions in front of the space's own are *probes*: independent vectors that are carried through
+    every product in one batched call.
+    """
+
+    axes: tuple[Axis, ...]
+
+    def __attrs_post_init__(self) -> None:
+        names = [axis.name for axis in self.axes]
+        for name in names:
+            if names.count(name) > 1:
+                raise AxisError(f"axis {name!r} appears {names.count(name)} times in one space")
+
+    @classmethod
+    def of(cls, **sizes: int) -> Space:
+        """Return the space with these axes, in order: ``Space.of(batch=2, time=5, hidden=3)``."""
+        return cls(tuple(Axis(name, size) for name, size in sizes.items()))
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The axes' names, in order."""
+        return tuple(axis.name for axis in self.axes)
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The axes' sizes, in order."""
+        return tuple(axis.size for axis in self.axes)
+
+    @cached_property
+    def size(self) -> int:
+        """The dimension of the space: the product of the sizes."""
+        return math.prod(self.shape)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __getitem__(self, name: str) -> Axis:
+        return self.axes[self.position(name)]
+
+    def position(self, name: str) -> int:
+        """Return the place of an axis, from 0; raises ``AxisError`` for an unknown one."""
+        if not isinstance(name, str):
+            raise AxisError(
+                f"axis: expected a name, one of {', '.join(self.names)}, got {name!r} "
+                f"({type(name).__name__}); axes are always named"
+            )
+        if name not in self.names:
+            raise AxisError(
+                f"axis: expected one of {', '.join(self.names) or '(no axes)'}, got {name!r}"
+                f"{closest(name, self.names)}"
+            )
+        return self.names.index(name)
+
+    def dim(self, name: str) -> int:
+        """Return the axis as a negative tensor dimension, so that leading probes do not shift it."""
+        return self.position(name) - len(self.axes)
+
+    def without(self, *names: str) -> Space:
+        """Return the space that is left when the named axes are gone."""
+        dropped = {self.position(name) for name in names}
+        return Space(tuple(axis for place, axis in enumerate(self.axes) if place not in dropped))
+
+    def replace(self, name: str, axis: Axis) -> Space:
+        """Return the space with ``axis`` in the place of the axis called ``name``."""
+        place = self.position(name)
+        return evolve(self, axes=(*self.axes[:place], axis, *self.axes[place + 1 :]))
+
+    def check(
+        self,
+        tensor: torch.Tensor,
+        argument: str,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        """Raise unless ``tensor`` lies in this space, with any number of leading probe dimensions.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: naming ``argument``, what was expected and what came.
+        """
+        check_tensor(tensor, argument)
+        shape = tensor.shape
+        own = tuple(shape[len(shape) - len(self.axes) :]) if len(shape) >= len(self.axes) else None
+        if own != self.shape:
+            raise ShapeError(mismatch(argument, f"shape [..., {self}]", f"shape {list(shape)}"))
+        if dtype is not None and tensor.dtype != dtype:
+            raise DtypeError(mismatch(argument, f"dtype {dtype}", f"{tensor.dtype} (nothing is cast)"))
+        if device is not None and tensor.device != device:
+            raise DeviceError(mismatch(argument, f"device {device}", f"{tensor.device} (nothing is moved)"))
+
+    def __str__(self) -> str:
+        return ", ".join(str(axis) for axis in self.axes)
+
+
+def check_tensor(value: object, argument: str, *, swapped: str = "") -> None:
+    """Raise ``ShapeError`` unless ``value`` is a tensor, with a remedy.
+
+    ``swapped`` says how the arguments go where a space is the likely mistake.
+    """
+    if hasattr(value, "requires_grad"):  # torch is not imported here
+        return
+    kind = type(value)
+    text = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    if isinstance(value, Space):
+        remedy = f"; {swapped}" if swapped else ""
+    else:
+        remedy = "; torch.as_tensor makes one of it" if hasattr(value, "__array__") else ""
+    raise ShapeError(mismatch(argument, "a torch.Tensor", text) + remedy)
+
+
+def check_space(value: object, argument: str) -> None:
+    """Raise ``ArgumentError`` unless ``value`` is a space, with a remedy."""
+    if not isinstance(value, Space):
+        raise ArgumentError(mismatch(argument, "a Space", shown(value)) + "; Space.of(hidden=3) makes one")
+
+
+def tell_apart(first: Space, second: Space) -> tuple[str, str]:
+    """Return two spaces as text, with the parts of their axes where the sizes alone look the same."""
+    if first == second or str(first) != str(second):
+        return str(first), str(second)
+    one, other = (
+        ", ".join(
+            f"{axis} [{', '.join(part.name for part in axis.parts) or 'no parts'}]" for axis in space.axes
+        )
+        for space in (first, second)
+    )
+    return one, other
+
+
+def check_axes(names: Iterable[str], *spaces: Space) -> tuple[str, ...]:
+    """Return ``names`` as a tuple after checking that each is an axis of at least one of ``spaces``.
+
+    Raises:
+        AxisError: for an integer, an unknown or a repeated axis, or when no axis is named.
+    """
+    chosen = tuple(names)
+    if not chosen:
+        raise AxisError(f"axes: expected at least one of {', '.join(spaces[0].names)}, got none")
+    for name in chosen:
+        if chosen.count(name) > 1:
+            raise AxisError(f"axes: {name!r} is named {chosen.count(name)} times")
+        if not any(name in space for space in spaces if isinstance(name, str)):
+            spaces[0].position(name)  # raises with the full message
+    return chosen
+
+
+def state_space(batch: int, time: int, components: Mapping[str, int]) -> Space:
+    """Return ``(batch, time, hidden)`` with the state's named components laid out on ``hidden``."""
+    hidden = Axis.of_parts(HIDDEN, {name: (width,) for name, width in components.items()})
+    return Space((Axis(BATCH, batch), Axis(TIME, time), hidden))
+
+
+def parameter_space(shapes: Mapping[str, tuple[int, ...]], aliases: Mapping[str, str] | None = None) -> Space:
+    """Return ``(parameter,)`` with the parameters, flattened, laid out one after the other.
+
+    ``aliases`` are further names of shared parameters -> the name that they have in ``shapes``.
+    """
+    return Space((Axis.of_parts(PARAMETER, shapes, aliases),))

@@ -1,0 +1,182 @@
+"""What a plugin yields (specs), and what the host says about it (plugins and their problems)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar, Literal, NoReturn, Self
+
+from attrs import Attribute, field, fields_dict, frozen, has
+
+from kpframe.errors import PluginError, mismatch, one_line
+from kpframe.plugin._settings import describe
+
+API_VERSION = 1
+"""The version of the hooks and specs; a spec for another one is refused."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+class ApiError(PluginError):
+    """A spec is for another version of the hooks and specs; ``newer`` than this kpframe's, or older."""
+
+    def __init__(self, message: str, newer: bool) -> None:
+        super().__init__(message)
+        self.newer = newer
+
+
+def refuse_api(kind: str, name: object, api: int) -> NoReturn:
+    """Raise ApiError for a spec of ``api``."""
+    raise ApiError(f"{kind} {name!r} is for api {api}, this kpframe has {API_VERSION}", api > API_VERSION)
+
+
+def _matches(pattern: re.Pattern[str], meaning: str) -> Any:
+    def check(spec: Spec, attribute: Attribute[str], value: object) -> None:
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise PluginError(mismatch(f"{type(spec).__name__}.{attribute.name}", meaning, repr(value)))
+
+    return check
+
+
+def _check_settings(spec: Spec, attribute: Attribute[Any], value: object) -> None:
+    if value is not None and not (isinstance(value, type) and has(value)):
+        label = f"settings of {spec.kind} {spec.name!r}"
+        raise PluginError(mismatch(label, "an attrs class or None", repr(value)))
+    describe(value)  # raises when an annotation cannot be resolved
+
+
+def _check_api(spec: Spec, attribute: Attribute[int], value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise PluginError(mismatch(f"api of {spec.kind} {spec.name!r}", "an integer", repr(value)))
+
+
+def _capabilities(value: Any) -> frozenset[str]:
+    items = () if isinstance(value, str) else tuple(value)  # frozenset("abc") would be three capabilities
+    if isinstance(value, str) or not all(isinstance(item, str) for item in items):
+        raise PluginError(mismatch("capabilities", "a set of strings", repr(value)))
+    return frozenset(map(one_line, items))
+
+
+def _summary(value: Any) -> str:
+    if not isinstance(value, str):
+        raise PluginError(mismatch("summary", "a string", repr(value)))
+    return one_line(value)
+
+
+@frozen
+class Spec:
+    """A name that a plugin offers; ``factory("module:attribute")`` is called with the settings' fields.
+
+    Raises:
+        PluginError: at construction, for a name, factory, settings class or api of the wrong form.
+        ApiError: for fields that this api does not have, in a spec of a later one.
+    """
+
+    kind: ClassVar[str] = "thing"
+
+    def __new__(cls, *args: Any, **keywords: Any) -> Self:
+        """Tell a spec of a later api from one with a misspelt field; see ``ApiError``."""
+        api = keywords.get("api")
+        if isinstance(api, int) and api > API_VERSION and not set(keywords) <= set(fields_dict(cls)):
+            refuse_api(cls.kind, args[0] if args else keywords.get("name"), api)
+        return super().__new__(cls)
+
+    name: str = field(
+        validator=_matches(_NAME, "lower-case letters, digits and _, from a letter on, at most 64")
+    )
+    factory: str = field(validator=_matches(_FACTORY, "'package.module:attribute'"))
+    settings: type | None = field(default=None, validator=_check_settings)
+    capabilities: frozenset[str] = field(default=frozenset(), converter=_capabilities)
+    api: int = field(default=API_VERSION, validator=_check_api)
+    summary: str = field(default="", converter=_summary)
+
+
+@frozen
+class ModelSpec(Spec):
+    """A recurrent model."""
+
+    kind = "model"
+
+
+@frozen
+class RuleSpec(Spec):
+    """A learning rule."""
+
+    kind = "rule"
+
+
+@frozen
+class ReducerSpec(Spec):
+    """A reducer of operators."""
+
+    kind = "reducer"
+
+
+@frozen
+class PropagatorSpec(Spec):
+    """A propagator."""
+
+    kind = "propagator"
+
+
+@frozen
+class ParameterOperatorSpec(Spec):
+    """A parameter operator."""
+
+    kind = "parameter_operator"
+
+
+@frozen
+class TaskSpec(Spec):
+    """A task."""
+
+    kind = "task"
+
+
+KINDS: dict[str, type[Spec]] = {
+    cls.kind: cls
+    for cls in (ModelSpec, RuleSpec, ReducerSpec, PropagatorSpec, ParameterOperatorSpec, TaskSpec)
+}
+HOOKS: dict[str, type[Spec]] = {f"kpframe_{kind}s": cls for kind, cls in KINDS.items()}
+
+
+Status = Literal["loaded", "disabled", "broken", "not loaded"]
+
+
+class PluginWarning(UserWarning):
+    """A plugin is broken and was left out, or clashes with another."""
+
+
+@frozen
+class PluginProblem:
+    """What is wrong with one plugin, and the commands that mend it.
+
+    ``distribution`` is empty where it is not a plugin that is wrong but an environment variable.
+    """
+
+    distribution: str = field(converter=one_line)
+    version: str = field(converter=one_line)
+    stage: str
+    message: str = field(converter=one_line)
+    fix: str = field(converter=one_line)
+
+    def __str__(self) -> str:
+        owner = f"plugin {self.distribution} {self.version} " if self.distribution else ""
+        return f"{owner}({self.stage}): {self.message}; fix: {self.fix}"
+
+
+@frozen
+class PluginInfo:
+    """One installed plugin and what it offers (nothing, unless it is loaded).
+
+    ``source`` is what pip was given to install it in place of its name (``-e FOLDER``, a wheel, a URL).
+    What comes from its metadata is on one line and printable.
+    """
+
+    distribution: str = field(converter=one_line)
+    version: str = field(converter=one_line)
+    entry_point: str = field(converter=one_line)
+    status: Status = "not loaded"
+    specs: tuple[Spec, ...] = ()
+    summary: str = field(default="", converter=one_line)
+    source: str = ""

@@ -1,0 +1,129 @@
+"""The path from a trainable initial state into the first step, which a rule may replace as it replaces A."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from attrs import frozen
+
+from kpframe.flow._flow import Dynamics, Flow
+from kpframe.flow._step_jacobian import StepJacobian
+from kpframe.models._autograd.linearization import Linearization, recording
+from kpframe.operators._base import ATOM, Operator
+from kpframe.operators._spaces import PARAMETER, Part
+
+
+@frozen(eq=False)
+class InitialState:
+    """``H_0 = dh_0/dtheta``: how the initial state depends on parameters.
+
+    Attributes:
+        linearization: of ``h_0`` ``[B, H]`` by the parameters in ``parts``.
+        parts: where these lie on the parameter axis.
+        alone: whether they act through h_0 alone, so that J has no other column of theirs.
+    """
+
+    linearization: Linearization
+    parts: tuple[Part, ...]
+    alone: bool
+
+    @classmethod
+    def of(cls, flow: Flow) -> InitialState | None:
+        """Return how the initial state of a flow depends on its parameters; None where it does not."""
+        model, trajectory = flow.model, flow.trajectory
+        if trajectory.given:
+            return None
+        theta = model.trainable()
+        with recording(trajectory.states.device, "h_0"):
+            start = model.initial_state(len(trajectory.states))
+            reached = _reached(start, theta)
+            parts = tuple(part for part in flow.J.domain[PARAMETER].parts if part.name in reached)
+            if not parts:
+                return None
+            t = torch.zeros(1, dtype=torch.int64, device=start.device) if model.time_varying else None
+            row = trajectory.inputs[:1, 0].clone(), start.detach()[:1].clone(), t
+            read = _reached(model.step(*row) if model.time_varying else model.step(*row[:2]), theta)
+        recipe = partial(_record, model, len(trajectory.states), tuple(part.name for part in parts))
+        linearization = Linearization.of(recipe, trajectory.states.device)
+        return cls(linearization, parts, alone=not read & reached)
+
+    def forward(self, q: torch.Tensor) -> torch.Tensor:  # [..., M] -> [..., B, H]
+        """Return ``H_0 q``."""
+        rows = q.reshape(-1, q.shape[-1])
+        moved = self.linearization.jvp([rows[:, p.slice].reshape(-1, *p.shape) for p in self.parts])
+        return moved.reshape(*q.shape[:-1], *moved.shape[1:])
+
+    def backward(self, r: torch.Tensor) -> list[torch.Tensor]:  # [..., B, H] -> [..., size] for each part
+        """Return ``H_0* r`` for each of the parameters."""
+        found = self.linearization.vjp(r.reshape(-1, *r.shape[-2:]))
+        return [g.reshape(*r.shape[:-2], part.size) for g, part in zip(found, self.parts, strict=True)]
+
+
+class RestartedJacobian(Operator):
+    """``J`` in which ``h_0`` enters the first state by ``A'_1`` in the place of ``A_1``.
+
+    Args:
+        inner: J, which has ``A_1 dh_0/dtheta`` in its first step.
+        start: how h_0 depends on parameters.
+        A: the step Jacobian in whose first step it enters.
+        own: the one in whose first step it enters J.
+    """
+
+    def __init__(self, inner: Operator, start: InitialState, A: StepJacobian, own: StepJacobian) -> None:
+        super().__init__(inner.domain, inner.codomain, dtype=inner.dtype, device=inner.device)
+        self.inner, self.start, self.A, self.own = inner, start, A, own
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        moved = self.start.forward(q)
+        entering = self.A.step(0, moved)
+        if self.start.alone:
+            q = q.clone()
+            for part in self.start.parts:
+                q[..., part.slice] = 0
+        else:
+            entering = entering - self.own.step(0, moved)
+        out = self.inner._apply(q)
+        out[..., 0, :] += entering
+        return out
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return self.restarted(self.inner._apply_adjoint(r), r[..., 0, :])
+
+    def restarted(self, gradient: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
+        """Return ``J* r`` from that of the inner J ``[..., M]`` and r in the first step ``[..., B, H]``."""
+        back = self.A.step_adjoint(0, r)
+        if not self.start.alone:
+            back = back - self.own.step_adjoint(0, r)
+        gradient = gradient.clone()
+        for part, value in zip(self.start.parts, self.start.backward(back), strict=True):
+            if self.start.alone:
+                gradient[..., part.slice] = value
+            else:
+                gradient[..., part.slice] += value
+        return gradient
+
+    def _formula(self) -> tuple[str, int]:
+        return "J[h0]", ATOM
+
+
+def _record(
+    model: Dynamics, batch: int, names: tuple[str, ...]
+) -> tuple[torch.Tensor, list[torch.nn.Parameter]]:
+    theta = model.trainable()
+    return model.initial_state(batch), [theta[name] for name in names]
+
+
+def restarted(J: Operator, flow: Flow, A: StepJacobian) -> Operator:
+    """Return J with ``h_0`` entering by the first step of A; J itself where h_0 does not learn."""
+    inner = J.inner if isinstance(J, RestartedJacobian) else J
+    start = None if A is flow.A else InitialState.of(flow)
+    return inner if start is None else RestartedJacobian(inner, start, A, flow.A)
+
+
+def _reached(output: torch.Tensor, theta: dict[str, torch.nn.Parameter]) -> set[str]:
+    """Return the parameters that a tensor depends on."""
+    if not output.requires_grad:
+        return set()
+    found = torch.autograd.grad(output.sum(), tuple(theta.values()), retain_graph=True, allow_unused=True)
+    return {name for name, g in zip(theta, found, strict=True) if g is not None}

@@ -1,0 +1,295 @@
+"""Learning rules as operator compositions.
+
+A rule maps the instantaneous error ``Err = d loss / d h`` to a parameter gradient,
+``g = M J* P_rule* E Err``; along it the state moves by ``dh = -eta P J g = -eta Phi_rule Err``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from copy import copy
+from inspect import signature
+from typing import Any, TypeVar
+
+import torch
+
+from kpframe.errors import (
+    ArgumentError,
+    NotLinearError,
+    UnsupportedError,
+    check_seed,
+    mismatch,
+)
+from kpframe.flow._flow import Flow
+from kpframe.flow._parameter_operator import ParameterOperator
+from kpframe.models._model import Model
+from kpframe.operators._base import Operator
+from kpframe.operators._isolation import in_isolation
+from kpframe.plugin._manager import create
+from kpframe.rules._update import Update
+from kpframe.tasks._readout import Readout
+
+Rule = TypeVar("Rule", bound="StochasticRule")
+
+
+#: Most outcomes of a stochastic rule that ``expectation`` goes through.
+MAX_OUTCOMES = 2**14
+
+
+class LearningRule(ABC):
+    """A learning rule: what it replaces in the exact update.
+
+    Backpropagation through time replaces nothing. A subclass defines ``change``; the compositions follow.
+    ``frozen @ truncated`` is the rule that truncates first and freezes then.
+    """
+
+    #: Whether the update is linear in the error; a rule that is not pretends no operator.
+    linear = True
+    #: Whether the rule needs the readout that the error comes through.
+    needs_readout = False
+
+    @abstractmethod
+    def change(self, update: Update) -> Update:
+        """Return what the rule makes of an update: ``update.replace(P=update.propagator.truncated(5))``."""
+
+    @in_isolation
+    def update(self, flow: Flow, readout: Readout | None = None) -> Update:
+        """Return the rule's update along a flow.
+
+        Raises:
+            UnsupportedError: for a rule that needs a readout, without one; for a flow without the structure
+                that the rule needs.
+        """
+        if self.needs_readout and readout is None:
+            raise UnsupportedError(
+                mismatch("readout", f"the readout that the error comes through, which {self!r} needs", None)
+            )
+        return self.change(Update.exact(flow, readout))
+
+    def propagator(self, flow: Flow, readout: Readout | None = None) -> Operator:
+        """Return the rule's ``P_rule``, an operator on the state space."""
+        return self.update(flow, readout).P
+
+    def parameter_operator(self, flow: Flow, readout: Readout | None = None) -> ParameterOperator:
+        """Return the rule's ``K = J M J*``."""
+        return self.update(flow, readout).K
+
+    def update_operator(self, flow: Flow, readout: Readout | None = None) -> Operator:
+        """Return ``M J* P_rule* E``: error ``(batch, time, hidden)`` -> gradient ``(parameter,)``.
+
+        Raises:
+            NotLinearError: for a rule that is not linear in the error.
+            UnsupportedError: as ``update``.
+        """
+        self.check_linear()
+        return self.update(flow, readout).operator
+
+    def flow_operator(self, flow: Flow, readout: Readout | None = None) -> Operator:
+        """Return ``Phi_rule = P J M J* P_rule* E``, printed ``P K P_rule*``: ``dh = -eta Phi_rule Err``.
+
+        Raises like ``update_operator``.
+        """
+        self.check_linear()
+        return self.update(flow, readout).flow_operator
+
+    def output_operator(self, flow: Flow, readout: Readout) -> Operator:
+        """Return ``M J* P_rule* B^T``: output error ``(batch, time, output)`` -> gradient ``(parameter,)``.
+
+        B is the readout's weight, or the matrix that the rule puts in its place; the map is exact for any
+        number of outputs.
+
+        Raises:
+            NotLinearError: for a rule that is not linear in the error.
+            UnsupportedError: as ``update``.
+        """
+        self.check_linear()
+        return self.update(flow, readout).output_operator
+
+    @in_isolation
+    def gradient(
+        self,
+        flow: Flow,
+        err: torch.Tensor | None = None,
+        readout: Readout | None = None,
+        *,
+        output_err: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Return the rule's gradient by parameter name, for one of two errors; see ``Update.incoming``.
+
+        Args:
+            flow: the operators along the trajectory.
+            err: ``[B, T, H]``, the loss's derivative by the states through the readout alone.
+            readout: what the error comes through, for rules that need it, and for ``output_err``.
+            output_err: ``[B, T, O]``, the loss's derivative by the outputs, from which every rule's gradient
+                is exact.
+
+        Raises:
+            ArgumentError: for both errors or neither; for an ``err`` that comes through no output, where the
+                rule puts another matrix in the place of the readout's.
+            ShapeError, DtypeError, DeviceError, NonFiniteError: when the error lies in another space, or has
+                NaN or infinity in it.
+            NotLinearError: for a rule that is not linear in the error.
+            UnsupportedError: as ``update``; for an ``err`` that does not determine what is fed back, with
+                more outputs than units.
+        """
+        self.check_linear()
+        update = self.update(flow, readout)
+        return by_name(flow, update.back(update.incoming(err, output_err)))
+
+    def apply_gradient(
+        self,
+        model: Model,
+        flow: Flow,
+        err: torch.Tensor | None = None,
+        readout: Readout | None = None,
+        *,
+        output_err: torch.Tensor | None = None,
+    ) -> None:
+        """Fill ``.grad`` of a model's parameters with the rule's gradient, for any torch optimizer.
+
+        Parameters that nothing along the flow reads (``flow.unread``) keep theirs, as in ``loss.backward()``:
+        a readout inside the module learns by whatever else fills it.
+
+        See ``gradient`` for the other arguments and errors.
+
+        Raises:
+            ArgumentError: when the flow is that of another model.
+        """
+        theta = model.trainable()
+        shapes = {name: tuple(p.shape) for name, p in theta.items()}
+        expected = {part.name: part.shape for part in flow.J.domain.axes[0].parts}
+        if shapes != expected:
+            raise ArgumentError(mismatch("model", f"the parameters of the flow, {expected}", shapes))
+        kind, own = f"{flow.J.dtype} on {flow.J.device}", {f"{p.dtype} on {p.device}" for p in theta.values()}
+        if own - {kind}:
+            raise ArgumentError(
+                mismatch("model", f"parameters like those of the flow, {kind}", ", ".join(own - {kind}))
+            )
+        for name, value in gradient_of(self, flow, err, readout, output_err).items():
+            if bool(value.any()) or name not in flow.unread:  # asked of zeros alone, as it costs a step
+                theta[name].grad = value
+
+    def __matmul__(self, other: object) -> LearningRule:
+        if not isinstance(other, LearningRule):
+            return NotImplemented
+        return ComposedRule(self, other)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    def check_linear(self) -> None:
+        """Raise ``NotLinearError`` for a rule that is not linear in the error."""
+        if not self.linear:
+            raise NotLinearError(
+                f"{self!r} is not linear in the error, so it has no operator; gradient() gives its update"
+            )
+
+
+def gradient_of(
+    rule: LearningRule,
+    flow: Flow,
+    err: torch.Tensor | None,
+    readout: Readout | None,
+    output_err: torch.Tensor | None,
+) -> dict[str, torch.Tensor]:
+    """Return ``rule.gradient``; one of a rule's own that knows no ``output_err`` gets the hidden error."""
+    if output_err is None:
+        return rule.gradient(flow, err, readout)
+    if takes_output_error(rule.gradient):
+        return rule.gradient(flow, err, readout, output_err=output_err)
+    return rule.gradient(flow, Update.exact(flow, readout).incoming(err, output_err), readout)
+
+
+def takes_output_error(method: Callable[..., object]) -> bool:
+    """Whether a method that a rule may define anew has the argument ``output_err``."""
+    parameters = signature(method).parameters.values()
+    return any(p.name == "output_err" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def by_name(flow: Flow, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return a flat gradient ``[M]`` by parameter name, each in its shape."""
+    return {part.name: flat[part.slice].reshape(part.shape) for part in flow.J.domain.axes[0].parts}
+
+
+class ComposedRule(LearningRule):
+    """``outer @ inner``: what the outer rule makes of the inner one's update."""
+
+    def __init__(self, outer: LearningRule, inner: LearningRule) -> None:
+        for rule in (outer, inner):
+            if not rule.linear:
+                raise NotLinearError(mismatch("rule", "rules that are linear in the error", repr(rule)))
+        self.outer, self.inner = outer, inner
+        self.needs_readout = outer.needs_readout or inner.needs_readout
+
+    def change(self, update: Update) -> Update:
+        """Return the outer rule's change of the inner one's."""
+        return self.outer.change(self.inner.change(update))
+
+    def __repr__(self) -> str:
+        return f"{self.outer!r} @ {self.inner!r}"
+
+
+class StochasticRule(LearningRule):
+    """A rule that draws at random: one seed, one draw along a given flow.
+
+    ``change`` uses ``self.generator()``, a new generator of the rule's seed, so that the same rule on the
+    same flow gives the same operator.
+
+    Args:
+        seed: of the draw.
+    """
+
+    #: Whether each trial has a draw of its own, so that trials in another order give another update.
+    draws_by_trial = False
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = check_seed(seed)
+
+    def generator(self) -> torch.Generator:
+        """Return a CPU generator at the rule's seed."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def sample(self: Rule, generator: torch.Generator) -> Rule:
+        """Return the same rule with a seed drawn from a generator."""
+        drawn = copy(self)
+        drawn.seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        return drawn
+
+    def outcomes(self, update: Update) -> Iterator[tuple[float, Update]]:
+        """Yield the probability of every outcome and the update it makes, where they are finitely many.
+
+        A rule that can count them refuses too many before it makes the first.
+
+        Raises:
+            UnsupportedError: for a rule with a continuum of outcomes.
+        """
+        raise UnsupportedError(f"{self!r} has a continuum of outcomes; average over sample(generator)")
+
+    @in_isolation
+    def expectation(self, flow: Flow, readout: Readout | None = None) -> Operator:
+        """Return the exact mean of the update operator, by going through every outcome.
+
+        Raises:
+            ArgumentError: for more than ``MAX_OUTCOMES`` outcomes.
+            UnsupportedError: as ``outcomes``.
+        """
+        total: Operator | None = None
+        mass = 0.0
+        for count, (probability, update) in enumerate(self.outcomes(Update.exact(flow, readout))):
+            if count >= MAX_OUTCOMES:
+                raise ArgumentError(
+                    mismatch("flow", f"a trajectory with at most {MAX_OUTCOMES} outcomes of {self!r}", "more")
+                )
+            part = probability * update.operator
+            total = part if total is None else total + part
+            mass += probability
+        if total is None or abs(mass - 1) > 1e-9:
+            raise ArgumentError(mismatch(f"outcomes of {self!r}", "probabilities that add up to 1", mass))
+        return total
+
+
+def create_rule(name: str, /, **settings: Any) -> LearningRule:
+    """Return the learning rule called ``name``; raises like ``create_model``."""
+    made: LearningRule = create("rule", name, settings, LearningRule)
+    return made

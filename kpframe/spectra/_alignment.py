@@ -1,0 +1,217 @@
+"""The alignment of two operators: the cosine of the angle between them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from attrs import evolve
+
+from kpframe.errors import SpaceMismatchError
+from kpframe.operators import Operator
+from kpframe.operators._base import check_together
+from kpframe.operators._dense import basis
+from kpframe.operators._isolation import in_isolation
+from kpframe.operators._memory import chunk_size
+from kpframe.operators._scale import clamped, divided, unit_of
+from kpframe.spectra._arguments import check_budget, check_operator, check_rtol
+from kpframe.spectra._estimate import Estimate
+from kpframe.spectra._numerics.adaptive import spend
+from kpframe.spectra._numerics.linalg import orthonormal_rows
+from kpframe.spectra._numerics.nystrom import F64, Sketch, inner_samples, trace_samples
+from kpframe.spectra._numerics.products import Products, Sampler
+from kpframe.spectra._numerics.rng import new_generator, probes
+from kpframe.spectra._numerics.statistics import TINY, LeaveOneOut, jackknife
+
+UNDEFINED = "undefined for a zero operator"
+
+
+@in_isolation
+def alignment(
+    a: Operator,
+    b: Operator,
+    budget: int = 60,
+    rtol: float | None = None,
+    generator: torch.Generator | None = None,
+    *,
+    max_budget: int | None = None,
+) -> Estimate:
+    """Estimate ``<A, B>_F / (|A|_F |B|_F)`` of two operators between the same spaces.
+
+    Two positive operators meet the same probes and are compared by their leave-one-out Nystrom sketches, a
+    product of each a probe. Others are compared as Hutch++ does: exactly on a few leading right directions
+    of both (half of the budget), and by the mean of <A z, B z> and the norms for random z orthogonal to them.
+    The bias of the ratio is removed by the jackknife. A budget of at least twice the smaller dimension gives
+    the exact value; that of an operator with itself is 1 by definition. The alignment with a zero operator
+    is not defined: NaN.
+
+    Args:
+        a: an operator.
+        b: an operator with the spaces, dtype and device of ``a``.
+        budget: number of products, of both operators together, at least 2 (one probe, infinite ``stderr``).
+        rtol: when given, the budget is doubled as in ``trace``.
+        generator: the source of the probes; None: a new one with seed 0.
+        max_budget: bound for ``rtol``.
+
+    Raises:
+        ArgumentError: for a budget, tolerance or generator that cannot be used.
+        SpaceMismatchError, DtypeError, DeviceError: when the operators do not fit each other.
+        NonFiniteError: when a product is not finite.
+
+    Sources: Epperly, Tropp, Webber 2024; Meyer, Musco, Musco, Woodruff 2021; Hutchinson 1990.
+    """
+    check_operator(a, "a")
+    check_operator(b, "b")
+    if (a.domain, a.codomain) != (b.domain, b.codomain):
+        raise SpaceMismatchError(
+            f"alignment of {a!r} and {b!r}: expected the same spaces, got ({a.domain}) to ({a.codomain}) "
+            f"and ({b.domain}) to ({b.codomain})"
+        )
+    check_together(a, b, "and")
+    budget, max_budget = check_budget(budget, max_budget, minimum=2)
+    rtol = check_rtol(rtol)
+    pair = _SketchedPair(a, b, generator) if a.positive and b.positive else _ProjectedPair(a, b, generator)
+
+    def measure(products: int) -> Estimate:
+        value, stderr = pair.measure(products)
+        if math.isnan(value):
+            return Estimate(value, stderr, pair.count, UNDEFINED)
+        rounding = 8 * torch.finfo(a.dtype).eps
+        return Estimate(clamped(value), max(stderr, rounding), pair.count, pair.method)
+
+    found = spend(
+        measure,
+        lambda: exact_alignment(a, b),
+        budget=budget,
+        exact_cost=2 * min(a.domain.size, a.codomain.size),
+        rtol=rtol,
+        max_budget=max_budget,
+    )
+    if a is b and not math.isnan(found.value):  # NaN: a zero operator
+        return evolve(found, value=1.0, stderr=0.0, method="exact")
+    return found
+
+
+class _SketchedPair:
+    """Two positive operators, through the Nystrom sketches that share their probes."""
+
+    method = "nystrom"
+
+    def __init__(self, a: Operator, b: Operator, generator: torch.Generator | None) -> None:
+        self._a = Sampler(a, generator)
+        self._b = Products(b)
+        self._seen = torch.empty(0, b.codomain.size, dtype=b.dtype, device=b.device)
+
+    @property
+    def count(self) -> int:
+        return self._a.count + self._b.count
+
+    def measure(self, budget: int) -> tuple[float, float]:
+        vectors, first = self._a.products(budget // 2, "gaussian")
+        self._seen = torch.cat([self._seen, self._b(vectors[len(self._seen) :])])
+        if not (first.any() and self._seen.any()):
+            return math.nan, math.nan
+        a, b = Sketch.of(vectors, first), Sketch.of(vectors, self._seen)
+        cross = (a.basis.mT @ b.basis).to(F64)
+        views = list(zip(a.views(), b.views(), strict=True))
+        samples = [
+            torch.stack([inner_samples(x, y, cross), inner_samples(x, x), inner_samples(y, y)], dim=-1)
+            for x, y in views
+        ]
+        value, stderr = LeaveOneOut.of(*samples, looks=a.looks).estimate(_cosine)
+        rounding = sum(
+            sketch.rounding / max(float(trace_samples(view).mean()), sketch.rounding)
+            for sketch, view in zip((a, b), views[0], strict=True)
+        )
+        return value, max(stderr, rounding * abs(value))
+
+
+class _ProjectedPair:
+    """Any two operators, exactly on some right directions and by random probes on the rest."""
+
+    def __init__(self, a: Operator, b: Operator, generator: torch.Generator | None) -> None:
+        self._a, self._b = Products(a), Products(b)
+        self._generator = new_generator(generator)
+        self.method = "hutchpp"
+
+    @property
+    def count(self) -> int:
+        return self._a.count + self._b.count
+
+    def measure(self, budget: int) -> tuple[float, float]:
+        # A direction costs one adjoint product to find (half of them from each operator) and one of each
+        # operator to use; a random probe costs two products.
+        half = budget // 12
+        num = (budget - 6 * half) // 2
+        self.method = "hutchpp" if half else "hutchinson"
+        op = self._a.op
+        known = torch.zeros(1, 3, dtype=F64, device=op.device)
+        vectors = probes(op.domain, num, self._generator, dtype=op.dtype, device=op.device).flatten(1)
+        if half:
+            sources = probes(
+                op.codomain, 2 * half, self._generator, dtype=op.dtype, device=op.device
+            ).flatten(1)
+            images = [self._a.adjoint(sources[:half]), self._b.adjoint(sources[half:])]
+            range_ = orthonormal_rows(torch.cat([orthonormal_rows(rows) for rows in images]))
+            known = _inner_products(self._a(range_), self._b(range_)).sum(0, keepdim=True)
+            for _ in range(2):
+                vectors = vectors - (vectors @ range_.mT) @ range_
+            # Directions on the complement are uniform; their length is set to its dimension.
+            length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp(
+                min=torch.finfo(op.dtype).tiny
+            )
+            vectors = vectors * ((op.domain.size - len(range_)) ** 0.5 / length)
+        samples = known + _inner_products(self._a(vectors), self._b(vectors))
+        if not (samples[:, 1].any() and samples[:, 2].any()):
+            return math.nan, math.nan
+        return jackknife(samples, _cosine)
+
+
+def _inner_products(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:  # [m, n] -> [m, 3]
+    """Return <A z, B z>, |A z|^2 and |B z|^2, which estimate <A, B>, |A|^2 and |B|^2."""
+    pairs = ((first, second), (first, first), (second, second))
+    return torch.stack([(x * y).sum(1, dtype=F64) for x, y in pairs], dim=-1)
+
+
+def _cosine(means: torch.Tensor) -> torch.Tensor:  # [..., 3] -> [...]
+    inner, first, second = means.unbind(-1)
+    return inner / (first.clamp(min=TINY).sqrt() * second.clamp(min=TINY).sqrt())
+
+
+@in_isolation
+def exact_alignment(a: Operator, b: Operator) -> Estimate:
+    """Return the alignment from products with the basis of the smaller side, never held as a whole."""
+    first, second = Products(a, plain=True), Products(b, plain=True)
+    by_rows = a.codomain.size < a.domain.size
+    space = a.codomain if by_rows else a.domain
+    total = _Total(a.device)
+    step = chunk_size(a, max(1, space.size))
+    for start in range(0, space.size, step):
+        rows = basis(space, start, min(start + step, space.size), a).flatten(1)
+        if by_rows:
+            total.add(first.adjoint(rows), second.adjoint(rows))
+        else:
+            total.add(first(rows), second(rows))
+    count = first.count + second.count
+    if not (total.means[1] > 0 and total.means[2] > 0):
+        return Estimate(math.nan, math.nan, count, UNDEFINED)
+    return Estimate(clamped(float(_cosine(total.means))), 0.0, count, "exact")
+
+
+class _Total:
+    """<A, B>, |A|^2 and |B|^2 from their columns, in units that grow with the largest entries so far."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.means = torch.zeros(3, dtype=F64, device=device)
+        self._units = [0.0, 0.0]
+
+    def add(self, first: torch.Tensor, second: torch.Tensor) -> None:
+        old = self._units
+        self._units = [
+            max(unit, unit_of(part)) if part.any() else unit
+            for unit, part in zip(old, (first, second), strict=True)
+        ]
+        a, b = (before / (now or 1.0) for before, now in zip(old, self._units, strict=True))
+        self.means *= self.means.new_tensor([a * b, a**2, b**2])
+        first, second = (divided(x, u or 1.0) for x, u in zip((first, second), self._units, strict=True))
+        self.means += _inner_products(first, second).sum(0)

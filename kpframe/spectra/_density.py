@@ -1,0 +1,91 @@
+"""The spectral density of a self-adjoint operator."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from attrs import frozen
+
+from kpframe.errors import ArgumentError, mismatch
+from kpframe.operators import Operator
+from kpframe.operators._isolation import in_isolation
+from kpframe.spectra._arguments import check_count, check_positive, check_square
+from kpframe.spectra._eigsh import check_symmetric, probe_symmetry
+from kpframe.spectra._numerics.lanczos import lanczos
+from kpframe.spectra._numerics.products import Products
+from kpframe.spectra._numerics.rng import new_generator, probes
+
+
+@frozen(eq=False)
+class SpectralDensity:
+    """A discrete estimate of the density of eigenvalues: raw nodes and weights, one row a probe.
+
+    The weights of all rows sum to one. Nothing is smoothed; ``broadened`` is for plots.
+    """
+
+    nodes: torch.Tensor  # [p, steps], float64; a row that ended early is filled with 0
+    weights: torch.Tensor  # [p, steps], float64, weight 0 there
+    dimension: int
+    num_matvecs: int
+    method: str
+
+    def broadened(self, grid: torch.Tensor, sigma: float) -> torch.Tensor:  # [g] -> [g]
+        """Return the density on ``grid`` with a normal curve of width ``sigma`` in place of each node."""
+        sigma = check_positive(sigma, "sigma")
+        nodes, weights = self.nodes.flatten(), self.weights.flatten()
+        distances = (grid.to(nodes)[:, None] - nodes) / sigma
+        return torch.exp(-(distances**2) / 2) @ weights / (sigma * math.sqrt(2 * math.pi))
+
+
+@in_isolation
+def spectral_density(
+    op: Operator,
+    budget: int = 200,
+    num_lanczos: int | None = None,
+    generator: torch.Generator | None = None,
+) -> SpectralDensity:
+    """Estimate the density of a self-adjoint operator's eigenvalues.
+
+    Stochastic Lanczos quadrature: ``budget // num_lanczos`` random directions, each with ``num_lanczos``
+    steps of full reorthogonalisation, all directions in one batched product a step. A recurrence that
+    breaks down has found an invariant subspace and ends there. Operators of a dimension up to the budget are
+    solved densely: every eigenvalue with weight 1/dimension.
+
+    Args:
+        op: a self-adjoint operator; where that is not provable, two products test it.
+        budget: number of operator products.
+        num_lanczos: steps from each direction, at most the budget; None: the lesser of 40 and a fifth of
+            the budget.
+        generator: the source of the directions; None: a new one with seed 0.
+
+    Raises:
+        ArgumentError: for numbers that cannot be used or an operator that is not self-adjoint.
+        SpaceMismatchError: when the operator is not square.
+        NonFiniteError: when a product is not finite.
+
+    Source: Ubaru, Chen, Saad 2017.
+    """
+    check_square(op, "spectral_density")
+    budget = check_count(budget, "budget")
+    steps = min(40, max(1, budget // 5)) if num_lanczos is None else check_count(num_lanczos, "num_lanczos")
+    source = new_generator(generator)
+    dimension = op.domain.size
+    product = Products(op)
+    if dimension <= budget:
+        dense = product.dense()
+        check_symmetric(op, float((dense - dense.mT).abs().max()), float(dense.abs().max()))
+        values = product.unit * torch.linalg.eigvalsh((dense + dense.mT).double() / 2)[None]
+        return SpectralDensity(
+            values, torch.full_like(values, 1 / dimension), dimension, product.count, "dense"
+        )
+    num = (budget - (0 if op.self_adjoint else 2)) // steps
+    if num < 1:
+        raise ArgumentError(mismatch("budget", f"at least {steps} products for {steps} steps", budget))
+    if not op.self_adjoint:
+        probe_symmetry(op, product, source)
+    starts = probes(op.domain, num, source, "sphere", dtype=op.dtype, device=op.device).flatten(1)
+    nodes, weights = lanczos(product, starts, steps).rule()
+    weights = weights / weights.sum()
+    nodes = product.unit * nodes
+    return SpectralDensity(nodes, weights, dimension, product.count, f"Lanczos, {num} probes, {steps} steps")

@@ -1,0 +1,1 @@
+"""The kernels of the estimators: samplers, Krylov spaces, bases, error bars."""

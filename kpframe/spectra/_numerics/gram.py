@@ -1,0 +1,99 @@
+"""The positive operator behind ranks and norms: ``op`` itself, or ``op op*`` / ``op* op``."""
+
+from __future__ import annotations
+
+import torch
+from attrs import field, frozen
+
+from kpframe.operators import Operator
+from kpframe.spectra._numerics.nystrom import Sketch, inner_samples, trace_samples
+from kpframe.spectra._numerics.products import Products, Sampler, Scaled
+from kpframe.spectra._numerics.statistics import Function, LeaveOneOut
+
+
+@frozen
+class Gram:
+    """``G``, the operator if it is positive, else its Gram operator on the smaller of its two sides.
+
+    ``op op*`` and ``op* op`` have the same eigenvalues but for zeros, so the smaller one serves for both.
+    ``squared``: the Gram operator of a positive operator too.
+    """
+
+    op: Operator
+    squared: bool = False
+    gram: Operator = field(init=False)  # in units of ``unit``, squared where G is a product
+    weight: int = field(init=False)  # products of op in one product of G
+    _scaled: Scaled = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        scaled = Scaled(self.op)  # between two factors too: their product may leave the range of the dtype
+        object.__setattr__(self, "_scaled", scaled)
+        op: Operator = scaled
+        if op.positive and not self.squared:
+            gram, weight = op, 1
+        else:
+            weight = 2
+            gram = op.T @ op if op.domain.size < op.codomain.size else op @ op.T
+        object.__setattr__(self, "gram", gram)
+        object.__setattr__(self, "weight", weight)
+
+    @property
+    def unit(self) -> float:
+        """What ``op`` is divided by; final once a product was not zero."""
+        return self._scaled.unit
+
+    @property
+    def dimension(self) -> int:
+        """The dimension of G, which is also the number of products of ``op`` that make G dense."""
+        return self.gram.domain.size
+
+    @property
+    def name(self) -> str:
+        """Which operator G is, for ``Estimate.method``."""
+        if self.weight == 1:
+            return "op"
+        return "op* op" if self.op.domain.size < self.op.codomain.size else "op op*"
+
+    def sampler(self, generator: torch.Generator | None) -> Sampler:
+        """Return a sampler of G that counts products of ``op``."""
+        return Sampler(self.gram, generator, self.weight, plain=True)
+
+    def product(self) -> Products:
+        """Return products with G that count those of ``op``."""
+        return Products(self.gram, self.weight, plain=True)
+
+    def eigenvalues(self) -> tuple[torch.Tensor, int]:  # [dimension], ascending, float64
+        """Return the exact eigenvalues of G but for a factor, none negative, and the products spent."""
+        product = Products(self.op)
+        dense = product.dense().double()
+        if self.weight == 1:
+            return torch.linalg.eigvalsh((dense + dense.mT) / 2).clamp(min=0), product.count
+        return torch.linalg.svdvals(dense).square().flip(0), product.count
+
+
+def moments(source: Sampler, num: int) -> Moments:
+    """Return leave-one-out samples of ``tr G`` and ``|G|_F^2``, one product of G a probe for both."""
+    probes, products = source.products(num, "gaussian")
+    if not products.any():  # random probes: the operator is zero
+        return Moments(None, 0.0)
+    sketch = Sketch.of(probes, products)
+    statistics = [torch.stack([trace_samples(v), inner_samples(v, v)], dim=-1) for v in sketch.views()]
+    total = float(statistics[0][..., 0].mean())
+    return Moments(
+        LeaveOneOut.of(*statistics, looks=sketch.looks), sketch.rounding / max(total, sketch.rounding)
+    )
+
+
+@frozen(eq=False)
+class Moments:
+    """Samples of two moments (None: the operator is zero), and their relative rounding error."""
+
+    statistics: LeaveOneOut | None
+    rounding: float
+
+    def estimate(self, function: Function) -> tuple[float, float]:
+        """Return a function of ``(tr G, |G|_F^2)`` and its standard error, rounding included."""
+        if self.statistics is None:
+            return 0.0, 0.0
+        value, stderr = self.statistics.estimate(function)
+        return value, max(stderr, self.rounding * abs(value))

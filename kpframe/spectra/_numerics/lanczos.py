@@ -1,0 +1,78 @@
+"""Lanczos quadrature: one tridiagonal matrix a probe, all probes in one batched product a step.
+
+S. Ubaru, J. Chen, Y. Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature", SIAM J. Matrix
+Anal. Appl. 2017.
+"""
+
+from __future__ import annotations
+
+import torch
+from attrs import frozen
+
+from kpframe.spectra._numerics.linalg import symmetric_eigen
+from kpframe.spectra._numerics.products import Products
+
+F64 = torch.float64
+
+
+@frozen(eq=False)
+class Tridiagonal:
+    """The Lanczos matrices of several start vectors; a row that broke down ends in zeros."""
+
+    diagonal: torch.Tensor  # [p, steps]
+    beside: torch.Tensor  # [p, steps - 1]
+    squares: torch.Tensor  # [p], the start vectors' squared lengths
+
+    def rule(self, steps: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the Gauss nodes and weights ``[p, steps]`` after so many steps (None: all).
+
+        ``sum(weights * f(nodes))`` of a row estimates <z, f(A) z>; the weights of a row sum to <z, z>.
+        """
+        diagonal, beside = self.diagonal[:, :steps], self.beside
+        beside = beside[:, : diagonal.shape[1] - 1]
+        matrix = torch.diag_embed(diagonal)
+        if beside.shape[1]:
+            matrix = matrix + torch.diag_embed(beside, 1) + torch.diag_embed(beside, -1)
+        nodes, vectors = symmetric_eigen(matrix)
+        weights = vectors[:, 0] ** 2 * self.squares[:, None]
+        return torch.where(weights > 0, nodes, 0.0), weights
+
+
+def lanczos(
+    product: Products, starts: torch.Tensor, steps: int, deflated: torch.Tensor | None = None
+) -> Tridiagonal:  # starts: [p, n]
+    """Return the Lanczos matrices of a self-adjoint operator from each start vector.
+
+    Full reorthogonalisation, also against ``deflated`` rows (eigenvectors taken out before). Where a
+    recurrence breaks down, at a remainder below rounding of the norm, its row ends; when all have, the run
+    does.
+    """
+    num, dimension = starts.shape
+    steps = min(steps, dimension)
+    lengths = torch.linalg.vector_norm(starts, dim=1, keepdim=True)
+    alive = lengths[:, 0] > 0
+    current = starts / lengths.clamp(min=torch.finfo(starts.dtype).tiny)
+    basis = starts.new_zeros(num, steps, dimension)
+    diagonal = torch.zeros(num, steps, dtype=F64, device=starts.device)
+    beside = torch.zeros(num, steps, dtype=F64, device=starts.device)  # of the step before each
+    scale = torch.zeros(num, dtype=F64, device=starts.device)
+    eps = torch.finfo(starts.dtype).eps
+    for step in range(steps):
+        basis[:, step] = current
+        images = product(current)
+        diagonal[:, step] = (images * current).sum(1, dtype=F64)
+        scale = torch.maximum(scale, torch.linalg.vector_norm(images, dim=1).to(F64))
+        if step + 1 == steps:
+            break
+        for _ in range(2):
+            known = basis[:, : step + 1]
+            images = images - ((images[:, None] @ known.mT) @ known)[:, 0]
+            if deflated is not None:
+                images = images - (images @ deflated.mT) @ deflated
+        remainder = torch.linalg.vector_norm(images, dim=1).to(F64)
+        alive = alive & (remainder > 8 * eps * dimension**0.5 * scale)
+        if not alive.any():
+            break
+        beside[:, step + 1] = torch.where(alive, remainder, 0.0)
+        current = torch.where(alive[:, None], images / remainder[:, None].to(images.dtype), 0.0)
+    return Tridiagonal(diagonal, beside[:, 1:], lengths[:, 0].to(F64) ** 2)

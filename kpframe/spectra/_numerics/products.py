@@ -1,0 +1,153 @@
+"""Counted, checked, batched products: the only place where spectra touches an operator."""
+
+from __future__ import annotations
+
+import torch
+
+from kpframe.errors import NonFiniteError
+from kpframe.operators import Operator
+from kpframe.operators._dense import basis
+from kpframe.operators._memory import chunk_size
+from kpframe.operators._scale import divided, unit_of
+from kpframe.spectra._numerics.rng import new_generator, probes
+
+
+class Scaled(Operator):
+    """``op / unit``: what estimators multiply with, so that they may square what they see.
+
+    The unit, a power of two, is chosen from the first products that are not zero, those of random vectors,
+    and serves the adjoint too; it is 1 where these are of ordinary size. What estimators find does not depend
+    on scale, or is multiplied by ``unit`` at the end, as a Python number.
+    """
+
+    def __init__(self, op: Operator) -> None:
+        super().__init__(op.domain, op.codomain, dtype=op.dtype, device=op.device)
+        self.inner = op
+        self.unit = 1.0
+        self._open = True
+
+    def in_units(self, products: torch.Tensor) -> torch.Tensor:
+        """Return products of ``op`` in units; the first that are not zero choose the unit."""
+        if self._open and bool(products.any()):
+            self.unit = unit_of(products)
+            self._open = False
+        return divided(products, self.unit)
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return self.in_units(self.inner._apply(q))
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return self.in_units(self.inner._apply_adjoint(r))
+
+    @property
+    def self_adjoint(self) -> bool:
+        """Whether the operator is self-adjoint."""
+        return self.inner.self_adjoint
+
+    @property
+    def positive(self) -> bool:
+        """Whether the operator is positive."""
+        return self.inner.positive
+
+    def _formula(self) -> tuple[str, int]:
+        return self.inner._formula()
+
+
+class Products:
+    """Products of one operator with rows of vectors; ``count`` says how many were spent.
+
+    Vectors are rows ``[m, n]`` of flattened tensors here; they get the operator's axes only inside a
+    product. ``weight`` is the price of one product (2 for ``A A*``). Batches are cut by memory. Products come
+    in units of ``unit``, see ``Scaled``; ``plain`` ones, for entries one by one, do not.
+    """
+
+    def __init__(self, op: Operator, weight: int = 1, *, plain: bool = False) -> None:
+        self.op = op
+        self.weight = weight
+        self.count = 0
+        self._scaled = Scaled(op)
+        self._plain = plain
+
+    @property
+    def unit(self) -> float:
+        """What products are divided by; final once a product was not zero."""
+        return self._scaled.unit
+
+    @property
+    def T(self) -> Products:
+        """Products of the adjoint, in the same units, counted on their own."""
+        other = Products(self.op.T, self.weight, plain=self._plain)
+        other._scaled = self._scaled
+        return other
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:  # [m, domain.size] -> [m, codomain.size]
+        """Return the products with ``rows``; raises ``NonFiniteError``."""
+        return self._run(self.op, rows)
+
+    def adjoint(self, rows: torch.Tensor) -> torch.Tensor:  # [m, codomain.size] -> [m, domain.size]
+        """Return the adjoint's products with ``rows``."""
+        return self._run(self.op.T, rows)
+
+    def _run(self, op: Operator, rows: torch.Tensor) -> torch.Tensor:
+        out = rows.new_empty(len(rows), op.codomain.size)
+        step = chunk_size(op, max(1, len(rows)))
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            out[start : start + step] = op(part.reshape(-1, *op.domain.shape), check=False).reshape(
+                len(part), -1
+            )
+        bad = ~torch.isfinite(out).all(1)
+        if bad.any():
+            first = int(bad.nonzero()[0]) + self.count // self.weight
+            raise NonFiniteError(f"{op!r}: expected finite products, got NaN or infinity with probe {first}")
+        self.count += self.weight * len(rows)
+        return out if self._plain else self._scaled.in_units(out)
+
+    def dense(self) -> torch.Tensor:  # [codomain.size, domain.size]
+        """Return the matrix in units, from as many products as the smaller side has dimensions."""
+        op = self.op
+        if op.codomain.size < op.domain.size:
+            return self.adjoint(basis(op.codomain, 0, op.codomain.size, op).flatten(1))
+        return self(basis(op.domain, 0, op.domain.size, op).flatten(1)).mT
+
+
+class Sampler:
+    """Random probes of an operator's domain and the products with them, both kept and drawn on demand.
+
+    Asking for more probes later draws and multiplies only the new ones; each kind is kept apart, and the
+    generator is shared.
+    """
+
+    def __init__(
+        self, op: Operator, generator: torch.Generator | None, weight: int = 1, *, plain: bool = False
+    ) -> None:
+        self.op = op
+        self.product = Products(op, weight, plain=plain)
+        self.generator = new_generator(generator)
+        self._probes: dict[str, torch.Tensor] = {}
+        self._products: dict[str, torch.Tensor] = {}
+
+    @property
+    def count(self) -> int:
+        """Number of operator products spent so far, with probes of every kind."""
+        return self.product.count
+
+    def probes(self, num: int, kind: str) -> torch.Tensor:  # [num, n]
+        """Return the first ``num`` probes of a kind."""
+        op = self.op
+        known = self._probes.get(kind, torch.empty(0, op.domain.size, dtype=op.dtype, device=op.device))
+        missing = num - len(known)
+        if missing > 0:
+            new = probes(op.domain, missing, self.generator, kind, dtype=op.dtype, device=op.device)
+            known = torch.cat([known, new.flatten(1)])
+        self._probes[kind] = known
+        return known[:num]
+
+    def products(self, num: int, kind: str) -> tuple[torch.Tensor, torch.Tensor]:  # [num, n] each
+        """Return the first ``num`` probes of a kind and the operator's products with them."""
+        vectors, op = self.probes(num, kind), self.op
+        known = self._products.get(kind, torch.empty(0, op.codomain.size, dtype=op.dtype, device=op.device))
+        if num > len(known):
+            known = torch.cat([known, self.product(vectors[len(known) :])])
+        self._products[kind] = known
+        return vectors, known[:num]

@@ -1,0 +1,66 @@
+"""The probe sampler: random test vectors, the same for the same seed however they are batched."""
+
+from __future__ import annotations
+
+import torch
+
+from kpframe.errors import ArgumentError, as_whole, closest, mismatch, whole
+from kpframe.operators._spaces import Space, check_space
+
+#: The kinds of probes; each has independent entries or directions with E[z z*] = I.
+KINDS = ("gaussian", "rademacher", "sphere")
+
+
+def new_generator(generator: object) -> torch.Generator:
+    """Return ``generator``, or a fresh CPU generator with seed 0 for None.
+
+    So a call without a generator always gives the same numbers, on every device; the global random state
+    of torch is neither read nor changed.
+    """
+    if generator is None:
+        return torch.Generator().manual_seed(0)
+    if not isinstance(generator, torch.Generator):
+        got = f"{generator!r} ({type(generator).__name__})"
+        seed = as_whole(generator)
+        remedy = "" if seed is None else f"; a seed goes in as torch.Generator().manual_seed({seed})"
+        raise ArgumentError(mismatch("generator", "a torch.Generator or None", got) + remedy)
+    return generator
+
+
+def probes(
+    space: Space,
+    num: int,
+    generator: torch.Generator | None = None,
+    kind: str = "gaussian",
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:  # [num, *space]
+    """Return ``num`` independent random vectors of a space with E[z z*] = I.
+
+    ``gaussian``: standard normal entries; ``rademacher``: entries ±1; ``sphere``: uniform directions of
+    length sqrt(dimension). They are drawn one after the other on the generator's device, so drawing 5 and
+    then 3 gives the same vectors as drawing 8; a CPU generator gives the same vectors on every device, a
+    generator of the operator's own device saves the transfer.
+
+    Raises:
+        ArgumentError: for an unknown kind, a number below 0, or something that is no space or no generator.
+    """
+    if kind not in KINDS:
+        raise ArgumentError(
+            mismatch("kind", f"one of {', '.join(KINDS)}", repr(kind)) + closest(str(kind), KINDS)
+        )
+    check_space(space, "space")
+    num = whole(num, "num", 0)
+    source = new_generator(generator)
+    out = torch.empty(num, space.size, dtype=dtype, device=source.device)
+    for row in out:
+        if kind == "rademacher":
+            row.bernoulli_(0.5, generator=source)
+        else:
+            row.normal_(generator=source)
+    if kind == "rademacher":
+        out = out.mul_(2).sub_(1)
+    elif kind == "sphere":
+        out *= space.size**0.5 / torch.linalg.vector_norm(out, dim=1, keepdim=True)
+    return out.to(device).reshape(num, *space.shape)

@@ -1,0 +1,77 @@
+"""Randomised singular value decomposition: a few passes over an operator, all in large batches.
+
+N. Halko, P. G. Martinsson, J. A. Tropp, "Finding structure with randomness: probabilistic algorithms for
+constructing approximate matrix decompositions", SIAM Review 2011.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from kpframe.operators import Operator
+from kpframe.operators._isolation import in_isolation
+from kpframe.spectra._arguments import check_count, check_operator, check_positive, check_rank
+from kpframe.spectra._numerics.convergence import Doubts, Tolerance
+from kpframe.spectra._numerics.linalg import completed, orthonormal_rows
+from kpframe.spectra._numerics.products import Products
+from kpframe.spectra._numerics.rng import new_generator, probes
+from kpframe.spectra._svd import SingularTriplets, dense_svd, triplets
+
+
+@in_isolation
+def randomized_svd(
+    op: Operator,
+    k: int = 6,
+    power: int = 2,
+    oversample: int = 10,
+    generator: torch.Generator | None = None,
+    *,
+    tol: float = 1e-2,
+) -> SingularTriplets:
+    """Return approximate ``k`` leading singular triplets of any operator from ``2 power + 2`` passes.
+
+    For a quick look, where one large batch is much cheaper than many small ones; ``svd``
+    is more accurate for the same number of products. Each power step multiplies by ``A A*``, with QR between
+    the passes, so that small singular values are not lost to rounding. Costs
+    ``(k + oversample) (2 power + 2) + k`` products, the last k for ``residual_norms``; where
+    ``k + oversample`` reaches the smaller dimension, the dense solution is taken.
+
+    Args:
+        op: any operator.
+        k: number of triplets, at most the smaller dimension.
+        power: number of power steps; more for slowly decaying singular values.
+        oversample: random directions beyond ``k``.
+        generator: the source of the directions; None: a new one with seed 0.
+        tol: largest residual norm of a converged triplet by its own singular value, as in ``svd``.
+
+    Raises:
+        ArgumentError: when k exceeds the smaller dimension, or for other numbers that cannot be used.
+        NonFiniteError: when a product is not finite.
+
+    Source: Halko, Martinsson, Tropp 2011.
+    """
+    check_operator(op)
+    k = check_rank(k, op)
+    power = check_count(power, "power", 0)
+    width = k + check_count(oversample, "oversample", 0)
+    tolerance = Tolerance.of(check_positive(tol, "tol"), op.dtype)
+    source = new_generator(generator)
+    product = Products(op)
+    if width >= min(op.domain.size, op.codomain.size):
+        return dense_svd(op, k, tolerance, product)
+    starts = probes(op.domain, width, source, dtype=op.dtype, device=op.device).flatten(1)
+    left = orthonormal_rows(product(starts))
+    for _ in range(power):
+        left = orthonormal_rows(product(orthonormal_rows(product.adjoint(left))))
+    images = product.adjoint(left)  # (A* Q)*, [r, n]
+    columns, values, rows = torch.linalg.svd(images, full_matrices=False)
+    found = min(k, len(values))
+    rotation = columns[:, :found].mT
+    backward = torch.cat([rotation @ images, images.new_zeros(k - found, images.shape[1])])
+    right = completed(rows[:found], k, source)
+    values = torch.cat([values[:found], values.new_zeros(k - found)])
+    left = completed(rotation @ left, k, source)
+    method = f"randomised, {power} power steps"
+    counted = ~Doubts.of(values, tolerance.limits(values, float(values.max())), width).pairs
+    forward = product(right)
+    return triplets(op, left, values, right, forward, backward, tolerance, product, method, counted)

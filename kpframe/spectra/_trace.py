@@ -1,0 +1,91 @@
+"""The trace of a square operator."""
+
+from __future__ import annotations
+
+import torch
+
+from kpframe.operators import Operator
+from kpframe.operators._dense import basis
+from kpframe.operators._isolation import in_isolation
+from kpframe.operators._memory import chunk_size
+from kpframe.spectra import _traces as traces
+from kpframe.spectra._arguments import check_budget, check_name, check_rtol, check_square
+from kpframe.spectra._estimate import Estimate
+from kpframe.spectra._numerics.adaptive import spend
+from kpframe.spectra._numerics.products import Products, Sampler
+
+
+@in_isolation
+def trace(
+    op: Operator,
+    budget: int = 60,
+    rtol: float | None = None,
+    method: str = "auto",
+    generator: torch.Generator | None = None,
+    *,
+    max_budget: int | None = None,
+) -> Estimate:
+    """Estimate the trace of a square operator from its products.
+
+    ``auto`` takes XNysTrace for operators tagged positive (relative error around 1e-3 with 60 products
+    where eigenvalues decay fast), else XTrace; ``xnystrace``, ``xtrace``, ``hutchpp`` and ``hutchinson``
+    may be named.
+    A budget of at least the dimension gives the exact value from basis vectors, whatever the method.
+
+    Args:
+        op: a square operator.
+        budget: number of operator products; 1 gives a value with infinite ``stderr``.
+        rtol: when given, the budget is doubled until ``stderr <= rtol * |value|``, the exact value is
+            cheaper, or ``max_budget`` (default 16 times the budget) is reached, which ``method`` then says.
+        method: the estimator's name.
+        generator: the source of the probes; None: a new one with seed 0.
+        max_budget: bound for ``rtol``.
+
+    Raises:
+        ArgumentError: for a budget, tolerance, method or generator that cannot be used.
+        SpaceMismatchError: when the operator is not square.
+        NonFiniteError: when a product is not finite.
+
+    Sources: Hutchinson 1990; Hutch++: Meyer, Musco, Musco, Woodruff 2021; XTrace and XNysTrace: Epperly,
+    Tropp, Webber 2024.
+    """
+    check_square(op, "trace")
+    budget, max_budget = check_budget(budget, max_budget)
+    rtol = check_rtol(rtol)
+    check_name(method, ("auto", *traces.names()), "method")
+    source = Sampler(op, generator)
+    dimension = op.domain.size
+
+    def measure(products: int) -> Estimate:
+        name = method
+        if name == "auto":
+            name = "xnystrace" if op.positive else "xtrace"
+            if products < (2 if name == "xnystrace" else 4):
+                name = "hutchinson"
+        value, stderr = traces.load(name)(source, products)
+        rounding = 8 * torch.finfo(op.dtype).eps * abs(value)
+        unit = source.product.unit
+        return Estimate(unit * value, unit * max(stderr, rounding), source.count, name)
+
+    return spend(
+        measure,
+        lambda: exact_trace(op),
+        budget=budget,
+        exact_cost=dimension,
+        rtol=rtol,
+        max_budget=max_budget,
+    )
+
+
+@in_isolation
+def exact_trace(op: Operator) -> Estimate:
+    """Return the trace from products with the basis, which is never held as a whole."""
+    product = Products(op, plain=True)
+    dimension = op.domain.size
+    total = 0.0
+    step = chunk_size(op, max(1, dimension))
+    for start in range(0, dimension, step):
+        stop = min(start + step, dimension)
+        out = product(basis(op.domain, start, stop, op).flatten(1))
+        total += float(out[:, start:stop].diagonal().sum(dtype=torch.float64))
+    return Estimate(total, 0.0, product.count, "exact")

@@ -1,0 +1,88 @@
+"""XTrace: the exchangeable, leave-one-out form of Hutch++.
+
+E. N. Epperly, J. A. Tropp, R. J. Webber, "XTrace: making the most of every sample in stochastic trace
+estimation", SIAM J. Matrix Anal. Appl. 2024. For any square operator; two products a probe. Each probe
+serves both to sketch the range for the others and to sample what their range misses.
+"""
+
+from __future__ import annotations
+
+import torch
+from attrs import frozen
+
+from kpframe.spectra._numerics.linalg import orthonormal_rows
+from kpframe.spectra._numerics.products import Sampler
+from kpframe.spectra._numerics.statistics import LeaveOneOut, deletions, identity
+from kpframe.spectra._traces import hutchinson
+
+F64 = torch.float64
+
+
+@frozen(eq=False)
+class _Sketch:
+    """The products with probes, in the orthonormal basis Q of their range; small matrices in float64."""
+
+    products: torch.Tensor  # [r, m], Q* A Omega
+    probes: torch.Tensor  # [r, m], Q* Omega
+    back: torch.Tensor  # [r, m], Q* A* Omega
+    core: torch.Tensor  # [r, r], Q* A Q
+    forms: torch.Tensor  # [m], <omega_i, A omega_i>
+    squares: torch.Tensor  # [m], |omega_i|^2
+    dimension: int
+
+    def samples(self, kept: torch.Tensor) -> torch.Tensor:  # [b, k] -> [b, k]
+        """Return the leave-one-out estimates from the kept probes, for each of b choices of k of them."""
+        products, probes, back = (
+            small[:, kept].movedim(1, 0) for small in (self.products, self.probes, self.back)
+        )
+        basis, triangle = torch.linalg.qr(products)  # of the kept products, inside Q
+        # Removing column i from Y removes one direction from its range: the column i of R^-* made unit.
+        eye = torch.eye(kept.shape[1], dtype=F64, device=kept.device)
+        inverse = torch.linalg.solve_triangular(triangle.mT, eye, upper=False)
+        lost = basis @ (inverse / torch.linalg.vector_norm(inverse, dim=1, keepdim=True))
+        trace = ((self.core @ basis) * basis).sum((1, 2))
+        inside = trace[:, None] - (lost * (self.core @ lost)).sum(1)
+        inner = basis @ (basis.mT @ probes)
+        seen = inner - lost * (lost * inner).sum(1, keepdim=True)  # the probe within the others' range
+        return self._assemble(kept, inside, seen, products + back, kept.shape[1] - 1)
+
+    def rank_deficient(self) -> torch.Tensor:  # [m]
+        """Return the estimates when the products are dependent: the range misses nothing without one."""
+        kept = torch.arange(len(self.forms), device=self.forms.device)[None]
+        inside = self.core.trace().expand(kept.shape)
+        return self._assemble(
+            kept, inside, self.probes[None], (self.products + self.back)[None], len(self.core)
+        )[0]
+
+    def _assemble(
+        self, kept: torch.Tensor, inside: torch.Tensor, seen: torch.Tensor, sides: torch.Tensor, left: int
+    ) -> torch.Tensor:
+        """Return the trace inside plus the probe's look outside, its length set to the mean length."""
+        look = self.forms[kept] - (seen * sides).sum(1) + (seen * (self.core @ seen)).sum(1)
+        length = self.squares[kept] - (seen**2).sum(1)
+        return inside + look * (self.dimension - left) / length
+
+
+def measure(source: Sampler, budget: int) -> tuple[float, float]:
+    """Return the mean of one leave-one-out sample a pair of products (below two pairs: Hutchinson)."""
+    num = budget // 2
+    if num < 2:
+        return hutchinson.measure(source, budget)
+    probes, products = source.products(num, "gaussian")
+    basis = orthonormal_rows(products)  # [r, n]
+    images = source.product(basis)  # (A Q)*, [r, n]
+    sketch = _Sketch(
+        (basis @ products.mT).to(F64),
+        (basis @ probes.mT).to(F64),
+        (images @ probes.mT).to(F64),
+        (basis @ images.mT).to(F64),
+        (probes * products).sum(1, dtype=F64),
+        (probes**2).sum(1, dtype=F64),
+        probes.shape[1],
+    )
+    if len(basis) < num:
+        samples = sketch.rank_deficient()
+        return float(samples.mean()), float(samples.std())  # exact but for rounding
+    whole = sketch.samples(torch.arange(num, device=probes.device)[None])
+    deleted = sketch.samples(deletions(num, probes.device))
+    return LeaveOneOut.of(whole[..., None], deleted[..., None]).estimate(identity)

@@ -1,0 +1,179 @@
+"""The training loop: gradients by autograd, or through the operators by any learning rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from attrs import frozen
+
+from kpframe.errors import ArgumentError, NonFiniteError, check_seed, mismatch
+from kpframe.models._linearize import linearize
+from kpframe.models._model import Model
+from kpframe.operators._isolation import in_isolation, isolated
+from kpframe.plugin._settings import setting
+from kpframe.rules._rule import LearningRule, takes_output_error
+from kpframe.rules._update import Update
+from kpframe.tasks._error import accuracy, output_error, task_loss
+from kpframe.tasks._readout import Readout
+from kpframe.tasks._task import Task, Trials
+
+
+@frozen
+class TrainingSettings:
+    """How a model is trained.
+
+    ``momentum`` belongs to SGD; Adam keeps PyTorch's betas (0.9, 0.999).
+    """
+
+    steps: int = setting(1000, ge=0, help="number of updates")
+    batch_size: int = setting(64, ge=1, help="trials per update")
+    optimizer: str = setting("adam", choices=("adam", "sgd"), help="Adam or stochastic gradient descent")
+    learning_rate: float = setting(1e-3, gt=0, help="step size eta")
+    momentum: float = setting(0.0, ge=0, lt=1, help="momentum of SGD")
+    gradient: str = setting(
+        "autograd", choices=("autograd", "operators"), help="loss.backward(), or update_operator(Err)"
+    )
+
+
+@frozen
+class Progress:
+    """What one update leaves to report: its number from 1 and the loss before it."""
+
+    step: int
+    loss: float
+
+
+class Trainer:
+    """Trains a model and its readout on a task.
+
+    Args:
+        model: the model; trained in place.
+        readout: the readout; trained in place, always by its own exact gradient.
+        task: the source of trials.
+        settings: see ``TrainingSettings``.
+        rule: the learning rule of ``gradient="operators"``; it sets the model's gradient only.
+        seed: seed of the training trials; the task's own stream when left out.
+
+    Raises:
+        ArgumentError: when a rule is missing, or given where autograd is asked for; when model and readout
+            share a parameter, which would have two gradients.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        readout: Readout,
+        task: Task,
+        settings: TrainingSettings,
+        *,
+        rule: LearningRule | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if (rule is not None) != (settings.gradient == "operators"):
+            expected = "a LearningRule" if rule is None else "None with gradient='autograd'"
+            raise ArgumentError(mismatch("rule", expected, rule))
+        own = {id(p): name for name, p in model.named_parameters()}
+        if both := [f"{own[id(p)]} as its {n}" for n, p in readout.named_parameters() if id(p) in own]:
+            raise ArgumentError(
+                mismatch("readout", "parameters of its own", f"the model's {', '.join(both)}")
+            )
+        self.model, self.readout, self.task, self.settings, self.rule = model, readout, task, settings, rule
+        self._generator = None if seed is None else torch.Generator().manual_seed(check_seed(seed))
+        self._dtype, self._device = readout.weight.dtype, readout.weight.device
+        self.optimizer = self._make_optimizer()
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        parameters = [*self.model.trainable().values(), *self.readout.parameters()]
+        if self.settings.optimizer == "adam":
+            return torch.optim.Adam(parameters, lr=self.settings.learning_rate)
+        return torch.optim.SGD(parameters, lr=self.settings.learning_rate, momentum=self.settings.momentum)
+
+    def run(self) -> Iterator[Progress]:
+        """Make the updates one by one, yielding after each.
+
+        Raises:
+            NonFiniteError: when states or loss are no longer finite; names the step.
+        """
+        for step in range(1, self.settings.steps + 1):
+            with isolated(self._device, "training"), torch.enable_grad():  # left before the caller goes on
+                loss = self._update(step)
+            yield Progress(step, float(loss))
+
+    def _update(self, step: int) -> torch.Tensor:
+        """Make one update and return the loss before it.
+
+        Only what the loss teaches is moved, and has its gradient afterwards; a readout of its own inside the
+        model keeps the one that it came with.
+        """
+        trials = self.task.sample(
+            self.settings.batch_size, generator=self._generator, dtype=self._dtype, device=self._device
+        )
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        kept = [p.grad for p in parameters]
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            loss = self._gradient(trials)
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"training diverged at step {step}; lower learning_rate ({error})"
+            ) from error
+        self.optimizer.step()
+        for parameter, gradient in zip(parameters, kept, strict=True):
+            parameter.grad = gradient if parameter.grad is None else parameter.grad
+        return loss
+
+    def _gradient(self, trials: Trials) -> torch.Tensor:
+        """Fill the gradients of model and readout; return the loss, which is finite."""
+        if self.rule is None:
+            loss = backward_gradient(self.model, self.readout, trials, self.task)
+        else:
+            loss = operator_gradient(self.model, self.readout, trials, self.task, self.rule)
+        _check_loss(loss)
+        return loss
+
+    @in_isolation
+    def evaluate(self, trials: Trials) -> tuple[float, float]:
+        """Return loss and accuracy (see ``accuracy``) on given trials."""
+        with torch.no_grad():
+            outputs = self.readout(self.model.rollout(trials.inputs, mask=trials.mask).states)
+            return float(task_loss(outputs, trials, self.task.loss)), accuracy(outputs, trials)
+
+
+def _check_loss(loss: torch.Tensor) -> None:
+    if not torch.isfinite(loss):
+        raise NonFiniteError(mismatch("loss", "a finite number", float(loss.detach())))
+
+
+@in_isolation
+def backward_gradient(model: Model, readout: Readout, trials: Trials, task: Task) -> torch.Tensor:
+    """Fill the gradients of model and readout by ``loss.backward()``; return the loss."""
+    with torch.enable_grad():
+        states = model.rollout(trials.inputs, mask=trials.mask).states
+        loss = task_loss(readout(states), trials, task.loss)
+        loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
+
+
+@in_isolation
+def operator_gradient(
+    model: Model, readout: Readout, trials: Trials, task: Task, rule: LearningRule
+) -> torch.Tensor:
+    """Fill the model's gradient by a rule, ``g = update_operator(Err)``, and the readout's by autograd.
+
+    With backpropagation through time this is the gradient of ``loss.backward()``. Returns the loss.
+    """
+    flow = linearize(model, trials.inputs, mask=trials.mask)
+    states = flow.trajectory.states
+    with torch.enable_grad():
+        outputs = readout(states)
+        loss = task_loss(outputs, trials, task.loss)
+        if loss.requires_grad:  # the states carry no graph: the readout's own gradient, if it is trained
+            loss.backward()  # type: ignore[no-untyped-call]
+    _check_loss(loss)  # before the rule, whose products may overflow for that
+    slope = output_error(outputs, trials, task.loss)
+    if takes_output_error(rule.apply_gradient):
+        rule.apply_gradient(model, flow, readout=readout, output_err=slope)
+    else:
+        rule.apply_gradient(model, flow, Update.exact(flow, readout).incoming(output_err=slope), readout)
+    return loss.detach()

@@ -1,0 +1,5 @@
+"""Tasks: trials to learn from."""
+
+from kpframe.tasks._task import SPLITS, Loss, Split, Task, Trials, check_split, create_task, seeded_generator
+
+__all__ = ["SPLITS", "Loss", "Split", "Task", "Trials", "check_split", "create_task", "seeded_generator"]

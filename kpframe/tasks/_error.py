@@ -1,0 +1,130 @@
+"""The losses, their derivative, and Err: the instantaneous error that drives learning.
+
+Err is the derivative of the loss with respect to the states *through the readout only*: what flows on
+through time is the propagator's work.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from kpframe.errors import ArgumentError, DeviceError, DtypeError, NonFiniteError, ShapeError, mismatch
+from kpframe.operators._isolation import in_isolation
+from kpframe.operators._scale import norm
+from kpframe.tasks._readout import Readout
+from kpframe.tasks._task import LOSSES, Loss, Trials, where_non_finite
+
+
+def task_loss(outputs: torch.Tensor, trials: Trials, kind: Loss) -> torch.Tensor:
+    """Return the loss of outputs ``[B, T, O]``, a scalar that autograd can follow.
+
+    ``"cross_entropy"``: mean over the scored steps of the batch. ``"mse"``: mean of the squared
+    difference over the scored steps and the outputs (no factor 1/2). Each scored step weighs the same,
+    so a longer trial weighs more.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError, NonFiniteError, ArgumentError: naming the argument.
+    """
+    scored, targets = _scored(outputs, trials, kind)
+    if kind == "cross_entropy":
+        return torch.nn.functional.cross_entropy(scored, targets)
+    return (scored - targets).square().mean()
+
+
+@in_isolation
+def output_error(outputs: torch.Tensor, trials: Trials, kind: Loss) -> torch.Tensor:
+    """Return d loss / d outputs ``[B, T, O]``, detached; exactly 0 at steps that are not scored.
+
+    With n scored steps: ``(softmax(y) - onehot) / n``, or ``2 (y - target) / (n O)``.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError, NonFiniteError, ArgumentError: naming the argument.
+    """
+    scored, targets = _scored(outputs.detach(), trials, kind)
+    if kind == "cross_entropy":
+        onehot = torch.nn.functional.one_hot(targets, scored.shape[1])
+        slope = (scored.softmax(dim=1) - onehot) / scored.shape[0]
+    else:
+        slope = 2 * (scored - targets) / scored.numel()
+    result = torch.zeros_like(outputs, requires_grad=False)
+    result[trials.scored] = slope
+    return result
+
+
+@in_isolation
+def error(readout: Readout, states: torch.Tensor, trials: Trials, kind: Loss) -> torch.Tensor:
+    """Return Err ``[B, T, H]``: d loss / d h through the readout only, detached.
+
+    ``Err = W^T d loss / d y``: exactly 0 at padded and unscored steps and where the readout does not
+    look; dtype and device are those of ``states``. A rule with random feedback (feedback alignment)
+    puts its own matrix in the place of W: ``output_error(readout(states), trials, kind) @ B``.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError, NonFiniteError, ArgumentError: naming the argument.
+    """
+    expected = [*trials.mask.shape, readout.hidden_size]
+    if list(states.shape) != expected:
+        raise ShapeError(mismatch("states", f"shape {expected}", f"shape {list(states.shape)}"))
+    if not bool(states.isfinite().all()):
+        raise NonFiniteError(mismatch("states", "finite values", where_non_finite(states)))
+    with torch.no_grad():
+        slope = output_error(readout(states), trials, kind)
+        result = torch.zeros_like(states, requires_grad=False)
+        result[..., readout.hidden] = slope @ readout.weight
+    return result
+
+
+@in_isolation
+def accuracy(outputs: torch.Tensor, trials: Trials) -> float:
+    """Return how good outputs ``[B, T, O]`` are; the targets' dtype says which figure applies.
+
+    Classes: the fraction of scored steps whose largest output is the target's (0 to 1). Regression:
+    ``R^2 = 1 - sum (y - target)^2 / sum (target - mean)^2`` over scored steps and outputs, with the
+    mean of each output over the scored steps; 1 is perfect, 0 is as good as that mean.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError, NonFiniteError, ArgumentError: naming the argument;
+            ArgumentError also when regression targets do not vary, where R^2 has no meaning.
+    """
+    regression = trials.targets.is_floating_point()
+    scored, targets = _scored(outputs.detach(), trials, "mse" if regression else "cross_entropy")
+    if not regression:
+        return float((scored.argmax(dim=1) == targets).double().mean())
+    spread = norm(targets - targets.mean(dim=0))
+    if spread == 0:
+        raise ArgumentError(mismatch("targets", "values that vary over the scored steps", "constant ones"))
+    return 1 - (norm(scored - targets) / spread) ** 2
+
+
+def _scored(outputs: torch.Tensor, trials: Trials, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return outputs ``[n, O]`` and targets ``[n, O]`` or ``[n]`` at the n scored steps, checked."""
+    if kind not in LOSSES:
+        raise ArgumentError(mismatch("kind", f"one of {', '.join(LOSSES)}", repr(kind)))
+    steps, targets = list(trials.scored.shape), trials.targets
+    if outputs.ndim != 3 or list(outputs.shape[:2]) != steps:
+        raise ShapeError(mismatch("outputs", f"shape {steps} + [O]", f"shape {list(outputs.shape)}"))
+    if outputs.device != targets.device:
+        raise DeviceError(mismatch("outputs", f"the trials' device {targets.device}", outputs.device))
+    if kind == "mse":
+        if targets.dtype != outputs.dtype:
+            raise DtypeError(
+                mismatch("targets", f"the outputs' dtype {outputs.dtype} for mse", targets.dtype)
+            )
+        if targets.shape != outputs.shape:
+            raise ShapeError(
+                mismatch("outputs", f"shape {list(targets.shape)}", f"shape {list(outputs.shape)}")
+            )
+    elif targets.dtype != torch.int64:
+        raise DtypeError(mismatch("targets", "torch.int64 classes for cross_entropy", targets.dtype))
+    if not bool(trials.scored.any()):
+        raise ArgumentError(mismatch("scored", "at least one scored step in the batch", "none"))
+    found, wanted = outputs[trials.scored], targets[trials.scored]
+    if not bool(found.isfinite().all()):
+        counted = outputs.detach().masked_fill(~trials.scored[..., None], 0)
+        raise NonFiniteError(mismatch("outputs", "finite values at scored steps", where_non_finite(counted)))
+    if kind == "cross_entropy":
+        low, high = int(wanted.min()), int(wanted.max())
+        if low < 0 or high >= outputs.shape[2]:
+            classes = f"classes 0 to {outputs.shape[2] - 1} at scored steps"
+            raise ArgumentError(mismatch("targets", classes, f"values {low} to {high}"))
+    return found, wanted

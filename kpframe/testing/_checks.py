@@ -1,0 +1,265 @@
+"""Checks: identities run on drawn cases of one model, rule or reducer."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+from attrs import define, field, frozen
+from hypothesis import HealthCheck, Phase, Verbosity, given, reject, settings
+from hypothesis.errors import Flaky, Unsatisfiable
+
+from kpframe.errors import ArgumentError, KpframeError, mismatch, say, whole
+from kpframe.testing import strategies
+from kpframe.testing._identity import REGISTRY, Tally, rejects
+from kpframe.testing._report import Report, Result
+from kpframe.testing._residual import CheckFailure
+from kpframe.testing._sources import Source, source_of
+from kpframe.testing._values import seeded
+from kpframe.testing.identities import Identity, NotApplicable
+
+#: Cases that a check draws unless ``KPFRAME_CHECK_EXAMPLES`` or the Hypothesis profile asks for more.
+EXAMPLES = 20
+
+#: The part of the cases in which a partner must have been looked at.
+PARTNERS = 0.1
+
+_STRATEGIES: dict[str, Callable[..., Any]] = {
+    "model": strategies.flows,
+    "rule": strategies.rules,
+    "reducer": strategies.reducers,
+    "operator": lambda source, **fixed: strategies.operators(),
+}
+
+
+def examples() -> int:
+    """Return how many cases a check draws.
+
+    ``KPFRAME_CHECK_EXAMPLES`` says it; without it a Hypothesis profile with more than 100 examples (such as
+    ``thorough``) draws half of its number, and any other 20.
+
+    Raises:
+        ArgumentError: when the variable is no whole number >= 1.
+    """
+    text = os.environ.get("KPFRAME_CHECK_EXAMPLES", "")
+    if text:
+        if not text.isdecimal() or int(text) < 1:
+            raise ArgumentError(mismatch("KPFRAME_CHECK_EXAMPLES", "a whole number >= 1", repr(text)))
+        return int(text)
+    wanted: int = settings.default.max_examples if settings.default else 0
+    return wanted // 2 if wanted > 100 else EXAMPLES
+
+
+class ProvesTooLittle(CheckFailure):
+    """No case was one in which a wrong implementation would have failed."""
+
+
+@define(eq=False)
+class Subject:
+    """One model, rule or reducer under check; remembers whether its gates were passed."""
+
+    source: Source
+    _blocked: dict[str, str] = field(factory=dict, init=False)
+    _looked: bool = field(default=False, init=False)
+
+    def checks(self) -> list[Check]:
+        """Return the checks of its kind."""
+        return [Check(self, identity) for identity in REGISTRY[self.source.kind].values()]
+
+    def blocked(self, identity: Identity) -> str:
+        """Return why a check has no meaning (a gate before it fails), or an empty string."""
+        for check in self.checks():
+            if check.identity is identity:
+                return ""
+            if check.identity.gate and check.fails_at_all:
+                return f"{check.identity.name} fails"
+        return ""
+
+    def fails(self, identity: Identity) -> bool:
+        """Whether a gate fails on a few cases; looked at once."""
+        if identity.name not in self._blocked:
+            result = Check(self, identity).result(examples=5)
+            self._blocked[identity.name] = result.message if result.verdict == "failed" else ""
+        return bool(self._blocked[identity.name])
+
+
+@frozen(eq=False)
+class Check:
+    """One identity on one subject; calling it draws cases, and raises when one fails."""
+
+    subject: Subject
+    identity: Identity
+
+    @property
+    def name(self) -> str:
+        """The check's name."""
+        return self.identity.name
+
+    @property
+    def id(self) -> str:
+        """The test id: ``gru-phi_equals_total_jacobian``."""
+        return f"{self.subject.source.label}-{self.identity.name}"
+
+    @cached_property
+    def fails_at_all(self) -> bool:
+        """Whether it fails on a few cases."""
+        return self.subject.fails(self.identity)
+
+    def __call__(self, count: int | None = None) -> Tally:
+        """Run the check as Hypothesis does, with the loaded profile.
+
+        Few cases, or of many the few in which the check has a meaning, may by chance all be such that both
+        sides vanish. So more are drawn before that is a fault, until 20 have had a meaning.
+
+        Raises:
+            CheckFailure: with Hypothesis' note of the smallest failing case.
+            NotApplicable: when it has no meaning for the subject, or a gate before it fails.
+        """
+        blocked = self.subject.blocked(self.identity)
+        if blocked:
+            raise NotApplicable(f"not run: {blocked}")
+        number = count or examples()
+        while True:
+            tally = Tally()
+            try:
+                return self._run(tally, [""], settings(**self._options(number)))
+            except ProvesTooLittle:
+                if tally.cases >= EXAMPLES or number >= 10 * EXAMPLES:
+                    raise
+                number = EXAMPLES if number < EXAMPLES else 10 * EXAMPLES
+
+    def result(self, examples: int) -> Result:
+        """Run the check with a fixed seed and no database, and return what came of it."""
+        tally, failing = Tally(), [""]
+        options = {
+            **self._options(examples),
+            "derandomize": True,
+            "database": None,
+            "verbosity": Verbosity.quiet,
+        }
+        case, message = "", ""
+        try:
+            self._run(tally, failing, settings(**options))
+            verdict = "passed"
+        except NotApplicable as reason:
+            verdict, message = "not applicable", str(reason)
+        except CheckFailure as failure:
+            verdict, message, case = "failed", str(failure), failing[-1]
+        return Result(
+            self.name,
+            verdict,  # type: ignore[arg-type]
+            tally.worst,
+            tally.tolerance,
+            tally.cases,
+            tally.partners,
+            tally.degenerate + tally.inapplicable,
+            message,
+            case,
+            self.identity.source,
+        )
+
+    def _run(self, tally: Tally, failing: list[str], options: settings) -> Tally:
+        identity = self.identity
+
+        def body(case: Any) -> None:
+            with seeded(_seed(case)):
+                try:
+                    identity.verify(case, tally)
+                except NotApplicable:
+                    return
+                except CheckFailure:
+                    failing[:] = [repr(case)]
+                    raise
+                except Exception as error:
+                    if rejects(error):
+                        reject()
+                    raise
+
+        # Hypothesis files failing examples by name: each check has its own
+        name = re.sub(r"\W", "_", f"{self.subject.source.kind}_{self.id}")
+        body.__name__ = body.__qualname__ = name
+        try:
+            strategy = _STRATEGIES[self.subject.source.kind](self.subject.source, **identity.fixed)
+            options(given(case=strategy)(body))()
+        except Unsatisfiable as error:
+            raise CheckFailure(
+                f"{self.name}: no case could be drawn: every draw was refused by the settings, or left the "
+                "finite numbers\n  look at: the settings' bounds and defaults, and the checks across them"
+            ) from error
+        except Flaky as error:
+            raise CheckFailure(
+                f"{self.name}: the same case failed once and passed once\n  look at: state outside the model "
+                "(class attributes, globals, files, clocks) that step() or __init__ depends on"
+            ) from error
+        except CheckFailure as failure:
+            if failing[0]:
+                raise
+            raise CheckFailure(identity.explain(str(failure))) from failure  # nothing was drawn
+        except KpframeError as error:
+            raise CheckFailure(identity.explain(say(error))) from error
+        if tally.inapplicable and not tally.cases:
+            raise NotApplicable(tally.reason)
+        if identity.partner is not None and tally.partners < max(1, int(PARTNERS * tally.cases)):
+            raise ProvesTooLittle(
+                f"{self.name}: it proves too little: in {tally.degenerate} of {tally.cases} cases both sides "
+                "vanish, so that a wrong implementation would pass\n  look at: initial values of parameters "
+                "and states that make the quantity zero"
+            )
+        return tally
+
+    @staticmethod
+    def _options(count: int) -> dict[str, Any]:
+        return {
+            "max_examples": count,
+            "deadline": None,
+            "suppress_health_check": list(HealthCheck),
+            "phases": [Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+            "report_multiple_bugs": False,
+        }
+
+    def __repr__(self) -> str:
+        return self.id
+
+
+def check_model(spec: object, *, examples: int | None = None) -> Report:
+    """Run every check of models on ``spec``, with a fixed seed: the same report each time.
+
+    Args:
+        spec: a registered name, ``"package.module:Class"``, a checkpoint's path, a ``ModelSpec``, a
+            class, a factory function or a model.
+        examples: cases that each check draws; 20 unless ``KPFRAME_CHECK_EXAMPLES`` says otherwise.
+    """
+    return _report(source_of(spec, "model"), "model", examples)
+
+
+def check_rule(spec: object, *, examples: int | None = None) -> Report:
+    """Run every check of learning rules on ``spec``; see ``check_model``."""
+    return _report(source_of(spec, "rule"), "rule", examples)
+
+
+def check_reducer(spec: object, *, examples: int | None = None) -> Report:
+    """Run every check of reducers on ``spec``; see ``check_model``."""
+    return _report(source_of(spec, "reducer"), "reducer", examples)
+
+
+def _report(source: Source, kind: str, count: int | None) -> Report:
+    if source.kind != kind:
+        raise ArgumentError(mismatch("spec", f"a {kind}", f"a {source.kind}: {source.label}"))
+    subject = Subject(source)
+    number = examples() if count is None else whole(count, "examples")
+    results: list[Result] = []
+    for check in subject.checks():
+        gate = next((r.name for r in results if r.verdict == "failed" and REGISTRY[kind][r.name].gate), "")
+        if gate:
+            reason = f"not run: {gate} fails"
+            results.append(Result(check.name, "not run", message=reason, source=check.identity.source))
+        else:
+            results.append(check.result(number))
+    return Report(kind, source.label, tuple(results))
+
+
+def _seed(case: Any) -> int:
+    return int(case.flow.seed if hasattr(case, "flow") else case.seed)
