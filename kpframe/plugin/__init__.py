@@ -24,6 +24,7 @@ from kpframe.plugin._specs import (
     Spec,
     TaskSpec,
 )
+from kpframe.plugin._takes import takes_settings
 
 __all__ = [
     "API_VERSION",
@@ -42,5 +43,6 @@ __all__ = [
     "get_manager",
     "hookimpl",
     "setting",
+    "takes_settings",
     "temporary",
 ]

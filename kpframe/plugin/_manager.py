@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
-from attrs import evolve, fields
+from attrs import evolve
 
 from kpframe.errors import ArgumentError, KpframeError, PluginError, UnknownNameError, closest, mismatch, say
 from kpframe.plugin._collection import Collection
@@ -26,6 +26,7 @@ from kpframe.plugin._loading import load_factory, same_distribution, wrong_resul
 from kpframe.plugin._problems import explain, explain_ambiguous, explain_unknown, named
 from kpframe.plugin._settings import NoSettings, build_settings
 from kpframe.plugin._specs import KINDS, PluginInfo, PluginProblem, PluginWarning, Spec
+from kpframe.plugin._takes import call_with, keywords_of
 
 #: Seconds that a question waits for another thread that loads the plugins.
 PATIENCE = 60.0
@@ -172,13 +173,11 @@ class PluginManager:
         try:
             with interruptible(f"{named(info)} was building {spec.kind} {spec.name!r}"):
                 built: Any = build_settings(spec.settings or NoSettings, settings, owner=f"{kind} {name!r}")
-                settable = [attribute for attribute in fields(type(built)) if attribute.init]
-                keywords = {attribute.alias: getattr(built, attribute.name) for attribute in settable}
                 try:
-                    factory = load_factory(spec, keywords)
+                    factory = load_factory(spec, keywords_of(built))
                 except Exception as error:
                     raise self._unusable(info, spec, error) from error
-                made = factory(**keywords)
+                made = call_with(factory, built)
         except (KpframeError, Interrupted):
             raise
         except Exception as error:

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from attrs import NOTHING, Attribute, Converter, Factory, field, fields, frozen
 
-from kpframe.errors import KpframeError, SettingsError, as_whole, closest, mismatch
+from kpframe.errors import SettingsError, as_whole, closest, mismatch
 
 _KEY = "kpframe.setting"
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
@@ -36,16 +36,33 @@ class NoSettings:
     """The settings of what has none."""
 
 
+class _Computed:
+    """The default of a setting that follows from the others."""
+
+    def __repr__(self) -> str:
+        return "(computed)"
+
+
 @frozen
 class SettingInfo:
     """What a reader wants to know about one setting; ``default`` is ``attrs.NOTHING`` when required."""
 
     name: str
-    type: str
+    annotation: Any
     default: Any
     bounds: str
     choices: tuple[Any, ...]
     help: str
+
+    @property
+    def type(self) -> str:
+        """The annotation as text."""
+        return _text(self.annotation)
+
+    @property
+    def expected(self) -> str:
+        """What a value has to be: its type and bounds, or its choices."""
+        return _expected(self.type, self.bounds, self.choices)
 
     @property
     def required(self) -> bool:
@@ -63,6 +80,9 @@ class _Limits:
 
     def __str__(self) -> str:
         return " and ".join(f"{_SIGNS[name]} {bound}" for name, bound in self.bounds.items())
+
+    def expected(self, hint: str) -> str:
+        return _expected(hint, str(self), self.choices)
 
     def allow(self, value: Any) -> bool:
         if isinstance(value, _TAKES_ITEMS):
@@ -102,7 +122,7 @@ def setting(
     bounds = {name: bound for name, bound in given.items() if bound is not None}
     limits = _Limits(bounds, tuple(choices or ()), help)
     if default is not NOTHING and not _is_computed(default) and not limits.allow(default):
-        raise SettingsError(mismatch("default", _expected("a value", limits), _show(default)))
+        raise SettingsError(mismatch("default", limits.expected("a value"), _show(default)))
     # A converter, not a validator: it sees the class, so one function both converts and checks.
     converter = Converter(_convert_field, takes_self=True, takes_field=True)
     return field(default=default, kw_only=True, converter=converter, metadata={_KEY: limits})
@@ -128,7 +148,7 @@ def build_settings(cls: type[T], values: Mapping[str, Any], *, owner: str) -> T:
             if name in values:
                 clean[name] = _check(cls, attribute, values[name], f"{owner}: {name}")
             elif attribute.default is NOTHING:
-                expected = _expected(_text(_hint(cls, attribute)), _limits(attribute))
+                expected = _limits(attribute).expected(_text(_hint(cls, attribute)))
                 problems.append(mismatch(f"{owner}: {name}", expected, "nothing (it is required)"))
         except SettingsError as error:
             problems.append(str(error))
@@ -136,8 +156,6 @@ def build_settings(cls: type[T], values: Mapping[str, Any], *, owner: str) -> T:
         raise SettingsError("\n".join(problems))
     try:
         return cls(**clean)
-    except KpframeError:
-        raise
     except (TypeError, ValueError) as error:  # the class's own checks across its fields
         raise SettingsError(f"{owner}: {error}") from error
 
@@ -153,8 +171,8 @@ def describe(cls: type | None) -> list[SettingInfo]:
         limits = _limits(attribute)
         default: Any = attribute.default
         if _is_computed(default):
-            default = "(computed)" if default.takes_self else default.factory()
-        hint = _text(_hint(cls or NoSettings, attribute))
+            default = _Computed() if default.takes_self else default.factory()
+        hint = _hint(cls or NoSettings, attribute)
         infos.append(
             SettingInfo(
                 attribute.alias or attribute.name, hint, default, str(limits), limits.choices, limits.help
@@ -202,10 +220,10 @@ def _check(cls: type, attribute: Attribute[Any], value: Any, label: str) -> Any:
         converted = _convert(hint, value)
     except _Refused as refused:
         got = f"{_show(value)} ({type(value).__name__})"
-        raise SettingsError(mismatch(label, _expected(str(refused), limits), got)) from None
+        raise SettingsError(mismatch(label, limits.expected(str(refused)), got)) from None
     if not limits.allow(converted):
         near = closest(value, map(str, limits.choices)) if isinstance(value, str) else ""
-        raise SettingsError(mismatch(label, _expected(_text(hint), limits), _show(value)) + near)
+        raise SettingsError(mismatch(label, limits.expected(_text(hint)), _show(value)) + near)
     return converted
 
 
@@ -286,10 +304,8 @@ def _text(hint: Any) -> str:
     return str(hint).removeprefix("typing.")
 
 
-def _expected(hint: str, limits: _Limits) -> str:
-    if limits.choices:
-        return f"one of {', '.join(map(repr, limits.choices))}"
-    return f"{hint} {limits}".rstrip()
+def _expected(hint: str, bounds: str, choices: tuple[Any, ...]) -> str:
+    return f"one of {', '.join(map(repr, choices))}" if choices else f"{hint} {bounds}".rstrip()
 
 
 def _show(value: Any) -> str:

@@ -10,7 +10,7 @@ from importlib import import_module
 from operator import attrgetter
 from typing import Any
 
-from attrs import field, fields, frozen
+from attrs import field, frozen
 
 from kpframe.errors import ArgumentError, StabilityWarning, UnknownNameError, mismatch, say
 from kpframe.models._model import Model, create_model
@@ -18,6 +18,7 @@ from kpframe.operators._reducer import REDUCERS, Reducer, create_reducer
 from kpframe.plugin import KINDS, Spec, get_manager
 from kpframe.plugin._loading import load_factory
 from kpframe.plugin._settings import NoSettings, build_settings
+from kpframe.plugin._takes import call_with, keywords_of
 from kpframe.rules._rule import LearningRule, create_rule
 from kpframe.study._checkpoint import load_checkpoint
 from kpframe.study._weight_files import SUFFIXES
@@ -172,8 +173,7 @@ def _make(kind: str, reference: Any, settings: dict[str, Any]) -> Any:
         built: Any = build_settings(
             reference.settings or NoSettings, settings, owner=f"{kind} {reference.name!r}"
         )
-        keywords = {a.alias: getattr(built, a.name) for a in fields(type(built)) if a.init}
-        return load_factory(reference, keywords)(**keywords)
+        return call_with(load_factory(reference, keywords_of(built)), built)
     if isinstance(reference, str):
         if kind == "model" and reference.endswith(SUFFIXES):
             return load_checkpoint(reference).build_model()

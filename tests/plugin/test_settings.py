@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import copy
+import inspect
 import math
+import pickle
 from typing import Any, Literal
 
 import numpy as np
@@ -9,8 +12,10 @@ from attrs import NOTHING, Factory, frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kpframe.errors import SettingsError
+from kpframe.errors import ArgumentError, SettingsError, mismatch
+from kpframe.plugin import takes_settings
 from kpframe.plugin._settings import NoSettings, build_settings, describe, setting
+from kpframe.plugin._takes import call_with, keywords_of
 
 
 @frozen
@@ -192,3 +197,130 @@ def test_describe():
     assert infos["label"].choices == ("a", "b")
     assert infos["mapping"].default == {}
     assert describe(None) == []
+
+
+@frozen
+class UnitsSettings:
+    bias: bool = setting(True, help="one bias a unit")
+    hidden_size: int = setting(ge=1, help="number of units")
+    read: int = setting(0, ge=0, help="width that is read out, at most hidden_size")
+    rate: float = setting(Factory(lambda self: 1 / self.hidden_size, takes_self=True), gt=0, help="step")
+
+    def __attrs_post_init__(self):
+        if self.read > self.hidden_size:
+            raise ArgumentError(mismatch("read", f"at most hidden_size={self.hidden_size}", self.read))
+
+
+class Units:
+    """Some units."""
+
+    @takes_settings(UnitsSettings)
+    def __init__(self, settings):
+        """Draw the weights."""
+        self.settings = settings
+
+
+class Layered(Units):
+    def __init__(self, layers, **settings):
+        super().__init__(**settings)
+        self.layers = layers
+
+
+@takes_settings(UnitsSettings)
+def make_units(settings) -> Units:
+    return Units(settings)
+
+
+@pytest.mark.parametrize("make", [Units, make_units])
+def test_a_constructor_takes_its_settings_as_arguments(make):
+    given = UnitsSettings(hidden_size=4, read=2)
+    for made in (
+        make(hidden_size=4, read=2),
+        make(4, True, 2),
+        make(given),
+        make(np.int64(4), read=2, rate=0.25),
+    ):
+        assert made.settings == given
+        assert type(made.settings.hidden_size) is int
+    assert make(4).settings != given
+    assert make(given).settings is given
+    assert Layered(3, hidden_size=4, read=2).settings == given
+
+
+@pytest.mark.parametrize(
+    ("args", "keywords", "lines"),
+    [
+        ((), {}, ["hidden_size: expected int >= 1, got nothing (it is required)"]),
+        (("4",), {}, ["hidden_size: expected int >= 1, got '4' (str)"]),
+        (
+            (0,),
+            {"rate": 0, "raet": 1},
+            [
+                "raet: expected one of its settings (bias, hidden_size, read, rate), got an unknown name; "
+                "did you mean 'rate'?",
+                "hidden_size: expected int >= 1, got 0",
+                "rate: expected float > 0, got 0",
+            ],
+        ),
+        ((4,), {"read": 5}, ["read: expected at most hidden_size=4, got 5"]),
+        ((4,), {"hidden_size": 4}, ["hidden_size: expected one value, got two, by position and by name"]),
+    ],
+)
+def test_a_constructor_says_all_that_is_wrong(args, keywords, lines):
+    for make, owner in ((Units, "Units"), (make_units, "make_units")):
+        with pytest.raises(SettingsError) as caught:
+            make(*args, **keywords)
+        assert str(caught.value).splitlines() == [f"{owner}: {line}" for line in lines]
+    if not args and not keywords:
+        with pytest.raises(SettingsError, match=r"^Layered: hidden_size: expected"):
+            Layered(2)
+    # the very message of the host, which names what was asked for
+    if len(args) < 2 and not (set(keywords) & {"hidden_size"}):
+        values = dict(zip(["hidden_size"], args, strict=False)) | keywords
+        with pytest.raises(SettingsError) as caught:
+            build_settings(UnitsSettings, values, owner="model 'units'")
+        assert str(caught.value).splitlines() == [f"model 'units': {line}" for line in lines]
+
+
+def test_a_constructor_refuses_more_than_its_settings():
+    with pytest.raises(SettingsError, match="Units: expected at most 4 settings, got 5"):
+        Units(1, 2, 3, 4, 5)
+    with pytest.raises(SettingsError, match="expected a UnitsSettings or settings by name, got one and read"):
+        Units(UnitsSettings(hidden_size=4), read=2)
+
+
+def test_a_constructor_shows_its_settings():
+    for make in (Units, make_units):
+        parameters = inspect.signature(make).parameters
+        assert list(parameters) == ["hidden_size", "bias", "read", "rate"]  # required ones first
+        assert parameters["hidden_size"].default is inspect.Parameter.empty
+        assert parameters["hidden_size"].annotation is int
+        assert parameters["read"].default == 0
+    assert str(inspect.signature(make_units)).startswith("(hidden_size: int, bias: bool = True, read")
+    assert "rate: float = (computed)" in str(inspect.signature(Units))
+    assert list(inspect.signature(Layered).parameters) == ["layers", "settings"]
+    text = inspect.getdoc(Units.__init__)
+    assert text.startswith("Draw the weights.\n\nArgs:\n    hidden_size (int >= 1): number of units\n")
+    assert "    bias (bool; default True): one bias a unit\n" in text
+    assert Units.__init__.__name__ == "__init__"
+
+
+def test_objects_with_settings_are_copied_and_pickled():
+    made = Units(4, read=2)
+    for other in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+        assert other.settings == made.settings
+        assert other is not made
+
+
+def test_the_host_checks_once():
+    """A factory that takes the settings whole gets the checked object, others its fields."""
+    built = UnitsSettings(hidden_size=4)
+    assert call_with(Units, built).settings is built
+    assert call_with(make_units, built).settings is built
+    plain = call_with(lambda **keywords: keywords, built)
+    assert plain == {"bias": True, "hidden_size": 4, "read": 0, "rate": 0.25} == keywords_of(built)
+    # a subclass with arguments of its own does not take them whole
+    assert call_with(type("Own", (Units,), {"__init__": lambda self, **given: None}), built) is not None
+    other = NoSettings()
+    with pytest.raises(SettingsError, match="hidden_size"):
+        call_with(Units, other)
