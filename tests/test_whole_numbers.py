@@ -103,7 +103,7 @@ TAKEN: dict[str, Callable[[object, Flow], object]] = {
     "spectral_density": lambda n, flow: spectral_density(OP, budget=n, num_lanczos=n),
     "probes": lambda n, flow: probes(OP.domain, n),
     "lyapunov": lambda n, flow: lyapunov_exponents(flow.A, k=n, discard=n),
-    "finite time": lambda n, flow: finite_time_exponents(flow.A, n, 0),
+    "finite time": lambda n, flow: finite_time_exponents(flow.A, t=n, s=0),
     "transition": lambda n, flow: flow.P.transition(n, 1),
     "truncated": lambda n, flow: flow.P.truncated(n),
     "chunked": lambda n, flow: flow.P.chunked(n, 1),

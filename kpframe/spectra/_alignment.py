@@ -20,7 +20,7 @@ from kpframe.spectra._numerics.adaptive import spend
 from kpframe.spectra._numerics.linalg import orthonormal_rows
 from kpframe.spectra._numerics.nystrom import F64, Sketch, inner_samples, trace_samples
 from kpframe.spectra._numerics.products import Products, Sampler
-from kpframe.spectra._numerics.rng import new_generator, probes
+from kpframe.spectra._numerics.rng import new_generator, random_rows
 from kpframe.spectra._numerics.statistics import TINY, LeaveOneOut, jackknife
 
 UNDEFINED = "undefined for a zero operator"
@@ -30,10 +30,10 @@ UNDEFINED = "undefined for a zero operator"
 def alignment(
     a: Operator,
     b: Operator,
+    *,
     budget: int = 60,
     rtol: float | None = None,
     generator: torch.Generator | None = None,
-    *,
     max_budget: int | None = None,
 ) -> Estimate:
     """Estimate ``<A, B>_F / (|A|_F |B|_F)`` of two operators between the same spaces.
@@ -146,11 +146,9 @@ class _ProjectedPair:
         self.method = "hutchpp" if half else "hutchinson"
         op = self._a.op
         known = torch.zeros(1, 3, dtype=F64, device=op.device)
-        vectors = probes(op.domain, num, self._generator, dtype=op.dtype, device=op.device).flatten(1)
+        vectors = random_rows(op, num, self._generator)
         if half:
-            sources = probes(
-                op.codomain, 2 * half, self._generator, dtype=op.dtype, device=op.device
-            ).flatten(1)
+            sources = random_rows(op.T, 2 * half, self._generator)
             images = [self._a.adjoint(sources[:half]), self._b.adjoint(sources[half:])]
             range_ = orthonormal_rows(torch.cat([orthonormal_rows(rows) for rows in images]))
             known = _inner_products(self._a(range_), self._b(range_)).sum(0, keepdim=True)

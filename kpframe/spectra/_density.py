@@ -14,7 +14,7 @@ from kpframe.spectra._arguments import check_count, check_positive, check_square
 from kpframe.spectra._eigsh import check_symmetric, probe_symmetry
 from kpframe.spectra._numerics.lanczos import lanczos
 from kpframe.spectra._numerics.products import Products
-from kpframe.spectra._numerics.rng import new_generator, probes
+from kpframe.spectra._numerics.rng import new_generator, random_rows
 
 
 @frozen(eq=False)
@@ -41,6 +41,7 @@ class SpectralDensity:
 @in_isolation
 def spectral_density(
     op: Operator,
+    *,
     budget: int = 200,
     num_lanczos: int | None = None,
     generator: torch.Generator | None = None,
@@ -84,7 +85,7 @@ def spectral_density(
         raise ArgumentError(mismatch("budget", f"at least {steps} products for {steps} steps", budget))
     if not op.self_adjoint:
         probe_symmetry(op, product, source)
-    starts = probes(op.domain, num, source, "sphere", dtype=op.dtype, device=op.device).flatten(1)
+    starts = random_rows(op, num, source, "sphere")
     nodes, weights = lanczos(product, starts, steps).rule()
     weights = weights / weights.sum()
     nodes = product.unit * nodes

@@ -17,7 +17,7 @@ from kpframe.spectra._numerics.convergence import Tolerance, earned
 from kpframe.spectra._numerics.krylov import best, block_lanczos
 from kpframe.spectra._numerics.linalg import symmetric_eigen
 from kpframe.spectra._numerics.products import Products
-from kpframe.spectra._numerics.rng import new_generator, probes
+from kpframe.spectra._numerics.rng import new_generator, random_rows
 
 #: Without a budget, operators up to this dimension are solved densely.
 DENSE = 256
@@ -50,12 +50,12 @@ class EigenPairs:
 @in_isolation
 def eigsh(
     op: Operator,
+    *,
     k: int = 6,
     budget: int | None = None,
     tol: float | None = None,
     which: str = "largest",
     generator: torch.Generator | None = None,
-    *,
     block_size: int | None = None,
 ) -> EigenPairs:
     """Return ``k`` eigenpairs from one end of a self-adjoint operator's spectrum.
@@ -161,7 +161,7 @@ def row_signs(rows: torch.Tensor) -> torch.Tensor:  # [k, n] -> [k, 1]
 
 def probe_symmetry(op: Operator, product: Products, generator: torch.Generator) -> None:
     """Compare <A x, y> with <x, A y> for two random vectors."""
-    pair = probes(op.domain, 2, generator, dtype=op.dtype, device=op.device).flatten(1)
+    pair = random_rows(op, 2, generator)
     images = product(pair)
     forward, backward = float(images[0] @ pair[1]), float(pair[0] @ images[1])
     lengths = torch.linalg.vector_norm(images, dim=1) * torch.linalg.vector_norm(pair.flip(0), dim=1)

@@ -24,11 +24,11 @@ METHODS = ("auto", "nystrom", "hutchinson")
 @in_isolation
 def frobenius_norm(
     op: Operator,
+    *,
     budget: int = 60,
     rtol: float | None = None,
     method: str = "auto",
     generator: torch.Generator | None = None,
-    *,
     max_budget: int | None = None,
 ) -> Estimate:
     """Estimate the Frobenius norm of any operator from its products.

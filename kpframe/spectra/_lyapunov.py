@@ -73,8 +73,8 @@ class LyapunovSpectrum:
 @in_isolation
 def lyapunov_exponents(
     A: StepJacobian,
-    k: int | None = None,
     *,
+    k: int | None = None,
     dt: float = 1.0,
     discard: int = 0,
     generator: torch.Generator | None = None,
@@ -124,9 +124,9 @@ def lyapunov_exponents(
 @in_isolation
 def finite_time_exponents(
     A: StepJacobian,
+    *,
     t: int = -1,
     s: int | None = None,
-    *,
     dt: float = 1.0,
     tol: float = 1e-12,
     sweeps: int = 200,

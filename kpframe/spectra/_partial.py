@@ -35,6 +35,7 @@ class MatrixEstimate:
 def partial_trace(
     op: Operator,
     axes: str | tuple[str, ...] | list[str],
+    *,
     budget: int = 1000,
     generator: torch.Generator | None = None,
 ) -> MatrixEstimate:
@@ -78,7 +79,9 @@ def partial_trace(
     num = budget // columns
     if num < 1:
         raise ArgumentError(mismatch("budget", f"at least {columns} products, for one probe", budget))
-    signs = probes(traced, num, source, "rademacher", dtype=op.dtype, device=op.device).flatten(1)
+    signs = probes(
+        traced, num, generator=source, kind="rademacher", dtype=op.dtype, device=op.device
+    ).flatten(1)
     total, squares, unit = _sums(product, names, signs, rows, columns)
     mean = total / num
     spread = (squares / (num - 1) / num).sqrt() * widen(num) if num > 1 else mean.new_tensor(math.inf)

@@ -14,18 +14,18 @@ from kpframe.spectra._arguments import check_count, check_operator, check_positi
 from kpframe.spectra._numerics.convergence import Doubts, Tolerance
 from kpframe.spectra._numerics.linalg import completed, orthonormal_rows
 from kpframe.spectra._numerics.products import Products
-from kpframe.spectra._numerics.rng import new_generator, probes
+from kpframe.spectra._numerics.rng import new_generator, random_rows
 from kpframe.spectra._svd import SingularTriplets, dense_svd, triplets
 
 
 @in_isolation
 def randomized_svd(
     op: Operator,
+    *,
     k: int = 6,
     power: int = 2,
     oversample: int = 10,
     generator: torch.Generator | None = None,
-    *,
     tol: float = 1e-2,
 ) -> SingularTriplets:
     """Return approximate ``k`` leading singular triplets of any operator from ``2 power + 2`` passes.
@@ -59,7 +59,7 @@ def randomized_svd(
     product = Products(op)
     if width >= min(op.domain.size, op.codomain.size):
         return dense_svd(op, k, tolerance, product)
-    starts = probes(op.domain, width, source, dtype=op.dtype, device=op.device).flatten(1)
+    starts = random_rows(op, width, source)
     left = orthonormal_rows(product(starts))
     for _ in range(power):
         left = orthonormal_rows(product(orthonormal_rows(product.adjoint(left))))

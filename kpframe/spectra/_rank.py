@@ -24,12 +24,12 @@ GRAMS = ("auto", "op", "op op*")
 @in_isolation
 def effective_rank(
     op: Operator,
+    *,
     kind: str = "participation",
     threshold: float = 0.95,
     budget: int = 60,
     rtol: float | None = None,
     generator: torch.Generator | None = None,
-    *,
     max_budget: int | None = None,
     of: str = "auto",
 ) -> Estimate:

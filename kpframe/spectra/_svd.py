@@ -36,11 +36,11 @@ class SingularTriplets:
 @in_isolation
 def svd(
     op: Operator,
+    *,
     k: int = 6,
     budget: int | None = None,
     tol: float | None = None,
     generator: torch.Generator | None = None,
-    *,
     block_size: int | None = None,
 ) -> SingularTriplets:
     """Return the ``k`` leading singular triplets of any operator.

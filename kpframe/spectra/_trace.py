@@ -18,11 +18,11 @@ from kpframe.spectra._numerics.products import Products, Sampler
 @in_isolation
 def trace(
     op: Operator,
+    *,
     budget: int = 60,
     rtol: float | None = None,
     method: str = "auto",
     generator: torch.Generator | None = None,
-    *,
     max_budget: int | None = None,
 ) -> Estimate:
     """Estimate the trace of a square operator from its products.

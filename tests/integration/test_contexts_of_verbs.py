@@ -41,7 +41,7 @@ VERBS: dict[str, Callable[[Flow, torch.Tensor], object]] = {
     "eigsh": lambda flow, err: kpframe.eigsh(flow.Phi, k=3).eigenvalues,
     "svd": lambda flow, err: kpframe.svd(flow.P, k=3).S,
     "density": lambda flow, err: kpframe.spectral_density(flow.Phi, budget=20).nodes,
-    "lyapunov": lambda flow, err: kpframe.lyapunov_exponents(flow.A, 2).exponents,
+    "lyapunov": lambda flow, err: kpframe.lyapunov_exponents(flow.A, k=2).exponents,
     "loss_rate": lambda flow, err: loss_rate(flow, err),
     "contributions": lambda flow, err: contributions(flow, err).time,
     "taylor": lambda flow, err: taylor_test(flow, flow.J.T(flow.P.T(err))).errors,

@@ -149,7 +149,7 @@ def test_estimators_take_copies() -> None:
     flow = flow_of("wide_cell")
     other = pickle.loads(pickle.dumps(flow))
     assert trace(other.Phi, budget=20) == trace(flow.Phi, budget=20)
-    assert torch.equal(lyapunov_exponents(other.A, 2).exponents, lyapunov_exponents(flow.A, 2).exponents)
+    assert torch.equal(lyapunov_exponents(other.A, k=2).exponents, lyapunov_exponents(flow.A, k=2).exponents)
     assert trace(flow.Phi, budget=20).value != trace(flow.K, budget=20).value
 
 

@@ -26,13 +26,13 @@ def values_of(found: EigenPairs | SingularTriplets) -> torch.Tensor:
 def lanczos(sign: float, **options: int) -> EigenPairs:
     """The same spectrum seen from its upper end, and, turned over, from its lower one."""
     which = "largest" if sign > 0 else "smallest"
-    return eigsh(sign * DiagonalOperator(VALUES), 8, which=which, **options)
+    return eigsh(sign * DiagonalOperator(VALUES), k=8, which=which, **options)
 
 
 SOLVERS: dict[str, Callable[..., EigenPairs | SingularTriplets]] = {
     "largest": lambda **options: lanczos(1.0, **options),
     "smallest": lambda **options: lanczos(-1.0, **options),
-    "svd": lambda **options: svd(DiagonalOperator(VALUES), 8, **options),
+    "svd": lambda **options: svd(DiagonalOperator(VALUES), k=8, **options),
 }
 
 
@@ -61,14 +61,14 @@ def test_within_any_budget_flags_are_true_of_right_pairs_alone(solver: str) -> N
 
 def test_an_eigenvalue_of_a_hundred_copies() -> None:
     values = torch.cat([torch.full((100,), 2.0), torch.ones(1900)]).to(F64)
-    pairs = eigsh(DiagonalOperator(values), 50)
+    pairs = eigsh(DiagonalOperator(values), k=50)
     assert pairs.method == "block Lanczos, blocks of 32"
     torch.testing.assert_close(pairs.eigenvalues, torch.full((50,), 2.0, dtype=F64), rtol=1e-12, atol=0)
     assert pairs.converged.all()
-    short = eigsh(DiagonalOperator(values), 50, budget=130)  # too few to look for more copies
+    short = eigsh(DiagonalOperator(values), k=50, budget=130)  # too few to look for more copies
     wrong = short.eigenvalues < 1.5
     assert not (short.converged & wrong).any()
-    triplets = svd(DiagonalOperator(values), 50)
+    triplets = svd(DiagonalOperator(values), k=50)
     torch.testing.assert_close(triplets.S, torch.full((50,), 2.0, dtype=F64), rtol=1e-12, atol=0)
     assert triplets.converged.all()
 
@@ -91,12 +91,12 @@ def test_copies_within_one_block() -> None:
         matrix[start::2, start::2] = (basis * values) @ basis.T
     op = Labelled((matrix + matrix.T) / 2, Space.of(time=200, hidden=2))
     expected = torch.tensor([5.0, 5, 5, 4, 4, 3], dtype=F64)
-    pairs = eigsh(op, 6)
+    pairs = eigsh(op, k=6)
     assert pairs.method == "Lanczos within 2 blocks of the operator"
     torch.testing.assert_close(pairs.eigenvalues, expected, rtol=1e-9, atol=0)
     assert pairs.converged.all()
     for budget in range(14, 80, 6):
-        short = eigsh(op, 6, budget)
+        short = eigsh(op, k=6, budget=budget)
         assert short.num_matvecs <= budget
         right = (short.eigenvalues - expected).abs() <= 1e-9
         assert not (short.converged & ~right).any(), budget
@@ -112,11 +112,11 @@ def test_the_tolerance_is_relative_to_each_value() -> None:
     """A residual of 1% of the largest value says nothing about a value at the other, smaller end."""
     values = torch.cat([torch.tensor([-5.5, -3.9]), torch.linspace(-3.7, 80, 1497), torch.tensor([125.0])])
     op = DiagonalOperator(values.to(F64))
-    pairs = eigsh(op, 1, budget=200, tol=1e-2, which="smallest")
+    pairs = eigsh(op, k=1, budget=200, tol=1e-2, which="smallest")
     assert float(pairs.eigenvalues[0]) == pytest.approx(-5.5, rel=1e-2)
     assert float(pairs.residual_norms[0]) <= 1e-2 * 5.5
     assert pairs.converged.all()
-    few = eigsh(op, 1, budget=18, tol=1e-2, which="smallest")
+    few = eigsh(op, k=1, budget=18, tol=1e-2, which="smallest")
     assert 0.055 < float(few.residual_norms[0]) < 1e-2 * 125
     assert not few.converged.any()
     limits = Tolerance.of(1e-2, F64).limits(torch.tensor([100.0, 1.0, 0.0], dtype=F64), 100.0)
@@ -129,7 +129,7 @@ def test_the_tolerance_is_relative_to_each_value() -> None:
 
 def test_a_randomised_decomposition_of_a_wide_range() -> None:
     values = 10.0 ** -torch.arange(0, 1000, dtype=F64).clamp(max=12)
-    triplets = randomized_svd(DiagonalOperator(values), 12, 0, 2)
+    triplets = randomized_svd(DiagonalOperator(values), k=12, power=0, oversample=2)
     errors = (triplets.S / values[:12] - 1).abs()
     assert errors[-1] > 0.5
     assert not triplets.converged[errors > 1e-3].any()
@@ -140,19 +140,19 @@ def test_a_randomised_decomposition_of_a_wide_range() -> None:
 def test_the_dense_solution_where_iterating_costs_as_much() -> None:
     values = torch.linspace(0, 1, 600, dtype=F64)
     op = DiagonalOperator(values)
-    for pairs in (eigsh(op, 20), svd(op, 20)):
+    for pairs in (eigsh(op, k=20), svd(op, k=20)):
         assert (pairs.method, pairs.num_matvecs) == ("dense", 600)
         assert pairs.converged.all()
         torch.testing.assert_close(values_of(pairs), values.flip(0)[:20], rtol=1e-12, atol=0)
-    assert eigsh(op, 19).method != "dense"
+    assert eigsh(op, k=19).method != "dense"
     crowded = DiagonalOperator(torch.linspace(0, 1, 310, dtype=F64))
-    pairs = eigsh(crowded, 6)  # the space becomes whole before the pairs converge
+    pairs = eigsh(crowded, k=6)  # the space becomes whole before the pairs converge
     assert pairs.num_matvecs <= 310 + 6
     assert pairs.converged.all()
     with pytest.raises(ArgumentError, match="budget: expected at least 300 products for k=299, got 299"):
-        eigsh(DiagonalOperator(torch.linspace(0, 1, 300, dtype=F64)), 299, 299)
+        eigsh(DiagonalOperator(torch.linspace(0, 1, 300, dtype=F64)), k=299, budget=299)
     with pytest.raises(ArgumentError, match="budget: expected at least 300 products for k=80, got 299"):
-        svd(DiagonalOperator(torch.linspace(0, 1, 300, dtype=F64)), 80, 299)
+        svd(DiagonalOperator(torch.linspace(0, 1, 300, dtype=F64)), k=80, budget=299)
 
 
 def look(op: Operator, level: float, low: float, room: int, seed: int) -> Answer:

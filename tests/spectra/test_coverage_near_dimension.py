@@ -39,14 +39,14 @@ def quantity(name: str, values: torch.Tensor) -> tuple[Call, float]:
     assert not bare.positive
     cosine = values @ (values * factors) / values.norm() / (values * factors).norm()
     calls: dict[str, tuple[Call, torch.Tensor]] = {
-        "trace": (lambda b, g: trace(op, b, generator=g), values.sum()),
-        "norm": (lambda b, g: frobenius_norm(op, b, generator=g), values.norm()),
+        "trace": (lambda b, g: trace(op, budget=b, generator=g), values.sum()),
+        "norm": (lambda b, g: frobenius_norm(op, budget=b, generator=g), values.norm()),
         "rank": (lambda b, g: effective_rank(op, budget=b, generator=g), values.sum() ** 2 / squares.sum()),
-        "alignment": (lambda b, g: alignment(op, other, 2 * b, generator=g), cosine),
-        "xtrace": (lambda b, g: trace(bare, b, generator=g), values.sum()),
-        "norm of op op*": (lambda b, g: frobenius_norm(bare, b, generator=g), values.norm()),
+        "alignment": (lambda b, g: alignment(op, other, budget=2 * b, generator=g), cosine),
+        "xtrace": (lambda b, g: trace(bare, budget=b, generator=g), values.sum()),
+        "norm of op op*": (lambda b, g: frobenius_norm(bare, budget=b, generator=g), values.norm()),
         "entropy": (
-            lambda b, g: effective_rank(op, "entropy", budget=b, generator=g),
+            lambda b, g: effective_rank(op, kind="entropy", budget=b, generator=g),
             (-(shares * shares.log()).sum()).exp(),
         ),
     }

@@ -42,7 +42,7 @@ def dense(op: MatrixOperator) -> torch.Tensor:
 @pytest.mark.parametrize("which", ["largest", "smallest", "magnitude"])
 def test_against_the_dense_spectrum(which: str) -> None:
     op = Labelled(blockwise(), SPACE)
-    pairs = eigsh(op, 7, which=which)
+    pairs = eigsh(op, k=7, which=which)
     values = dense(op)
     order = {"largest": -values, "smallest": values, "magnitude": -values.abs()}[which].argsort()[:7]
     torch.testing.assert_close(pairs.eigenvalues, values[order], rtol=1e-10, atol=0)
@@ -59,7 +59,7 @@ def test_against_the_dense_spectrum(which: str) -> None:
 def test_labels_that_are_wrong_give_something_else() -> None:
     matrix = torch.randn(400, 400, generator=torch.Generator().manual_seed(0), dtype=F64)
     op = Labelled(matrix + matrix.T, SPACE)
-    pairs = eigsh(op, 3)
+    pairs = eigsh(op, k=3)
     assert not pairs.converged.any()
     assert abs(float(pairs.eigenvalues[0]) / float(dense(op)[-1]) - 1) > 0.1
 
@@ -70,22 +70,22 @@ def test_blocks_that_vanish_or_repeat() -> None:
     matrix[rows == 0] = 0
     matrix[rows == 1] = 100 * torch.eye(400, dtype=F64)[rows == 1]
     op = Labelled(matrix, SPACE)
-    pairs = eigsh(op, 6)
+    pairs = eigsh(op, k=6)
     torch.testing.assert_close(pairs.eigenvalues, torch.full((6,), 100.0, dtype=F64), rtol=1e-12, atol=0)
-    smallest = eigsh(Labelled(matrix @ matrix, SPACE), 3, which="smallest")
+    smallest = eigsh(Labelled(matrix @ matrix, SPACE), k=3, which="smallest")
     assert smallest.eigenvalues.abs().max() <= 1e-9
-    nothing = eigsh(Labelled(torch.zeros(400, 400, dtype=F64), SPACE), 3)
+    nothing = eigsh(Labelled(torch.zeros(400, 400, dtype=F64), SPACE), k=3)
     assert nothing.eigenvalues.tolist() == [0, 0, 0]
     assert nothing.converged.all()
 
 
 def test_blocks_of_unequal_sizes_or_a_block_size_asked_for() -> None:
     op = Labelled(blockwise(), SPACE)
-    assert eigsh(op, 3, block_size=3).method == "block Lanczos, blocks of 3"
+    assert eigsh(op, k=3, block_size=3).method == "block Lanczos, blocks of 3"
     unequal = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1, 1, 1])
     op = Labelled(torch.eye(400, dtype=F64) * together(unequal), SPACE)
     op.labels = unequal
-    assert eigsh(op, 3).method == "block Lanczos, blocks of 3"
+    assert eigsh(op, k=3).method == "block Lanczos, blocks of 3"
 
 
 def test_a_kernel_needs_few_products() -> None:
@@ -94,13 +94,13 @@ def test_a_kernel_needs_few_products() -> None:
     K = linearize(model, torch.randn(10, 30, 8, dtype=F64)).K
     assert K.block_labels is not None
     assert K.block_labels.tolist() == list(range(40))
-    pairs = eigsh(K, 10, tol=1e-6)
+    pairs = eigsh(K, k=10, tol=1e-6)
     assert pairs.converged.all()
     assert pairs.num_matvecs <= 15 + 10
     exact = [kernel_of_unit(K, unit) for unit in range(40)]
     expected = torch.cat([torch.linalg.eigvalsh(part) for part in exact]).sort(descending=True)[0][:10]
     torch.testing.assert_close(pairs.eigenvalues, expected, rtol=1e-9, atol=0)
-    whole = eigsh(K, 10, tol=1e-6, block_size=10)
+    whole = eigsh(K, k=10, tol=1e-6, block_size=10)
     torch.testing.assert_close(whole.eigenvalues, expected, rtol=1e-9, atol=0)
     assert whole.num_matvecs > 3 * pairs.num_matvecs  # what the blocks spare
 

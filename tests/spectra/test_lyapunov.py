@@ -54,7 +54,7 @@ def test_finite_time_exponents_are_the_singular_values_of_the_transition() -> No
         for step in range(first, last + 1):
             product = blocks[:, step] @ product
         expected = torch.linalg.svdvals(product).log() / (last - first + 1)
-        torch.testing.assert_close(finite_time_exponents(A, t, s), expected, rtol=0, atol=1e-9)
+        torch.testing.assert_close(finite_time_exponents(A, t=t, s=s), expected, rtol=0, atol=1e-9)
         assert (expected - lyapunov_exponents(A).exponents).abs().max() > 1e-3
 
 
@@ -211,7 +211,7 @@ def test_trials_without_a_step_to_count_are_refused() -> None:
         lyapunov_exponents(A, discard=2)
     assert lyapunov_exponents(A, discard=1).steps.tolist() == [5, 1]
     with pytest.raises(ArgumentError, match="A: expected at least one valid step in each trial, got 0"):
-        finite_time_exponents(A, 5, 3)
+        finite_time_exponents(A, t=5, s=3)
     exact = torch.tensor([2.0, 0.5], dtype=F64).log()
     torch.testing.assert_close(finite_time_exponents(A), exact.expand(2, 2), rtol=0, atol=1e-9)
 
@@ -233,9 +233,9 @@ def test_arguments_out_of_range(arguments: dict[str, float], message: str) -> No
 def test_finite_time_indices_out_of_range() -> None:
     A = constant(torch.eye(2, dtype=F64), 5)
     with pytest.raises(ArgumentError, match=r"s: expected an index below t = 2, got 2"):
-        finite_time_exponents(A, 2, 2)
+        finite_time_exponents(A, t=2, s=2)
     with pytest.raises(ArgumentError, match=r"t: expected a time index in \[-5, 4\], got 5"):
-        finite_time_exponents(A, 5)
+        finite_time_exponents(A, t=5)
 
 
 def test_a_singular_step_has_no_finite_exponent_left() -> None:

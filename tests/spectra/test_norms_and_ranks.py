@@ -48,12 +48,12 @@ def test_norm_of_anything(
 ) -> None:
     for op in (rectangular, rectangular.T, symmetric, positive):
         truth = float(op.to_dense().norm())
-        honest([frobenius_norm(op, 40, generator=seeded(seed)) for seed in range(30)], truth)
-        exact = frobenius_norm(op, min(op.domain.size, op.codomain.size))
+        honest([frobenius_norm(op, budget=40, generator=seeded(seed)) for seed in range(30)], truth)
+        exact = frobenius_norm(op, budget=min(op.domain.size, op.codomain.size))
         assert exact.value == pytest.approx(truth, rel=1e-12)
         assert (exact.stderr, exact.method) == (0, "exact")
         assert exact.num_matvecs == min(op.domain.size, op.codomain.size)
-        near = frobenius_norm(1.3 * op, 40)
+        near = frobenius_norm(1.3 * op, budget=40)
         assert abs(near.value - truth) > 4 * near.stderr
 
 
@@ -66,23 +66,23 @@ def test_the_sketch_beats_plain_probes(rectangular: Operator) -> None:
 
 def test_rtol(positive: Operator) -> None:
     big = DiagonalOperator(torch.arange(1, 3001, dtype=F64) ** -0.5)
-    for estimate in (frobenius_norm(big, 20, rtol=0.01), effective_rank(big, budget=20, rtol=0.01)):
+    for estimate in (frobenius_norm(big, budget=20, rtol=0.01), effective_rank(big, budget=20, rtol=0.01)):
         assert estimate.stderr <= 0.01 * estimate.value
         assert 20 < estimate.num_matvecs <= 320
-    aligned = alignment(big, big + IdentityOperator(big.domain, dtype=F64), 20, rtol=0.02)
+    aligned = alignment(big, big + IdentityOperator(big.domain, dtype=F64), budget=20, rtol=0.02)
     assert aligned.stderr <= 0.02 * aligned.value
-    assert frobenius_norm(positive, 40, rtol=1e-9).stderr == 0
-    assert effective_rank(positive, "entropy", budget=40, rtol=1e-9).stderr == 0
+    assert frobenius_norm(positive, budget=40, rtol=1e-9).stderr == 0
+    assert effective_rank(positive, kind="entropy", budget=40, rtol=1e-9).stderr == 0
 
 
 @pytest.mark.parametrize("kind", ["participation", "entropy", "threshold"])
 def test_exact_ranks(kind: str, positive: Operator, rectangular: Operator, symmetric: Operator) -> None:
-    exact = effective_rank(positive, kind, budget=300)
+    exact = effective_rank(positive, kind=kind, budget=300)
     assert exact.value == pytest.approx(ranks(torch.linalg.eigvalsh(positive.to_dense()))[kind], rel=1e-11)
     assert exact.stderr == 0
     assert exact.method.endswith("of op, exact")
     for op, name in ((rectangular, "op op*"), (rectangular.T, "op* op"), (symmetric, "op op*")):
-        exact = effective_rank(op, kind, budget=320)
+        exact = effective_rank(op, kind=kind, budget=320)
         assert exact.value == pytest.approx(ranks(torch.linalg.svdvals(op.to_dense()) ** 2)[kind], rel=1e-11)
         assert exact.method.endswith(f"of {name}, exact")
 
@@ -90,22 +90,24 @@ def test_exact_ranks(kind: str, positive: Operator, rectangular: Operator, symme
 @pytest.mark.parametrize("kind", ["participation", "entropy", "threshold"])
 def test_estimated_ranks(kind: str, positive: Operator, rectangular: Operator, seeded: Seeded) -> None:
     truth = ranks(torch.linalg.eigvalsh(positive.to_dense()))[kind]
-    estimates = [effective_rank(positive, kind, generator=seeded(seed)) for seed in range(20)]
+    estimates = [effective_rank(positive, kind=kind, generator=seeded(seed)) for seed in range(20)]
     assert all(abs(e.value - truth) < 4 * e.stderr for e in estimates)
     assert all(e.num_matvecs <= 60 and " of op, " in e.method for e in estimates)
     if kind == "participation":
         honest(estimates, truth)
     truth = ranks(torch.linalg.svdvals(rectangular.to_dense()) ** 2)[kind]
-    estimates = [effective_rank(rectangular, kind, generator=seeded(seed)) for seed in range(20)]
+    estimates = [effective_rank(rectangular, kind=kind, generator=seeded(seed)) for seed in range(20)]
     assert sum(abs(e.value - truth) < 4 * e.stderr for e in estimates) >= 19
     assert all(" of op op*, " in e.method for e in estimates)
 
 
 def test_the_share_matters(positive: Operator) -> None:
-    half, most = (effective_rank(positive, "threshold", share, budget=300) for share in (0.5, 0.99))
+    half, most = (
+        effective_rank(positive, kind="threshold", threshold=share, budget=300) for share in (0.5, 0.99)
+    )
     assert 1 < half.value < most.value < 300
     assert "threshold(0.5)" in half.method
-    assert effective_rank(positive, "threshold", 1.0, budget=300).value == 300
+    assert effective_rank(positive, kind="threshold", threshold=1.0, budget=300).value == 300
 
 
 def test_alignment_of_positive_operators(positive: Operator, seeded: Seeded) -> None:
@@ -117,7 +119,7 @@ def test_alignment_of_positive_operators(positive: Operator, seeded: Seeded) -> 
     estimates = [alignment(positive, other, generator=seeded(seed)) for seed in range(30)]
     honest(estimates, truth)
     assert all(e.method == "nystrom" and e.num_matvecs == 60 for e in estimates)
-    exact = alignment(positive, other, 600)
+    exact = alignment(positive, other, budget=600)
     assert exact.value == pytest.approx(truth, rel=1e-12)
     assert (exact.stderr, exact.num_matvecs) == (0, 600)
 
@@ -131,14 +133,14 @@ def test_alignment_of_others(rectangular: Operator, seeded: Seeded) -> None:
         estimates = [alignment(a, b, generator=seeded(seed)) for seed in range(30)]
         honest(estimates, truth)
         assert all(e.num_matvecs <= 60 for e in estimates)
-        assert alignment(a, b, 640).value == pytest.approx(truth, rel=1e-12)
+        assert alignment(a, b, budget=640).value == pytest.approx(truth, rel=1e-12)
 
 
 def test_alignment_with_itself_is_one(positive: Operator, symmetric: Operator, rectangular: Operator) -> None:
     for op in (positive, symmetric, rectangular):
-        found = alignment(op, op, 10)  # too few products for an exact value of any other
+        found = alignment(op, op, budget=10)  # too few products for an exact value of any other
         assert (found.value, found.stderr, found.method) == (1, 0, "exact")
-        assert alignment(op, 2.0 * op, 10).stderr > 0
+        assert alignment(op, 2.0 * op, budget=10).stderr > 0
         assert alignment(op, -3.0 * op).value == pytest.approx(-1, abs=1e-12)
 
 
@@ -156,34 +158,34 @@ def test_degenerate_operators(budget: int) -> None:
         (MatrixOperator(torch.tensor([[-3.0]], dtype=F64)), 3.0, 1.0),
     ]
     for op, norm, rank in cases:
-        estimate = frobenius_norm(op, budget)
+        estimate = frobenius_norm(op, budget=budget)
         assert math.isfinite(estimate.value)
         if budget >= 5:
             assert abs(estimate.value - norm) <= 4 * estimate.stderr + 1e-12
         assert estimate.num_matvecs <= budget
         if budget >= 2:
             for kind in ("participation", "entropy", "threshold"):
-                estimate = effective_rank(op, kind, budget=budget)
+                estimate = effective_rank(op, kind=kind, budget=budget)
                 assert math.isfinite(estimate.value)
                 assert not math.isnan(estimate.stderr)
             assert effective_rank(op, budget=max(budget, 5)).value == pytest.approx(rank, rel=0.5)
-            aligned = alignment(op, op, budget)
+            aligned = alignment(op, op, budget=budget)
             assert math.isnan(aligned.value) if norm == 0 else aligned.value == pytest.approx(1)
-            assert not math.isnan(alignment(op, op, budget, rtol=0.1).num_matvecs)
+            assert not math.isnan(alignment(op, op, budget=budget, rtol=0.1).num_matvecs)
 
 
 def test_bad_arguments(positive: Operator, rectangular: Operator, strip: Strip) -> None:
     with pytest.raises(ArgumentError, match="budget: expected a whole number >= 1, got 0"):
-        frobenius_norm(positive, 0)
+        frobenius_norm(positive, budget=0)
     with pytest.raises(ArgumentError, match="budget: expected a whole number >= 2, got 1"):
         effective_rank(strip(positive), budget=1)
     assert effective_rank(positive, budget=1).stderr == math.inf
     with pytest.raises(ArgumentError, match="budget: expected a whole number >= 2, got 1"):
-        alignment(positive, positive, 1)
+        alignment(positive, positive, budget=1)
     with pytest.raises(ArgumentError, match=r"kind: expected one of .*did you mean 'entropy'"):
-        effective_rank(positive, "entrpy")
+        effective_rank(positive, kind="entrpy")
     with pytest.raises(ArgumentError, match="threshold: expected a share in"):
-        effective_rank(positive, "threshold", 1.5)
+        effective_rank(positive, kind="threshold", threshold=1.5)
     with pytest.raises(ArgumentError, match="method: expected one of auto, nystrom, hutchinson"):
         frobenius_norm(positive, method="xtrace")
     with pytest.raises(SpaceMismatchError, match=r"alignment of M and M: .*\(parameter=350\)"):
@@ -214,17 +216,17 @@ def test_which_operator_a_rank_is_of(kind: str, positive: MatrixOperator, strip:
         (positive, "op op*", squared, "op op*"),
         (hidden, "op op*", squared, "op op*"),
     ):
-        exact = effective_rank(op, kind, budget=300, of=of)
+        exact = effective_rank(op, kind=kind, budget=300, of=of)
         assert exact.value == pytest.approx(rank, rel=1e-9)
         assert exact.method == f"{label} of {name}, exact"
         assert f"({label} of {name}, exact, " in repr(exact)
-        assert f" of {name}, " in effective_rank(op, kind, of=of).method
+        assert f" of {name}, " in effective_rank(op, kind=kind, of=of).method
     with pytest.raises(
         ArgumentError, match=r"of: expected 'op op\*' for an operator not known to be positive"
     ):
-        effective_rank(hidden, kind, of="op")
+        effective_rank(hidden, kind=kind, of="op")
     with pytest.raises(ArgumentError, match=r"of: expected one of auto, op, op op\*, got 'G'"):
-        effective_rank(positive, kind, of="G")
+        effective_rank(positive, kind=kind, of="G")
 
 
 def test_probes_outside_known_directions_have_the_length_of_what_is_left() -> None:

@@ -30,16 +30,20 @@ def test_probes_have_shape_dtype_and_unit_covariance(kind: str, dtype: torch.dty
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_probes_do_not_depend_on_how_they_are_drawn(kind: str) -> None:
-    whole = spectra.probes(SPACE, 8, torch.Generator().manual_seed(3), kind)
+    whole = spectra.probes(SPACE, 8, generator=torch.Generator().manual_seed(3), kind=kind)
     generator = torch.Generator().manual_seed(3)
-    parts = torch.cat([spectra.probes(SPACE, num, generator, kind) for num in (5, 0, 2, 1)])
+    parts = torch.cat([spectra.probes(SPACE, num, generator=generator, kind=kind) for num in (5, 0, 2, 1)])
     assert torch.equal(whole, parts)
-    assert not torch.equal(whole, spectra.probes(SPACE, 8, torch.Generator().manual_seed(4), kind))
+    assert not torch.equal(
+        whole, spectra.probes(SPACE, 8, generator=torch.Generator().manual_seed(4), kind=kind)
+    )
 
 
 def test_no_generator_means_seed_zero_and_the_global_state_is_left_alone() -> None:
     before = torch.get_rng_state()
-    assert torch.equal(spectra.probes(SPACE, 3), spectra.probes(SPACE, 3, torch.Generator().manual_seed(0)))
+    assert torch.equal(
+        spectra.probes(SPACE, 3), spectra.probes(SPACE, 3, generator=torch.Generator().manual_seed(0))
+    )
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -47,7 +51,7 @@ def test_bad_arguments() -> None:
     with pytest.raises(ArgumentError, match=r"kind: expected one of gaussian.*did you mean 'gaussian'"):
         spectra.probes(SPACE, 3, kind="gausian")
     with pytest.raises(ArgumentError, match=r"generator: expected a torch\.Generator or None, got 3"):
-        spectra.probes(SPACE, 3, 3)  # type: ignore[arg-type]
+        spectra.probes(SPACE, 3, generator=3)  # type: ignore[arg-type]
 
 
 def everything(op: Operator, seed: int) -> dict[str, torch.Tensor]:
@@ -65,18 +69,18 @@ def everything(op: Operator, seed: int) -> dict[str, torch.Tensor]:
         "hutchinson": spectra.trace(op, method="hutchinson", generator=new()),
         "norm": spectra.frobenius_norm(plain, generator=new()),
         "participation": spectra.effective_rank(op, generator=new()),
-        "entropy": spectra.effective_rank(op, "entropy", generator=new()),
-        "threshold": spectra.effective_rank(op, "threshold", generator=new()),
+        "entropy": spectra.effective_rank(op, kind="entropy", generator=new()),
+        "threshold": spectra.effective_rank(op, kind="threshold", generator=new()),
         "alignment": spectra.alignment(op, op @ op, generator=new()),
         "other alignment": spectra.alignment(plain, plain @ op, generator=new()),
         "adaptive": spectra.trace(plain, budget=20, rtol=0.2, generator=new()),
     }
     numbers = {name: torch.tensor([e.value, e.stderr], dtype=torch.float64) for name, e in estimates.items()}
-    numbers["eigsh"] = spectra.eigsh(op, 3, budget=60, generator=new()).eigenvectors
-    numbers["svd"] = spectra.svd(plain, 3, budget=90, generator=new()).V
-    numbers["randomised"] = spectra.randomized_svd(op, 3, generator=new()).U
-    numbers["density"] = spectra.spectral_density(op, 60, generator=new()).nodes
-    numbers["partial"] = spectra.partial_trace(op, ("batch", "time"), 100, new()).value
+    numbers["eigsh"] = spectra.eigsh(op, k=3, budget=60, generator=new()).eigenvectors
+    numbers["svd"] = spectra.svd(plain, k=3, budget=90, generator=new()).V
+    numbers["randomised"] = spectra.randomized_svd(op, k=3, generator=new()).U
+    numbers["density"] = spectra.spectral_density(op, budget=60, generator=new()).nodes
+    numbers["partial"] = spectra.partial_trace(op, ("batch", "time"), budget=100, generator=new()).value
     return numbers
 
 

@@ -241,8 +241,8 @@ def test_exponents_of_scaled_steps(scale: float) -> None:
     shift = math.log(scale)
     found, right = lyapunov_exponents(scale * A).exponents - shift, lyapunov_exponents(A).exponents
     assert float((found - right).abs().max()) <= 1e-4
-    found = finite_time_exponents(scale * A, 6, 2) - shift
-    assert float((found - finite_time_exponents(A, 6, 2)).abs().max()) <= 1e-3
+    found = finite_time_exponents(scale * A, t=6, s=2) - shift
+    assert float((found - finite_time_exponents(A, t=6, s=2)).abs().max()) <= 1e-3
 
 
 def test_eigenpairs_of_an_operator_that_is_small_by_its_inputs() -> None:

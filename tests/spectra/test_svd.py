@@ -32,43 +32,43 @@ def check(op: Operator, triplets: SingularTriplets, k: int, atol: float) -> None
 def test_against_dense(transposed: bool, rectangular: MatrixOperator) -> None:
     op = rectangular.T if transposed else rectangular
     truth = torch.linalg.svdvals(rectangular.matrix)
-    triplets = svd(op, 7)
+    triplets = svd(op, k=7)
     check(op, triplets, 7, 1e-12)
     torch.testing.assert_close(triplets.S, truth[:7], rtol=1e-11, atol=0)
     assert triplets.converged.all()
     assert triplets.method == "block Golub-Kahan, blocks of 7"
     assert triplets.num_matvecs < 300
-    dense = svd(op, 7, budget=320)
+    dense = svd(op, k=7, budget=320)
     assert (dense.method, dense.num_matvecs) == ("dense", 320)
     check(op, dense, 7, 1e-12)
     torch.testing.assert_close(dense.S, truth[:7], rtol=1e-12, atol=0)
     torch.testing.assert_close(dense.U, triplets.U, rtol=0, atol=1e-8)
     torch.testing.assert_close(dense.V, triplets.V, rtol=0, atol=1e-8)
-    assert not torch.allclose(svd(1.01 * op, 7).S, truth[:7], rtol=1e-4)
+    assert not torch.allclose(svd(1.01 * op, k=7).S, truth[:7], rtol=1e-4)
 
 
 def test_randomised(rectangular: MatrixOperator) -> None:
     truth = torch.linalg.svdvals(rectangular.matrix)[:6]
     errors = []
     for power in (0, 1, 2):
-        triplets = randomized_svd(rectangular, 6, power)
+        triplets = randomized_svd(rectangular, k=6, power=power)
         check(rectangular, triplets, 6, 1e-12)
         assert triplets.num_matvecs == 16 * (2 * power + 2) + 6
         errors.append(float((triplets.S / truth - 1).abs().max()))
     assert errors[2] < errors[1] < errors[0] < 0.2
     assert errors[2] < 1e-3
     assert triplets.converged.all()
-    assert randomized_svd(rectangular, 310).method == "dense"
+    assert randomized_svd(rectangular, k=310).method == "dense"
     with pytest.raises(ArgumentError, match="power: expected a whole number >= 0"):
-        randomized_svd(rectangular, 6, -1)
+        randomized_svd(rectangular, k=6, power=-1)
 
 
 def test_budget_and_flags(rectangular: MatrixOperator) -> None:
-    short = svd(rectangular, 6, budget=40)
+    short = svd(rectangular, k=6, budget=40)
     assert short.num_matvecs <= 40
     assert not short.converged.all()
     check(rectangular, short, 6, 1e-12)
-    assert svd(rectangular, 6, budget=60, tol=0.5).converged.all()
+    assert svd(rectangular, k=6, budget=60, tol=0.5).converged.all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
@@ -86,24 +86,24 @@ def test_degenerate_operators(solver, dtype: torch.dtype) -> None:  # type: igno
         (OuterProductOperator(v, u, codomain=other, domain=space), [norm, 0, 0, 0]),
         (OuterProductOperator(u, v, codomain=space, domain=other), [norm, 0, 0, 0]),
     ):
-        triplets = solver(op, 4)
+        triplets = solver(op, k=4)
         torch.testing.assert_close(triplets.S, torch.tensor(values, dtype=dtype), rtol=1e-5, atol=atol)
         check(op, triplets, 4, atol)
         assert triplets.converged.all()
-    one = solver(MatrixOperator(torch.tensor([[-3.0]], dtype=dtype)), 1)
+    one = solver(MatrixOperator(torch.tensor([[-3.0]], dtype=dtype)), k=1)
     assert (one.S.tolist(), one.U.tolist(), one.V.tolist()) == ([3.0], [[1.0]], [[-1.0]])
 
 
 def test_bad_arguments(rectangular: MatrixOperator) -> None:
     for solver in (svd, randomized_svd):
         with pytest.raises(ArgumentError, match="k: expected at most 320, the dimension of M, got 321"):
-            solver(rectangular, 321)
+            solver(rectangular, k=321)
         with pytest.raises(ArgumentError, match="k: expected a whole number >= 1, got 0"):
-            solver(rectangular, 0)
+            solver(rectangular, k=0)
         with pytest.raises(NonFiniteError, match=r"bad: .*probe 0"):
-            solver(MatrixOperator(torch.full((300, 300), torch.nan, dtype=F64), name="bad"), 2)
+            solver(MatrixOperator(torch.full((300, 300), torch.nan, dtype=F64), name="bad"), k=2)
     with pytest.raises(ArgumentError, match="budget: expected at least 16 products for k=4, got 15"):
-        svd(rectangular, 4, 15)
+        svd(rectangular, k=4, budget=15)
     with pytest.raises(ArgumentError, match="budget: expected a whole number >= 1, got 0"):
-        svd(rectangular, 4, 0)
-    assert svd(rectangular, 320).S.shape == (320,)
+        svd(rectangular, k=4, budget=0)
+    assert svd(rectangular, k=320).S.shape == (320,)

@@ -24,7 +24,10 @@ def coverage_and_width(values: torch.Tensor, budget: int, runs: int, share: floa
     """Return the share of intervals that hold the truth, and the median error by what the runs are off."""
     op = MatrixOperator(rotated(values))
     truth = float((values.cumsum(0) < share * values.sum() * (1 - 1e-12)).sum() + 1)
-    found = estimates(lambda seeded: effective_rank(op, "threshold", share, budget, generator=seeded), runs)
+    found = estimates(
+        lambda seeded: effective_rank(op, kind="threshold", threshold=share, budget=budget, generator=seeded),
+        runs,
+    )
     errors = torch.tensor([e.value - truth for e in found], dtype=F64)
     stderr = torch.tensor([e.stderr for e in found], dtype=F64)
     return covered(found, truth), float(stderr.median() / errors.square().mean().sqrt())

@@ -40,7 +40,7 @@ def test_accuracy_with_sixty_products(name: str, seeded: Seeded) -> None:
     }
     op = DiagonalOperator(spectra[name])
     truth = float(spectra[name].sum())
-    estimates = [trace(op, 60, generator=seeded(seed)) for seed in range(30)]
+    estimates = [trace(op, budget=60, generator=seeded(seed)) for seed in range(30)]
     errors = torch.tensor([e.value / truth - 1 for e in estimates])
     assert float(errors.square().mean().sqrt()) < LIMITS[name]
     covered = sum(e.interval()[0] <= truth <= e.interval()[1] for e in estimates)
@@ -53,7 +53,7 @@ def test_every_method_is_unbiased_and_knows_its_error(
     method: str, positive: Operator, seeded: Seeded
 ) -> None:
     truth = float(positive.to_dense().trace())
-    estimates = [trace(positive, 40, method=method, generator=seeded(seed)) for seed in range(60)]
+    estimates = [trace(positive, budget=40, method=method, generator=seeded(seed)) for seed in range(60)]
     values = torch.tensor([e.value for e in estimates], dtype=F64)
     assert abs(values.mean() - truth) < 4 * values.std() / 60**0.5
     typical = torch.tensor([e.stderr for e in estimates]).square().mean().sqrt()
@@ -68,7 +68,7 @@ def test_a_general_operator_takes_xtrace(seeded: Seeded) -> None:
         20, 300, generator=seeded(2), dtype=F64
     )
     matrix += 1e-3 * torch.randn(300, 300, generator=seeded(3), dtype=F64)
-    estimate = trace(MatrixOperator(matrix), 80)
+    estimate = trace(MatrixOperator(matrix), budget=80)
     assert estimate.method == "xtrace"
     assert estimate.num_matvecs == 80
     assert abs(estimate.value - float(matrix.trace())) < 4 * estimate.stderr
@@ -81,10 +81,10 @@ def test_a_general_operator_takes_xtrace(seeded: Seeded) -> None:
 def test_exact_from_the_dimension_on(method: str, dtype: torch.dtype, positive: Operator) -> None:
     op = MatrixOperator(positive.to_dense().to(dtype), positive.domain)
     for budget in (300, 10_000):
-        estimate = trace(op, budget, method=method)
+        estimate = trace(op, budget=budget, method=method)
         assert estimate.value == pytest.approx(float(op.matrix.double().trace()), rel=1e-12)
         assert (estimate.stderr, estimate.num_matvecs, estimate.method) == (0, 300, "exact")
-    assert trace(op, 299, method=method).stderr > 0
+    assert trace(op, budget=299, method=method).stderr > 0
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -92,7 +92,7 @@ def test_low_rank_is_as_good_as_exact(method: str, seeded: Seeded) -> None:
     factor = torch.randn(500, 8, generator=seeded(4), dtype=F64)
     op = MatrixOperator(factor, Space.of(column=8), Space.of(index=500))
     op = op @ op.T
-    estimate = trace(op, 60, method=method)
+    estimate = trace(op, budget=60, method=method)
     truth = float(factor.square().sum())
     if method == "hutchinson":
         assert estimate.stderr > 1e-2 * truth
@@ -112,7 +112,7 @@ def test_ordinary_degenerate_operators(method: str, budget: int) -> None:
         (IdentityOperator(space, dtype=F64), 100.0),
         (OuterProductOperator(u), float(u @ u)),
     ]:
-        estimate = trace(op, budget, method=method)
+        estimate = trace(op, budget=budget, method=method)
         assert math.isfinite(estimate.value)
         assert not math.isnan(estimate.stderr)
         assert estimate.num_matvecs <= budget
@@ -120,39 +120,39 @@ def test_ordinary_degenerate_operators(method: str, budget: int) -> None:
             assert estimate.stderr == math.inf
         if budget >= 60:
             assert abs(estimate.value - truth) <= 4 * estimate.stderr + 1e-12
-    one = trace(MatrixOperator(torch.tensor([[3.0]], dtype=F64)), budget, method=method)
+    one = trace(MatrixOperator(torch.tensor([[3.0]], dtype=F64)), budget=budget, method=method)
     assert (one.value, one.stderr, one.num_matvecs) == (3.0, 0.0, 1)
 
 
 def test_an_antisymmetric_operator_has_trace_zero(seeded: Seeded) -> None:
     matrix = torch.randn(200, 200, generator=seeded(6), dtype=F64)
     op = MatrixOperator(matrix - matrix.T)
-    estimate = trace(op, 60)
+    estimate = trace(op, budget=60)
     assert abs(estimate.value) < 4 * estimate.stderr
-    adaptive = trace(op, 20, rtol=0.01)  # no estimate is ever within 1% of zero
+    adaptive = trace(op, budget=20, rtol=0.01)  # no estimate is ever within 1% of zero
     assert adaptive.method == "exact"
     assert abs(adaptive.value) < 1e-12
 
 
 def test_rtol_spends_what_it_takes(positive: Operator, strip: Callable[[Operator], Operator]) -> None:
     big = DiagonalOperator(torch.arange(1, 4001, dtype=F64) ** -1.0)
-    cheap, dear = trace(big, 20, rtol=0.1), trace(big, 20, rtol=0.01)
+    cheap, dear = trace(big, budget=20, rtol=0.1), trace(big, budget=20, rtol=0.01)
     assert cheap.stderr <= 0.1 * cheap.value
     assert dear.stderr <= 0.01 * dear.value
     assert cheap.num_matvecs < dear.num_matvecs <= 320
     assert dear.value == pytest.approx(float(big.values.sum()), rel=0.04)
     # The probes of the first rounds are kept: the result is that of the last budget.
-    assert trace(big, dear.num_matvecs).value == dear.value
-    assert trace(positive, 60, rtol=1e-9).method == "exact"
-    stopped = trace(big, 10, rtol=1e-9, max_budget=40)
+    assert trace(big, budget=dear.num_matvecs).value == dear.value
+    assert trace(positive, budget=60, rtol=1e-9).method == "exact"
+    stopped = trace(big, budget=10, rtol=1e-9, max_budget=40)
     assert (stopped.method, stopped.num_matvecs) == ("xnystrace, rtol not reached", 40)
-    assert trace(strip(big), 20, rtol=0.05).stderr > 0
+    assert trace(strip(big), budget=20, rtol=0.05).stderr > 0
 
 
 @pytest.mark.parametrize("budget", [0, -3, 2.5, True, "60", None])
 def test_bad_budgets(budget: object, positive: Operator) -> None:
     with pytest.raises(ArgumentError, match=r"budget: expected a whole number >= 1, got"):
-        trace(positive, budget)  # type: ignore[arg-type]
+        trace(positive, budget=budget)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("rtol", [0, -0.1, math.nan, math.inf, "0.1", True])
@@ -173,7 +173,7 @@ def test_other_bad_arguments(
     with pytest.raises(ArgumentError, match="generator: expected"):
         trace(positive, generator=0)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="max_budget: expected a whole number >= 60, got 10"):
-        trace(positive, 60, rtol=0.1, max_budget=10)
+        trace(positive, budget=60, rtol=0.1, max_budget=10)
     with pytest.raises(
         SpaceMismatchError, match=r"trace of M: .* \(parameter=350\) to \(time=10, hidden=32\)"
     ):
@@ -191,4 +191,4 @@ def test_a_product_that_is_not_finite_is_named() -> None:
     op = FunctionOperator(space, space, broken, broken, dtype=F64, name="broken")
     for budget in (60, 200):
         with pytest.raises(NonFiniteError, match=r"broken: .*NaN or infinity with probe 7"):
-            trace(op, budget)
+            trace(op, budget=budget)

@@ -23,7 +23,7 @@ from kpframe.spectra._numerics.convergence import (
 from kpframe.spectra._numerics.krylov import Ritz, best
 from kpframe.spectra._numerics.linalg import outside, symmetric_eigen
 from kpframe.spectra._numerics.products import Products
-from kpframe.spectra._numerics.rng import probes
+from kpframe.spectra._numerics.rng import random_rows
 
 
 class Blocks:
@@ -109,7 +109,7 @@ def _run(
         return room - (product.count - start)
 
     def draw() -> torch.Tensor:
-        row = probes(op.domain, 1, generator, dtype=op.dtype, device=op.device).flatten(1)
+        row = random_rows(op, 1, generator)
         return blocks.split(row)
 
     def missing(level: float) -> Answer:

@@ -12,7 +12,7 @@ from attrs import frozen
 from kpframe.spectra._numerics.convergence import Answer, Doubts, Tolerance, known, nothing_above
 from kpframe.spectra._numerics.linalg import Basis, completed, outside
 from kpframe.spectra._numerics.products import Products
-from kpframe.spectra._numerics.rng import probes
+from kpframe.spectra._numerics.rng import random_rows
 
 
 @frozen(eq=False)
@@ -41,7 +41,7 @@ def golub_kahan(
     start = product.count
 
     def draw(num: int) -> torch.Tensor:
-        return probes(op.domain, num, generator, dtype=op.dtype, device=op.device).flatten(1)
+        return random_rows(op, num, generator)
 
     def left_over() -> int:  # products there and back
         return min((room - (product.count - start)) // 2, op.domain.size - right.size)

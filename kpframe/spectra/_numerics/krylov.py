@@ -20,7 +20,7 @@ from kpframe.spectra._numerics.convergence import (
 )
 from kpframe.spectra._numerics.linalg import Basis, outside, symmetric_eigen
 from kpframe.spectra._numerics.products import Products
-from kpframe.spectra._numerics.rng import probes
+from kpframe.spectra._numerics.rng import random_rows
 
 
 @frozen(eq=False)
@@ -57,7 +57,7 @@ def block_lanczos(
     start = product.count
 
     def draw(num: int) -> torch.Tensor:
-        return probes(op.domain, num, generator, dtype=op.dtype, device=op.device).flatten(1)
+        return random_rows(op, num, generator)
 
     first = draw(min(block, room))
     basis = Basis(first)

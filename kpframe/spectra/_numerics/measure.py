@@ -13,7 +13,7 @@ from kpframe.spectra._numerics.convergence import Tolerance
 from kpframe.spectra._numerics.krylov import block_lanczos
 from kpframe.spectra._numerics.lanczos import F64, Tridiagonal, lanczos
 from kpframe.spectra._numerics.products import Products
-from kpframe.spectra._numerics.rng import probes
+from kpframe.spectra._numerics.rng import random_rows
 from kpframe.spectra._numerics.statistics import widen
 
 #: A functional of a weighted set of eigenvalues, ``[s], [s] -> number``.
@@ -90,9 +90,7 @@ def spectral_measure(product: Products, num: int, generator: torch.Generator) ->
             known, vectors = ritz.values[good], ritz.vectors[good]
     left = num - product.count // product.weight
     steps = min(STEPS, left)
-    starts = probes(op.domain, left // steps, generator, "sphere", dtype=op.dtype, device=op.device).flatten(
-        1
-    )
+    starts = random_rows(op, left // steps, generator, "sphere")
     if vectors is not None:
         for _ in range(2):
             starts = starts - (starts @ vectors.mT) @ vectors

@@ -138,7 +138,9 @@ class Sampler:
         known = self._probes.get(kind, torch.empty(0, op.domain.size, dtype=op.dtype, device=op.device))
         missing = num - len(known)
         if missing > 0:
-            new = probes(op.domain, missing, self.generator, kind, dtype=op.dtype, device=op.device)
+            new = probes(
+                op.domain, missing, generator=self.generator, kind=kind, dtype=op.dtype, device=op.device
+            )
             known = torch.cat([known, new.flatten(1)])
         self._probes[kind] = known
         return known[:num]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from kpframe.errors import ArgumentError, as_whole, closest, mismatch, whole
+from kpframe.operators import Operator
 from kpframe.operators._spaces import Space, check_space
 
 #: The kinds of probes; each has independent entries or directions with E[z z*] = I.
@@ -30,9 +31,9 @@ def new_generator(generator: object) -> torch.Generator:
 def probes(
     space: Space,
     num: int,
+    *,
     generator: torch.Generator | None = None,
     kind: str = "gaussian",
-    *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:  # [num, *space]
@@ -64,3 +65,10 @@ def probes(
     elif kind == "sphere":
         out *= space.size**0.5 / torch.linalg.vector_norm(out, dim=1, keepdim=True)
     return out.to(device).reshape(num, *space.shape)
+
+
+def random_rows(
+    op: Operator, num: int, generator: torch.Generator, kind: str = "gaussian"
+) -> torch.Tensor:  # [num, domain.size]
+    """Return ``num`` probes of an operator's domain as rows, of its dtype and on its device."""
+    return probes(op.domain, num, generator=generator, kind=kind, dtype=op.dtype, device=op.device).flatten(1)

@@ -71,7 +71,7 @@ def test_effective_rank_of_a_component(make, x, kind) -> None:
         p = torch.linalg.eigvalsh(flow.Phi.to_dense()[kept][:, kept]).clamp(min=0)
         p = p / p.sum()
         rank = 1 / (p**2).sum() if kind == "participation" else torch.exp(-torch.xlogy(p, p).sum())
-        ranks[name] = effective_rank(flow.Phi.select(hidden=name), kind, budget=40)
+        ranks[name] = effective_rank(flow.Phi.select(hidden=name), kind=kind, budget=40)
         assert ranks[name].stderr == 0
         assert ranks[name].value == pytest.approx(float(rank), rel=1e-9)
     assert ranks["h"].value != pytest.approx(ranks["c"].value, rel=0.01)
