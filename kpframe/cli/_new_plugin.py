@@ -12,6 +12,7 @@ import click
 from kpframe import __version__
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.plugin import API_VERSION, KINDS, get_manager
+from kpframe.plugin._core import core
 from kpframe.plugin._loading import same_distribution
 from kpframe.study._files import check_folder, make_folder, write_text
 
@@ -132,13 +133,10 @@ def _implementation(kind: str, names: dict[str, str]) -> str:
 def _check_free(kind: str, names: dict[str, str]) -> None:
     """Refuse a name that the core has, and warn of one that an installed plugin has."""
     name = names["name"]
-    if kind == "reducer":
-        from kpframe.operators._reducer import REDUCERS
-
-        if name in REDUCERS:
-            raise ArgumentError(
-                mismatch("NAME", f"none of the core's reducers ({', '.join(REDUCERS)})", repr(name))
-            )
+    own = [spec.name for spec in core().specs if spec.kind == kind]
+    if name in own:
+        kinds = f"{kind.replace('_', ' ')}s"
+        raise ArgumentError(mismatch("NAME", f"none of the core's {kinds} ({', '.join(own)})", repr(name)))
     for info in get_manager().plugins:
         if same_distribution(info.distribution, names["distribution"]):
             click.echo(

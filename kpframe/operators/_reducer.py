@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
 
 import torch
 
-from kpframe.errors import SettingsError, whole
+from kpframe.errors import whole
 from kpframe.operators._base import Index, Operator
 from kpframe.operators._isolation import in_isolation
 from kpframe.plugin._manager import create
@@ -31,22 +31,28 @@ class Reducer(ABC):
         return self.reduce(operator)
 
 
-class Mean(Reducer):
-    """The average over both copies of the axes: ``<op>_axes``."""
+class _OverAxes(Reducer):
+    """A reduction that takes the names of axes."""
 
     def __init__(self, *axes: str) -> None:
         self.axes = axes
+
+    @classmethod
+    def over(cls, axes: Iterable[str]) -> Self:
+        """Return the reduction over ``axes``."""
+        return cls(*axes)
+
+
+class Mean(_OverAxes):
+    """The average over both copies of the axes: ``<op>_axes``."""
 
     def reduce(self, operator: Operator) -> Operator:
         """Return ``R op R*`` with the mean ``R``."""
         return operator.mean(*self.axes)
 
 
-class Sum(Reducer):
+class Sum(_OverAxes):
     """The sum over both copies of the axes."""
-
-    def __init__(self, *axes: str) -> None:
-        self.axes = axes
 
     def reduce(self, operator: Operator) -> Operator:
         """Return ``R op R*`` with the sum ``R``."""
@@ -59,6 +65,11 @@ class Select(Reducer):
     def __init__(self, **indices: Index) -> None:
         self.indices = indices
 
+    @classmethod
+    def over(cls, indices: Mapping[str, Index]) -> Self:
+        """Return the reduction with ``indices`` by the names of axes."""
+        return cls(**indices)
+
     def reduce(self, operator: Operator) -> Operator:
         """Return the operator between the chosen entries."""
         return operator.select(**self.indices)
@@ -69,6 +80,11 @@ class Bin(Reducer):
 
     def __init__(self, **lengths: int) -> None:
         self.lengths = lengths
+
+    @classmethod
+    def over(cls, lengths: Mapping[str, int]) -> Self:
+        """Return the reduction with ``lengths`` by the names of axes."""
+        return cls(**lengths)
 
     def reduce(self, operator: Operator) -> Operator:
         """Return ``R op R*`` with the window means ``R``."""
@@ -97,39 +113,20 @@ class Project(Reducer):
         return operator.project(self.directions, self.axis, self.name)
 
 
-class PartialTrace(Reducer):
+class PartialTrace(_OverAxes):
     """``Sum_a op[a, .; a, .]`` over the named axes."""
-
-    def __init__(self, *axes: str) -> None:
-        self.axes = axes
 
     def reduce(self, operator: Operator) -> Operator:
         """Return the traced operator."""
         return operator.partial_trace(*self.axes)
 
 
-class BlockDiagonal(Reducer):
+class BlockDiagonal(_OverAxes):
     """The entries at which both copies of the named axes are equal."""
-
-    def __init__(self, *axes: str) -> None:
-        self.axes = axes
 
     def reduce(self, operator: Operator) -> Operator:
         """Return the block-diagonal part."""
         return operator.block_diagonal(*self.axes)
-
-
-#: The reducers of the core: name -> how one is made from its settings.
-REDUCERS: dict[str, Callable[..., Reducer]] = {
-    "mean": lambda axes: Mean(*axes),
-    "sum": lambda axes: Sum(*axes),
-    "bin": Bin,
-    "select": Select,
-    "last_valid": LastValid,
-    "project": Project,
-    "partial_trace": lambda axes: PartialTrace(*axes),
-    "block_diagonal": lambda axes: BlockDiagonal(*axes),
-}
 
 
 @in_isolation
@@ -161,11 +158,5 @@ def create_reducer(name: str, /, **settings: Any) -> Reducer:
         SettingsError: when the settings are not those of the reducer.
         UnknownNameError, PluginError: as ``create_model``.
     """
-    make = REDUCERS.get(name.replace("-", "_")) if isinstance(name, str) else None
-    if make is None:
-        made: Reducer = create("reducer", name, settings, Reducer)
-        return made
-    try:
-        return make(**settings)
-    except TypeError as error:
-        raise SettingsError(f"reducer {name!r}: {error}") from error
+    made: Reducer = create("reducer", name, settings, Reducer)
+    return made

@@ -8,6 +8,7 @@ from typing import Self
 from attrs import define, evolve, field
 
 from kpframe.errors import PluginError, say
+from kpframe.plugin._core import core
 from kpframe.plugin._discovery import Copy
 from kpframe.plugin._environment import Choice
 from kpframe.plugin._isolated import interruptible
@@ -42,7 +43,7 @@ class Collection:
         found = info if info.status == "disabled" else self._read(info, load)
         self.plugins.append(found)
         if found.status == "loaded":
-            for name, owners in clashes(found.specs, self.plugins[:-1]):
+            for name, owners in clashes(found.specs, (core(), *self.plugins[:-1])):
                 message, ways = clash(info, name, owners)
                 self._explain(info, "clash", message, first=ways)
         return found
@@ -67,7 +68,8 @@ class Collection:
         self.problems.append(problem)
 
     def _read(self, info: PluginInfo, load: Callable[[], object]) -> PluginInfo:
-        own = [other for other in self.plugins if same_distribution(other.distribution, info.distribution)]
+        others = (core(), *self.plugins)
+        own = [other for other in others if same_distribution(other.distribution, info.distribution)]
         siblings = [spec for other in own for spec in other.specs]
         leaving_out = f"to leave it out: {disabling(info, self.choice.disabled)}"
         try:

@@ -14,6 +14,7 @@ from kpframe.errors import PluginError, closest, mismatch, say, shown
 from kpframe.plugin import _hookspecs as hookspecs
 from kpframe.plugin._discovery import INSTALL_HINT as INSTALL_HINT
 from kpframe.plugin._discovery import normalized
+from kpframe.plugin._settings import NoSettings, build_settings
 from kpframe.plugin._specs import API_VERSION, HOOKS, ApiError, PluginInfo, Spec, refuse_api
 
 
@@ -115,11 +116,30 @@ def wrong_result(made: object, cls: type) -> PluginError:
     return PluginError(mismatch("its result", f"a kpframe.{cls.__name__}", got))
 
 
-def load_factory(spec: Spec, keywords: Mapping[str, Any]) -> Any:
-    """Import the factory of ``spec`` and check that it takes ``keywords``.
+def settings_of(spec: Spec, values: Mapping[str, Any], *, owner: str) -> Any:
+    """Return the settings object that ``values`` make.
+
+    A settings class that has no names of its own for what it takes (an index for each axis, whatever the
+    axes are called) has a method ``gather(values)``, which puts them into its fields.
+
+    Args:
+        spec: what is to be made.
+        values: the settings, by name.
+        owner: whose settings they are, for messages.
 
     Raises:
-        Exception: whatever the import raises; TypeError when the factory does not take the keywords.
+        SettingsError: listing everything that is wrong with ``values``.
+    """
+    cls: Any = spec.settings or NoSettings
+    gather = getattr(cls, "gather", None)
+    return build_settings(cls, gather(values) if gather else values, owner=owner)
+
+
+def load_factory(spec: Spec, keywords: Mapping[str, Any], arguments: Sequence[Any] = ()) -> Any:
+    """Import the factory of ``spec`` and check that it takes ``arguments`` and ``keywords``.
+
+    Raises:
+        Exception: whatever the import raises; TypeError when the factory does not take them.
     """
     module, _, attribute = spec.factory.partition(":")
     factory = attrgetter(attribute)(import_module(module))
@@ -129,7 +149,7 @@ def load_factory(spec: Spec, keywords: Mapping[str, Any]) -> Any:
         signature = inspect.signature(factory)
     except ValueError:  # written in C; the call itself will tell
         return factory
-    signature.bind(**keywords)
+    signature.bind(*arguments, **keywords)
     return factory
 
 

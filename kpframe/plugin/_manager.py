@@ -13,6 +13,7 @@ from attrs import evolve
 
 from kpframe.errors import ArgumentError, KpframeError, PluginError, UnknownNameError, closest, mismatch, say
 from kpframe.plugin._collection import Collection
+from kpframe.plugin._core import core
 from kpframe.plugin._discovery import (
     EntryPoint,
     find_copies,
@@ -22,9 +23,8 @@ from kpframe.plugin._discovery import (
 )
 from kpframe.plugin._environment import Choice
 from kpframe.plugin._isolated import Interrupted, interruptible
-from kpframe.plugin._loading import load_factory, same_distribution, wrong_result
+from kpframe.plugin._loading import load_factory, same_distribution, settings_of, wrong_result
 from kpframe.plugin._problems import explain, explain_ambiguous, explain_unknown, named
-from kpframe.plugin._settings import NoSettings, build_settings
 from kpframe.plugin._specs import KINDS, PluginInfo, PluginProblem, PluginWarning, Spec
 from kpframe.plugin._takes import call_with, keywords_of
 
@@ -59,7 +59,7 @@ class PluginManager:
 
     @property
     def plugins(self) -> list[PluginInfo]:
-        """Every plugin, with what it offers."""
+        """Every installed or registered plugin, with what it offers; the core is none."""
         self.load()
         return list(self._held.plugins)
 
@@ -150,8 +150,10 @@ class PluginManager:
         """Return the plugin that offers this very spec."""
         return next(plugin for plugin, offered in self._offers(None) if offered is spec)
 
-    def create(self, kind: str, name: str, settings: Mapping[str, Any], cls: type = object) -> Any:
-        """Build the settings, then call the factory with their fields as keywords.
+    def create(
+        self, kind: str, name: str, settings: Mapping[str, Any], cls: type = object, *arguments: Any
+    ) -> Any:
+        """Build the settings, then call ``factory(*arguments, **settings)``.
 
         An exception of the factory goes on as it is, with a note that names the plugin.
 
@@ -160,6 +162,7 @@ class PluginManager:
             name: the name, or ``distribution:name``.
             settings: the settings, by name.
             cls: what the factory has to return an instance of.
+            arguments: what it is made of: a propagator of A, a parameter operator of J.
 
         Raises:
             UnknownNameError: see ``find``.
@@ -172,12 +175,12 @@ class PluginManager:
         info = self.plugin_of(spec)
         try:
             with interruptible(f"{named(info)} was building {spec.kind} {spec.name!r}"):
-                built: Any = build_settings(spec.settings or NoSettings, settings, owner=f"{kind} {name!r}")
+                built = settings_of(spec, settings, owner=f"{kind} {name!r}")
                 try:
-                    factory = load_factory(spec, keywords_of(built))
+                    factory = load_factory(spec, keywords_of(built), arguments)
                 except Exception as error:
                     raise self._unusable(info, spec, error) from error
-                made = call_with(factory, built)
+                made = call_with(factory, built, *arguments)
         except (KpframeError, Interrupted):
             raise
         except Exception as error:
@@ -229,7 +232,7 @@ class PluginManager:
             raise ArgumentError(
                 mismatch("kind", f"one of {', '.join(KINDS)}", repr(kind)) + closest(kind, KINDS)
             )
-        offers = [(plugin, spec) for plugin in self.plugins for spec in plugin.specs]
+        offers = [(plugin, spec) for plugin in (core(), *self.plugins) for spec in plugin.specs]
         return [(plugin, spec) for plugin, spec in offers if kind in (None, spec.kind)]
 
 
@@ -239,9 +242,9 @@ def get_manager() -> PluginManager:
     return PluginManager()
 
 
-def create(kind: str, name: str, settings: Mapping[str, Any], cls: type) -> Any:
-    """Return what the installed plugins offer under a name; see ``PluginManager.create``."""
-    return get_manager().create(kind, name, settings, cls)
+def create(kind: str, name: str, settings: Mapping[str, Any], cls: type, *arguments: Any) -> Any:
+    """Return what the core or an installed plugin offers under a name; see ``PluginManager.create``."""
+    return get_manager().create(kind, name, settings, cls, *arguments)
 
 
 def _warn(problems: Iterable[PluginProblem], depth: int) -> None:

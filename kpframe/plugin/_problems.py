@@ -53,6 +53,10 @@ def explain(
     elif isinstance(cause, ApiError):
         stage = "api"
     remedies = [first] if first else _by_cause(info, cause, own)
+    if info.distribution == "kpframe":  # the core, which nothing can leave out
+        return PluginProblem(
+            info.distribution, info.version, stage, message, "pip install --force-reinstall kpframe"
+        )
     if not info.entry_point and stage != "metadata":  # registered by hand: nothing for pip to mend
         fix = ", or ".join(remedies or ["mend the object that was registered"])
         return PluginProblem(info.distribution, info.version, stage, message, fix)
@@ -188,10 +192,13 @@ def explain_unknown(
         plugins: all plugins; those that are not loaded might have the name.
     """
     known = sorted({f"{info.distribution}:{bare}" if ":" in name else bare for info, bare in offers})
+    plugins = list(plugins)
     out = [f"{info.distribution} ({info.status})" for info in plugins if info.status != "loaded"]
     left_out = f"; without {_some(out, name)}" if out else ""
     asked = f"{name!r:.80}"
     if known:
+        if not any(info.status == "loaded" for info in plugins):  # all that there is are the core's own
+            left_out += f"; no plugin is loaded: to get some, {INSTALL_HINT}"
         return f"no {what} {asked} (there are {_some(known, name)}){closest(name[:80], known)}{left_out}"
     return f"no {what} {asked}: no loaded plugin offers any{left_out}; to get some, {INSTALL_HINT}"
 

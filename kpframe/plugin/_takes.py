@@ -87,9 +87,14 @@ def takes_settings(cls: Callable[P, S]) -> _Decorator[P, S]:
     return cast(_Decorator[P, S], decorate)
 
 
-def call_with(factory: Callable[..., Any], settings: Any) -> Any:
-    """Return ``factory`` called with a settings object, or with its fields where it does not take that."""
-    return factory(settings) if _takes_whole(factory, settings) else factory(**keywords_of(settings))
+def call_with(factory: Callable[..., Any], settings: Any, *arguments: Any) -> Any:
+    """Return ``factory`` called with a settings object, or with its fields where it does not take that.
+
+    What it is made of, ``arguments``, goes before the fields.
+    """
+    if not arguments and _takes_whole(factory, settings):
+        return factory(settings)
+    return factory(*arguments, **keywords_of(settings))
 
 
 def keywords_of(settings: Any) -> dict[str, Any]:

@@ -14,10 +14,9 @@ from attrs import field, frozen
 
 from kpframe.errors import ArgumentError, StabilityWarning, UnknownNameError, mismatch, say
 from kpframe.models._model import Model, create_model
-from kpframe.operators._reducer import REDUCERS, Reducer, create_reducer
+from kpframe.operators._reducer import Reducer, create_reducer
 from kpframe.plugin import KINDS, Spec, get_manager
-from kpframe.plugin._loading import load_factory
-from kpframe.plugin._settings import NoSettings, build_settings
+from kpframe.plugin._loading import load_factory, settings_of
 from kpframe.plugin._takes import call_with, keywords_of
 from kpframe.rules._rule import LearningRule, create_rule
 from kpframe.study._checkpoint import load_checkpoint
@@ -122,7 +121,7 @@ def find_spec(kind: str, reference: object) -> Spec | None:
     """Return the spec of a reference, None where it has none."""
     if isinstance(reference, Spec):
         return reference
-    if isinstance(reference, str) and not _is_core(kind, reference):
+    if isinstance(reference, str):
         try:
             return get_manager().find(kind, reference)
         except UnknownNameError:
@@ -139,7 +138,7 @@ def check_exists(source: Source) -> None:
         CheckpointError: for a file that is missing or corrupt.
     """
     kind, reference = source.kind, source.reference
-    if not isinstance(reference, str) or reference == ALGEBRA or _is_core(kind, reference):
+    if not isinstance(reference, str) or reference == ALGEBRA:
         return
     if kind == "model" and reference.endswith(SUFFIXES):
         load_checkpoint(reference).build_model()
@@ -170,14 +169,12 @@ def show(reference: object) -> str:
 
 def _make(kind: str, reference: Any, settings: dict[str, Any]) -> Any:
     if isinstance(reference, Spec):
-        built: Any = build_settings(
-            reference.settings or NoSettings, settings, owner=f"{kind} {reference.name!r}"
-        )
+        built = settings_of(reference, settings, owner=f"{kind} {reference.name!r}")
         return call_with(load_factory(reference, keywords_of(built)), built)
     if isinstance(reference, str):
         if kind == "model" and reference.endswith(SUFFIXES):
             return load_checkpoint(reference).build_model()
-        if _is_core(kind, reference) or find_spec(kind, reference) is not None:
+        if find_spec(kind, reference) is not None:
             return _CREATE[kind](reference, **settings)
         reference = _import(kind, reference)
         if isinstance(reference, BASES[kind]):
@@ -204,10 +201,6 @@ def signature_of(factory: Any) -> inspect.Signature:
         raise CheckFailure(
             f"{show(factory)}: its arguments cannot be read; give a ModelSpec with settings"
         ) from error
-
-
-def _is_core(kind: str, reference: object) -> bool:
-    return kind == "reducer" and reference in REDUCERS
 
 
 def _check_kind(kind: str) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from kpframe.operators._reducer import REDUCERS
 from kpframe.operators._spaces import Space
+from kpframe.plugin._core import core
 from kpframe.testing._cases import FlowCase, MaskCase, ReducerCase, RuleCase, TensorCase
 from kpframe.testing._choices import LARGEST
 from kpframe.testing._drawing import settings_strategy
@@ -131,8 +131,9 @@ def reducers(spec: Any, **fixed: Any) -> st.SearchStrategy[ReducerCase]:
 def _reducers(draw: st.DrawFn, source: Source, fixed: dict[str, Any]) -> ReducerCase:
     batch, time, hidden = draw(sizes(1, 2)), draw(sizes()), draw(sizes(1, 2))
     name = source.reference
-    if isinstance(name, str) and name in REDUCERS:
-        settings = _core_settings(draw, name, batch, time, hidden)
+    spec = source.spec
+    if spec is not None and spec in core().specs:
+        settings = _core_settings(draw, spec.name, batch, time, hidden)
     else:
         settings = draw(settings_strategy(source))
     values = {"seed": draw(seeds()), "kind": draw(st.sampled_from(("normal", "ones", "one-hot"))), **fixed}

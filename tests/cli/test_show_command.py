@@ -85,7 +85,7 @@ def test_one_name_in_two_kinds(run):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nte", "Error: no model, rule ... 'nte' (there are both, net, plain); did you mean 'net'?"),
+        ("nte", "Error: no model, rule ... 'nte' (there are bin, block_diagonal, both, "),
         ("rule/net", "Error: no rule 'net' (there are both)"),
         ("modle/net", "Error: no kind 'modle' (there are model, rule, "),
     ],
@@ -95,6 +95,10 @@ def test_an_unknown_name_takes_one_line(run, name, message):
     assert (code, out) == (2, "")
     assert err.startswith(message)
     assert err.count("\n") == 1
+
+
+def test_an_unknown_name_says_the_nearest(run):
+    assert run("show", "nte")[2].endswith("; did you mean 'net'?\n")
 
 
 def test_debug_shows_the_traceback(run):

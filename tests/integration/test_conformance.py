@@ -9,15 +9,16 @@ from kpframe_rules import FrozenSettings
 
 from kpframe import create_model
 from kpframe.cli import _app as app
-from kpframe.operators._reducer import REDUCERS
 from kpframe.plugin import RuleSpec
+from kpframe.plugin._core import core
 from kpframe.study._checkpoint import save_checkpoint
 from kpframe.testing import check_rule, parametrize_with_checks
 
+REDUCERS = [f"reducer:{spec.name}" for spec in core().specs if spec.kind == "reducer"]
 RULES = ["rule:bptt", "rule:frozen", "rule:truncated_bptt"]
 
 
-@parametrize_with_checks(["rnn", *RULES, *(f"reducer:{name}" for name in REDUCERS)])
+@parametrize_with_checks(["rnn", *RULES, *REDUCERS])
 def test_conformance(check) -> None:
     check()
 

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import torch
 
 from kpframe.operators import FunctionOperator, MatrixOperator, Operator
-from kpframe.operators._reducer import REDUCERS, Reducer
+from kpframe.operators._reducer import Mean, Reducer
 from kpframe.testing.mutants.mutant import Mutant
 
 Tensor = torch.Tensor
@@ -92,7 +92,7 @@ def _with(operator: Operator, change: Callable[[Tensor], Tensor]) -> Operator:
 
 
 def _mean_counted_once() -> AbstractContextManager[Any]:
-    return patch.dict(REDUCERS, mean=CountedOnce)
+    return patch.object(Mean, "over", CountedOnce)
 
 
 MUTANTS = (

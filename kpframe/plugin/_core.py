@@ -1,0 +1,120 @@
+"""What the core itself offers, by the hooks of plugins; the host always holds it, and counts it as none.
+
+A plugin that offers one of these names clashes with the core, as with another plugin: the bare name is
+refused, and ``kpframe:NAME`` is the core's.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from attrs import frozen
+
+from kpframe import __version__
+from kpframe.plugin._hookspecs import hookimpl
+from kpframe.plugin._loading import collect
+from kpframe.plugin._settings import setting
+from kpframe.plugin._specs import ParameterOperatorSpec, PluginInfo, PropagatorSpec, ReducerSpec
+
+CORE = "kpframe"
+_REDUCER = "kpframe.operators._reducer"
+
+
+@frozen
+class Axes:
+    """The axes that are reduced."""
+
+    axes: tuple[str, ...] = setting(help="names of the axes")
+
+
+@frozen
+class Lengths:
+    """A length for each axis, written as ``time=5``."""
+
+    lengths: dict[str, Any] = setting(help="steps that one average spans, by the name of the axis: time=5")
+
+    @classmethod
+    def gather(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of keywords that are names of axes."""
+        return {"lengths": dict(values)}
+
+
+@frozen
+class Indices:
+    """An index for each axis, written as ``time=-1``."""
+
+    indices: dict[str, Any] = setting(help="entries to keep, by the name of the axis: time=-1")
+
+    @classmethod
+    def gather(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of keywords that are names of axes."""
+        return {"indices": dict(values)}
+
+
+@frozen
+class Mask:
+    """Which steps are valid."""
+
+    mask: Any = setting(help="bool tensor [batch, time], True at valid steps")
+
+
+@frozen
+class Directions:
+    """What is projected onto."""
+
+    directions: Any = setting(help="tensor [k, size of the axis], a direction a row")
+    axis: str = setting("hidden", help="the axis that is replaced")
+    name: str = setting("output", help="the name of the axis of coordinates")
+
+
+@hookimpl
+def kpframe_propagators() -> Iterator[PropagatorSpec]:
+    """Yield the propagators that any step Jacobian or model has."""
+    flow = "kpframe.flow"
+    yield PropagatorSpec("scan", f"{flow}:ScanPropagator", summary="the step Jacobian's own pass in time")
+    yield PropagatorSpec(
+        "stepwise", f"{flow}:StepwisePropagator", summary="one product with the step Jacobian a step"
+    )
+    yield PropagatorSpec(
+        "dense", f"{flow}:DensePropagator", summary="step Jacobians written out as matrices [B, T, H, H]"
+    )
+    yield PropagatorSpec(
+        "graph", "kpframe.models:GraphPropagator", summary="derivatives of the graph of a whole roll-out"
+    )
+
+
+@hookimpl
+def kpframe_parameter_operators() -> Iterator[ParameterOperatorSpec]:
+    """Yield the parameter operators that any parameter Jacobian or model of sites has."""
+    yield ParameterOperatorSpec(
+        "product", "kpframe.flow:ProductParameterOperator", summary="J M J* as three products"
+    )
+    yield ParameterOperatorSpec(
+        "gram", "kpframe.models:GramParameterOperator", summary="Gram matrix of what the weight sites read"
+    )
+
+
+@hookimpl
+def kpframe_reducers() -> Iterator[ReducerSpec]:
+    """Yield the reductions over named axes."""
+    for name, factory, settings, summary in (
+        ("mean", "Mean.over", Axes, "average over both copies of the axes"),
+        ("sum", "Sum.over", Axes, "sum over both copies of the axes"),
+        ("bin", "Bin.over", Lengths, "averages over windows of the axes"),
+        ("select", "Select.over", Indices, "chosen entries of the axes"),
+        ("last_valid", "LastValid", Mask, "each trial's last valid step"),
+        ("project", "Project", Directions, "coordinates along directions, in place of an axis"),
+        ("partial_trace", "PartialTrace.over", Axes, "trace over the axes"),
+        ("block_diagonal", "BlockDiagonal.over", Axes, "entries at which both copies of the axes are equal"),
+    ):
+        yield ReducerSpec(name, f"{_REDUCER}:{factory}", settings=settings, summary=summary)
+
+
+@cache
+def core() -> PluginInfo:
+    """Return the core as the host holds it: like a plugin, and with what it offers."""
+    specs = tuple(collect(sys.modules[__name__], CORE))
+    return PluginInfo(CORE, __version__, entry_point="", status="loaded", specs=specs)
