@@ -6,8 +6,16 @@ A (``_step_jacobian``), J (``_parameter_jacobian``), P and Z (``_propagator``), 
 
 from kpframe.flow._flow import Flow
 from kpframe.flow._parameter_jacobian import ParameterJacobian, given_for, match_parameters
-from kpframe.flow._parameter_operator import GroupProjector, ParameterOperator
-from kpframe.flow._propagator import Propagator, TransitionOperator, shift, unshift
+from kpframe.flow._parameter_operator import GroupProjector, ParameterOperator, ProductParameterOperator
+from kpframe.flow._propagator import (
+    DensePropagator,
+    Propagator,
+    ScanPropagator,
+    StepwisePropagator,
+    TransitionOperator,
+    shift,
+    unshift,
+)
 from kpframe.flow._step_jacobian import (
     DenseStepJacobian,
     DiagonalStepJacobian,
@@ -21,6 +29,7 @@ from kpframe.flow._step_jacobian import (
 from kpframe.flow._trajectory import Trajectory
 
 __all__ = [
+    "DensePropagator",
     "DenseStepJacobian",
     "DiagonalStepJacobian",
     "EntryStepJacobian",
@@ -29,9 +38,12 @@ __all__ = [
     "MaskedStepJacobian",
     "ParameterJacobian",
     "ParameterOperator",
+    "ProductParameterOperator",
     "Propagator",
     "ScaledStepJacobian",
+    "ScanPropagator",
     "StepJacobian",
+    "StepwisePropagator",
     "SumStepJacobian",
     "SwitchedStepJacobian",
     "Trajectory",

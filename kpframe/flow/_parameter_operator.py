@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
-from kpframe.errors import SpaceMismatchError
+from kpframe.errors import SpaceMismatchError, UnsupportedError
 from kpframe.flow._parameter_jacobian import ParameterJacobian, match_parameters
 from kpframe.operators._algebra import Composition
 from kpframe.operators._atoms import IdentityOperator
@@ -44,11 +46,28 @@ class GroupProjector(SelfAdjointOperator):
 
 
 class ParameterOperator(Operator):
-    """``K = J M J*`` on the state space, with a metric ``M`` on the parameters (identity by default)."""
+    """``K = J M J*`` on the state space, with a metric ``M`` on the parameters; abstract.
+
+    A form supplies ``_sandwich``, the product for a metric; it says by ``fits`` which parameter Jacobians it
+    takes and by ``settings`` how it was made. What is restricted, or given another metric, stays of its form.
+
+    Args:
+        jacobian: ``J``.
+        metric: ``M``; the identity when left out.
+        name: how it prints.
+
+    Raises:
+        SpaceMismatchError: for a metric that is not on the space of the parameters.
+        UnsupportedError: for a parameter Jacobian that the form does not fit; says why.
+    """
 
     def __init__(
         self, jacobian: ParameterJacobian, metric: Operator | None = None, *, name: str = "K"
     ) -> None:
+        reason = self.fits(jacobian)
+        if reason is not None:
+            how = getattr(jacobian, "method", type(jacobian).__name__)
+            raise UnsupportedError(f"{type(self).__name__} does not fit {jacobian!r} ({how} form): {reason}")
         space = jacobian.domain
         if metric is None:
             metric = IdentityOperator(space, dtype=jacobian.dtype, device=jacobian.device)
@@ -74,11 +93,19 @@ class ParameterOperator(Operator):
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return self._sandwich(self.metric.T, r)
 
+    @abstractmethod
     def _sandwich(self, metric: Operator, q: torch.Tensor) -> torch.Tensor:
-        gradient = self.jacobian._apply_adjoint(q)
-        if not isinstance(metric, IdentityOperator):
-            gradient = metric._apply(gradient)
-        return self.jacobian._apply(gradient)
+        """Return ``J metric J* q`` for ``q`` ``[..., B, T, H]``; the metric is M or its adjoint."""
+
+    @classmethod
+    def fits(cls, jacobian: ParameterJacobian) -> str | None:
+        """Return why this form cannot take a parameter Jacobian, or None where it can."""
+        return None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a form takes beside J, M and its name: the keywords that ``with_metric`` hands on."""
+        return {}
 
     @property
     def self_adjoint(self) -> bool:
@@ -99,8 +126,8 @@ class ParameterOperator(Operator):
         return tuple(part.name for part in self.jacobian.domain[PARAMETER].parts)
 
     def with_metric(self, metric: Operator, *, name: str = "K_M") -> ParameterOperator:
-        """Return ``J M J*`` with another metric on the parameter space."""
-        return ParameterOperator(self.jacobian, metric, name=name)
+        """Return ``J M J*`` with another metric on the parameter space, in the same form."""
+        return type(self)(self.jacobian, metric, name=name, **self.settings)
 
     def restrict(self, names: Iterable[str]) -> ParameterOperator:
         """Return the operator of the named parameters alone; ``*`` and ``?`` match as in file names.
@@ -128,7 +155,17 @@ class ParameterOperator(Operator):
         metric: Operator = projector
         if not isinstance(self.metric, IdentityOperator | GroupProjector):
             metric = projector @ self.metric @ projector
-        return type(self)(J, metric, name=f"K[{', '.join(kept)}]")
+        return self.with_metric(metric, name=f"K[{', '.join(kept)}]")
 
     def _formula(self) -> tuple[str, int]:
         return self.name, ATOM
+
+
+class ProductParameterOperator(ParameterOperator):
+    """``K = J M J*`` as its three products, whatever the form of J and M."""
+
+    def _sandwich(self, metric: Operator, q: torch.Tensor) -> torch.Tensor:
+        gradient = self.jacobian._apply_adjoint(q)
+        if not isinstance(metric, IdentityOperator):
+            gradient = metric._apply(gradient)
+        return self.jacobian._apply(gradient)

@@ -1,45 +1,75 @@
 """``P = (I - A Z)^{-1}``, the propagator: ``(P q)_t = q_t + A_t (P q)_{t-1}``.
 
-``P[t, s] = A_t A_{t-1} ... A_{s+1}`` for ``s <= t`` and zero above: the state-transition matrices.
+``P[t, s] = A_t A_{t-1} ... A_{s+1}`` for ``s <= t`` and zero above: the state-transition matrices. The
+abstract class first, then its forms, then what is made of it (inverse, truncations, transitions).
 """
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import Any
+
 import torch
 
-from kpframe.errors import ArgumentError, mismatch, whole
+from kpframe.errors import ArgumentError, UnsupportedError, mismatch, whole
 from kpframe.flow._parameter_operator import ParameterOperator
 from kpframe.flow._step_jacobian import StepJacobian
-from kpframe.operators._base import ATOM, Operator
+from kpframe.operators._base import ATOM, MEMORY_BUDGET, Operator
+from kpframe.operators._dense import check_budget
 from kpframe.operators._spaces import TIME
 
 
 class Propagator(Operator):
-    """The solution operator of the linearized dynamics, built from a step Jacobian ``A``.
+    """The solution operator of the linearized dynamics, built from a step Jacobian ``A``; abstract.
 
-    A product is one scan over time, forward for ``P`` and backward for ``P*``; probes ride along in
-    every step. A rule that changes what flows through time is the same ``P`` with another ``A``.
+    A form supplies ``_apply`` and ``_apply_adjoint`` on ``[..., B, T, H]``, probes first; it says by ``fits``
+    which step Jacobians it takes and by ``settings`` how it was made. A rule that changes what flows through
+    time is the same ``P`` with another ``A``: ``with_step``.
+
+    Args:
+        A: the step Jacobian.
+        name: how it prints.
+        why: why the products are computed as ``method`` says.
+
+    Raises:
+        UnsupportedError: for a step Jacobian that the form does not fit; says why.
     """
 
-    def __init__(
-        self, A: StepJacobian, *, name: str = "P", why: str = "the form of its step Jacobian"
-    ) -> None:
+    def __init__(self, A: StepJacobian, *, name: str = "P", why: str = "asked for") -> None:
+        reason = self.fits(A)
+        if reason is not None:
+            raise UnsupportedError(f"{type(self).__name__} does not fit {A!r} ({A.method} form): {reason}")
         super().__init__(A.domain, A.domain, dtype=A.dtype, device=A.device)
         self.A = A
         self.name = name
-        #: Why the products are computed as ``method`` says.
         self.why = why
 
     @property
     def method(self) -> str:
-        """How the products are computed: the form of the step Jacobian."""
-        return self.A.method
+        """How the products are computed."""
+        return "custom"
 
-    def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        return self.A.scan(_time_outermost(q)).movedim(0, -2)
+    @classmethod
+    def fits(cls, A: StepJacobian) -> str | None:
+        """Return why this form cannot take a step Jacobian, or None where it can."""
+        return None
 
-    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        return self.A.scan_adjoint(_time_outermost(r)).movedim(0, -2)
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a form takes beside A, its name and why: the keywords that ``with_step`` hands on."""
+        return {}
+
+    def with_step(self, A: StepJacobian, *, name: str | None = None) -> Propagator:
+        """Return ``P`` of another step Jacobian: of the same form where it fits, else the scan of ``A``.
+
+        Args:
+            A: the step Jacobian, such as one that a rule has changed.
+            name: how it prints; that of this one when left out.
+        """
+        name = self.name if name is None else name
+        if self.fits(A) is None:
+            return type(self)(A, name=name, **self.settings)
+        return ScanPropagator(A, name=name)
 
     def around(self, K: ParameterOperator) -> Operator:
         """Return ``P K P*``."""
@@ -61,9 +91,9 @@ class Propagator(Operator):
     def truncated(self, window: int) -> Operator:
         """Return ``P_k = Sum_{j<k} (A Z)^j`` with ``k = window`` terms; ``k = 1`` is the identity.
 
-        Costs ``min(k, T) - 1`` products with ``A`` over all steps at once; with ``k >= T`` it is one scan.
+        Costs ``k - 1`` products with ``A`` over all steps at once; with ``k >= T`` it is one with P.
         """
-        return TruncatedPropagator(self.A, window)
+        return TruncatedPropagator(self, window)
 
     def chunked(self, length: int, offset: int = 0) -> Propagator:
         """Return ``P`` with ``A_t := 0`` at the starts ``offset, offset + length, ...`` of chunks.
@@ -74,10 +104,108 @@ class Propagator(Operator):
         offset = whole(offset, "offset", 0, length - 1)
         keep = torch.arange(self.A.steps, device=self.device) % length != offset
         keep[0] = True  # what comes before the first step is h_0, which no chunk holds
-        return Propagator(self.A.masked(keep), name=f"P_chunk{length}" + (f"+{offset}" if offset else ""))
+        name = f"P_chunk{length}" + (f"+{offset}" if offset else "")
+        return self.with_step(self.A.masked(keep), name=name)
 
     def _formula(self) -> tuple[str, int]:
         return self.name, ATOM
+
+
+class ScanPropagator(Propagator):
+    """``P`` by the scan that its step Jacobian brings: forward over time for ``P``, backward for ``P*``.
+
+    All probes ride along in every step.
+    """
+
+    def __init__(
+        self, A: StepJacobian, *, name: str = "P", why: str = "the form of its step Jacobian"
+    ) -> None:
+        super().__init__(A, name=name, why=why)
+
+    @property
+    def method(self) -> str:
+        """How the products are computed: the form of the step Jacobian."""
+        return self.A.method
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return self.A.scan(_time_outermost(q)).movedim(0, -2)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return self.A.scan_adjoint(_time_outermost(r)).movedim(0, -2)
+
+
+class StepwisePropagator(Propagator):
+    """``P`` by one product with ``A_t`` after the other, whatever scan the step Jacobian brings.
+
+    It uses ``A.step`` and ``A.step_adjoint`` alone: the plain reference for every other form.
+    """
+
+    @property
+    def method(self) -> str:
+        """Always ``"stepwise"``."""
+        return "stepwise"
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return StepJacobian.scan(self.A, _time_outermost(q)).movedim(0, -2)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return StepJacobian.scan_adjoint(self.A, _time_outermost(r)).movedim(0, -2)
+
+
+class DensePropagator(Propagator):
+    """``P`` by the blocks of A written out, ``[T, B, H, H]``: one batched matrix product a step.
+
+    The blocks take H products with A, made with the first product. It pays where the state is small or A is
+    dear, and where many products follow.
+
+    Args:
+        A: the step Jacobian.
+        max_bytes: largest memory of the blocks.
+        name: how it prints.
+        why: why the products are computed so.
+
+    Raises:
+        MemoryBudgetError: for blocks that need more than ``max_bytes``.
+    """
+
+    def __init__(
+        self, A: StepJacobian, *, max_bytes: int = MEMORY_BUDGET, name: str = "P", why: str = "asked for"
+    ) -> None:
+        super().__init__(A, name=name, why=why)
+        self.max_bytes = whole(max_bytes, "max_bytes")
+        batch, time, hidden = A.domain.shape
+        check_budget(f"blocks of {A!r}", batch * time * hidden, hidden, A.dtype, self.max_bytes)
+
+    @property
+    def method(self) -> str:
+        """Always ``"dense"``."""
+        return "dense"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The memory that the blocks may take."""
+        return {"max_bytes": self.max_bytes}
+
+    @cached_property
+    def _blocks(self) -> torch.Tensor:  # [T, B, H, H]
+        return self.A.blocks(self.max_bytes).transpose(0, 1).contiguous()
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        states = self._rows(q)
+        for t in range(1, len(states)):
+            states[t].baddbmm_(states[t - 1], self._blocks[t].mT)
+        return states.permute(2, 1, 0, 3).reshape(q.shape)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        states = self._rows(r)
+        for t in range(len(states) - 1, 0, -1):
+            states[t - 1].baddbmm_(states[t], self._blocks[t])
+        return states.permute(2, 1, 0, 3).reshape(r.shape)
+
+    def _rows(self, q: torch.Tensor) -> torch.Tensor:  # [..., B, T, H] -> [T, B, k, H]
+        """Return a copy in which the probes of each trial and step are the rows of a matrix."""
+        flat = q.reshape(-1, *self.domain.shape)
+        return flat.permute(2, 1, 0, 3).clone(memory_format=torch.contiguous_format)
 
 
 class InversePropagator(Operator):
@@ -107,18 +235,18 @@ class InversePropagator(Operator):
 class TruncatedPropagator(Operator):
     """``P_k = Sum_{j<k} (A Z)^j``, the first ``k`` terms of the Neumann series of ``P``."""
 
-    def __init__(self, A: StepJacobian, window: int) -> None:
+    def __init__(self, P: Propagator, window: int) -> None:
         window = whole(window, "window")
-        super().__init__(A.domain, A.domain, dtype=A.dtype, device=A.device)
-        self.A = A
+        super().__init__(P.domain, P.domain, dtype=P.dtype, device=P.device)
+        self.A = P.A
         self.window = window
         self.name = f"P_{window}"
-        self._full = Propagator(A) if window >= A.steps else None
+        self._full = P if window >= P.A.steps else None
 
     @property
     def method(self) -> str:
-        """How the products are computed: the form of the step Jacobian."""
-        return self.A.method
+        """How the products are computed: the form of the step Jacobian, or of all of P."""
+        return self.A.method if self._full is None else self._full.method
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         if self._full is not None:

@@ -10,8 +10,8 @@ from attrs import evolve
 
 from kpframe.errors import ArgumentError, mismatch, say
 from kpframe.flow._flow import Flow
-from kpframe.flow._parameter_operator import ParameterOperator
-from kpframe.flow._propagator import Propagator
+from kpframe.flow._parameter_operator import ParameterOperator, ProductParameterOperator
+from kpframe.flow._propagator import Propagator, ScanPropagator
 from kpframe.flow._step_jacobian import DenseStepJacobian
 from kpframe.flow._trajectory import Trajectory
 from kpframe.models._autograd.forms import (
@@ -20,7 +20,7 @@ from kpframe.models._autograd.forms import (
     graph_bytes,
     step_blocks,
 )
-from kpframe.models._autograd.rollout import GraphPropagator, RolloutGraph
+from kpframe.models._autograd.rollout import GraphPropagator
 from kpframe.models._few_rows import few_rows
 from kpframe.models._held import held_tensors
 from kpframe.models._model import Model
@@ -123,7 +123,9 @@ def _linearize(
 
 
 def _derived(model: Model, trajectory: Trajectory, method: str) -> tuple[Propagator, ParameterOperator]:
-    return _FORMS[method](model, trajectory), ParameterOperator(AutogradParameterJacobian(model, trajectory))
+    return _FORMS[method](model, trajectory), ProductParameterOperator(
+        AutogradParameterJacobian(model, trajectory)
+    )
 
 
 def _copy(model: Model) -> Model:
@@ -145,17 +147,16 @@ def _constant(value: T) -> T:
 
 
 def _autograd(model: Model, trajectory: Trajectory) -> Propagator:
-    return Propagator(AutogradStepJacobian(model, trajectory), why="method='autograd'")
+    return ScanPropagator(AutogradStepJacobian(model, trajectory), why="method='autograd'")
 
 
 def _graph(model: Model, trajectory: Trajectory) -> Propagator:
-    A = AutogradStepJacobian(model, trajectory)
-    return GraphPropagator(A, RolloutGraph(model, trajectory), why="method='graph'")
+    return GraphPropagator(AutogradStepJacobian(model, trajectory), why="method='graph'")
 
 
 def _dense(model: Model, trajectory: Trajectory) -> Propagator:
     blocks = step_blocks(model, trajectory)
-    return Propagator(DenseStepJacobian(blocks, trajectory.space), why="method='dense'")
+    return ScanPropagator(DenseStepJacobian(blocks, trajectory.space), why="method='dense'")
 
 
 _FORMS = {"autograd": _autograd, "graph": _graph, "dense": _dense}

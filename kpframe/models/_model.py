@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from kpframe.errors import ArgumentError, DtypeError, ShapeError, closest, mismatch, whole
-from kpframe.flow._parameter_operator import ParameterOperator
-from kpframe.flow._propagator import Propagator
+from kpframe.flow._parameter_operator import ParameterOperator, ProductParameterOperator
+from kpframe.flow._propagator import Propagator, ScanPropagator
 from kpframe.flow._step_jacobian import DenseStepJacobian
 from kpframe.flow._trajectory import Trajectory, check_inputs
 from kpframe.models._autograd.forms import (
@@ -20,7 +20,7 @@ from kpframe.models._autograd.forms import (
     graph_bytes,
     step_blocks,
 )
-from kpframe.models._autograd.rollout import GraphPropagator, RolloutGraph
+from kpframe.models._autograd.rollout import GraphPropagator
 from kpframe.models._few_rows import unread_parameters
 from kpframe.models._held import detached_copies
 from kpframe.operators._spaces import Space, parameter_space, state_space
@@ -174,16 +174,15 @@ class Model(torch.nn.Module, ABC):
         """
         if self.width <= DENSE_WIDTH:
             blocks = DenseStepJacobian(step_blocks(self, trajectory), trajectory.space)
-            return Propagator(
+            return ScanPropagator(
                 blocks, why=f"a state of {self.width} <= {DENSE_WIDTH} entries, no structure known"
             )
         why = f"a state of {self.width} > {DENSE_WIDTH} entries, no structure known"
-        A = AutogradStepJacobian(self, trajectory)
-        return GraphPropagator(A, RolloutGraph(self, trajectory), why=why)
+        return GraphPropagator(AutogradStepJacobian(self, trajectory), why=why)
 
     def parameter_operator(self, trajectory: Trajectory) -> ParameterOperator:
         """Return ``K`` along a trajectory; override to return a structured one."""
-        return ParameterOperator(AutogradParameterJacobian(self, trajectory))
+        return ProductParameterOperator(AutogradParameterJacobian(self, trajectory))
 
     def operators(self, trajectory: Trajectory) -> tuple[Propagator, ParameterOperator]:
         """Return ``P`` and ``K``; override where the two can share work."""

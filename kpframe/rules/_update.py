@@ -11,7 +11,7 @@ from attrs import evolve, frozen
 from kpframe.errors import ArgumentError, ShapeError, UnsupportedError, mismatch
 from kpframe.flow._flow import Flow, check_flow
 from kpframe.flow._parameter_operator import ParameterOperator
-from kpframe.flow._propagator import Propagator
+from kpframe.flow._propagator import Propagator, ScanPropagator
 from kpframe.flow._step_jacobian import StepJacobian
 from kpframe.operators._atoms import IdentityOperator
 from kpframe.operators._base import ATOM, Operator
@@ -77,13 +77,15 @@ class Update:
         return evolve(self, **parts)
 
     def through(self, A: StepJacobian, name: str) -> Update:
-        """Return the update with ``P[A] = (I - A Z)^{-1}`` for another step Jacobian.
+        """Return the update with ``P[A] = (I - A Z)^{-1}`` for another step Jacobian, in the form of P.
 
         A trainable h_0 learns through its first step, too; see ``starting``.
         """
-        valid = self.P.A.valid if isinstance(self.P, Propagator) else None
-        A = A.keeping(valid)
-        return evolve(self.starting(A), P=Propagator(A, name=name))
+        if isinstance(self.P, Propagator):
+            P = self.P.with_step(A.keeping(self.P.A.valid), name=name)
+        else:
+            P = ScanPropagator(A, name=name)
+        return evolve(self.starting(A), P=P)
 
     def starting(self, A: StepJacobian) -> Update:
         """Return the update in which h_0, where it learns, enters the first state by ``A_1`` of another A.

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kpframe import Propagator, linearize
+from kpframe import linearize
 from kpframe.errors import ArgumentError
+from kpframe.flow._propagator import ScanPropagator
 from kpframe.flow._step_jacobian import DenseStepJacobian, DiagonalStepJacobian
 
 SEEDS = st.integers(0, 10_000)
@@ -20,7 +21,7 @@ SIZES = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 3))
 def test_P_is_the_inverse_of_I_minus_AZ(lab, seed, sizes) -> None:
     batch, time, hidden = sizes
     blocks = lab.randn(seed, batch, time, hidden, hidden)
-    P = Propagator(DenseStepJacobian(blocks))
+    P = ScanPropagator(DenseStepJacobian(blocks))
     one = torch.eye(P.domain.size, dtype=torch.float64)
     lab.close(P.inverse.to_dense(), one - lab.dense_shift(blocks))
     lab.close(P.to_dense(), torch.linalg.inv(one - lab.dense_shift(blocks)), 1e-9)
@@ -62,7 +63,7 @@ def test_P_is_causal_and_block_diagonal_over_trials(lab, toy) -> None:
 @given(seed=SEEDS, times=st.lists(st.integers(0, 5), min_size=3, max_size=3).map(sorted))
 def test_transitions_compose(lab, seed, times) -> None:
     blocks = lab.randn(seed, 2, 6, 3, 3)
-    P = Propagator(DenseStepJacobian(blocks))
+    P = ScanPropagator(DenseStepJacobian(blocks))
     r, s, t = times
     lab.close((P.transition(t, s) @ P.transition(s, r)).to_dense(), P.transition(t, r).to_dense())
     lab.close((P.transition(t, s) @ P.transition(s)).to_dense(), P.transition(t).to_dense())
@@ -104,7 +105,7 @@ def test_transitions_are_derivatives_of_states_by_states(lab, toy, mask) -> None
 
 def test_diagonal_dynamics_in_closed_form(lab) -> None:
     rate = torch.tensor([0.5, -2.0], dtype=torch.float64)
-    P = Propagator(DiagonalStepJacobian(rate.expand(1, 4, 2).contiguous()))
+    P = ScanPropagator(DiagonalStepJacobian(rate.expand(1, 4, 2).contiguous()))
     q = lab.randn(0, 1, 4, 2)
     expected = torch.stack([sum(rate ** (t - s) * q[0, s] for s in range(t + 1)) for t in range(4)])
     lab.close(P(q)[0], expected)
@@ -112,7 +113,7 @@ def test_diagonal_dynamics_in_closed_form(lab) -> None:
 
 
 def test_one_step_is_the_identity(lab) -> None:
-    P = Propagator(DenseStepJacobian(lab.randn(0, 2, 1, 3, 3)))
+    P = ScanPropagator(DenseStepJacobian(lab.randn(0, 2, 1, 3, 3)))
     q = lab.randn(1, 2, 1, 3)
     assert torch.equal(P(q), q)
     assert torch.equal(P.inverse(q), q)
@@ -120,7 +121,7 @@ def test_one_step_is_the_identity(lab) -> None:
 
 
 def test_names(lab) -> None:
-    P = Propagator(DenseStepJacobian(lab.randn(0, 2, 6, 3, 3)))
+    P = ScanPropagator(DenseStepJacobian(lab.randn(0, 2, 6, 3, 3)))
     assert repr(P.truncated(5)) == "P_5"
     assert repr(P.truncated(5).T) == "P_5*"
     assert repr(P.chunked(3)) == "P_chunk3"
@@ -147,4 +148,4 @@ def test_names(lab) -> None:
 )
 def test_refusals(lab, call, message) -> None:
     with pytest.raises(ArgumentError, match=message):
-        call(Propagator(DenseStepJacobian(lab.randn(0, 2, 4, 3, 3))))
+        call(ScanPropagator(DenseStepJacobian(lab.randn(0, 2, 4, 3, 3))))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from kpframe import Propagator, Site, SiteModel, Stage, StepJacobian, linearize
+from kpframe import Site, SiteModel, Stage, StepJacobian, linearize
 from kpframe.errors import (
     ArgumentError,
     DtypeError,
@@ -15,6 +15,7 @@ from kpframe.errors import (
     SpaceMismatchError,
     UnsupportedError,
 )
+from kpframe.flow._propagator import ScanPropagator
 from kpframe.flow._step_jacobian import DenseStepJacobian, DiagonalStepJacobian, SumStepJacobian
 from kpframe.operators import SumOperator
 
@@ -71,7 +72,7 @@ def test_unit_blocks(lab, toy, method) -> None:
     for t in range(A.steps):
         lab.close(kept.step(t, v), (kept.blocks()[:, t] @ v.unsqueeze(-1)).squeeze(-1))
         lab.close(kept.step_adjoint(t, v), (kept.blocks()[:, t].mT @ v.unsqueeze(-1)).squeeze(-1))
-    lab.check_operator(Propagator(kept))
+    lab.check_operator(ScanPropagator(kept))
 
 
 def test_unit_blocks_of_one_stage_are_pointwise(lab) -> None:
@@ -137,7 +138,7 @@ def test_multiples_and_sums_are_step_jacobians(lab) -> None:
         for t in range(A.steps):
             lab.close(made.step(t, v), (made.blocks()[:, t] @ v.unsqueeze(-1)).squeeze(-1))
             lab.close(made.step_adjoint(t, v), (made.blocks()[:, t].mT @ v.unsqueeze(-1)).squeeze(-1))
-    P = Propagator(0.5 * A)
+    P = ScanPropagator(0.5 * A)
     lab.close((P.inverse @ P).to_dense(), torch.eye(P.domain.size, dtype=torch.float64))
     assert (A.diagonal() + 2.0 * A.diagonal()).self_adjoint
     assert not (A + A.diagonal()).self_adjoint

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kpframe import Propagator, linearize
+from kpframe import linearize
+from kpframe.flow._propagator import ScanPropagator
 from kpframe.flow._step_jacobian import DenseStepJacobian
 
 SEEDS = st.integers(0, 10_000)
@@ -22,7 +23,7 @@ def series(AZ: torch.Tensor, weights: list[float]) -> torch.Tensor:
 @given(seed=SEEDS, time=st.integers(1, 6), window=st.integers(1, 8))
 def test_truncated_is_the_neumann_sum(lab, seed, time, window) -> None:
     blocks = lab.randn(seed, 2, time, 2, 2)
-    P, AZ = Propagator(DenseStepJacobian(blocks)), lab.dense_shift(blocks)
+    P, AZ = ScanPropagator(DenseStepJacobian(blocks)), lab.dense_shift(blocks)
     truncated = P.truncated(window)
     lab.check_operator(truncated)
     lab.close(truncated.to_dense(), series(AZ, [1.0] * window), 1e-9)
@@ -37,7 +38,7 @@ def test_truncated_is_the_neumann_sum(lab, seed, time, window) -> None:
 
 
 def test_window_one_is_the_identity(lab) -> None:
-    P = Propagator(DenseStepJacobian(lab.randn(0, 2, 4, 2, 2)))
+    P = ScanPropagator(DenseStepJacobian(lab.randn(0, 2, 4, 2, 2)))
     q = lab.randn(1, 2, 4, 2)
     assert torch.equal(P.truncated(1)(q), q)
     lab.differ(P.truncated(2)(q), q)
@@ -47,7 +48,7 @@ def test_window_one_is_the_identity(lab) -> None:
 @given(seed=SEEDS, time=st.integers(1, 7), length=st.integers(1, 8))
 def test_the_mean_over_offsets_weights_the_series_linearly(lab, seed, time, length) -> None:
     blocks = lab.randn(seed, 2, time, 2, 2)
-    P, AZ = Propagator(DenseStepJacobian(blocks)), lab.dense_shift(blocks)
+    P, AZ = ScanPropagator(DenseStepJacobian(blocks)), lab.dense_shift(blocks)
     chunks = [P.chunked(length, offset).to_dense() for offset in range(length)]
     expected = series(AZ, [1 - j / length for j in range(length)])
     lab.close(sum(chunks) / length, expected, 1e-9)
@@ -99,7 +100,7 @@ def test_truncated_is_windowed_backpropagation(lab, toy, window) -> None:
 
 
 def test_one_chunk_is_all_of_P_and_chunks_of_one_the_identity(lab) -> None:
-    P = Propagator(DenseStepJacobian(lab.randn(0, 2, 5, 2, 2)))
+    P = ScanPropagator(DenseStepJacobian(lab.randn(0, 2, 5, 2, 2)))
     lab.close(P.chunked(5).to_dense(), P.to_dense())
     lab.close(P.chunked(1).to_dense(), torch.eye(20, dtype=torch.float64))
     lab.differ(P.chunked(5, 2).to_dense(), P.to_dense())

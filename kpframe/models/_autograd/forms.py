@@ -52,7 +52,7 @@ class AutogradStepJacobian(StepJacobian):
     def __init__(self, model: Recorded, trajectory: Trajectory) -> None:
         states = trajectory.states
         super().__init__(trajectory.space, dtype=states.dtype, device=states.device)
-        self._model, self._trajectory = model, trajectory
+        self.model, self.trajectory = model, trajectory
         self._recorded: dict[int, Linearization] = {}
 
     def step(self, t: int, v: torch.Tensor) -> torch.Tensor:
@@ -65,7 +65,7 @@ class AutogradStepJacobian(StepJacobian):
 
     def _at(self, t: int) -> Linearization:
         if t not in self._recorded:
-            recipe = partial(_record_step, self._model, self._trajectory, t)
+            recipe = partial(_record_step, self.model, self.trajectory, t)
             self._recorded[t] = Linearization.of(recipe, self.device)
         return self._recorded[t]
 

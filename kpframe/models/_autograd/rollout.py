@@ -16,6 +16,7 @@ from kpframe.flow._parameter_operator import ParameterOperator
 from kpframe.flow._propagator import Propagator
 from kpframe.flow._step_jacobian import StepJacobian
 from kpframe.flow._trajectory import Trajectory
+from kpframe.models._autograd.forms import AutogradStepJacobian
 from kpframe.models._autograd.linearization import Linearization
 from kpframe.models._autograd.recorded import Recorded
 from kpframe.operators._atoms import IdentityOperator
@@ -82,16 +83,34 @@ def _record(model: Recorded, trajectory: Trajectory) -> tuple[torch.Tensor, tupl
 
 
 class GraphPropagator(Propagator):
-    """``P`` from the graph of the whole roll-out; a changed ``A`` goes through the scan as ever."""
+    """``P`` from the graph of the whole roll-out of the model and trajectory that ``A`` is made of.
 
-    def __init__(self, A: StepJacobian, graph: RolloutGraph, *, why: str) -> None:
-        super().__init__(A, why=why)
-        self.graph = graph
+    Args:
+        A: a step Jacobian by automatic differentiation; the graph is recorded anew for it.
+        name: how it prints.
+        why: why the products are computed so.
+    """
+
+    A: AutogradStepJacobian
+
+    def __init__(self, A: StepJacobian, *, name: str = "P", why: str = "asked for") -> None:
+        super().__init__(A, name=name, why=why)
+        self.graph = RolloutGraph(self.A.model, self.A.trajectory)
 
     @property
     def method(self) -> str:
         """Always ``"graph"``."""
         return "graph"
+
+    @classmethod
+    def fits(cls, A: StepJacobian) -> str | None:
+        """Return why this form cannot take a step Jacobian, or None where it can."""
+        if isinstance(A, AutogradStepJacobian):
+            return None
+        return (
+            "it records the roll-out of a model, which a step Jacobian by automatic differentiation alone knows "
+            "(linearize(model, x, method='graph') makes one of any model)"
+        )
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         return self.graph.from_kicks(q.reshape(-1, *self.domain.shape)).reshape(q.shape)

@@ -16,7 +16,7 @@ import torch
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.flow._parameter_operator import ParameterOperator
-from kpframe.flow._propagator import Propagator
+from kpframe.flow._propagator import Propagator, ScanPropagator
 from kpframe.flow._trajectory import Trajectory
 from kpframe.models._autograd.graph import leaves
 from kpframe.models._autograd.linearization import Linearization
@@ -24,7 +24,7 @@ from kpframe.models._few_rows import saved_by_a_row
 from kpframe.models._model import Model
 from kpframe.models._sites.declaration import INPUT, PRIME, Site, Stage, check_weights, widths
 from kpframe.models._sites.gains import Gain, PlacedSite, PlacedStage, SiteGains, pointwise_gains, scatter
-from kpframe.models._sites.parameter_operator import SiteParameterJacobian, SiteParameterOperator
+from kpframe.models._sites.parameter_operator import GramParameterOperator, SiteParameterJacobian
 from kpframe.models._sites.step_jacobian import SiteStepJacobian
 from kpframe.operators._isolation import in_isolation
 
@@ -162,7 +162,7 @@ class SiteModel(Model):
 
     @staticmethod
     def _scan(gains: SiteGains) -> Propagator:
-        return Propagator(SiteStepJacobian(gains), why="the weight sites that the model declares")
+        return ScanPropagator(SiteStepJacobian(gains), why="the weight sites that the model declares")
 
     def recorded_bytes(self, trajectory: Trajectory) -> int:
         """Return about how many bytes the gains need for each step of each trial."""
@@ -177,7 +177,7 @@ class SiteModel(Model):
         if not self._all_at_sites(gains, trajectory):
             return super().parameter_operator(trajectory)
         trains_start = "h0" in self.trainable() and not trajectory.given
-        return SiteParameterOperator(SiteParameterJacobian(gains, self.parameter_space, trains_start))
+        return GramParameterOperator(SiteParameterJacobian(gains, self.parameter_space, trains_start))
 
     def _all_at_sites(self, gains: SiteGains, trajectory: Trajectory) -> bool:
         placed = {name for site in gains.sites for name in site.learned}.union(self.unread_parameters)

@@ -9,7 +9,7 @@ import torch
 from attrs import frozen
 
 from kpframe.flow._parameter_jacobian import ParameterJacobian
-from kpframe.flow._parameter_operator import GroupProjector, ParameterOperator
+from kpframe.flow._parameter_operator import GroupProjector, ProductParameterOperator
 from kpframe.models._sites.gains import PlacedSite, SiteGains, add, gather, scatter
 from kpframe.models._sites.step_jacobian import SiteStepJacobian, pull_columns, push_columns
 from kpframe.operators._atoms import IdentityOperator
@@ -272,20 +272,30 @@ class SiteParameterJacobian(ParameterJacobian):
         return [slice(start, min(start + length, time)) for start in range(0, time, length)]
 
 
-class SiteParameterOperator(ParameterOperator):
+class GramParameterOperator(ProductParameterOperator):
     """``K = J M J*`` of weight sites: Gram matrices of what the sites read, between the gains.
 
     Sites that act on the same targets share one Gram matrix, and each bias that learns adds a one to it:
     ``K = Sum D (Z Z^T + c 1 1^T) D*``, two matrix products for each set of targets. Groups that a
-    restriction froze cost nothing.
+    restriction froze cost nothing. With a metric that mixes parameters it is the three products.
     """
 
+    jacobian: SiteParameterJacobian
+
+    @classmethod
+    def fits(cls, jacobian: ParameterJacobian) -> str | None:
+        """Return why this form cannot take a parameter Jacobian, or None where it can."""
+        if isinstance(jacobian, SiteParameterJacobian):
+            return None
+        return (
+            "it needs the weight sites at which parameters act, as those of a SiteModel do "
+            "(parameter_operator='product' takes any)"
+        )
+
     def _sandwich(self, metric: Operator, q: torch.Tensor) -> torch.Tensor:
-        jacobian = self.jacobian
-        if not isinstance(jacobian, SiteParameterJacobian) or not isinstance(
-            metric, IdentityOperator | GroupProjector
-        ):
+        if not isinstance(metric, IdentityOperator | GroupProjector):
             return super()._sandwich(metric, q)
+        jacobian = self.jacobian
         names, probes = self.parameters, q.shape[:-3]
         if jacobian.ties:
             return jacobian.forward(jacobian.backward(q, names), probes)
@@ -307,8 +317,7 @@ class SiteParameterOperator(ParameterOperator):
         """
         jacobian = self.jacobian
         if (
-            not isinstance(jacobian, SiteParameterJacobian)
-            or not isinstance(self.metric, IdentityOperator | GroupProjector)
+            not isinstance(self.metric, IdentityOperator | GroupProjector)
             or len(jacobian.gains.stages) > 1
             or jacobian.ties
             or "h0" in self.parameters
@@ -316,7 +325,3 @@ class SiteParameterOperator(ParameterOperator):
         ):
             return None
         return jacobian.gains.units.to(self.device)
-
-    def with_metric(self, metric: Operator, *, name: str = "K_M") -> ParameterOperator:
-        """Return ``J M J*`` with another metric on the parameter space."""
-        return SiteParameterOperator(self.jacobian, metric, name=name)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from kpframe.flow._propagator import InversePropagator, Propagator, TransitionOperator
+from kpframe.flow._propagator import InversePropagator, Propagator, ScanPropagator, TransitionOperator
 from kpframe.flow._step_jacobian import DenseStepJacobian
 from kpframe.flow._trajectory import Trajectory
 from kpframe.models._autograd.forms import step_blocks
@@ -29,7 +29,7 @@ class _WrongA(Elman):
 
     def propagator(self, trajectory: Trajectory) -> Propagator:
         """Return P of the wrong blocks."""
-        return Propagator(DenseStepJacobian(self.blocks(trajectory), trajectory.space))
+        return ScanPropagator(DenseStepJacobian(self.blocks(trajectory), trajectory.space))
 
 
 class NoLeak(_WrongA):
@@ -66,13 +66,13 @@ class NotTransposed(Elman):
 
     def propagator(self, trajectory: Trajectory) -> Propagator:
         """Return P whose A has the wrong adjoint."""
-        return Propagator(_Untransposed(step_blocks(self, trajectory), trajectory.space))
+        return ScanPropagator(_Untransposed(step_blocks(self, trajectory), trajectory.space))
 
 
 # -- the propagator ------------------------------------------------------------------------------------------
 
 
-class _Wrong(Propagator):
+class _Wrong(ScanPropagator):
     """The wrong propagator of a model, by class."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from kpframe.flow._parameter_jacobian import ParameterJacobian
-from kpframe.flow._parameter_operator import ParameterOperator
+from kpframe.flow._parameter_operator import ParameterOperator, ProductParameterOperator
 from kpframe.flow._trajectory import Trajectory
 from kpframe.models._sites.model import SiteModel
 from kpframe.operators import Operator
@@ -36,7 +36,7 @@ class _WrongJ(ParameterJacobian):
         return self._drop(self.right._apply_adjoint(r))
 
 
-class _NoBias(ParameterOperator):
+class _NoBias(ProductParameterOperator):
     def _sandwich(self, metric: Operator, q: Tensor) -> Tensor:
         keep = torch.ones(self.jacobian.domain.size, dtype=q.dtype)
         for part in self.jacobian.domain[PARAMETER].parts:
@@ -45,17 +45,17 @@ class _NoBias(ParameterOperator):
         return self.jacobian._apply(keep * metric._apply(self.jacobian._apply_adjoint(q)))
 
 
-class _Negative(ParameterOperator):
+class _Negative(ProductParameterOperator):
     def _sandwich(self, metric: Operator, q: Tensor) -> Tensor:
         return -super()._sandwich(metric, q)
 
 
-class _Damped(ParameterOperator):
+class _Damped(ProductParameterOperator):
     def _sandwich(self, metric: Operator, q: Tensor) -> Tensor:
         return super()._sandwich(metric, q) + 0.1 * q
 
 
-class _Asymmetric(ParameterOperator):
+class _Asymmetric(ProductParameterOperator):
     def _apply(self, q: Tensor) -> Tensor:
         return super()._apply(q) * torch.linspace(1, 2, q.shape[-2], dtype=q.dtype).unsqueeze(-1)
 
@@ -68,23 +68,23 @@ class _Asymmetric(ParameterOperator):
         return False
 
 
-class _Unfrozen(ParameterOperator):
+class _Unfrozen(ProductParameterOperator):
     def _sandwich(self, metric: Operator, q: Tensor) -> Tensor:
         return self.jacobian._apply(self.jacobian._apply_adjoint(q))
 
 
-class _GroupTwice(ParameterOperator):
+class _GroupTwice(ProductParameterOperator):
     def groups(self) -> dict[str, ParameterOperator]:
         """Return the groups, the first one as the whole."""
         return {name: self if i == 0 else group for i, (name, group) in enumerate(super().groups().items())}
 
 
-class _Doubles(ParameterOperator):
+class _Doubles(ProductParameterOperator):
     def _apply(self, q: Tensor) -> Tensor:
         return super()._apply(q).double()
 
 
-class _CountedOnce(ParameterOperator):
+class _CountedOnce(ProductParameterOperator):
     def mean(self, *axes: str) -> Operator:
         """Return the average over one copy of the axes, the sum over the other."""
         count = 1
@@ -93,20 +93,20 @@ class _CountedOnce(ParameterOperator):
         return count * super().mean(*axes)
 
 
-class _SumForTrace(ParameterOperator):
+class _SumForTrace(ProductParameterOperator):
     def partial_trace(self, *axes: str) -> Operator:
         """Return a contraction with ones."""
         return self.sum(*axes)
 
 
-class _OneSided(ParameterOperator):
+class _OneSided(ProductParameterOperator):
     def project(self, directions: Tensor, axis: str = "hidden", name: str = "output") -> Operator:
         """Return a projection with another matrix on the right."""
         right = super().project(directions.flip(0), axis, name)
         return super().project(directions, axis, name) - right - right
 
 
-class _Apart(ParameterOperator):
+class _Apart(ProductParameterOperator):
     @property
     def block_labels(self) -> Tensor:
         """The trainable initial state acts on all units."""
@@ -140,7 +140,7 @@ class NoBiasInJ(Elman):
 
     def parameter_operator(self, trajectory: Trajectory) -> ParameterOperator:
         """Return K of the wrong J."""
-        return ParameterOperator(_WrongJ(super().parameter_operator(trajectory).jacobian, True))
+        return ProductParameterOperator(_WrongJ(super().parameter_operator(trajectory).jacobian, True))
 
 
 class HalfJ(Elman):
@@ -148,4 +148,4 @@ class HalfJ(Elman):
 
     def parameter_operator(self, trajectory: Trajectory) -> ParameterOperator:
         """Return K of the wrong J."""
-        return ParameterOperator(_WrongJ(super().parameter_operator(trajectory).jacobian, False))
+        return ProductParameterOperator(_WrongJ(super().parameter_operator(trajectory).jacobian, False))

@@ -9,8 +9,8 @@ from unittest.mock import patch
 
 import torch
 
-from kpframe.flow._parameter_operator import ParameterOperator
-from kpframe.flow._propagator import Propagator
+from kpframe.flow._parameter_operator import ParameterOperator, ProductParameterOperator
+from kpframe.flow._propagator import Propagator, ScanPropagator
 from kpframe.flow._step_jacobian import DenseStepJacobian
 from kpframe.flow._trajectory import Trajectory
 from kpframe.models._autograd.forms import AutogradParameterJacobian, step_blocks
@@ -27,7 +27,7 @@ class _Blocks(DenseStepJacobian):
     @classmethod
     def along(cls, model: Elman, trajectory: Trajectory) -> Propagator:
         """Return the propagator of a model's blocks."""
-        return Propagator(cls(step_blocks(model, trajectory), trajectory.space))
+        return ScanPropagator(cls(step_blocks(model, trajectory), trajectory.space))
 
 
 class _Untyped(_Blocks):
@@ -88,7 +88,7 @@ class ByName(Elman):
             if id(parameter) in seen:
                 setattr(apart, name, torch.nn.Parameter(parameter.detach().clone(), requires_grad=False))
             seen.add(id(parameter))
-        return ParameterOperator(AutogradParameterJacobian(apart, trajectory))
+        return ProductParameterOperator(AutogradParameterJacobian(apart, trajectory))
 
 
 def _without_units() -> AbstractContextManager[Any]:

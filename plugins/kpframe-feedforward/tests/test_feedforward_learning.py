@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kpframe import Propagator, create_model, create_rule, create_task, linearize
+from kpframe import create_model, create_rule, create_task, linearize
+from kpframe.flow import ScanPropagator
 from kpframe.study._training import Trainer, TrainingSettings
 from kpframe.tasks._readout import Readout
 
@@ -73,7 +74,7 @@ def test_feedback_alignment_replaces_the_weights_of_the_way_back(make, draw, clo
     flow = linearize(model, model.inputs(samples))
     err = torch.zeros(3, 4, 4, dtype=torch.float64)
     err[:, -1] = draw(3, 4, seed=3)
-    back = Propagator(flow.A.replace({"weight": B})).T(err)
+    back = ScanPropagator(flow.A.replace({"weight": B})).T(err)
     states, delta = flow.trajectory.states, err[:, -1]
     for layer in (3, 2, 1):
         close(back[:, layer], delta, 1e-12)

@@ -10,9 +10,10 @@ import torch
 
 from kpframe import Model, ParameterOperator, Propagator, Site, SiteModel, Trajectory
 from kpframe.errors import ArgumentError, check_seed, mismatch, whole
-from kpframe.flow._parameter_jacobian import ParameterJacobian
+from kpframe.flow import ParameterJacobian, ProductParameterOperator
+from kpframe.models import GramParameterOperator
 from kpframe.models._initial_weights import normal_
-from kpframe.models._sites.parameter_operator import SiteParameterJacobian, SiteParameterOperator
+from kpframe.models._sites.parameter_operator import SiteParameterJacobian
 from kpframe.models._sites.step_jacobian import SiteStepJacobian
 from kpframe.operators._spaces import PARAMETER, Space, parameter_space
 from kpframe_feedforward import FORMS, PARAMETRISATIONS
@@ -170,8 +171,8 @@ class MLP(SiteModel):
             shapes["weight"] = (self.depth, self.units, self.units)
         slots = SiteParameterJacobian(P.A.gains, parameter_space(shapes), trains_start=False)
         if "weight" not in shapes:
-            return P, SiteParameterOperator(slots)
-        return P, ParameterOperator(_LayerJacobian(slots, self.parameter_space))
+            return P, GramParameterOperator(slots)
+        return P, ProductParameterOperator(_LayerJacobian(slots, self.parameter_space))
 
     def parameter_operator(self, trajectory: Trajectory) -> ParameterOperator:
         """Return ``K``: for each layer a Gram matrix over trials, between the gains."""

@@ -8,7 +8,7 @@ import torch
 
 from kpframe.errors import ArgumentError, check_seed, mismatch, whole
 from kpframe.flow._parameter_operator import ParameterOperator
-from kpframe.flow._propagator import Propagator
+from kpframe.flow._propagator import Propagator, ScanPropagator
 from kpframe.flow._trajectory import Trajectory
 from kpframe.models._initial_weights import uniform_
 from kpframe.models._model import Model
@@ -173,10 +173,10 @@ class MPN(Model):
         """Return ``P`` and ``K``, which share their gains; K by autograd where parameters are shared."""
         gains = gains_along(self, trajectory)
         if self.shared_names():
-            return Propagator(ModulationStepJacobian(gains)), super().parameter_operator(trajectory)
+            return ScanPropagator(ModulationStepJacobian(gains)), super().parameter_operator(trajectory)
         trains_start = "h0" in self.trainable() and not trajectory.given
         jacobian = ModulationParameterJacobian(gains, self.parameter_space, trains_start)
-        return Propagator(ModulationStepJacobian(gains)), ModulationParameterOperator(jacobian)
+        return ScanPropagator(ModulationStepJacobian(gains)), ModulationParameterOperator(jacobian)
 
     def propagator(self, trajectory: Trajectory) -> Propagator:
         """Return ``P`` with the step Jacobian by neurons."""

@@ -9,7 +9,7 @@ from attrs import evolve
 
 from kpframe.errors import ArgumentError, DtypeError, ShapeError, UnsupportedError, closest, mismatch
 from kpframe.flow._parameter_jacobian import ParameterJacobian
-from kpframe.flow._parameter_operator import GroupProjector, ParameterOperator
+from kpframe.flow._parameter_operator import GroupProjector, ProductParameterOperator
 from kpframe.flow._step_jacobian import DiagonalStepJacobian, StepJacobian
 from kpframe.operators import IdentityOperator, Operator
 from kpframe.operators._spaces import HIDDEN, Space
@@ -190,7 +190,7 @@ class ModulationParameterJacobian(ParameterJacobian):
         return out
 
 
-class ModulationParameterOperator(ParameterOperator):
+class ModulationParameterOperator(ProductParameterOperator):
     """``K = J M J*``; with no metric, or on some of the parameters, straight from gradient to change.
 
     On the preactivations the weights' part of K is ``S S^T`` for each neuron, with S ``[T B, k]`` what its
@@ -205,10 +205,6 @@ class ModulationParameterOperator(ParameterOperator):
         ):
             return jacobian.forward(jacobian.backward(q, self.parameters), q.shape[:-3])
         return super()._sandwich(metric, q)
-
-    def with_metric(self, metric: Operator, *, name: str = "K_M") -> ParameterOperator:
-        """Return ``J M J*`` with another metric on the parameter space."""
-        return ModulationParameterOperator(self.jacobian, metric, name=name)
 
 
 def _drive(sources: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # [..., n, k] -> [..., T B, n]

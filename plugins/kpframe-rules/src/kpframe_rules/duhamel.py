@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import torch
 
-from kpframe import LearningRule, Operator, Propagator, StepJacobian, Update
+from kpframe import LearningRule, Operator, StepJacobian, Update
 from kpframe.errors import ArgumentError, mismatch, whole
+from kpframe.flow import ScanPropagator
 from kpframe.flow._propagator import shift, unshift
 from kpframe.operators._base import ATOM
 from kpframe_rules.leak import direct_path, leaky_path
@@ -73,7 +74,7 @@ class DuhamelPropagator(Operator):
 
     def __init__(self, A: StepJacobian, base: StepJacobian, order: int, *, name: str) -> None:
         super().__init__(A.domain, A.domain, dtype=A.dtype, device=A.device)
-        self.base = Propagator(base, name="P_0")
+        self.base = ScanPropagator(base, name="P_0")
         self.rest = A - base
         self.order, self.name = order, name
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
-from kpframe import IdentityOperator, LearningRule, Operator, Propagator, StepJacobian, Update
+from kpframe import IdentityOperator, LearningRule, Operator, StepJacobian, Update
 from kpframe.errors import whole
+from kpframe.flow import ScanPropagator
 from kpframe.operators._base import ATOM
 from kpframe.operators._memory import chunk_size
 
@@ -99,7 +100,7 @@ class ConfinedInfluence(Operator):
             out += (own * self.J._apply_adjoint(inside.unsqueeze(-2) * back)).sum(dim=0)
         return out
 
-    def _sets(self, count: int, probes: int) -> list[tuple[torch.Tensor, torch.Tensor, Propagator]]:
+    def _sets(self, count: int, probes: int) -> list[tuple[torch.Tensor, torch.Tensor, ScanPropagator]]:
         """Return, for some sets at a time: the sets ``[g, ..., 1, H]``, their own ``[g, ..., M]``, and P."""
         each = chunk_size(self, len(self.supports), held=count)
         out = []
@@ -108,7 +109,7 @@ class ConfinedInfluence(Operator):
             inside = self.supports[chosen].to(self.dtype).reshape(len(chosen), *(1,) * (probes + 1), -1)
             own = (self.members == chosen.unsqueeze(1)).to(self.dtype)
             own = own.reshape(len(chosen), *(1,) * probes, -1)
-            out.append((inside, own, Propagator(_InsideStepJacobian(self.A, inside))))
+            out.append((inside, own, ScanPropagator(_InsideStepJacobian(self.A, inside))))
         return out
 
     def _formula(self) -> tuple[str, int]:

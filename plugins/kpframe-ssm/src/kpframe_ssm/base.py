@@ -7,6 +7,7 @@ from abc import abstractmethod
 import torch
 
 from kpframe import Model, ParameterOperator, Trajectory
+from kpframe.flow import ProductParameterOperator
 from kpframe_ssm.modes import to_complex, to_real
 from kpframe_ssm.parameters import Coefficients, ModeParameterJacobian
 from kpframe_ssm.scan import linear_scan
@@ -99,7 +100,9 @@ class DiagonalModel(ScanModel):
             return super().parameter_operator(trajectory)
         start = "h0" in self.trainable() and not trajectory.given
         A = self._step_jacobian(trajectory, self.coefficients())
-        return ParameterOperator(ModeParameterJacobian(self, self.parameter_space, trajectory, A, start))
+        return ProductParameterOperator(
+            ModeParameterJacobian(self, self.parameter_space, trajectory, A, start)
+        )
 
     def _step_jacobian(self, trajectory: Trajectory, now: Coefficients) -> ModeStepJacobian:
         decay = now.decay.detach()[None, None, None]

@@ -9,6 +9,7 @@ from torch.nn.functional import linear, silu, softplus
 
 from kpframe import ParameterOperator, Trajectory
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.flow import ProductParameterOperator
 from kpframe_ssm.base import ScanModel
 from kpframe_ssm.construct import check_range, check_size, seeded
 from kpframe_ssm.mamba_operators import (
@@ -214,4 +215,4 @@ class Mamba(ScanModel):
             return super().parameter_operator(trajectory)
         x = trajectory.inputs.detach().transpose(0, 1)
         start = "h0" in self.trainable() and not trajectory.given
-        return ParameterOperator(MambaParameterJacobian(A, self.parameter_space, x, start))
+        return ProductParameterOperator(MambaParameterJacobian(A, self.parameter_space, x, start))

@@ -157,15 +157,19 @@ class MambaPropagator(Propagator):
         decay = self.A.gains.decay
         return choose(self.scan, decay, decay)
 
+    @classmethod
+    def fits(cls, A: StepJacobian) -> str | None:
+        """Return why this form cannot take a step Jacobian, or None where it can."""
+        return None if isinstance(A, MambaStepJacobian) else "it scans over the memory of a Mamba block"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The form of the scan."""
+        return {"scan": self.scan}
+
     def using(self, scan: str) -> MambaPropagator:
         """Return the same operator with another form of the scan."""
         return MambaPropagator(self.A, scan, name=self.name)
-
-    def chunked(self, length: int, offset: int = 0) -> MambaPropagator:
-        """Return ``P`` with ``A_t := 0`` at the starts ``offset, offset + length, ...`` of chunks."""
-        cut = super().chunked(length, offset)
-        assert isinstance(cut.A, MambaStepJacobian)
-        return MambaPropagator(cut.A, self.scan, name=cut.name)
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         gains = self.A.gains

@@ -90,15 +90,19 @@ class ModePropagator(Propagator):
         like = self.A.decay.new_empty(1).expand(time, 1, batch, width // 2)
         return choose(self.scan, self.A.decay, like)
 
+    @classmethod
+    def fits(cls, A: StepJacobian) -> str | None:
+        """Return why this form cannot take a step Jacobian, or None where it can."""
+        return None if isinstance(A, ModeStepJacobian) else "it scans over the modes of a diagonal SSM"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The form of the scan."""
+        return {"scan": self.scan}
+
     def using(self, scan: str) -> ModePropagator:
         """Return the same operator with another form of the scan."""
         return ModePropagator(self.A, scan, name=self.name)
-
-    def chunked(self, length: int, offset: int = 0) -> ModePropagator:
-        """Return ``P`` with ``A_t := 0`` at the starts ``offset, offset + length, ...`` of chunks."""
-        cut = super().chunked(length, offset)
-        assert isinstance(cut.A, ModeStepJacobian)
-        return ModePropagator(cut.A, self.scan, name=cut.name)
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         return self._scan(q, reverse=False)
