@@ -108,8 +108,8 @@ class GraphPropagator(Propagator):
         if isinstance(A, AutogradStepJacobian):
             return None
         return (
-            "it records the roll-out of a model, which a step Jacobian by automatic differentiation alone knows "
-            "(linearize(model, x, method='graph') makes one of any model)"
+            "it records the roll-out of a model, which no step Jacobian knows but one by automatic "
+            "differentiation (linearize(model, x, method='graph') makes one of any model)"
         )
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
