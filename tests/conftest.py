@@ -32,7 +32,6 @@ GOOD = """
     def kpframe_models():
         yield ModelSpec(
             name="good_model", factory="kpf_good:build", settings=Settings, summary="a good one",
-            capabilities={"sites"},
         )
 
     def build(size, dt):

@@ -12,7 +12,16 @@ from attrs import asdict
 
 from kpframe.cli._terminal import kept_for_json
 from kpframe.errors import UnknownNameError, closest
-from kpframe.plugin import KINDS, PluginInfo, PluginProblem, PluginWarning, Spec, get_manager
+from kpframe.plugin import (
+    KINDS,
+    ParameterOperatorSpec,
+    PluginInfo,
+    PluginProblem,
+    PluginWarning,
+    PropagatorSpec,
+    Spec,
+    get_manager,
+)
 from kpframe.plugin._loading import INSTALL_HINT
 from kpframe.plugin._settings import SettingInfo, describe
 
@@ -52,19 +61,15 @@ def plugins(as_json: bool, no_load: bool) -> None:
 @click.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Show what NAME is and its settings.
+    """Show what NAME is, its settings, and for what a propagator or parameter operator is fit.
 
-    NAME is a model, rule, task ...; write distribution:name or kind/name to choose among
+    NAME is a model, rule, task ...; write kind:name (rule:bptt) or distribution:name to choose among
     things of one name.
     """
     from kpframe.cli._tables import new_console
 
     manager = get_manager()
-    kind, _, bare = name.rpartition("/")
-    kind = kind.replace("-", "_")
-    if kind and kind not in KINDS:
-        raise UnknownNameError(f"no kind {kind!r} (there are {', '.join(KINDS)}){closest(kind, KINDS)}")
-    spec = manager.find(kind or None, bare)
+    spec = manager.find(*_kind_and_name(name))
     plugin = manager.plugin_of(spec)
     out = new_console()
     facts = {
@@ -73,12 +78,25 @@ def show(name: str) -> None:
         "distribution": f"{plugin.distribution} {plugin.version}",
         "summary": spec.summary,
         "factory": spec.factory,
-        "capabilities": ", ".join(sorted(spec.capabilities)),
     }
+    if isinstance(spec, PropagatorSpec | ParameterOperatorSpec):
+        facts["fits"] = spec.fits
     for label, text in facts.items():
         out.print(f"{label + ':':<14} {text or '-'}")
     out.print()
     out.print(_settings_table(spec))
+
+
+def _kind_and_name(name: str) -> tuple[str | None, str]:
+    """Return the kind (None where none is said) and the rest of ``kind:name`` or ``kind/name``."""
+    head, colon, rest = name.partition(":")
+    if colon and head.replace("-", "_") in KINDS:
+        return head.replace("-", "_"), rest
+    kind, _, bare = name.rpartition("/")
+    kind = kind.replace("-", "_")
+    if kind and kind not in KINDS:
+        raise UnknownNameError(f"no kind {kind!r} (there are {', '.join(KINDS)}){closest(kind, KINDS)}")
+    return kind or None, bare
 
 
 def _settings_table(spec: Spec) -> PlainTable | str:

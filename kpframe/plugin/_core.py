@@ -73,27 +73,49 @@ class Directions:
 @hookimpl
 def kpframe_propagators() -> Iterator[PropagatorSpec]:
     """Yield the propagators that any step Jacobian or model has."""
-    flow = "kpframe.flow"
-    yield PropagatorSpec("scan", f"{flow}:ScanPropagator", summary="the step Jacobian's own pass in time")
-    yield PropagatorSpec(
-        "stepwise", f"{flow}:StepwisePropagator", summary="one product with the step Jacobian a step"
-    )
-    yield PropagatorSpec(
-        "dense", f"{flow}:DensePropagator", summary="step Jacobians written out as matrices [B, T, H, H]"
-    )
-    yield PropagatorSpec(
-        "graph", "kpframe.models:GraphPropagator", summary="derivatives of the graph of a whole roll-out"
-    )
+    for name, factory, summary, fits in (
+        (
+            "scan",
+            "kpframe.flow:ScanPropagator",
+            "the step Jacobian's own pass through time",
+            "any A; fast where A has a scan of its own, such as that of weight sites",
+        ),
+        (
+            "stepwise",
+            "kpframe.flow:StepwisePropagator",
+            "a loop over time, one product with the step Jacobian a step",
+            "any A; the plain loop that the others are compared with",
+        ),
+        (
+            "dense",
+            "kpframe.flow:DensePropagator",
+            "step Jacobians written out as matrices [batch, time, hidden, hidden]",
+            "any A of a narrow state; fast for many products, in the memory of the matrices",
+        ),
+        (
+            "graph",
+            "kpframe.models:GraphPropagator",
+            "derivatives of the graph of the whole roll-out",
+            "the A that automatic differentiation makes of a model; fast for one step method and wide states",
+        ),
+    ):
+        yield PropagatorSpec(name, factory, summary=summary, fits=fits)
 
 
 @hookimpl
 def kpframe_parameter_operators() -> Iterator[ParameterOperatorSpec]:
     """Yield the parameter operators that any parameter Jacobian or model of sites has."""
     yield ParameterOperatorSpec(
-        "product", "kpframe.flow:ProductParameterOperator", summary="J M J* as three products"
+        "product",
+        "kpframe.flow:ProductParameterOperator",
+        summary="J M J* as three products",
+        fits="any J and any metric",
     )
     yield ParameterOperatorSpec(
-        "gram", "kpframe.models:GramParameterOperator", summary="Gram matrix of what the weight sites read"
+        "gram",
+        "kpframe.models:GramParameterOperator",
+        summary="a Gram matrix of what the weight sites read, between their gains",
+        fits="the J of weight sites; fast where there are more parameters than trials and steps",
     )
 
 

@@ -50,17 +50,13 @@ def _check_api(spec: Spec, attribute: Attribute[int], value: object) -> None:
         raise PluginError(mismatch(f"api of {spec.kind} {spec.name!r}", "an integer", repr(value)))
 
 
-def _capabilities(value: Any) -> frozenset[str]:
-    items = () if isinstance(value, str) else tuple(value)  # frozenset("abc") would be three capabilities
-    if isinstance(value, str) or not all(isinstance(item, str) for item in items):
-        raise PluginError(mismatch("capabilities", "a set of strings", repr(value)))
-    return frozenset(map(one_line, items))
+def _words(name: str) -> Any:
+    def convert(value: Any) -> str:
+        if not isinstance(value, str):
+            raise PluginError(mismatch(name, "a string", repr(value)))
+        return one_line(value)
 
-
-def _summary(value: Any) -> str:
-    if not isinstance(value, str):
-        raise PluginError(mismatch("summary", "a string", repr(value)))
-    return one_line(value)
+    return field(default="", converter=convert)
 
 
 @frozen
@@ -86,9 +82,8 @@ class Spec:
     )
     factory: str = field(validator=_matches(_FACTORY, "'package.module:attribute'"))
     settings: type | None = field(default=None, validator=_check_settings)
-    capabilities: frozenset[str] = field(default=frozenset(), converter=_capabilities)
     api: int = field(default=API_VERSION, validator=_check_api)
-    summary: str = field(default="", converter=_summary)
+    summary: str = _words("summary")
 
 
 @frozen
@@ -114,16 +109,24 @@ class ReducerSpec(Spec):
 
 @frozen
 class PropagatorSpec(Spec):
-    """A propagator."""
+    """A form of propagator, made of a step Jacobian: ``factory(A, **settings)``.
+
+    ``fits`` says in plain words which A it takes and where it is fast; the class's own ``fits(A)`` decides.
+    """
 
     kind = "propagator"
+    fits: str = _words("fits")
 
 
 @frozen
 class ParameterOperatorSpec(Spec):
-    """A parameter operator."""
+    """A form of parameter operator, made of a parameter Jacobian: ``factory(J, **settings)``.
+
+    ``fits`` says in plain words which J it takes and where it is fast; the class's own ``fits(J)`` decides.
+    """
 
     kind = "parameter_operator"
+    fits: str = _words("fits")
 
 
 @frozen

@@ -48,6 +48,8 @@ class LearningRule(ABC):
     linear = True
     #: Whether the rule needs the readout that the error comes through.
     needs_readout = False
+    #: Whether the update is the exact gradient; the conformance kit holds such a rule to ``loss.backward()``.
+    exact = False
 
     @abstractmethod
     def change(self, update: Update) -> Update:

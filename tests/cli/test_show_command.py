@@ -20,9 +20,7 @@ class Settings:
 class Plugin:
     @hookimpl
     def kpframe_models(self):
-        yield ModelSpec(
-            "net", "a.b:Net", settings=Settings, capabilities={"z", "c"}, summary="a [bold]net[/bold]"
-        )
+        yield ModelSpec("net", "a.b:Net", settings=Settings, summary="a [bold]net[/bold]")
         yield ModelSpec("plain", "a.b:Plain")
         yield ModelSpec("both", "a.b:ModelBoth")
 
@@ -49,16 +47,15 @@ def run(monkeypatch, capsys):
 def test_show_prints_everything_there_is(run):
     code, out, err = run("show", "net")
     assert (code, err) == (0, "")
-    facts = dict(line.split(":", 1) for line in out.splitlines()[:6])
+    facts = dict(line.split(":", 1) for line in out.splitlines()[:5])
     assert {label: text.strip() for label, text in facts.items()} == {
         "name": "net",
         "kind": "model",
         "distribution": "kpf-shown 4.2",
         "summary": "a [bold]net[/bold]",
         "factory": "a.b:Net",
-        "capabilities": "c, z",
     }
-    rows = {line.split()[0]: line.split() for line in out.splitlines()[6:] if line.strip()}
+    rows = {line.split()[0]: line.split() for line in out.splitlines()[5:] if line.strip()}
     assert rows["setting"] == ["setting", "type", "default", "bounds", "choices", "meaning"]
     assert rows["size"] == ["size", "int", "required", ">=", "1", "units", "[1]"]
     assert rows["mode"][:5] == ["mode", "str", "'fast'", "fast,", "slow"]
@@ -80,6 +77,22 @@ def test_one_name_in_two_kinds(run):
     assert "a.b:ModelBoth" in run("show", "model/both")[1]
     assert "a.b:RuleBoth" in run("show", "rule/both")[1]
     assert "a.b:RuleBoth" in run("show", "rule/kpf-shown:both")[1]
+    assert run("show", "rule:both") == run("show", "rule/both")
+    assert run("show", "rule:kpf-shown:both") == run("show", "rule/both")
+    assert run("show", "kpf-shown:net") == run("show", "net")
+
+
+def test_show_says_what_a_form_fits(run):
+    for name, words in (
+        ("propagator:dense", "any A of a narrow state"),
+        ("parameter-operator:gram", "the J of"),
+    ):
+        code, out, err = run("show", name)
+        assert (code, err) == (0, "")
+        (line,) = [line for line in out.splitlines() if line.startswith("fits:")]
+        assert line.split(maxsplit=1)[1].startswith(words)
+    assert run("show", "parameter_operator/gram") == run("show", "gram")
+    assert "fits:" not in run("show", "net")[1]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +100,7 @@ def test_one_name_in_two_kinds(run):
     [
         ("nte", "Error: no model, rule ... 'nte' (there are bin, block_diagonal, both, "),
         ("rule/net", "Error: no rule 'net' (there are both)"),
+        ("rule:net", "Error: no rule 'net' (there are both)"),
         ("modle/net", "Error: no kind 'modle' (there are model, rule, "),
     ],
 )

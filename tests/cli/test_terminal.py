@@ -16,7 +16,15 @@ import kpframe
 from kpframe.cli import _app as app
 from kpframe.cli import _plugins as plugins
 from kpframe.errors import PluginError, message_of, one_line, printable, told
-from kpframe.plugin import ModelSpec, PluginInfo, PluginManager, PluginProblem, hookimpl, setting
+from kpframe.plugin import (
+    ModelSpec,
+    PluginInfo,
+    PluginManager,
+    PluginProblem,
+    PropagatorSpec,
+    hookimpl,
+    setting,
+)
 from kpframe.study import _results as results
 
 ROOT = Path(kpframe.__file__).parents[1]
@@ -72,9 +80,9 @@ def test_what_pages_say_of_plugins_is_printable(monkeypatch):
 
 
 def test_specs_infos_and_problems_are_printable():
-    spec = ModelSpec("net", "a:b", summary=HOSTILE, capabilities={"a\x1b"})
+    spec = PropagatorSpec("net", "a:b", summary=HOSTILE, fits=HOSTILE)
     assert spec.summary == SHOWN
-    assert spec.capabilities == {"a\\x1b"}
+    assert spec.fits == SHOWN
     info = PluginInfo("kpf\x1b", "1\n2", "a\x07", summary=HOSTILE)
     assert (info.distribution, info.version, info.entry_point, info.summary) == (
         "kpf\\x1b",
@@ -87,8 +95,6 @@ def test_specs_infos_and_problems_are_printable():
     for wrong in (3, None, b"x"):
         with pytest.raises(PluginError, match="summary: expected a string"):
             ModelSpec("net", "a:b", summary=wrong)
-    with pytest.raises(PluginError, match="capabilities: expected a set of strings"):
-        ModelSpec("net", "a:b", capabilities={3})
 
 
 @pytest.fixture
@@ -104,7 +110,7 @@ def run(monkeypatch, capsys):
     class Plugin:
         @hookimpl
         def kpframe_models(self):
-            yield ModelSpec("net", "a.b:Net", settings=Settings, summary=HOSTILE, capabilities={HOSTILE})
+            yield ModelSpec("net", "a.b:Net", settings=Settings, summary=HOSTILE)
             yield ModelSpec("long_name", "a.b:Net")
 
     manager = PluginManager(lambda: (), {})
@@ -127,9 +133,8 @@ def test_tables_and_facts_hold_no_control_characters(run):
     code, out, err = run("show", "net")
     assert (code, err) == (0, "")
     assert clean(out)
-    facts = dict(line.split(":", 1) for line in out.splitlines()[:6])
+    facts = dict(line.split(":", 1) for line in out.splitlines()[:5])
     assert facts["summary"].strip() == SHOWN
-    assert facts["capabilities"].strip() == SHOWN
     (row,) = [line for line in out.splitlines() if line.strip().startswith("size")]
     assert SHOWN in row
     assert not [line for line in out.splitlines() if line.startswith("Warning")]

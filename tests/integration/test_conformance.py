@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
-from kpframe_rules import FrozenSettings
+from kpframe_rules.frozen import Frozen
 
 from kpframe import create_model
 from kpframe.cli import _app as app
-from kpframe.plugin import RuleSpec
 from kpframe.plugin._core import core
 from kpframe.study._checkpoint import save_checkpoint
 from kpframe.testing import check_rule, parametrize_with_checks
@@ -24,10 +24,10 @@ def test_conformance(check) -> None:
 
 
 def test_bptt_is_exact() -> None:
-    tagged = RuleSpec("bptt", "kpframe_rules.bptt:BPTT", capabilities={"exact"})
-    assert check_rule(tagged)["exact_rule_equals_backward"].verdict == "passed"
-    other = RuleSpec("frozen", "kpframe_rules.frozen:Frozen", FrozenSettings, capabilities={"exact"})
-    assert check_rule(other)["exact_rule_equals_backward"].verdict == "failed"
+    assert check_rule("bptt")["exact_rule_equals_backward"].verdict == "passed"
+    assert check_rule("frozen")["exact_rule_equals_backward"].verdict == "not applicable"
+    with patch.object(Frozen, "exact", True):
+        assert check_rule("frozen")["exact_rule_equals_backward"].verdict == "failed"
 
 
 def test_a_checkpoint_is_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from attrs.exceptions import FrozenInstanceError
 
 import kpframe.plugin
 from kpframe.errors import KpframeError, PluginError
-from kpframe.plugin import KINDS, ModelSpec, RuleSpec, setting
+from kpframe.plugin import KINDS, ModelSpec, ParameterOperatorSpec, PropagatorSpec, RuleSpec, setting
 from kpframe.plugin import _hookspecs as hookspecs
 
 
@@ -19,10 +19,10 @@ def test_each_kind_has_a_hook_and_each_hook_a_kind():
 
 
 def test_a_spec_is_a_frozen_value():
-    spec = ModelSpec("gru", factory="a.b:C", capabilities=["x", "y"])
-    assert spec == ModelSpec(name="gru", factory="a.b:C", capabilities={"y", "x"})
-    assert spec != ModelSpec(name="lstm", factory="a.b:C", capabilities={"y", "x"})
-    assert spec != RuleSpec(name="gru", factory="a.b:C", capabilities={"y", "x"})
+    spec = ModelSpec("gru", factory="a.b:C", summary="a\nb")
+    assert spec == ModelSpec(name="gru", factory="a.b:C", summary="a b")
+    assert spec != ModelSpec(name="lstm", factory="a.b:C", summary="a b")
+    assert spec != RuleSpec(name="gru", factory="a.b:C", summary="a b")
     assert (spec.kind, spec.api, spec.settings) == ("model", 1, None)
     with pytest.raises(FrozenInstanceError):
         spec.name = "other"
@@ -66,9 +66,14 @@ def test_an_api_that_is_no_integer(api):
         ModelSpec("gru", "a:b", api=api)
 
 
-def test_capabilities_are_not_one_string():
-    with pytest.raises(PluginError, match="capabilities: expected a set of strings, got 'sites'"):
-        ModelSpec("gru", "a:b", capabilities="sites")
+@pytest.mark.parametrize("cls", [PropagatorSpec, ParameterOperatorSpec])
+def test_what_a_form_fits_is_said_in_words(cls):
+    assert cls("scan", "a:b", fits="any\nA").fits == "any A"
+    assert cls("scan", "a:b").fits == ""
+    with pytest.raises(PluginError, match="fits: expected a string, got 3"):
+        cls("scan", "a:b", fits=3)
+    with pytest.raises(TypeError):
+        ModelSpec("gru", "a:b", fits="any A")
 
 
 def test_the_surface_fits_its_screens():

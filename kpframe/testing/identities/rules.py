@@ -15,7 +15,7 @@ from kpframe.testing._choices import smallest_settings
 from kpframe.testing._identity import identity
 from kpframe.testing._problem import Problem
 from kpframe.testing._residual import CheckFailure, NotApplicable, Residual, compare, contrast, require, worst
-from kpframe.testing._sources import create, find_spec, show
+from kpframe.testing._sources import create, show
 from kpframe.testing.identities import operators
 
 _SOURCE = "docs/mathematics.md: learning rules, g = M J* P_rule* Err, dh = -eta P J g"
@@ -243,13 +243,13 @@ def _errors_only(case: RuleCase) -> Residual | None:
 @identity(
     "rule",
     source="docs/mathematics.md: learning rules, bptt",
-    look="change(): a rule with the capability 'exact' replaces nothing",
+    look="change(): a rule that says exact = True replaces nothing",
 )
 def exact_rule_equals_backward(case: RuleCase) -> Residual:
-    """A rule with the capability ``exact`` gives the gradient of ``loss.backward()``."""
-    spec, rule, problem = find_spec("rule", case.rule), _rule(case), case.flow.problem
-    if "exact" not in (spec.capabilities if spec else ()) and not getattr(rule, "exact", False):
-        raise NotApplicable("the rule is not tagged with the capability 'exact'")
+    """A rule that is ``exact`` gives the gradient of ``loss.backward()``."""
+    rule, problem = _rule(case), case.flow.problem
+    if not rule.exact:
+        raise NotApplicable("the rule does not say that it is exact")
     err = _error(rule, problem.flow, problem.vector(problem.space))
     expected = problem.G.mT @ err.reshape(-1)
     scale = float(problem.G.norm() * err.norm())

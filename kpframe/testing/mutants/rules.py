@@ -119,6 +119,6 @@ MUTANTS = _mutants(
     (WrongAdjoint, "adjoint_of_update", "the adjoint of what change() puts in the place"),
     (Momentum, "rule_is_pure", "attributes that the rule assigns"),
     (FirstTrial, "trial_order_does_not_matter", "by trial index"),
-    (Local, "exact_rule_equals_backward", "a rule with the capability 'exact'"),
+    (Local, "exact_rule_equals_backward", "a rule that says exact = True"),
     (Doubles, "rule_dtype_kept", "expected torch.float32, got torch.float64"),
 )

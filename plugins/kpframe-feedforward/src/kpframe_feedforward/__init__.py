@@ -78,7 +78,6 @@ def kpframe_models() -> Iterator[ModelSpec]:
         name="mlp",
         factory="kpframe_feedforward.mlp:MLP",
         settings=MLPSettings,
-        capabilities=frozenset({"sites"}),
         api=1,
         summary="multilayer perceptron, plain or residual, a layer a step",
     )

@@ -33,7 +33,6 @@ def kpframe_models() -> Iterator[ModelSpec]:
         name="gru",
         factory="kpframe_gru.model:GRU",
         settings=GRUSettings,
-        capabilities=frozenset({"sites"}),
         api=1,
         summary="gated recurrent unit: exactly torch.nn.GRU, and the form that resets before the product",
     )

@@ -13,7 +13,6 @@ def kpframe_models() -> Iterator[ModelSpec]:
         name="hh",
         factory="kpframe_hh.hodgkin_huxley:HodgkinHuxley",
         settings=HodgkinHuxleySettings,
-        capabilities=frozenset({"sites"}),
         api=1,
         summary="Hodgkin-Huxley neurons (squid axon) with conductance synapses",
     )
@@ -21,7 +20,6 @@ def kpframe_models() -> Iterator[ModelSpec]:
         name="morris_lecar",
         factory="kpframe_hh.morris_lecar:MorrisLecar",
         settings=MorrisLecarSettings,
-        capabilities=frozenset({"sites"}),
         api=1,
         summary="Morris-Lecar neurons (calcium and potassium spikes) with conductance synapses",
     )

@@ -38,7 +38,6 @@ def kpframe_models() -> Iterator[ModelSpec]:
         name="lstm",
         factory="kpframe_lstm.model:LSTM",
         settings=LSTMSettings,
-        capabilities=frozenset({"sites"}),
         api=1,
         summary="long short-term memory, exactly torch.nn.LSTM, with layers and projections",
     )

@@ -71,7 +71,6 @@ def kpframe_models() -> Iterator[ModelSpec]:
         name="mpn",
         factory="kpframe_mpn.model:MPN",
         settings=MPNSettings,
-        capabilities=frozenset({"structured"}),
         api=1,
         summary="multi-plasticity network: weights modulated by Hebbian plasticity (Aitken & Mihalas 2023)",
     )

@@ -113,7 +113,6 @@ def kpframe_models() -> Iterator[ModelSpec]:
         name="neural_ode",
         factory="kpframe_ode.neural_ode:NeuralODE",
         settings=NeuralODESettings,
-        capabilities=frozenset({"sites"}),
         api=1,
         summary="dh/dt is a multilayer perceptron of state and input",
     )
@@ -121,7 +120,6 @@ def kpframe_models() -> Iterator[ModelSpec]:
         name="hopfield",
         factory="kpframe_ode.hopfield:Hopfield",
         settings=HopfieldSettings,
-        capabilities=frozenset({"sites"}),
         api=1,
         summary="continuous Hopfield network, tau du/dt = -u + W g(u) + W_ih x + b",
     )
@@ -129,7 +127,6 @@ def kpframe_models() -> Iterator[ModelSpec]:
         name="soft_spin",
         factory="kpframe_ode.soft_spin:SoftSpin",
         settings=SoftSpinSettings,
-        capabilities=frozenset({"sites"}),
         api=1,
         summary="soft-spin glass, h' = h - eta grad E and noise at a temperature",
     )

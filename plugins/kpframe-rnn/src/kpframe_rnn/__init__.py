@@ -80,7 +80,6 @@ def kpframe_models() -> Iterator[ModelSpec]:
         name="rnn",
         factory="kpframe_rnn.model:RNN",
         settings=RNNSettings,
-        capabilities=frozenset({"sites"}),
         api=1,
         summary="vanilla RNN (exactly torch.nn.RNN) and leaky forms; layers, masks, Dale's law, low rank",
     )
@@ -88,7 +87,6 @@ def kpframe_models() -> Iterator[ModelSpec]:
         name="noisy_rnn",
         factory="kpframe_rnn.model:noisy_rnn",
         settings=NoisyRNNSettings,
-        capabilities=frozenset({"sites"}),
         api=1,
         summary="rnn whose input carries noise beside its signals: model.with_noise(x, generator)",
     )

@@ -12,6 +12,8 @@ class BPTT(LearningRule):
     product with ``J*``.
     """
 
+    exact = True
+
     def change(self, update: Update) -> Update:
         """Return the update as it is."""
         return update

@@ -35,6 +35,8 @@ class RTRL(LearningRule):
         MemoryBudgetError: when it is applied, for influence matrices over the budget.
     """
 
+    exact = True
+
     def __init__(self, max_bytes: int = MEMORY_BUDGET) -> None:
         self.max_bytes = whole(max_bytes, "max_bytes")
 

@@ -116,14 +116,11 @@ class HDetachSettings:
     seed: int = setting(0, ge=0, lt=2**63, help="seed of the draw")
 
 
-_EXACT = frozenset({"exact"})
-
 SPECS: tuple[RuleSpec, ...] = (
     RuleSpec(
         name="bptt",
         factory="kpframe_rules.bptt:BPTT",
         settings=BPTTSettings,
-        capabilities=_EXACT,
         api=1,
         summary="backpropagation through time: the exact gradient J* P* Err",
     ),
@@ -131,7 +128,6 @@ SPECS: tuple[RuleSpec, ...] = (
         name="rtrl",
         factory="kpframe_rules.rtrl:RTRL",
         settings=RTRLSettings,
-        capabilities=_EXACT,
         api=1,
         summary="the exact gradient forward in time, from influence matrices",
     ),

@@ -20,7 +20,6 @@ def kpframe_models() -> Iterator[ModelSpec]:
         name="lti",
         factory="kpframe_ssm.lti:LTI",
         settings=LTISettings,
-        capabilities=frozenset({"sites"}),
         api=1,
         summary="general linear time-invariant system h' = A h + B x with dense matrices",
     )
@@ -28,7 +27,6 @@ def kpframe_models() -> Iterator[ModelSpec]:
         name="s4d",
         factory="kpframe_ssm.s4d:S4D",
         settings=S4DSettings,
-        capabilities=frozenset({"modes"}),
         api=1,
         summary="S4D: a bank of diagonal complex systems, one for each channel (zoh, bilinear)",
     )
@@ -36,7 +34,6 @@ def kpframe_models() -> Iterator[ModelSpec]:
         name="s5",
         factory="kpframe_ssm.s5:S5",
         settings=S5Settings,
-        capabilities=frozenset({"modes"}),
         api=1,
         summary="S5: one diagonal complex system that all channels share (zoh, bilinear)",
     )
@@ -44,7 +41,6 @@ def kpframe_models() -> Iterator[ModelSpec]:
         name="lru",
         factory="kpframe_ssm.lru:LRU",
         settings=LRUSettings,
-        capabilities=frozenset({"modes"}),
         api=1,
         summary="linear recurrent unit, |lambda| < 1 by its form, inputs normalised",
     )
@@ -52,7 +48,6 @@ def kpframe_models() -> Iterator[ModelSpec]:
         name="mamba",
         factory="kpframe_ssm.mamba:Mamba",
         settings=MambaSettings,
-        capabilities=frozenset({"modes"}),
         api=1,
         summary="the Mamba block: a selective state-space model with a causal convolution",
     )

@@ -34,7 +34,6 @@ def kpframe_models() -> Iterator[ModelSpec]:
         name="fitzhugh_nagumo_sites",
         factory="kpframe_fitzhugh_nagumo.structured:FitzHughNagumoSites",
         settings=Settings,
-        capabilities=frozenset({"sites"}),
         api=1,
         summary="excitable neurons with trainable coupling, with declared weight sites",
     )
