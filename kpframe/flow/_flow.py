@@ -1,10 +1,10 @@
-"""``Flow``: the operators of a model along one trajectory, and what it asks of the model."""
+"""``Flow``: the operators of a model along one trajectory, what it asks of the model, and forms by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -14,7 +14,15 @@ from kpframe.flow._parameter_operator import ParameterOperator
 from kpframe.flow._propagator import Propagator
 from kpframe.flow._step_jacobian import StepJacobian
 from kpframe.flow._trajectory import Trajectory
+from kpframe.operators._atoms import IdentityOperator
 from kpframe.operators._base import Operator
+from kpframe.operators._isolation import isolated
+from kpframe.plugin._manager import create
+
+#: A form by its name among what plugins and the core offer, or its class, or any ``factory(A, **settings)``.
+PropagatorForm = str | Callable[..., Propagator]
+#: The same for ``factory(J, **settings)``.
+ParameterOperatorForm = str | Callable[..., ParameterOperator]
 
 
 class Dynamics(Protocol):
@@ -92,6 +100,35 @@ class Flow:
         """
         return self.model.unread(self.trajectory)
 
+    def with_propagator(self, propagator: PropagatorForm, **settings: Any) -> Flow:
+        """Return the flow with P in another form, of the same A.
+
+        Args:
+            propagator: a name (``"scan"``, ``"stepwise"``, ``"dense"``, ``"graph"``, or what a plugin
+                offers), a class, or any ``factory(A, **settings)``.
+            settings: of that form.
+
+        Raises:
+            UnknownNameError: for an unknown name; lists those there are.
+            UnsupportedError: for a form that does not fit A; says why.
+            ArgumentError: for a factory that makes something else than a propagator on A's space.
+        """
+        P = make_propagator(propagator, self.A, **settings)
+        return Flow(self.model, self.trajectory, P, self.K)
+
+    def with_parameter_operator(self, parameter_operator: ParameterOperatorForm, **settings: Any) -> Flow:
+        """Return the flow with K in another form, of the same J and metric; see ``with_propagator``.
+
+        Args:
+            parameter_operator: a name (``"product"``, ``"gram"``, or what a plugin offers), a class, or any
+                ``factory(J, **settings)``.
+            settings: of that form.
+        """
+        K = make_parameter_operator(parameter_operator, self.J, **settings)
+        if not isinstance(self.K.metric, IdentityOperator):
+            K = K.with_metric(self.K.metric, name=self.K.name)
+        return Flow(self.model, self.trajectory, self.P, K)
+
     def __repr__(self) -> str:
         return (
             f"Flow({type(self.model).__name__}, {self.trajectory.space}, "
@@ -103,3 +140,36 @@ def check_flow(flow: object, argument: str = "flow") -> None:
     """Raise ``ArgumentError`` unless ``flow`` is one, with a remedy."""
     if not isinstance(flow, Flow):
         raise ArgumentError(mismatch(argument, "a Flow", shown(flow)) + "; linearize(model, x) returns one")
+
+
+def make_propagator(form: PropagatorForm, A: StepJacobian, **settings: Any) -> Propagator:
+    """Return ``P`` of a step Jacobian in a form by its name or factory; raises like ``with_propagator``."""
+    P: Propagator = _make("propagator", form, settings, Propagator, A)
+    return P
+
+
+def make_parameter_operator(
+    form: ParameterOperatorForm, J: ParameterJacobian, **settings: Any
+) -> ParameterOperator:
+    """Return ``K`` of a parameter Jacobian in a form by its name or factory."""
+    K: ParameterOperator = _make("parameter_operator", form, settings, ParameterOperator, J)
+    return K
+
+
+def _make(kind: str, form: object, settings: Mapping[str, Any], cls: type, of: Operator) -> Any:
+    what = f"a {kind.replace('_', ' ')}"
+    made: Any
+    with isolated(of.device, f"with_{kind}"):
+        if isinstance(form, str):
+            made = create(kind, form, settings, cls, of)
+        elif callable(form):
+            made = form(of, **settings)
+        else:
+            raise ArgumentError(mismatch(kind, f"the name of {what}, or a factory of one", shown(form)))
+    if not isinstance(made, cls):
+        raise ArgumentError(mismatch(kind, f"a factory that returns {what}", shown(made)))
+    if made.domain != of.codomain:
+        raise ArgumentError(mismatch(kind, f"{what} on ({of.codomain})", f"one on ({made.domain})"))
+    if isinstance(made, Propagator) and isinstance(form, str):
+        made.why = f"{kind}={form!r}"
+    return made

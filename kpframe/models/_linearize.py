@@ -9,7 +9,7 @@ import torch
 from attrs import evolve
 
 from kpframe.errors import ArgumentError, mismatch, say
-from kpframe.flow._flow import Flow
+from kpframe.flow._flow import Flow, ParameterOperatorForm, PropagatorForm
 from kpframe.flow._parameter_operator import ParameterOperator, ProductParameterOperator
 from kpframe.flow._propagator import Propagator, ScanPropagator
 from kpframe.flow._step_jacobian import DenseStepJacobian
@@ -28,6 +28,7 @@ from kpframe.models._step_check import check_hooks, check_kept, check_parameters
 from kpframe.operators._finite import check_finite
 from kpframe.operators._isolation import constant, isolated
 from kpframe.operators._memory import check_memory
+from kpframe.plugin._manager import get_manager
 
 T = TypeVar("T")
 
@@ -43,6 +44,8 @@ def linearize(
     mask: torch.Tensor | None = None,
     *,
     method: str = "auto",
+    propagator: PropagatorForm = "auto",
+    parameter_operator: ParameterOperatorForm = "auto",
     max_bytes: int | None = None,
 ) -> Flow:
     """Roll a model out and return the operators along the trajectory.
@@ -52,17 +55,23 @@ def linearize(
         x: ``[B, T, I]`` inputs, of the model's dtype, on its device.
         h0: ``[B, H]`` initial states, taken as constants; the model's own (zero, or trainable) when left out.
         mask: bool ``[B, T]``; False marks padded steps, which hold the state: A = I and J = 0 there.
-        method: ``"auto"`` uses the structure the model brings and else chooses by the width of the state
-            (``flow.P.method`` and ``flow.P.why`` say what and why). The others know no structure: ``"graph"``
-            keeps the graph of the whole roll-out, ``"dense"`` writes the step Jacobians ``[B, T, H, H]`` out,
-            ``"autograd"`` keeps a graph for each step and is the independent twin that the others are tested
-            against.
+        method: who makes A and J, the model's structure or automatic differentiation. ``"auto"`` uses the
+            structure the model brings and else chooses by the width of the state (``flow.P.method`` and
+            ``flow.P.why`` say what and why). The others know no structure: ``"graph"`` keeps the graph of the
+            whole roll-out, ``"dense"`` writes the step Jacobians ``[B, T, H, H]`` out, ``"autograd"`` keeps a
+            graph for each step and is the independent twin that the others are tested against.
+        propagator: how P is computed from that A: the name of a form (``"scan"``, ``"stepwise"``,
+            ``"dense"``, ``"graph"``, or what a plugin offers), its class, or any ``factory(A)``, such as
+            ``functools.partial(DensePropagator, max_bytes=2**34)``. ``"auto"`` is the one that suits A.
+        parameter_operator: how K is computed from that J: ``"product"``, ``"gram"`` or what a plugin offers,
+            likewise.
         max_bytes: largest memory that recording may take, about; most of what is free when left out.
 
     Raises:
         ShapeError, DtypeError, DeviceError: for inputs that do not fit the model.
         UnsupportedError: for derivatives that are not linear or that autograd cannot take twice, and for
-            hooks on parameters; says what to do.
+            hooks on parameters; says what to do. For a form that does not fit A or J; says why.
+        UnknownNameError: for a form that nobody offers; lists those there are.
         NonFiniteError: for NaN or infinity in inputs, parameters or the roll-out; names the first step,
             trial and component.
         MemoryBudgetError: before anything is recorded, when the need is over ``max_bytes``.
@@ -74,8 +83,14 @@ def linearize(
         )
     if method not in METHODS:
         raise ArgumentError(mismatch("method", f"one of {', '.join(map(repr, METHODS))}", repr(method)))
+    for kind, form in (("propagator", propagator), ("parameter_operator", parameter_operator)):
+        if isinstance(form, str) and form != "auto":
+            get_manager().find(kind, form)  # a misspelt name is refused before any work
     with isolated(getattr(x, "device", None), "linearize"):
-        return _linearize(model, x, h0, mask, method, max_bytes)
+        flow = _linearize(model, x, h0, mask, method, max_bytes)
+    if propagator != "auto":
+        flow = flow.with_propagator(propagator)
+    return flow if parameter_operator == "auto" else flow.with_parameter_operator(parameter_operator)
 
 
 def _linearize(
