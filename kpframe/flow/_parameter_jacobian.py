@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from kpframe.errors import ArgumentError, closest, mismatch
-from kpframe.operators._base import ATOM, Operator
+from kpframe.operators._base import Operator
 from kpframe.operators._spaces import PARAMETER, Space
 
 T = TypeVar("T")
@@ -22,9 +22,6 @@ class ParameterJacobian(Operator):
     #: How the products are computed: ``"sites"``, ``"autograd"`` ...
     method = "custom"
     name = "J"
-
-    def _formula(self) -> tuple[str, int]:
-        return self.name, ATOM
 
 
 def match_parameters(space: Space, names: Iterable[str]) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ import torch
 from kpframe.errors import SpaceMismatchError, UnsupportedError
 from kpframe.flow._parameter_jacobian import ParameterJacobian, match_parameters
 from kpframe.operators._algebra import Composition
-from kpframe.operators._atoms import IdentityOperator
-from kpframe.operators._base import ATOM, Operator, SelfAdjointOperator, check_together
+from kpframe.operators._base import Operator, SelfAdjointOperator, check_together
+from kpframe.operators._elementary import IdentityOperator
 from kpframe.operators._spaces import PARAMETER, Space
 
 
@@ -28,6 +28,7 @@ class GroupProjector(SelfAdjointOperator):
         super().__init__(space, space, dtype=dtype, device=device)
         chosen = set(names)
         self.names = tuple(part.name for part in space[PARAMETER].parts if chosen.intersection(part.names))
+        self.name = f"1[{', '.join(self.names)}]"
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         out = torch.zeros_like(q)
@@ -40,9 +41,6 @@ class GroupProjector(SelfAdjointOperator):
     def positive(self) -> bool:
         """Always true."""
         return True
-
-    def _formula(self) -> tuple[str, int]:
-        return f"1[{', '.join(self.names)}]", ATOM
 
 
 class ParameterOperator(Operator):
@@ -156,9 +154,6 @@ class ParameterOperator(Operator):
         if not isinstance(self.metric, IdentityOperator | GroupProjector):
             metric = projector @ self.metric @ projector
         return self.with_metric(metric, name=f"K[{', '.join(kept)}]")
-
-    def _formula(self) -> tuple[str, int]:
-        return self.name, ATOM
 
 
 class ProductParameterOperator(ParameterOperator):

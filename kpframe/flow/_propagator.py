@@ -14,7 +14,7 @@ import torch
 from kpframe.errors import ArgumentError, UnsupportedError, mismatch, whole
 from kpframe.flow._parameter_operator import ParameterOperator
 from kpframe.flow._step_jacobian import StepJacobian
-from kpframe.operators._base import ATOM, MEMORY_BUDGET, Operator
+from kpframe.operators._base import MEMORY_BUDGET, Operator
 from kpframe.operators._dense import check_budget
 from kpframe.operators._spaces import TIME
 
@@ -106,9 +106,6 @@ class Propagator(Operator):
         keep[0] = True  # what comes before the first step is h_0, which no chunk holds
         name = f"P_chunk{length}" + (f"+{offset}" if offset else "")
         return self.with_step(self.A.masked(keep), name=name)
-
-    def _formula(self) -> tuple[str, int]:
-        return self.name, ATOM
 
 
 class ScanPropagator(Propagator):
@@ -216,6 +213,7 @@ class InversePropagator(Operator):
             propagator.domain, propagator.domain, dtype=propagator.dtype, device=propagator.device
         )
         self.propagator = propagator
+        self.name = f"{propagator.name}^-1"
 
     @property
     def inverse(self) -> Operator:
@@ -227,9 +225,6 @@ class InversePropagator(Operator):
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return r - unshift(self.propagator.A._apply_adjoint(r))
-
-    def _formula(self) -> tuple[str, int]:
-        return f"{self.propagator.name}^-1", ATOM
 
 
 class TruncatedPropagator(Operator):
@@ -264,9 +259,6 @@ class TruncatedPropagator(Operator):
             out = r + unshift(self.A._apply_adjoint(out))
         return out
 
-    def _formula(self) -> tuple[str, int]:
-        return self.name, ATOM
-
 
 class TransitionOperator(Operator):
     """``A_t A_{t-1} ... A_{s+1}``: how a change of the state at ``s`` arrives at ``t``."""
@@ -279,6 +271,7 @@ class TransitionOperator(Operator):
         self.s = -1 if s is None else _index("s", s, A.steps)
         if self.s > self.t:
             raise ArgumentError(mismatch("s", f"an index <= t = {self.t}", self.s))
+        self.name = f"P[{self.t},{'h0' if self.s < 0 else self.s}]"
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         out = q.clone()
@@ -291,9 +284,6 @@ class TransitionOperator(Operator):
         for t in range(self.t, self.s, -1):
             out = self.A.step_adjoint(t, out)
         return out
-
-    def _formula(self) -> tuple[str, int]:
-        return f"P[{self.t},{'h0' if self.s < 0 else self.s}]", ATOM
 
 
 def _time_outermost(q: torch.Tensor) -> torch.Tensor:  # [..., B, T, H] -> [T, ..., B, H]

@@ -16,7 +16,7 @@ import torch
 from kpframe.errors import DeviceError, DtypeError, ShapeError, UnsupportedError, mismatch
 from kpframe.flow._entries import entry_tables, same_label, table_widths, units_by_width
 from kpframe.operators._algebra import ScaledOperator, SumOperator, scaled_product
-from kpframe.operators._base import ATOM, MEMORY_BUDGET, Operator
+from kpframe.operators._base import MEMORY_BUDGET, Operator
 from kpframe.operators._dense import check_budget
 from kpframe.operators._isolation import in_isolation
 from kpframe.operators._memory import CHUNK_BYTES
@@ -186,9 +186,6 @@ class StepJacobian(Operator):
         if isinstance(made, ScaledOperator) and isinstance(made.inner, StepJacobian):
             return ScaledStepJacobian(made.scalar, made.inner)
         return made
-
-    def _formula(self) -> tuple[str, int]:
-        return self.name, ATOM
 
 
 def check_steps(argument: str, mask: torch.Tensor, A: StepJacobian) -> None:

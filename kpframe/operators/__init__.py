@@ -1,8 +1,11 @@
 """Matrix-free linear operators on tensors with named axes, and their algebra."""
 
-from kpframe.operators import _algebra, _axes, _declared, _dense, _inverses, _latex
-from kpframe.operators._algebra import AdjointOperator, Composition, ScaledOperator, SumOperator, compose
-from kpframe.operators._atoms import (
+from kpframe.operators import _congruences, _declared, _dense  # noqa: F401  they register what they make
+from kpframe.operators._algebra import AdjointOperator, Composition, ScaledOperator, SumOperator
+from kpframe.operators._base import MEMORY_BUDGET, Operator, SelfAdjointOperator, compose
+from kpframe.operators._blocks import BlockOperator, KroneckerOperator, direct_sum
+from kpframe.operators._contractions import BlockDiagonalOperator, PartialTraceOperator
+from kpframe.operators._elementary import (
     DiagonalOperator,
     FunctionOperator,
     IdentityOperator,
@@ -10,10 +13,20 @@ from kpframe.operators._atoms import (
     OuterProductOperator,
     ZeroOperator,
 )
-from kpframe.operators._base import MEMORY_BUDGET, NODES, Operator, SelfAdjointOperator
-from kpframe.operators._blocks import BlockOperator, KroneckerOperator, direct_sum
-from kpframe.operators._contractions import BlockDiagonal, PartialTrace
-from kpframe.operators._reducer import Reducer, create_reducer, principal_components
+from kpframe.operators._formula import ATOM, PRODUCT, SUM, bracket
+from kpframe.operators._reducer import (
+    Bin,
+    BlockDiagonal,
+    LastValid,
+    Mean,
+    PartialTrace,
+    Project,
+    Reducer,
+    Select,
+    Sum,
+    create_reducer,
+    principal_components,
+)
 from kpframe.operators._spaces import (
     BATCH,
     HIDDEN,
@@ -26,55 +39,44 @@ from kpframe.operators._spaces import (
     state_space,
 )
 
-NODES.update(
-    adjoint=AdjointOperator,
-    compose=compose,
-    add=_algebra.add,
-    scale=_algebra.scale,
-    power=_algebra.power,
-    inverse=_inverses.inverse,
-    declare=_declared.declare,
-    diagonal=DiagonalOperator,
-    mean=_axes.mean,
-    sum=_axes.sum_,
-    bin=_axes.bin_,
-    select=_axes.select,
-    last_valid=_axes.last_valid,
-    project=_axes.project,
-    partial_trace=PartialTrace,
-    block_diagonal=BlockDiagonal,
-    cached=_dense.CachedOperator,
-    to_dense=_dense.to_dense,
-    to_scipy=_dense.to_scipy,
-    latex=_latex.latex,
-)
-
 __all__ = [
+    "ATOM",
     "BATCH",
     "HIDDEN",
     "MEMORY_BUDGET",
     "PARAMETER",
+    "PRODUCT",
+    "SUM",
     "TIME",
     "AdjointOperator",
     "Axis",
+    "Bin",
     "BlockDiagonal",
+    "BlockDiagonalOperator",
     "BlockOperator",
     "Composition",
     "DiagonalOperator",
     "FunctionOperator",
     "IdentityOperator",
     "KroneckerOperator",
+    "LastValid",
     "MatrixOperator",
+    "Mean",
     "Operator",
     "OuterProductOperator",
     "Part",
     "PartialTrace",
+    "PartialTraceOperator",
+    "Project",
     "Reducer",
     "ScaledOperator",
+    "Select",
     "SelfAdjointOperator",
     "Space",
+    "Sum",
     "SumOperator",
     "ZeroOperator",
+    "bracket",
     "compose",
     "create_reducer",
     "direct_sum",

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from kpframe.errors import ArgumentError, SpaceMismatchError, mismatch
-from kpframe.operators._atoms import IdentityOperator, ZeroOperator
-from kpframe.operators._base import ATOM, PRODUCT, SUM, Operator, bracket, check_together
+from kpframe.operators._base import Operator, add, adjoint, check_together, compose, power, scale
+from kpframe.operators._elementary import IdentityOperator, ZeroOperator
+from kpframe.operators._formula import ATOM, PRODUCT, SUM, bracket
 from kpframe.operators._scale import gathered, multiplied
 from kpframe.operators._spaces import tell_apart
 
@@ -41,6 +42,9 @@ class AdjointOperator(Operator):
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return self.inner._apply(r)
+
+    def _inverse(self) -> Operator:
+        return self.inner.inverse.T
 
     def _formula(self) -> tuple[str, int]:
         if isinstance(self.inner, Composition):
@@ -96,6 +100,10 @@ class Composition(Operator):
         """Whether the product is a palindrome around a positive operator."""
         middle = self._middle()
         return middle is not None and middle.positive
+
+    def _inverse(self) -> Operator:
+        parts = zip(reversed(self.numbers), reversed(self.factors), strict=True)
+        return compose(*(scale(factor.inverse, 1 / number) for number, factor in parts))
 
     def _formula(self) -> tuple[str, int]:
         return self._printed(*self.factors), PRODUCT
@@ -176,6 +184,11 @@ class ScaledOperator(Operator):
         """Whether the scaled operator is positive and the scale is not negative."""
         return self.scalar >= 0 and self.inner.positive
 
+    def _inverse(self) -> Operator:
+        if self.scalar == 0:
+            raise ArgumentError(mismatch(f"inverse of {self!r}", "a factor other than 0", 0))
+        return scale(self.inner.inverse, 1 / self.scalar)
+
     def _formula(self) -> tuple[str, int]:
         inner = bracket(self.inner, PRODUCT)
         if self.scalar == -1:
@@ -192,15 +205,19 @@ def is_adjoint_of(first: Operator, second: Operator) -> bool:
     return first is second and first.self_adjoint
 
 
-def compose(*operators: Operator) -> Operator:
-    """Return the product of operators, numbers pulled to the front, identities and zeros resolved.
+@adjoint.register
+def _adjoint(operator: Operator) -> AdjointOperator:
+    return AdjointOperator(operator)
+
+
+@compose.register
+def _compose(first: Operator, *others: Operator) -> Operator:
+    """Return the product of operators; see ``compose``.
 
     Numbers beyond ``PULLED`` stay with their factors, so that ``(A / 1e25) @ (B / 1e25)`` of operators of
     that size does not overflow on the way; it prints as if they were pulled.
-
-    Raises:
-        SpaceMismatchError, DtypeError, DeviceError: when two neighbours do not fit.
     """
+    operators = (first, *others)
     for left, right in pairwise(operators):
         if left.domain != right.codomain:
             domain, codomain = tell_apart(left.domain, right.codomain)
@@ -209,7 +226,7 @@ def compose(*operators: Operator) -> Operator:
                 f"the codomain of {right!r} is ({codomain})"
             )
         check_together(left, right, "@")
-    first, last = operators[0], operators[-1]
+    last = operators[-1]
     parts = [part for operator in operators for part in _factors(operator)]
     if any(isinstance(factor, ZeroOperator) for _, factor in parts):
         return ZeroOperator(last.domain, first.codomain, dtype=first.dtype, device=first.device)
@@ -218,13 +235,15 @@ def compose(*operators: Operator) -> Operator:
     if not any(map(_far, numbers)) and (not _far(scalar) or 0 in numbers):
         factors = [factor for _, factor in parts if not isinstance(factor, IdentityOperator)]
         if not factors:
-            return scale(scalar, IdentityOperator(last.domain, dtype=first.dtype, device=first.device))
-        return scale(scalar, factors[0] if len(factors) == 1 else Composition(factors))
+            return scale(IdentityOperator.like(last), scalar)
+        return scale(factors[0] if len(factors) == 1 else Composition(factors), scalar)
     kept = _without_identities(parts)
     if len(kept) == 1:
-        return scale(*kept[0])
+        number, factor = kept[0]
+        return scale(factor, number)
     sign = math.prod(math.copysign(1, number) for number in numbers)
-    return scale(sign, Composition([factor for _, factor in kept], [abs(number) for number, _ in kept]))
+    product = Composition([factor for _, factor in kept], [abs(number) for number, _ in kept])
+    return scale(product, sign)
 
 
 def _without_identities(parts: list[tuple[float, Operator]]) -> list[tuple[float, Operator]]:
@@ -273,8 +292,8 @@ def _factors(operator: Operator) -> list[tuple[float, Operator]]:
     return [(1.0, operator)]
 
 
-def add(first: Operator, second: Operator) -> Operator:
-    """Return the sum of two operators between the same spaces; raises ``SpaceMismatchError``."""
+@add.register
+def _add(first: Operator, second: Operator) -> Operator:
     if (first.domain, first.codomain) != (second.domain, second.codomain):
         domains = tell_apart(first.domain, second.domain)
         codomains = tell_apart(first.codomain, second.codomain)
@@ -292,8 +311,8 @@ def add(first: Operator, second: Operator) -> Operator:
     return kept[0] if len(kept) == 1 else SumOperator(kept)
 
 
-def scale(scalar: float, operator: Operator) -> Operator:
-    """Return ``scalar * operator``, numbers gathered into one."""
+@scale.register
+def _scale(operator: Operator, scalar: float) -> Operator:
     if not math.isfinite(scalar):
         raise ArgumentError(mismatch("scalar", "a finite number", scalar))
     if isinstance(operator, ScaledOperator):
@@ -307,8 +326,8 @@ def scale(scalar: float, operator: Operator) -> Operator:
     return ScaledOperator(scalar, operator)
 
 
-def power(operator: Operator, exponent: int) -> Operator:
-    """Return ``operator`` composed with itself ``exponent`` times (0: the identity)."""
+@power.register
+def _power(operator: Operator, exponent: int) -> Operator:
     if not operator.square:
         raise SpaceMismatchError(
             f"{operator!r} ** {exponent}: a power needs a square operator; "
@@ -317,5 +336,5 @@ def power(operator: Operator, exponent: int) -> Operator:
     if exponent < 0:
         raise ArgumentError(mismatch("exponent", "a whole number >= 0", exponent))
     if exponent == 0:
-        return IdentityOperator(operator.domain, dtype=operator.dtype, device=operator.device)
+        return IdentityOperator.like(operator)
     return compose(*[operator] * exponent)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import singledispatch
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -13,17 +14,21 @@ import numpy as np
 import torch
 
 from kpframe.errors import (
+    ArgumentError,
     DeviceError,
     DtypeError,
     NonFiniteProductError,
     NotLinearError,
     ShapeError,
+    UnsupportedError,
     as_whole,
     mismatch,
+    shown,
     whole,
 )
 from kpframe.operators import _memory as chunks
 from kpframe.operators._finite import check_finite, is_finite
+from kpframe.operators._formula import ATOM, latex
 from kpframe.operators._isolation import constant, isolated
 from kpframe.operators._memory import check_memory
 from kpframe.operators._spaces import Space, check_space
@@ -33,13 +38,6 @@ if TYPE_CHECKING:
 
 #: Default memory budget of dense requests, in bytes.
 MEMORY_BUDGET = 2 * 2**30
-
-#: How tightly a formula binds: a sum is bracketed inside a product, a product inside an adjoint.
-SUM, PRODUCT, ATOM = 1, 2, 3
-
-#: What arithmetic, reductions and conversions make of an operator. The makers are operators themselves and
-#: build on this module, so the room's ``__init__`` enters them here and imports run one way.
-NODES: dict[str, Callable[..., Any]] = {}
 
 _HINT = (
     " though the argument is finite: a derivative of the model is not (a root or a norm at 0), or numbers "
@@ -62,6 +60,11 @@ class Operator(ABC):
     ``A @ B`` composes, ``A + B``, ``2.0 * A``, ``-A``, ``A / 2.0`` and ``A**3`` do what they say, ``A.T``
     is the adjoint; a tensor scales entrywise, ``w * A`` after the operator and ``A * w`` before it.
     ``repr`` prints the composition as a formula, such as ``P K P*``.
+
+    An operator prints as its attribute ``name``, or as its class without "Operator" where it has none. One
+    that is made of others overrides ``_formula``, which returns the text and how tightly it binds: ``SUM``
+    for ``A + B``, ``PRODUCT`` for ``A B``, ``ATOM`` for what needs no brackets anywhere. Its parts print
+    through ``bracket``: ``f"{bracket(self.left, PRODUCT)} {bracket(self.right, PRODUCT)}", PRODUCT``.
     """
 
     _adjoint: weakref.ReferenceType[Operator] | None = None
@@ -92,9 +95,19 @@ class Operator(ABC):
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:  # [..., *codomain] -> [..., *domain]
         """Return the adjoint's product with ``r``, probes carried through."""
 
-    @abstractmethod
     def _formula(self) -> tuple[str, int]:
-        """Return the printed form and how tightly it binds (``SUM``, ``PRODUCT`` or ``ATOM``)."""
+        """Return the printed form and how tightly it binds; see ``Operator`` for what to override."""
+        name = getattr(self, "name", None)
+        if not isinstance(name, str):
+            name = type(self).__name__.removeprefix("_").removesuffix("Operator")
+        return name, ATOM
+
+    def _inverse(self) -> Operator:
+        """Return the exact inverse; an operator that has one in closed form overrides this."""
+        raise UnsupportedError(
+            f"inverse of {self!r}: no exact form is known; solve with the operator's products instead "
+            "(op.to_scipy() and scipy.sparse.linalg.gmres or cg)"
+        )
 
     # -- products ---------------------------------------------------------------------------------------
 
@@ -117,7 +130,31 @@ class Operator(ABC):
             UnsupportedError: inside a transform of ``torch.func``, and for a dual tensor.
         """
         with isolated(self.device, self):
-            return multiply(self, q, chunk, check)
+            shape = getattr(q, "shape", None)
+            if shape != self.domain.shape or q.dtype != self.dtype or q.device != self.device:
+                self.domain.check(q, f"argument of {self!r}", dtype=self.dtype, device=self.device)
+            q = constant(q, self)
+            with torch.no_grad():
+                out = self._in_chunks(q, chunk)
+                if check and not is_finite(out):
+                    check_finite(q, f"argument of {self!r}", self.domain)
+                    what, error = f"product of {self!r}", NonFiniteProductError
+                    check_finite(out, what, self.codomain, hint=_HINT, error=error)
+                return out
+
+    def _in_chunks(self, q: torch.Tensor, chunk: int | Literal["auto"]) -> torch.Tensor:
+        """Return the product, the probes sent in chunks."""
+        probes = q.shape[: q.ndim - len(self.domain.axes)]
+        if q.numel() == 0:  # no probe, or no dimension
+            return q.new_zeros((*probes, *self.codomain.shape))
+        size = self._probes_together(chunk, math.prod(probes))
+        if size >= math.prod(probes):
+            return self._apply(q)
+        rows = q.reshape(-1, *self.domain.shape)
+        out = q.new_empty(len(rows), *self.codomain.shape)
+        for start in range(0, len(rows), size):
+            out[start : start + size] = self._apply(rows[start : start + size])
+        return out.reshape(*probes, *self.codomain.shape)
 
     def _probes_together(self, chunk: int | Literal["auto"], count: int) -> int:
         """Return how many probes go into one product, what would not fit refused."""
@@ -139,9 +176,9 @@ class Operator(ABC):
         known = None if self._adjoint is None else self._adjoint()
         if known is not None and known.T is self:
             return known
-        adjoint = _build("adjoint", self)
-        self._adjoint = weakref.ref(adjoint)  # weak: the adjoint already holds this operator
-        return adjoint
+        made = adjoint(self)
+        self._adjoint = weakref.ref(made)  # weak: the adjoint already holds this operator
+        return made
 
     @property
     def inverse(self) -> Operator:
@@ -150,7 +187,8 @@ class Operator(ABC):
         Identities, diagonal and square matrix operators, the propagator, and adjoints, multiples,
         Kronecker products and products of these. Raises ``UnsupportedError``.
         """
-        return _build("inverse", self)
+        with isolated(self.device, "inverse"):
+            return self._inverse()
 
     @property
     def symmetric_part(self) -> Operator:
@@ -169,14 +207,16 @@ class Operator(ABC):
         Raises:
             ArgumentError: when nothing is claimed, the operator is not square, or the claim is false.
         """
-        return _build("declare", self, self_adjoint, positive, tol)
+        with isolated(self.device, "declare"):
+            return declare(self, self_adjoint=self_adjoint, positive=positive, tol=tol)
 
     def cached(self, max_bytes: int = MEMORY_BUDGET) -> Operator:
         """Return the operator with its matrix kept: formed once, now; each product is then a matrix product.
 
         It prints as before and keeps its tags. Raises ``MemoryBudgetError`` over ``max_bytes``.
         """
-        return _build("cached", self, max_bytes)
+        with isolated(self.device, "cached"):
+            return cached(self, max_bytes)
 
     # -- tags: true only where provable or declared -------------------------------------------------------
 
@@ -212,7 +252,7 @@ class Operator(ABC):
 
     def __matmul__(self, other: object) -> Operator:
         if isinstance(other, Operator):
-            return _build("compose", self, other)
+            return compose(self, other)
         return self._refuse("@", other, "compose operators with @, and apply one to a tensor with op(q)")
 
     def __rmatmul__(self, other: object) -> Operator:
@@ -220,7 +260,7 @@ class Operator(ABC):
 
     def __add__(self, other: object) -> Operator:
         if isinstance(other, Operator):
-            return _build("add", self, other)
+            return add(self, other)
         return self._refuse("+", other, f"a constant is not linear; write op + {other!r} * IdentityOperator")
 
     def __radd__(self, other: object) -> Operator:
@@ -240,7 +280,7 @@ class Operator(ABC):
     def __mul__(self, other: object) -> Operator:
         scalar = as_scalar(other)
         if scalar is not None:
-            return _build("scale", scalar, self)
+            return scale(self, scalar)
         if isinstance(other, torch.Tensor) and other.is_floating_point():
             return self @ _diagonal(other, self.domain)
         if isinstance(other, Operator):
@@ -264,7 +304,7 @@ class Operator(ABC):
         number = as_whole(exponent)
         if number is None:
             return self._refuse("**", exponent, "the exponent is a whole number >= 0")
-        return _build("power", self, number)
+        return power(self, number)
 
     def _refuse(self, sign: str, other: object, why: str) -> NoReturn:
         kind = (
@@ -280,11 +320,11 @@ class Operator(ABC):
         Both copies of an axis are averaged; a side that lacks an axis is left as it is. An average is
         not a trace: see ``partial_trace``. Raises ``AxisError``.
         """
-        return _build("mean", self, axes)
+        return mean_over(self, axes)
 
     def sum(self, *axes: str) -> Operator:
         """Sum over both copies of the named axes: ``R op R*`` with ``R`` the sum over them."""
-        return _build("sum", self, axes)
+        return sum_over(self, axes)
 
     def select(self, **indices: Index) -> Operator:
         """Keep chosen entries of named axes, on every side that has them.
@@ -292,22 +332,26 @@ class Operator(ABC):
         ``select(time=-1)`` keeps one entry and drops the axis; a slice, a list of indices or a boolean
         mask keeps the axis; a string keeps a named part: ``select(hidden="c")``.
         """
-        return _build("select", self, indices)
+        with isolated(self.device, "select"):
+            return select(self, indices)
 
     def project(self, directions: torch.Tensor, axis: str = "hidden", name: str = "output") -> Operator:
         """Project an axis on the rows of ``directions`` ``[k, n]``: ``W op W*`` with a new axis ``name``."""
-        return _build("project", self, directions, axis, name)
+        with isolated(self.device, "project"):
+            return project(self, directions, axis, name)
 
     def bin(self, **lengths: int) -> Operator:
         """Average over windows of named axes: ``bin(time=5)`` has one entry for every 5 steps.
 
         The last window is shorter where the length does not divide the axis. Both copies are averaged.
         """
-        return _build("bin", self, lengths)
+        with isolated(self.device, "bin"):
+            return bin_over(self, lengths)
 
     def last_valid(self, mask: torch.Tensor) -> Operator:
         """Keep each trial's last step where ``mask`` ``[B, T]`` is True, in place of the axis ``time``."""
-        return _build("last_valid", self, mask)
+        with isolated(self.device, "last_valid"):
+            return last_valid(self, mask)
 
     def block_diagonal(self, *axes: str) -> Operator:
         """Keep the entries at which both copies of the named axes are equal, and the axes with them.
@@ -315,11 +359,11 @@ class Operator(ABC):
         One product of the operator for each entry of the axes. Summed over the axes, the blocks are the
         ``partial_trace``.
         """
-        return _build("block_diagonal", self, axes)
+        return block_diagonal(self, axes)
 
     def partial_trace(self, *axes: str) -> Operator:
         """Trace over the named axes: ``Sum_a op[a, .; a, .]``, exactly, one product an entry of the axes."""
-        return _build("partial_trace", self, axes)
+        return partial_trace(self, axes)
 
     # -- dense forms ------------------------------------------------------------------------------------
 
@@ -333,19 +377,17 @@ class Operator(ABC):
             MemoryBudgetError: when the matrix needs more than ``max_bytes``; says how many it needs.
         """
         with isolated(self.device, self):
-            matrix: torch.Tensor = NODES["to_dense"](self, max_bytes, check)
-            return matrix
+            return to_dense(self, max_bytes, check=check)
 
     def to_scipy(self) -> LinearOperator:
         """Return a ``scipy.sparse.linalg.LinearOperator`` on flattened vectors, of the same dtype."""
-        flat: LinearOperator = NODES["to_scipy"](self)
-        return flat
+        return to_scipy(self)
 
     def __repr__(self) -> str:
         return self._formula()[0]
 
     def _repr_latex_(self) -> str:
-        return f"${NODES['latex'](repr(self))}$"
+        return f"${latex(repr(self))}$"
 
 
 class SelfAdjointOperator(Operator):
@@ -360,44 +402,11 @@ class SelfAdjointOperator(Operator):
         return True
 
 
-def multiply(op: Operator, q: torch.Tensor, chunk: int | Literal["auto"], check: bool) -> torch.Tensor:
-    """Return the product of an operator; see ``Operator.__call__`` for arguments and errors."""
-    shape = getattr(q, "shape", None)
-    if shape != op.domain.shape or q.dtype != op.dtype or q.device != op.device:  # printing op takes a while
-        op.domain.check(q, f"argument of {op!r}", dtype=op.dtype, device=op.device)
-    q = constant(q, op)
-    with torch.no_grad():
-        out = _product(op, q, chunk)
-        if check and not is_finite(out):
-            check_finite(q, f"argument of {op!r}", op.domain)
-            check_finite(out, f"product of {op!r}", op.codomain, hint=_HINT, error=NonFiniteProductError)
-        return out
-
-
-def _product(op: Operator, q: torch.Tensor, chunk: int | Literal["auto"]) -> torch.Tensor:
-    probes = q.shape[: q.ndim - len(op.domain.axes)]
-    if q.numel() == 0:  # no probe, or no dimension
-        return q.new_zeros((*probes, *op.codomain.shape))
-    size = op._probes_together(chunk, math.prod(probes))
-    if size >= math.prod(probes):
-        return op._apply(q)
-    rows = q.reshape(-1, *op.domain.shape)
-    out = q.new_empty(len(rows), *op.codomain.shape)
-    for start in range(0, len(rows), size):
-        out[start : start + size] = op._apply(rows[start : start + size])
-    return out.reshape(*probes, *op.codomain.shape)
-
-
-def _build(node: str, *arguments: Any) -> Operator:
-    with isolated(getattr(arguments[0], "device", None), node):
-        operator: Operator = NODES[node](*arguments)
-        return operator
-
-
 def _diagonal(values: torch.Tensor, space: Space) -> Operator:
     """Return entrywise scaling by a tensor that broadcasts to a space."""
     try:
-        return _build("diagonal", values.expand(space.shape), space)
+        with isolated(values.device, "diagonal"):
+            return diagonal(values.expand(space.shape), space)
     except RuntimeError as error:
         raise ShapeError(
             mismatch("scaling tensor", f"a shape that broadcasts to [{space}]", f"shape {list(values.shape)}")
@@ -415,12 +424,6 @@ def as_scalar(value: object) -> float | None:
     return None
 
 
-def bracket(operator: Operator, binding: int) -> str:
-    """Return the operator's formula, in brackets when it binds less tightly than ``binding``."""
-    text, own = operator._formula()
-    return text if own >= binding else f"({text})"
-
-
 def check_together(first: Operator, second: Operator, sign: str) -> None:
     """Raise unless two operators have the same dtype and live on the same device."""
     if first.dtype != second.dtype:
@@ -431,3 +434,130 @@ def check_together(first: Operator, second: Operator, sign: str) -> None:
         raise DeviceError(
             f"{first!r} {sign} {second!r}: devices {first.device} and {second.device}; nothing is moved"
         )
+
+
+# -- what the methods call ------------------------------------------------------------------------------
+#
+# Their results are operators themselves, whose modules import this one. So each is declared here as an open
+# function; the module that defines the result registers how it is made, for every operator or for one class:
+# ``@adjoint.register``.
+
+
+@singledispatch
+def adjoint(operator: Operator) -> Operator:
+    """Return ``operator*``; see ``Operator.T``."""
+    raise _unregistered(adjoint, operator)
+
+
+@singledispatch
+def compose(first: Operator, *others: Operator) -> Operator:
+    """Return the product of operators, numbers pulled to the front, identities and zeros resolved.
+
+    Raises:
+        SpaceMismatchError, DtypeError, DeviceError: when two neighbours do not fit.
+    """
+    raise _unregistered(compose, first)
+
+
+@singledispatch
+def add(first: Operator, second: Operator) -> Operator:
+    """Return the sum of two operators between the same spaces; raises ``SpaceMismatchError``."""
+    raise _unregistered(add, first)
+
+
+@singledispatch
+def scale(operator: Operator, scalar: float) -> Operator:
+    """Return ``scalar * operator``, numbers gathered into one."""
+    raise _unregistered(scale, operator)
+
+
+@singledispatch
+def power(operator: Operator, exponent: int) -> Operator:
+    """Return ``operator`` composed with itself ``exponent`` times (0: the identity)."""
+    raise _unregistered(power, operator)
+
+
+@singledispatch
+def diagonal(values: torch.Tensor, space: Space) -> Operator:
+    """Return entrywise scaling by ``values`` ``[*space]``."""
+    raise _unregistered(diagonal, values)
+
+
+@singledispatch
+def declare(operator: Operator, *, self_adjoint: bool, positive: bool, tol: float | None) -> Operator:
+    """Return the operator with the declared tags; see ``Operator.declare``."""
+    raise _unregistered(declare, operator)
+
+
+@singledispatch
+def mean_over(operator: Operator, axes: Sequence[str]) -> Operator:
+    """Return ``<operator>``, averaged over both copies of the axes."""
+    raise _unregistered(mean_over, operator)
+
+
+@singledispatch
+def sum_over(operator: Operator, axes: Sequence[str]) -> Operator:
+    """Return the operator summed over both copies of the axes."""
+    raise _unregistered(sum_over, operator)
+
+
+@singledispatch
+def bin_over(operator: Operator, lengths: Mapping[str, int]) -> Operator:
+    """Return the operator averaged over windows of named axes."""
+    raise _unregistered(bin_over, operator)
+
+
+@singledispatch
+def select(operator: Operator, indices: Mapping[str, Index]) -> Operator:
+    """Return the operator restricted to chosen entries of named axes."""
+    raise _unregistered(select, operator)
+
+
+@singledispatch
+def last_valid(operator: Operator, mask: torch.Tensor) -> Operator:
+    """Return the operator between each trial's last valid steps, on every side that has the axis time."""
+    raise _unregistered(last_valid, operator)
+
+
+@singledispatch
+def project(operator: Operator, directions: torch.Tensor, axis: str, name: str) -> Operator:
+    """Return ``W operator W*`` with the rows of ``directions`` in place of ``axis``."""
+    raise _unregistered(project, operator)
+
+
+@singledispatch
+def partial_trace(operator: Operator, axes: Sequence[str]) -> Operator:
+    """Return ``Sum_a operator[a, .; a, .]`` over the entries of the axes."""
+    raise _unregistered(partial_trace, operator)
+
+
+@singledispatch
+def block_diagonal(operator: Operator, axes: Sequence[str]) -> Operator:
+    """Return the operator with the entries at which both copies of the axes are equal."""
+    raise _unregistered(block_diagonal, operator)
+
+
+@singledispatch
+def cached(operator: Operator, max_bytes: int) -> Operator:
+    """Return the operator with its matrix kept."""
+    raise _unregistered(cached, operator)
+
+
+@singledispatch
+def to_dense(operator: Operator, max_bytes: int, *, check: bool = True) -> torch.Tensor:
+    """Return the matrix ``[codomain.size, domain.size]``."""
+    raise _unregistered(to_dense, operator)
+
+
+@singledispatch
+def to_scipy(operator: Operator) -> LinearOperator:
+    """Return the operator on flattened numpy vectors."""
+    raise _unregistered(to_scipy, operator)
+
+
+def _unregistered(function: Callable[..., object], argument: object) -> ArgumentError:
+    """Return the error of an open function that has no implementation for its first argument's type."""
+    registry: Mapping[type, object] = function.registry  # type: ignore[attr-defined]
+    types = " or ".join(kind.__name__ for kind in registry if kind is not object)
+    expected = types or "a type for which an implementation is registered"
+    return ArgumentError(mismatch(f"first argument of {function.__name__}", expected, shown(argument)))

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from kpframe.errors import ArgumentError, AxisError, SpaceMismatchError, mismatch
-from kpframe.operators._atoms import ZeroOperator
-from kpframe.operators._base import ATOM, SUM, Operator, bracket, check_together
+from kpframe.operators._base import Operator, check_together
+from kpframe.operators._elementary import ZeroOperator
+from kpframe.operators._formula import ATOM, SUM, bracket
 from kpframe.operators._spaces import Axis, Space
 
 BLOCK = "block"
@@ -47,6 +48,9 @@ class KroneckerOperator(Operator):
     def positive(self) -> bool:
         """Whether both factors are positive."""
         return self.first.positive and self.second.positive
+
+    def _inverse(self) -> KroneckerOperator:
+        return KroneckerOperator(self.first.inverse, self.second.inverse)
 
     def _formula(self) -> tuple[str, int]:
         return f"{bracket(self.first, ATOM)} (x) {bracket(self.second, ATOM)}", SUM

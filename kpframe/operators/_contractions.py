@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from kpframe.operators._axes import check_same_axes
-from kpframe.operators._base import ATOM, Operator
+from kpframe.operators._base import Operator, block_diagonal, partial_trace
+from kpframe.operators._congruences import check_same_axes
+from kpframe.operators._formula import ATOM
 from kpframe.operators._memory import chunk_size
 from kpframe.operators._spaces import Space, check_axes
 
@@ -66,7 +67,7 @@ class _Contraction(Operator):
         return self._axes[0] if len(self._axes) == 1 else "{" + ",".join(self._axes) + "}"
 
 
-class PartialTrace(_Contraction):
+class PartialTraceOperator(_Contraction):
     """``Sum_a op[a, .; a, .]`` over the entries ``a`` of the named axes, exactly.
 
     A product costs one product of ``op`` for each entry of the traced axes; they are sent as batched
@@ -90,10 +91,15 @@ class PartialTrace(_Contraction):
         return f"tr_{self._subscript()}({self.inner!r})", ATOM
 
 
-class BlockDiagonal(_Contraction):
+@partial_trace.register
+def _partial_trace(operator: Operator, axes: Sequence[str]) -> PartialTraceOperator:
+    return PartialTraceOperator(operator, axes)
+
+
+class BlockDiagonalOperator(_Contraction):
     """``delta_{a a'} op[a, .; a, .]``: the entries at which both copies of the named axes are equal.
 
-    A product costs one product of ``op`` for each entry of the axes, as for ``PartialTrace``.
+    A product costs one product of ``op`` for each entry of the axes, as for ``PartialTraceOperator``.
     """
 
     def __init__(self, inner: Operator, axes: Sequence[str]) -> None:
@@ -113,3 +119,8 @@ class BlockDiagonal(_Contraction):
 
     def _formula(self) -> tuple[str, int]:
         return f"diag_{self._subscript()}({self.inner!r})", ATOM
+
+
+@block_diagonal.register
+def _block_diagonal(operator: Operator, axes: Sequence[str]) -> BlockDiagonalOperator:
+    return BlockDiagonalOperator(operator, axes)

@@ -1,14 +1,18 @@
-"""Operators with tags that their author knows and nothing can prove."""
+"""Operators with tags that their author knows and nothing can prove, and the test of what is declared."""
 
 from __future__ import annotations
 
 import torch
 
 from kpframe.errors import ArgumentError, mismatch
-from kpframe.operators._atoms import MatrixOperator
-from kpframe.operators._base import Operator, SelfAdjointOperator
-from kpframe.operators._claims import check_declared
-from kpframe.operators._dense import CachedOperator
+from kpframe.operators._base import Operator, SelfAdjointOperator, declare
+from kpframe.operators._scale import divided, unit_of
+
+#: Dimensions up to which a declaration is tested on the matrix: from products, and where it is at hand.
+PRODUCTS, MATRIX = 64, 1024
+
+#: Random vectors of a test, and Lanczos steps from the first that look for a negative eigenvalue.
+PROBES, STEPS = 3, 12
 
 
 class DeclaredOperator(SelfAdjointOperator):
@@ -35,16 +39,126 @@ class DeclaredOperator(SelfAdjointOperator):
         """Those of the operator."""
         return self.inner.block_labels
 
+    def _inverse(self) -> Operator:
+        return self.inner.inverse
+
     def _formula(self) -> tuple[str, int]:
         return self.inner._formula()
 
 
-def declare(operator: Operator, self_adjoint: bool, positive: bool, tol: float | None) -> Operator:
-    """Return an operator with the declared tags; see ``Operator.declare``."""
+@declare.register
+def _declare(operator: Operator, *, self_adjoint: bool, positive: bool, tol: float | None) -> Operator:
+    return declared(operator, self_adjoint, positive, tol)
+
+
+def declared(
+    operator: Operator,
+    self_adjoint: bool,
+    positive: bool,
+    tol: float | None,
+    matrix: torch.Tensor | None = None,
+) -> Operator:
+    """Return an operator with the declared tags, tested on its matrix where that is at hand."""
     if not (self_adjoint or positive):
         raise ArgumentError(mismatch("declare", "self_adjoint=True or positive=True", "neither"))
     if operator.positive or (operator.self_adjoint and not positive):
         return operator
-    matrix = operator.matrix if isinstance(operator, MatrixOperator | CachedOperator) else None
     check_declared(operator, positive=positive, tol=tol, matrix=matrix)
     return DeclaredOperator(operator, positive=positive)
+
+
+def check_declared(
+    operator: Operator, *, positive: bool, tol: float | None = None, matrix: torch.Tensor | None = None
+) -> None:
+    """Raise unless an operator may be self-adjoint, or positive, as far as a cheap test can tell.
+
+    A matrix at hand, or one of few products, tells for certain. Else the operator's form on three random
+    vectors must be symmetric, and that on the Krylov space of one have no negative eigenvalue; these lie
+    between those of the operator. Costs 3 products, 15 for a positive one, and at most 64.
+
+    Raises:
+        ArgumentError: when it is not; says by how much, and the remedy.
+        NonFiniteError: when a product is not finite.
+    """
+    if not operator.square:
+        got = f"one that maps ({operator.domain}) to ({operator.codomain})"
+        raise ArgumentError(mismatch(f"declare {operator!r}", "a square operator", got))
+    eps, size = torch.finfo(operator.dtype).eps, operator.domain.size
+    if tol is None:
+        tol = eps ** (2 / 3)
+    elif not 0 <= tol < 1:
+        raise ArgumentError(mismatch("tol", "None or a number in [0, 1)", repr(tol)))
+    if matrix is None and size <= PRODUCTS:
+        basis = torch.eye(size, dtype=operator.dtype, device=operator.device)
+        matrix = _products(operator, basis).mT
+    with torch.no_grad():
+        form, scale = (matrix, None) if matrix is not None else _random_form(operator)
+        _check_symmetric(operator, form, scale, tol)
+        if not positive or not size:
+            return
+        if matrix is None or size > MATRIX:
+            form = _krylov_form(operator)
+        values = torch.linalg.eigvalsh(((form + form.mT) / 2).double())
+    least, largest = float(values[0]), float(values.abs().max())
+    if least < -max(tol, size * eps) * largest:
+        got = f"values down to {least / largest:.2g} times the largest"
+        raise ArgumentError(
+            mismatch(f"{operator!r}, declared positive", "no negative value", got)
+            + "; self_adjoint=True claims less"
+        )
+
+
+def _check_symmetric(operator: Operator, form: torch.Tensor, scale: torch.Tensor | None, tol: float) -> None:
+    """Compare a form with its transpose, relative to ``scale`` or its largest entry."""
+    if not form.numel():
+        return
+    difference = (form - form.mT).abs()
+    largest = form.abs().max() if scale is None else scale
+    relative = float((difference / torch.where(largest > 0, largest, 1)).max())
+    if not relative <= tol:  # NaN is not
+        expected = f"<A q, r> = <q, A r> to {tol:.2g} of what they could be"
+        raise ArgumentError(
+            mismatch(f"{operator!r}, declared self-adjoint", expected, f"a difference of {relative:.2g}")
+            + "; op.symmetric_part is self-adjoint, or give declare a larger tol if this is rounding"
+        )
+
+
+def _products(operator: Operator, rows: torch.Tensor) -> torch.Tensor:  # [m, n] -> [m, n]
+    """Return products in a unit of their own."""
+    out = operator(rows.reshape(-1, *operator.domain.shape)).reshape(len(rows), -1)
+    return divided(out, unit_of(out))
+
+
+def _random_rows(operator: Operator) -> torch.Tensor:  # [3, n]
+    seeded = torch.Generator().manual_seed(0)
+    shape = (min(PROBES, operator.domain.size), operator.domain.size)
+    return torch.randn(shape, generator=seeded, dtype=operator.dtype, device="cpu").to(operator.device)
+
+
+def _random_form(operator: Operator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ``<x_i, A x_j>`` for random vectors, and how large each could be."""
+    rows = _random_rows(operator)
+    images = _products(operator, rows)
+    bound = torch.linalg.vector_norm(rows, dim=1)[:, None] * torch.linalg.vector_norm(images, dim=1)
+    return rows @ images.mT, torch.maximum(bound, bound.mT)
+
+
+def _krylov_form(operator: Operator) -> torch.Tensor:
+    """Return the operator on an orthonormal basis of the Krylov space of a random vector."""
+    new = _random_rows(operator)[:1]
+    basis, images = new[:0], new[:0]
+    unit: float | None = None
+    for _ in range(min(STEPS, operator.domain.size)):
+        length = torch.linalg.vector_norm(new)
+        if not bool(length > 0):
+            break
+        new = new / length
+        basis = torch.cat([basis, new])
+        out = operator(new.reshape(-1, *operator.domain.shape)).reshape(1, -1)
+        unit = unit_of(out) if unit is None else unit
+        images = torch.cat([images, divided(out, unit)])
+        new = images[-1:]
+        for _ in range(2):
+            new = new - (new @ basis.mT) @ basis
+    form: torch.Tensor = basis @ images.mT
+    return form

@@ -7,7 +7,8 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 
 from kpframe.errors import MemoryBudgetError
-from kpframe.operators._base import Operator
+from kpframe.operators._base import Operator, cached, declare, to_dense, to_scipy
+from kpframe.operators._declared import declared
 from kpframe.operators._memory import chunk_size
 from kpframe.operators._spaces import Space
 
@@ -31,7 +32,8 @@ def basis(space: Space, start: int, stop: int, like: Operator) -> torch.Tensor: 
     return vectors.reshape(stop - start, *space.shape)
 
 
-def to_dense(operator: Operator, max_bytes: int, check: bool = True) -> torch.Tensor:
+@to_dense.register
+def _to_dense(operator: Operator, max_bytes: int, *, check: bool = True) -> torch.Tensor:
     """Return the matrix of an operator from its products with the basis of the smaller side."""
     rows, columns = operator.codomain.size, operator.domain.size
     check_budget(f"to_dense of {operator!r}", rows, columns, operator.dtype, max_bytes)
@@ -78,8 +80,18 @@ class CachedOperator(Operator):
         return self._printed
 
 
+@cached.register
+def _cached(operator: Operator, max_bytes: int) -> CachedOperator:
+    return CachedOperator(operator, max_bytes)
+
+
+@declare.register
+def _declare(operator: CachedOperator, *, self_adjoint: bool, positive: bool, tol: float | None) -> Operator:
+    return declared(operator, self_adjoint, positive, tol, matrix=operator.matrix)
+
+
 class _Flat(LinearOperator):
-    """An operator on flattened numpy vectors; columns of a matrix ride as probes.
+    """An operator on flattened numpy vectors, taken to its device and back; columns of a matrix are probes.
 
     The operator is real: of complex vectors, the real and the imaginary parts are multiplied apart.
     """
@@ -115,6 +127,6 @@ class _Flat(LinearOperator):
         return self._rmatmat(vector.reshape(-1, 1)).reshape(-1)
 
 
-def to_scipy(operator: Operator) -> LinearOperator:
-    """Return a SciPy linear operator; vectors are taken to the operator's device and back."""
+@to_scipy.register
+def _to_scipy(operator: Operator) -> LinearOperator:
     return _Flat(operator)

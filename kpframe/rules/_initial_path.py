@@ -10,7 +10,7 @@ from attrs import frozen
 from kpframe.flow._flow import Dynamics, Flow
 from kpframe.flow._step_jacobian import StepJacobian
 from kpframe.models._autograd.linearization import Linearization, recording
-from kpframe.operators._base import ATOM, Operator
+from kpframe.operators._base import Operator
 from kpframe.operators._spaces import PARAMETER, Part
 
 
@@ -70,6 +70,8 @@ class RestartedJacobian(Operator):
         own: the one in whose first step it enters J.
     """
 
+    name = "J[h0]"
+
     def __init__(self, inner: Operator, start: InitialState, A: StepJacobian, own: StepJacobian) -> None:
         super().__init__(inner.domain, inner.codomain, dtype=inner.dtype, device=inner.device)
         self.inner, self.start, self.A, self.own = inner, start, A, own
@@ -102,9 +104,6 @@ class RestartedJacobian(Operator):
             else:
                 gradient[..., part.slice] += value
         return gradient
-
-    def _formula(self) -> tuple[str, int]:
-        return "J[h0]", ATOM
 
 
 def _record(

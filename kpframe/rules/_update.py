@@ -13,8 +13,8 @@ from kpframe.flow._flow import Flow, check_flow
 from kpframe.flow._parameter_operator import ParameterOperator
 from kpframe.flow._propagator import Propagator, ScanPropagator
 from kpframe.flow._step_jacobian import StepJacobian
-from kpframe.operators._atoms import IdentityOperator
-from kpframe.operators._base import ATOM, Operator
+from kpframe.operators._base import Operator
+from kpframe.operators._elementary import IdentityOperator
 from kpframe.operators._finite import check_finite
 from kpframe.operators._isolation import in_isolation
 from kpframe.operators._scale import norm
@@ -261,6 +261,3 @@ class _HiddenMap(Operator):
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return r @ self.matrix
-
-    def _formula(self) -> tuple[str, int]:
-        return self.name, ATOM

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.operators import Operator
-from kpframe.operators._axes import check_same_axes
+from kpframe.operators._congruences import check_same_axes
 from kpframe.operators._dense import check_budget as check_memory
 from kpframe.operators._isolation import in_isolation
 from kpframe.operators._memory import chunk_size

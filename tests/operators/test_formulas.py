@@ -6,12 +6,16 @@ import pytest
 import torch
 
 from kpframe.operators import (
+    PRODUCT,
     DiagonalOperator,
     FunctionOperator,
     IdentityOperator,
     MatrixOperator,
+    Operator,
     OuterProductOperator,
+    SelfAdjointOperator,
     ZeroOperator,
+    bracket,
 )
 from kpframe.operators._spaces import state_space
 
@@ -90,3 +94,49 @@ W = torch.ones(1, 2, dtype=torch.float64)
 )
 def test_formula(operator, formula) -> None:
     assert repr(operator) == formula
+
+
+class _Copy(SelfAdjointOperator):
+    """An operator that says nothing of how it prints."""
+
+    def __init__(self) -> None:
+        super().__init__(SPACE, SPACE, dtype=torch.float64, device="cpu")
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return q.clone()
+
+
+class SmoothingOperator(_Copy):
+    """One that is called as its class is."""
+
+
+class Noise(_Copy):
+    """One with a name for all of its kind."""
+
+    name = "N"
+
+
+class Sandwich(_Copy):
+    """``A B A*``, composed of others."""
+
+    def __init__(self, outer: Operator, inner: Operator) -> None:
+        super().__init__()
+        self.outer, self.inner = outer, inner
+
+    def _formula(self) -> tuple[str, int]:
+        return " ".join(bracket(part, PRODUCT) for part in (self.outer, self.inner, self.outer.T)), PRODUCT
+
+
+def test_an_operator_prints_as_its_name_or_its_class() -> None:
+    assert repr(_Copy()) == "Copy"
+    assert repr((SmoothingOperator() + A) @ Noise() / 2) == "0.5 (Smoothing + A) N"
+    named = Noise()
+    named.name = "N_2"
+    assert repr(named @ A.T) == "N_2 A*"
+    assert repr(Noise() @ A.T) == "N A*"
+
+
+def test_a_composed_formula_has_the_brackets_that_it_needs() -> None:
+    assert repr(Sandwich(A + B, C)) == "(A + B) C (A + B)*"
+    assert repr(Sandwich(A, B).select(time=0)) == "(A B A*)[time=0]"
+    assert repr(Sandwich(A, B) @ C) == "A B A* C"

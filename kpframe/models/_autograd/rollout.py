@@ -19,8 +19,9 @@ from kpframe.flow._trajectory import Trajectory
 from kpframe.models._autograd.forms import AutogradStepJacobian
 from kpframe.models._autograd.linearization import Linearization
 from kpframe.models._autograd.recorded import Recorded
-from kpframe.operators._atoms import IdentityOperator
-from kpframe.operators._base import PRODUCT, Operator, SelfAdjointOperator
+from kpframe.operators._base import Operator, SelfAdjointOperator
+from kpframe.operators._elementary import IdentityOperator
+from kpframe.operators._formula import PRODUCT
 
 
 class _Stack(torch.autograd.Function):

@@ -12,8 +12,8 @@ from kpframe.flow._parameter_jacobian import ParameterJacobian
 from kpframe.flow._parameter_operator import GroupProjector, ProductParameterOperator
 from kpframe.models._sites.gains import PlacedSite, SiteGains, add, gather, scatter
 from kpframe.models._sites.step_jacobian import SiteStepJacobian, pull_columns, push_columns
-from kpframe.operators._atoms import IdentityOperator
 from kpframe.operators._base import Operator
+from kpframe.operators._elementary import IdentityOperator
 from kpframe.operators._memory import STRETCH_BYTES
 from kpframe.operators._spaces import Space
 

@@ -13,7 +13,17 @@ import numpy as np
 import torch
 
 from kpframe.errors import ArgumentError, AxisError, ShapeError, SpaceMismatchError, as_whole, mismatch, whole
-from kpframe.operators._base import ATOM, Index, Operator, bracket
+from kpframe.operators._base import (
+    Index,
+    Operator,
+    bin_over,
+    last_valid,
+    mean_over,
+    project,
+    select,
+    sum_over,
+)
+from kpframe.operators._formula import ATOM, bracket
 from kpframe.operators._spaces import BATCH, TIME, Axis, Space, check_axes
 
 
@@ -26,7 +36,7 @@ class SumMap(Operator):
         super().__init__(space, space.without(*axes), dtype=like.dtype, device=like.device)
         self._dims = tuple(space.dim(axis) for axis in axes)
         self._weight = weight
-        self._name = name
+        self.name = name
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         total = q.sum(dim=self._dims)
@@ -39,9 +49,6 @@ class SumMap(Operator):
         spread = r.expand(*probes, *self.domain.shape)
         return spread.contiguous() if self._weight == 1 else self._weight * spread
 
-    def _formula(self) -> tuple[str, int]:
-        return self._name, ATOM
-
 
 class SelectMap(Operator):
     """``R``: the entries ``index`` of one axis; one entry drops the axis."""
@@ -53,7 +60,7 @@ class SelectMap(Operator):
         self._dim = space.dim(axis)
         self._drop = new is None
         self._index = torch.tensor(kept, device=like.device, dtype=torch.long)
-        self._name = f"{axis}={_show(index)}"
+        self.name = f"[{axis}={_show(index)}]"
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         out = q.index_select(self._dim, self._index)
@@ -65,12 +72,11 @@ class SelectMap(Operator):
         out = r.new_zeros(*r.shape[: r.ndim - len(self.domain.axes)], *self.domain.shape)
         return out.index_copy_(self._dim, self._index, r)
 
-    def _formula(self) -> tuple[str, int]:
-        return f"[{self._name}]", ATOM
-
 
 class ProjectMap(Operator):
     """``W``: coordinates along the rows of ``directions`` ``[k, n]`` in place of an axis of size n."""
+
+    name = "W"
 
     def __init__(self, space: Space, axis: str, directions: torch.Tensor, name: str, *, like: Operator):
         if directions.ndim != 2 or directions.shape[1] != space[axis].size:
@@ -87,9 +93,6 @@ class ProjectMap(Operator):
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return (r.movedim(self._dim, -1) @ self._directions).movedim(-1, self._dim)
-
-    def _formula(self) -> tuple[str, int]:
-        return "W", ATOM
 
 
 class Congruence(Operator):
@@ -137,6 +140,8 @@ class Congruence(Operator):
 class LastValidMap(Operator):
     """``R``: each trial's last step at which a mask is True, in place of the axis ``time``."""
 
+    name = "[last]"
+
     def __init__(self, space: Space, mask: torch.Tensor, *, like: Operator) -> None:
         if space.names[:2] != (BATCH, TIME):
             raise AxisError(mismatch("last_valid", f"an operator on ({BATCH}, {TIME}, ...)", f"({space})"))
@@ -168,19 +173,16 @@ class LastValidMap(Operator):
         ahead[self._trials, self._last] = r.movedim(self.codomain.dim(BATCH), 0)
         return out
 
-    def _formula(self) -> tuple[str, int]:
-        return "[last]", ATOM
 
-
-def last_valid(operator: Operator, mask: torch.Tensor) -> Operator:
-    """Return the operator between each trial's last valid steps, on every side that has the axis time."""
+@last_valid.register
+def _last_valid(operator: Operator, mask: torch.Tensor) -> Operator:
     check_axes((TIME,), operator.codomain, operator.domain)
     left, right = _sides(operator, (TIME,), lambda space: LastValidMap(space, mask, like=operator))
     return Congruence(left, operator, right, "{}[time=last]")
 
 
-def bin_(operator: Operator, lengths: Mapping[str, int]) -> Operator:
-    """Return the operator averaged over windows of named axes."""
+@bin_over.register
+def _bin_over(operator: Operator, lengths: Mapping[str, int]) -> Operator:
     check_axes(lengths, operator.codomain, operator.domain)
     for axis, length in lengths.items():
         length = whole(length, f"bin({axis}=...)", expected="a window length >= 1")
@@ -197,18 +199,18 @@ def bin_(operator: Operator, lengths: Mapping[str, int]) -> Operator:
     return operator
 
 
-def mean(operator: Operator, axes: Sequence[str]) -> Operator:
-    """Return ``<operator>`` averaged over both copies of the axes."""
+@mean_over.register
+def _mean_over(operator: Operator, axes: Sequence[str]) -> Operator:
     return _contract(operator, axes, "<{}>_" + _subscript(axes), average=True)
 
 
-def sum_(operator: Operator, axes: Sequence[str]) -> Operator:
-    """Return the operator summed over both copies of the axes."""
+@sum_over.register
+def _sum_over(operator: Operator, axes: Sequence[str]) -> Operator:
     return _contract(operator, axes, "sum_" + _subscript(axes) + "({})", average=False)
 
 
-def select(operator: Operator, indices: Mapping[str, Index]) -> Operator:
-    """Return the operator restricted to chosen entries of named axes."""
+@select.register
+def _select(operator: Operator, indices: Mapping[str, Index]) -> Operator:
     check_axes(indices, operator.codomain, operator.domain)
     for axis, index in indices.items():
         if isinstance(index, np.ndarray):
@@ -222,8 +224,8 @@ def select(operator: Operator, indices: Mapping[str, Index]) -> Operator:
     return operator
 
 
-def project(operator: Operator, directions: torch.Tensor, axis: str, name: str) -> Operator:
-    """Return ``W operator W*`` with the rows of ``directions`` in place of ``axis``."""
+@project.register
+def _project(operator: Operator, directions: torch.Tensor, axis: str, name: str) -> Operator:
     check_axes((axis,), operator.codomain, operator.domain)
     for space in (operator.codomain, operator.domain):
         if name in space and name != axis:

@@ -1,8 +1,26 @@
-"""The printed formula of an operator as LaTeX, for notebooks and papers."""
+"""How operators print: as a formula with the brackets it needs, and as LaTeX for notebooks and papers."""
 
 from __future__ import annotations
 
 import re
+from typing import Protocol
+
+#: How tightly a formula binds: a sum is bracketed inside a product, a product inside an adjoint.
+SUM, PRODUCT, ATOM = 1, 2, 3
+
+
+class Printed(Protocol):
+    """What has a formula: every operator."""
+
+    def _formula(self) -> tuple[str, int]:
+        """Return the text and how tightly it binds."""
+
+
+def bracket(operator: Printed, binding: int) -> str:
+    """Return the operator's formula, in brackets when it binds less tightly than ``binding``."""
+    text, own = operator._formula()
+    return text if own >= binding else f"({text})"
+
 
 _TOKEN = re.compile(
     r"(?P<kron>\(x\))|(?P<sum>\(\+\))|(?P<inverse>\^-1)|(?P<star>\*)"

@@ -7,14 +7,17 @@ from functools import cached_property
 
 import torch
 
-from kpframe.errors import ArgumentError, ShapeError, mismatch
-from kpframe.operators._base import ATOM, Operator, SelfAdjointOperator
-from kpframe.operators._claims import check_declared
+from kpframe.errors import ArgumentError, ShapeError, SpaceMismatchError, mismatch
+from kpframe.operators._base import Operator, SelfAdjointOperator, declare, diagonal
+from kpframe.operators._declared import check_declared, declared
+from kpframe.operators._formula import ATOM
 from kpframe.operators._spaces import Space, check_space, check_tensor
 
 
 class IdentityOperator(SelfAdjointOperator):
     """``I`` on a space."""
+
+    name = "I"
 
     @classmethod
     def like(cls, operator: Operator) -> IdentityOperator:
@@ -38,12 +41,14 @@ class IdentityOperator(SelfAdjointOperator):
         """Always true."""
         return True
 
-    def _formula(self) -> tuple[str, int]:
-        return "I", ATOM
+    def _inverse(self) -> IdentityOperator:
+        return self
 
 
 class ZeroOperator(Operator):
     """``0`` between two spaces (one, when ``codomain`` is left out)."""
+
+    name = "0"
 
     @classmethod
     def like(cls, operator: Operator) -> ZeroOperator:
@@ -76,9 +81,6 @@ class ZeroOperator(Operator):
         """Whether the operator is square: zero is positive semi-definite."""
         return self.square
 
-    def _formula(self) -> tuple[str, int]:
-        return "0", ATOM
-
 
 class DiagonalOperator(SelfAdjointOperator):
     """Entrywise scaling by ``values`` ``[*space]``."""
@@ -105,8 +107,15 @@ class DiagonalOperator(SelfAdjointOperator):
         """Whether no entry is negative."""
         return self._nonnegative
 
-    def _formula(self) -> tuple[str, int]:
-        return self.name, ATOM
+    def _inverse(self) -> DiagonalOperator:
+        if not bool((self.values != 0).all()):
+            raise ArgumentError(mismatch(f"inverse of {self!r}", "no zero on the diagonal", "a zero"))
+        return DiagonalOperator(1 / self.values, self.domain, name=f"{self.name}^-1")
+
+
+@diagonal.register
+def _diagonal(values: torch.Tensor, space: Space) -> DiagonalOperator:
+    return DiagonalOperator(values, space)
 
 
 class MatrixOperator(Operator):
@@ -194,8 +203,20 @@ class MatrixOperator(Operator):
         """Whether the matrix is symmetric with no eigenvalue negative beyond rounding, or declared to be."""
         return self._declared[1] or self._semidefinite
 
-    def _formula(self) -> tuple[str, int]:
-        return self.name, ATOM
+    def _inverse(self) -> MatrixOperator:
+        rows, columns = self.matrix.shape
+        if rows != columns:
+            expected = f"inverse of {self!r}", "a square matrix", f"shape {[rows, columns]}"
+            raise SpaceMismatchError(mismatch(*expected))
+        matrix, info = torch.linalg.inv_ex(self.matrix)
+        if bool(info != 0):
+            raise ArgumentError(mismatch(f"inverse of {self!r}", "a regular matrix", "a singular one"))
+        return MatrixOperator(matrix, self.codomain, self.domain, name=f"{self.name}^-1")
+
+
+@declare.register
+def _declare(operator: MatrixOperator, *, self_adjoint: bool, positive: bool, tol: float | None) -> Operator:
+    return declared(operator, self_adjoint, positive, tol, matrix=operator.matrix)
 
 
 class OuterProductOperator(Operator):
@@ -314,6 +335,3 @@ class FunctionOperator(Operator):
         out = self._functions[1](r)
         self.domain.check(out, f"product of {self.name}*", dtype=self.dtype, device=self.device)
         return out
-
-    def _formula(self) -> tuple[str, int]:
-        return self.name, ATOM
