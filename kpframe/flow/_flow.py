@@ -14,8 +14,8 @@ from kpframe.flow._parameter_operator import ParameterOperator
 from kpframe.flow._propagator import Propagator
 from kpframe.flow._step_jacobian import StepJacobian
 from kpframe.flow._trajectory import Trajectory
-from kpframe.operators._atoms import IdentityOperator
 from kpframe.operators._base import Operator
+from kpframe.operators._elementary import IdentityOperator
 from kpframe.operators._isolation import isolated
 from kpframe.plugin._manager import create
 

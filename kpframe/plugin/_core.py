@@ -20,7 +20,7 @@ from kpframe.plugin._settings import setting
 from kpframe.plugin._specs import ParameterOperatorSpec, PluginInfo, PropagatorSpec, ReducerSpec
 
 CORE = "kpframe"
-_REDUCER = "kpframe.operators._reducer"
+_REDUCER = "kpframe.operators"
 
 
 @frozen
