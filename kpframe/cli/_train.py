@@ -106,7 +106,7 @@ def train(
     import torch
 
     from kpframe.cli._progress import training_progress
-    from kpframe.rules._rule_text import parse_rule
+    from kpframe.rules._parse import parse_rule
     from kpframe.study._labels import check_labels
     from kpframe.study._report.training import failed_rules, write_training
     from kpframe.study._results import read_dataset

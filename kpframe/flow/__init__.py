@@ -4,8 +4,15 @@ A (``_step_jacobian``), J (``_parameter_jacobian``), P and Z (``_propagator``), 
 (``_parameter_operator``), and the trajectory that they belong to.
 """
 
+from kpframe.flow._eligibilities import eligibilities
 from kpframe.flow._flow import Flow
-from kpframe.flow._parameter_jacobian import ParameterJacobian, given_for, match_parameters
+from kpframe.flow._named_parameters import (
+    join_parameters,
+    match_parameters,
+    parameter_values,
+    split_parameters,
+)
+from kpframe.flow._parameter_jacobian import ParameterJacobian, WeightGroup
 from kpframe.flow._parameter_operator import GroupProjector, ParameterOperator, ProductParameterOperator
 from kpframe.flow._propagator import (
     DensePropagator,
@@ -48,8 +55,12 @@ __all__ = [
     "SwitchedStepJacobian",
     "Trajectory",
     "TransitionOperator",
-    "given_for",
+    "WeightGroup",
+    "eligibilities",
+    "join_parameters",
     "match_parameters",
+    "parameter_values",
     "shift",
+    "split_parameters",
     "unshift",
 ]

@@ -2,15 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
-from kpframe.errors import ArgumentError, closest, mismatch
+import torch
+
+from kpframe.errors import UnsupportedError
 from kpframe.operators._base import Operator
-from kpframe.operators._spaces import PARAMETER, Space
 
-T = TypeVar("T")
+
+class WeightGroup(Protocol):
+    """Weights that act on the same preactivations ``u_t = W z_t``, with biases: ``J_t = D_t (z_t (x) I)``.
+
+    W has all their columns side by side, and z all that they read; see ``ParameterJacobian.weight_groups``.
+    G preactivations of n units each make up the ``G n`` rows of W.
+    """
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the G preactivations, such as the gates of an LSTM."""
+
+    @property
+    def units(self) -> int:
+        """The number n of units of each preactivation."""
+
+    @property
+    def per_step(self) -> bool:
+        """Whether each step has weights of its own."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the parameters that were asked for; others are taken as constant."""
+
+    @property
+    def z(self) -> torch.Tensor:
+        """What is read, ``[T, B, m]``; a last column of ones where biases learn."""
+
+    def gain(self) -> torch.Tensor:
+        """Return ``D_t = dh_t / du_t``, ``[G n, T, B, H]``, by which a preactivation moves the state."""
+
+    def weight(self, moved: Mapping[str, torch.Tensor], probes: Sequence[int]) -> torch.Tensor | None:
+        """Return how W ``[*probes, G n, m]`` moves with its parameters; None where none of them moves.
+
+        Args:
+            moved: parameter -> its tangent ``[*probes, *shape]``.
+            probes: the leading dimensions.
+        """
+
+    def gradients(self, total: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the adjoint of ``weight``: each parameter and its part of a cotangent of W ``[..., G n, m]``.
+
+        A parameter that acts in several places comes several times; its gradient is the sum.
+        """
 
 
 class ParameterJacobian(Operator):
@@ -23,44 +66,33 @@ class ParameterJacobian(Operator):
     method = "custom"
     name = "J"
 
+    def weight_groups(self, names: Iterable[str]) -> Sequence[WeightGroup]:
+        """Return the weights among named parameters, those on the same preactivations together.
 
-def match_parameters(space: Space, names: Iterable[str]) -> tuple[str, ...]:
-    """Return the parameters that the names or patterns match, in the order of the parameter axis.
+        A trainable initial state is in none of them.
 
-    A shared parameter is found by any of its names and returned under that of the axis, the first.
-    """
-    if isinstance(names, str):
-        raise ArgumentError(
-            f"parameters: expected a list of names, got the string {names!r}; write [{names!r}]"
+        Raises:
+            UnsupportedError: for a form that does not know where its parameters act.
+        """
+        raise UnsupportedError(self._siteless("weight_groups"))
+
+    def with_gains(self, values: torch.Tensor, *, name: str) -> ParameterJacobian:
+        """Return J with given values in the place of its gains: ``values (z (x) I)`` for ``D (z (x) I)``.
+
+        Every preactivation of a unit moves alike, unless the state has no gain to it at all. A trainable
+        initial state is left out: it acts through ``A_1``, not through a gain.
+
+        Args:
+            values: ``[B, T, H]``, one for each entry of the state.
+            name: what the result prints as.
+
+        Raises:
+            UnsupportedError: for a form that does not know its gains, or has several stages within a step.
+        """
+        raise UnsupportedError(self._siteless("with_gains"))
+
+    def _siteless(self, method: str) -> str:
+        return (
+            f"{self!r} ({self.method} form) does not know its weights apart from its gains; {method} works "
+            "on models written as a SiteModel"
         )
-    parts = space[PARAMETER].parts
-    known = [name for part in parts for name in part.names]
-    chosen: set[str] = set()
-    for pattern in names:
-        matched = [part.name for part in parts if any(fnmatchcase(n, str(pattern)) for n in part.names)]
-        if not matched:
-            raise ArgumentError(
-                f"parameters: expected names among {', '.join(known) or '(none are trainable)'}, "
-                f"got {pattern!r}{closest(str(pattern), known)}"
-            )
-        chosen.update(matched)
-    return tuple(part.name for part in parts if part.name in chosen)
-
-
-def given_for(space: Space, values: Mapping[str, T], argument: str) -> dict[str, T]:
-    """Return values by the names of the parameter axis, given by any name of a shared parameter.
-
-    Names of other things are left out.
-
-    Raises:
-        ArgumentError: for one parameter that is given twice, by two of its names.
-    """
-    out: dict[str, T] = {}
-    for part in space[PARAMETER].parts:
-        names = [name for name in part.names if name in values]
-        if len(names) > 1:
-            expected = f"one value for a shared parameter, by one of its names {', '.join(part.names)}"
-            raise ArgumentError(mismatch(argument, expected, f"{', '.join(names)}"))
-        if names:
-            out[part.name] = values[names[0]]
-    return out

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from kpframe.errors import SpaceMismatchError, UnsupportedError
-from kpframe.flow._parameter_jacobian import ParameterJacobian, match_parameters
+from kpframe.flow._named_parameters import match_parameters
+from kpframe.flow._parameter_jacobian import ParameterJacobian
 from kpframe.operators._algebra import Composition
 from kpframe.operators._base import Operator, SelfAdjointOperator, check_together
 from kpframe.operators._elementary import IdentityOperator

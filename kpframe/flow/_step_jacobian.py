@@ -159,11 +159,19 @@ class StepJacobian(Operator):
         """Return ``A`` without some of its paths; raises like ``direct``."""
         raise UnsupportedError(self._pathless("cut"))
 
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The recurrent weights on the paths of ``A``, which ``replace`` takes; raises like ``direct``."""
+        raise UnsupportedError(self._weightless("weights"))
+
     def replace(self, weights: Mapping[str, torch.Tensor]) -> StepJacobian:
         """Return ``A`` with other weights on its paths; raises like ``direct``."""
-        raise UnsupportedError(
+        raise UnsupportedError(self._weightless("replace"))
+
+    def _weightless(self, method: str) -> str:
+        return (
             f"{self!r} ({self.method} form) does not know its weights apart from its gains; "
-            "replace works on models written as a SiteModel"
+            f"{method} works on models written as a SiteModel"
         )
 
     def _pathless(self, method: str) -> str:

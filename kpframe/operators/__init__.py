@@ -13,7 +13,10 @@ from kpframe.operators._elementary import (
     OuterProductOperator,
     ZeroOperator,
 )
+from kpframe.operators._finite import check_finite
 from kpframe.operators._formula import ATOM, PRODUCT, SUM, bracket
+from kpframe.operators._isolation import in_isolation
+from kpframe.operators._memory import check_memory, chunk_size
 from kpframe.operators._reducer import (
     Bin,
     BlockDiagonal,
@@ -77,9 +80,13 @@ __all__ = [
     "SumOperator",
     "ZeroOperator",
     "bracket",
+    "check_finite",
+    "check_memory",
+    "chunk_size",
     "compose",
     "create_reducer",
     "direct_sum",
+    "in_isolation",
     "parameter_space",
     "principal_components",
     "state_space",

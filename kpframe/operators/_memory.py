@@ -36,6 +36,13 @@ def available(device: torch.device) -> int | None:
 def check_memory(what: str, needed: int, device: torch.device, remedy: str, max_bytes: int | None) -> None:
     """Raise unless ``needed`` bytes are within ``max_bytes``, by default most of what is free.
 
+    Args:
+        what: what needs them, for the message.
+        needed: how many.
+        device: where.
+        remedy: what to do about it, for the message: "take fewer steps".
+        max_bytes: the most that may be taken; None for most of what is free on the device.
+
     Raises:
         MemoryBudgetError: saying how much is needed, how much there is, and the ``remedy``.
     """
@@ -100,7 +107,15 @@ class Map(Protocol):
 
 
 def chunk_size(operator: Map, limit: int, held: int = 1) -> int:
-    """Return how many probes (at most ``limit``) to send at once; ``held`` vectors ride on each."""
+    """Return how many vectors to send through an operator in one product, of many that it is applied to.
+
+    As many as the caches hold, which is fastest, and enough to fill each step of a scan.
+
+    Args:
+        operator: what is applied to them.
+        limit: how many there are.
+        held: how many vectors of the operator's spaces are held for each of them meanwhile.
+    """
     each = held * _bytes(operator)
     return max(1, min(limit, max(CHUNK_BYTES // max(each, 1), _filling(operator, each))))
 

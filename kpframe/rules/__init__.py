@@ -1,14 +1,7 @@
 """Learning rules as compositions of operators: what a rule changes in ``g = M J* P* E Err``."""
 
-from kpframe.rules._rule import MAX_OUTCOMES, LearningRule, StochasticRule, by_name, create_rule, gradient_of
+from kpframe.rules._parse import parse_rule
+from kpframe.rules._rule import LearningRule, StochasticRule, create_rule
 from kpframe.rules._update import Update
 
-__all__ = [
-    "MAX_OUTCOMES",
-    "LearningRule",
-    "StochasticRule",
-    "Update",
-    "by_name",
-    "create_rule",
-    "gradient_of",
-]
+__all__ = ["LearningRule", "StochasticRule", "Update", "create_rule", "parse_rule"]

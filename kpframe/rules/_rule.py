@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from copy import copy
+from functools import wraps
 from inspect import signature
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from kpframe.errors import (
     mismatch,
 )
 from kpframe.flow._flow import Flow
+from kpframe.flow._named_parameters import split_parameters
 from kpframe.flow._parameter_operator import ParameterOperator
 from kpframe.models._model import Model
 from kpframe.operators._base import Operator
@@ -31,10 +33,7 @@ from kpframe.rules._update import Update
 from kpframe.tasks._readout import Readout
 
 Rule = TypeVar("Rule", bound="StochasticRule")
-
-
-#: Most outcomes of a stochastic rule that ``expectation`` goes through.
-MAX_OUTCOMES = 2**14
+R = TypeVar("R")
 
 
 class LearningRule(ABC):
@@ -42,6 +41,10 @@ class LearningRule(ABC):
 
     Backpropagation through time replaces nothing. A subclass defines ``change``; the compositions follow.
     ``frozen @ truncated`` is the rule that truncates first and freezes then.
+
+    A rule that is no composition of operators defines ``gradient`` itself. What a caller has switched on in
+    torch (inference mode, autocast ...) changes nothing in it; where it does not take ``output_err``, it is
+    given the hidden error that this makes.
     """
 
     #: Whether the update is linear in the error; a rule that is not pretends no operator.
@@ -50,6 +53,12 @@ class LearningRule(ABC):
     needs_readout = False
     #: Whether the update is the exact gradient; the conformance kit holds such a rule to ``loss.backward()``.
     exact = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("gradient", "apply_gradient"):
+            if name in vars(cls):
+                setattr(cls, name, in_isolation(_with_output_errors(vars(cls)[name])))
 
     @abstractmethod
     def change(self, update: Update) -> Update:
@@ -137,7 +146,7 @@ class LearningRule(ABC):
         """
         self.check_linear()
         update = self.update(flow, readout)
-        return by_name(flow, update.back(update.incoming(err, output_err)))
+        return split_parameters(flow.J.domain, update.back(update.incoming(err, output_err)))
 
     def apply_gradient(
         self,
@@ -168,7 +177,7 @@ class LearningRule(ABC):
             raise ArgumentError(
                 mismatch("model", f"parameters like those of the flow, {kind}", ", ".join(own - {kind}))
             )
-        for name, value in gradient_of(self, flow, err, readout, output_err).items():
+        for name, value in self.gradient(flow, err, readout, output_err=output_err).items():
             if bool(value.any()) or name not in flow.unread:  # asked of zeros alone, as it costs a step
                 theta[name].grad = value
 
@@ -188,30 +197,29 @@ class LearningRule(ABC):
             )
 
 
-def gradient_of(
-    rule: LearningRule,
-    flow: Flow,
-    err: torch.Tensor | None,
-    readout: Readout | None,
-    output_err: torch.Tensor | None,
-) -> dict[str, torch.Tensor]:
-    """Return ``rule.gradient``; one of a rule's own that knows no ``output_err`` gets the hidden error."""
-    if output_err is None:
-        return rule.gradient(flow, err, readout)
-    if takes_output_error(rule.gradient):
-        return rule.gradient(flow, err, readout, output_err=output_err)
-    return rule.gradient(flow, Update.exact(flow, readout).incoming(err, output_err), readout)
+def _with_output_errors(method: Callable[..., R]) -> Callable[..., R]:
+    """Return a rule's own ``gradient`` or ``apply_gradient`` with an argument ``output_err``.
 
-
-def takes_output_error(method: Callable[..., object]) -> bool:
-    """Whether a method that a rule may define anew has the argument ``output_err``."""
+    One that has none gets the hidden error ``W^T e`` in its place.
+    """
     parameters = signature(method).parameters.values()
-    return any(p.name == "output_err" or p.kind is p.VAR_KEYWORD for p in parameters)
+    if any(p.name == "output_err" or p.kind is p.VAR_KEYWORD for p in parameters):
+        return method
+    called = signature(getattr(LearningRule, method.__name__))
 
+    @wraps(method)
+    def run(*arguments: Any, output_err: torch.Tensor | None = None, **named: Any) -> R:
+        if output_err is None:
+            return method(*arguments, **named)
+        given = called.bind(*arguments, **named)
+        given.apply_defaults()
+        values = {**given.arguments}
+        del values["output_err"]
+        update = Update.exact(values["flow"], values["readout"])
+        values["err"] = update.incoming(values["err"], output_err)
+        return method(*values.values())
 
-def by_name(flow: Flow, flat: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return a flat gradient ``[M]`` by parameter name, each in its shape."""
-    return {part.name: flat[part.slice].reshape(part.shape) for part in flow.J.domain.axes[0].parts}
+    return run
 
 
 class ComposedRule(LearningRule):
@@ -244,6 +252,8 @@ class StochasticRule(LearningRule):
 
     #: Whether each trial has a draw of its own, so that trials in another order give another update.
     draws_by_trial = False
+    #: The largest number of outcomes that ``expectation`` goes through.
+    max_outcomes = 2**14
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = check_seed(seed)
@@ -261,28 +271,38 @@ class StochasticRule(LearningRule):
     def outcomes(self, update: Update) -> Iterator[tuple[float, Update]]:
         """Yield the probability of every outcome and the update it makes, where they are finitely many.
 
-        A rule that can count them refuses too many before it makes the first.
+        A rule that can count them refuses too many before it makes the first: ``check_outcomes``.
 
         Raises:
             UnsupportedError: for a rule with a continuum of outcomes.
         """
         raise UnsupportedError(f"{self!r} has a continuum of outcomes; average over sample(generator)")
 
+    def check_outcomes(self, binary: int) -> None:
+        """Raise unless the outcomes of a number of binary choices are few enough to go through.
+
+        Raises:
+            ArgumentError: for more than ``max_outcomes``.
+        """
+        if 2**binary > self.max_outcomes:
+            raise ArgumentError(mismatch("flow", self._few_outcomes(), f"2**{binary}"))
+
+    def _few_outcomes(self) -> str:
+        return f"a trajectory with at most {self.max_outcomes} outcomes of {self!r}"
+
     @in_isolation
     def expectation(self, flow: Flow, readout: Readout | None = None) -> Operator:
         """Return the exact mean of the update operator, by going through every outcome.
 
         Raises:
-            ArgumentError: for more than ``MAX_OUTCOMES`` outcomes.
+            ArgumentError: for more than ``max_outcomes`` outcomes.
             UnsupportedError: as ``outcomes``.
         """
         total: Operator | None = None
         mass = 0.0
         for count, (probability, update) in enumerate(self.outcomes(Update.exact(flow, readout))):
-            if count >= MAX_OUTCOMES:
-                raise ArgumentError(
-                    mismatch("flow", f"a trajectory with at most {MAX_OUTCOMES} outcomes of {self!r}", "more")
-                )
+            if count >= self.max_outcomes:
+                raise ArgumentError(mismatch("flow", self._few_outcomes(), "more"))
             part = probability * update.operator
             total = part if total is None else total + part
             mass += probability

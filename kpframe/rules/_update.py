@@ -19,7 +19,7 @@ from kpframe.operators._finite import check_finite
 from kpframe.operators._isolation import in_isolation
 from kpframe.operators._scale import norm
 from kpframe.operators._spaces import Space
-from kpframe.rules._initial_path import restarted
+from kpframe.rules._initial_jacobian import InitialJacobian, through_initial_path
 from kpframe.tasks._readout import Readout
 
 
@@ -72,6 +72,12 @@ class Update:
             )
         return self.P
 
+    @property
+    def initial_state_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that h_0 depends on; for these, what a rule does to ``A_1`` counts, too."""
+        start = InitialJacobian.of(self.flow)
+        return () if start is None else tuple(part.name for part in start.parts)
+
     def replace(self, **parts: Any) -> Update:
         """Return the update with other parts: ``P``, ``K``, ``J``."""
         return evolve(self, **parts)
@@ -93,7 +99,7 @@ class Update:
         That path lies in J, not in P. ``through`` replaces both; a rule that puts something else than a
         propagator in the place of P says here what errors meet on their way to h_0.
         """
-        return evolve(self, J=restarted(self.J, self.flow, A))
+        return evolve(self, J=through_initial_path(self.J, self.flow, A))
 
     @in_isolation
     def with_feedback(self, feedback: torch.Tensor) -> Update:

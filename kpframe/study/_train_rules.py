@@ -19,7 +19,7 @@ from kpframe.flow._flow import Flow
 from kpframe.models._linearize import linearize
 from kpframe.models._model import Model, create_model
 from kpframe.operators._base import Operator
-from kpframe.rules._rule import ComposedRule, LearningRule, StochasticRule, gradient_of
+from kpframe.rules._rule import ComposedRule, LearningRule, StochasticRule
 from kpframe.spectra import alignment, effective_rank
 from kpframe.study._checkpoint import save_checkpoint
 from kpframe.study._files import make_folder
@@ -201,7 +201,7 @@ def _check(
         output_err = output_error(readout(flow.trajectory.states), probe, task.loss)
     for rule in rules.values():
         try:
-            gradient_of(rule, flow, None, readout, output_err)
+            rule.gradient(flow, readout=readout, output_err=output_err)
         except KpframeError:
             raise
         except Exception:  # of other kinds: it costs the rule's own curve, where it is recorded

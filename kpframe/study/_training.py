@@ -12,8 +12,7 @@ from kpframe.models._linearize import linearize
 from kpframe.models._model import Model
 from kpframe.operators._isolation import in_isolation, isolated
 from kpframe.plugin._settings import setting
-from kpframe.rules._rule import LearningRule, takes_output_error
-from kpframe.rules._update import Update
+from kpframe.rules._rule import LearningRule
 from kpframe.tasks._error import accuracy, output_error, task_loss
 from kpframe.tasks._readout import Readout
 from kpframe.tasks._task import Task, Trials
@@ -172,8 +171,5 @@ def operator_gradient(
             loss.backward()  # type: ignore[no-untyped-call]
     _check_loss(loss)  # before the rule, whose products may overflow for that
     slope = output_error(outputs, trials, task.loss)
-    if takes_output_error(rule.apply_gradient):
-        rule.apply_gradient(model, flow, readout=readout, output_err=slope)
-    else:
-        rule.apply_gradient(model, flow, Update.exact(flow, readout).incoming(output_err=slope), readout)
+    rule.apply_gradient(model, flow, readout=readout, output_err=slope)
     return loss.detach()

@@ -15,7 +15,7 @@ import torch
 from attrs import evolve, field, frozen
 
 from kpframe.errors import ArgumentError, DeviceError, DtypeError, NonFiniteError, ShapeError, mismatch, whole
-from kpframe.operators._isolation import isolated
+from kpframe.operators._isolation import in_isolation, isolated
 from kpframe.plugin._manager import create
 
 Loss: TypeAlias = Literal["cross_entropy", "mse"]
@@ -28,6 +28,10 @@ LOSSES: tuple[str, ...] = get_args(Loss)
 
 
 SPLITS: tuple[str, ...] = get_args(Split)
+
+
+def _coordinates(given: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    return dict(given)
 
 
 @frozen(eq=False, repr=False)
@@ -53,7 +57,7 @@ class Trials:
     mask: torch.Tensor
     scored: torch.Tensor
     epoch: np.ndarray[Any, Any]
-    trial: Mapping[str, np.ndarray[Any, Any]] = field(factory=dict, converter=dict)
+    trial: Mapping[str, np.ndarray[Any, Any]] = field(factory=dict, converter=_coordinates)
 
     def __attrs_post_init__(self) -> None:
         for name in ("inputs", "targets", "mask", "scored"):
@@ -200,6 +204,11 @@ class Task(ABC):
         self.seed = whole(seed, "seed", 0)
         # One stream per split: looking at test trials leaves the training trials that follow unchanged.
         self._streams = {split: seeded_generator(seed, place) for place, split in enumerate(SPLITS)}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "dataset" in vars(cls):  # what a caller has switched on in torch changes nothing in it
+            cls.dataset = in_isolation(cls.dataset)  # type: ignore[method-assign]
 
     @abstractmethod
     def draw(self, batch_size: int, generator: torch.Generator, split: Split) -> Trials:

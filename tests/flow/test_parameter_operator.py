@@ -7,7 +7,7 @@ import torch
 
 from kpframe import DiagonalOperator, MatrixOperator, linearize
 from kpframe.errors import ArgumentError, DtypeError, SpaceMismatchError
-from kpframe.flow._parameter_jacobian import match_parameters
+from kpframe.flow._named_parameters import match_parameters
 from kpframe.operators._spaces import parameter_space
 
 RNN = ("weight_ih", "bias_ih", "weight_hh", "bias_hh")

@@ -6,7 +6,7 @@ import pytest
 
 from kpframe import create_rule
 from kpframe.errors import ArgumentError, SettingsError, UnknownNameError
-from kpframe.rules._rule_text import parse_rule
+from kpframe.rules._parse import parse_rule
 
 
 @pytest.mark.parametrize(

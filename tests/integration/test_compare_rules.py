@@ -13,7 +13,7 @@ import xarray as xr
 from kpframe import LearningRule, Readout, create_model, create_task, linearize, wrap
 from kpframe.errors import ArgumentError, CheckpointError, NotLinearError, UnsupportedError
 from kpframe.rules._comparison import FACINGS
-from kpframe.rules._rule_text import parse_rule
+from kpframe.rules._parse import parse_rule
 from kpframe.study._checkpoint import save_checkpoint
 from kpframe.study._compare import compare_rules, compare_source
 from kpframe.study._report.comparison import write_comparison

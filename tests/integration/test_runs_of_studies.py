@@ -14,7 +14,7 @@ import torch
 from kpframe import LearningRule
 from kpframe.errors import KpframeError, OutputError, SettingsError
 from kpframe.plugin import RuleSpec, hookimpl, temporary
-from kpframe.rules._rule_text import parse_rule
+from kpframe.rules._parse import parse_rule
 from kpframe.study._checkpoint import load_checkpoint
 from kpframe.study._compare import compare_source
 from kpframe.study._config import StudySettings, parse_study

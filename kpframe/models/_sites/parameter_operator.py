@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 
-from kpframe.flow._parameter_jacobian import ParameterJacobian
+from kpframe.errors import UnsupportedError, mismatch
+from kpframe.flow._eligibilities import eligibilities
+from kpframe.flow._parameter_jacobian import ParameterJacobian, WeightGroup
 from kpframe.flow._parameter_operator import GroupProjector, ProductParameterOperator
 from kpframe.models._sites.gains import PlacedSite, SiteGains, add, gather, scatter
 from kpframe.models._sites.step_jacobian import SiteStepJacobian, pull_columns, push_columns
@@ -29,6 +31,7 @@ class SiteGroup:
         sites: the sites whose weights learn, and their columns of ``z``.
         biases: names of the biases that learn.
         names: the parameters that learn.
+        gains: of all sites, among which these are.
     """
 
     targets: tuple[str, ...]
@@ -37,6 +40,22 @@ class SiteGroup:
     sites: tuple[tuple[PlacedSite, slice], ...]
     biases: tuple[str, ...]
     names: frozenset[str]
+    gains: SiteGains
+
+    @property
+    def units(self) -> int:
+        """The number n of units of each preactivation."""
+        return next(stage.units for stage in self.gains.stages if stage.targets >= set(self.targets))
+
+    def gain(self) -> torch.Tensor:
+        """Return ``D_t = dh_t / du_t`` ``[G n, T, B, H]`` of the group's preactivations."""
+        time, batch, _ = self.z.shape
+        gains, count = self.gains, len(self.targets) * self.units
+        unit = torch.eye(count, dtype=gains.like.dtype, device=gains.like.device)
+        du: dict[str, torch.Tensor] = {}
+        scatter(self.targets, unit[:, None, None, :].expand(count, time, batch, count), du)
+        with torch.no_grad():
+            return gains.join(gains.tangent(slice(None), {}, du), (count, time, batch))
 
     def products(self, steps: slice, weight: torch.Tensor) -> torch.Tensor:  # [..., T, B, G n]
         """Return the products of a weight ``[..., G n, m]`` with what is read in a stretch of steps."""
@@ -134,7 +153,9 @@ def group_sites(gains: SiteGains, names: Collection[str]) -> list[SiteGroup]:
         if own:
             read.append(gains.like.new_ones(time, batch, 1))
         groups.append(
-            SiteGroup(*key, torch.cat(read, dim=-1).contiguous(), tuple(columns), own, frozenset(names))
+            SiteGroup(
+                *key, torch.cat(read, dim=-1).contiguous(), tuple(columns), own, frozenset(names), gains
+            )
         )
     return groups
 
@@ -175,7 +196,30 @@ class SiteParameterJacobian(ParameterJacobian):
         self.ties = len(set(names)) < len(names)
         self._groups: dict[frozenset[str], list[SiteGroup]] = {}
 
-    def groups(self, names: Collection[str]) -> list[SiteGroup]:
+    def weight_groups(self, names: Iterable[str]) -> Sequence[WeightGroup]:
+        """Return the weights among named parameters, those on the same preactivations together."""
+        return self.groups(names)
+
+    def with_gains(self, values: torch.Tensor, *, name: str) -> ParameterJacobian:
+        """Return J with given values ``[B, T, H]`` in the place of its gains; one stage only."""
+        if len(self.gains.stages) > 1:
+            expected = "a model of one stage, whose gains are all there is"
+            raise UnsupportedError(mismatch("with_gains", expected, f"{len(self.gains.stages)} stages"))
+        self.codomain.check(values, "values", dtype=self.dtype, device=self.device)
+        (stage,) = self.gains.stages
+        given = self.gains.split(values.transpose(0, 1))  # component -> [T, B, n]
+        outputs = tuple(
+            evolve(output, gains=dict.fromkeys(output.gains, given[output.name].contiguous()))
+            if output.name in given
+            else output
+            for output in stage.outputs
+        )
+        gains = evolve(self.gains, stages=(evolve(stage, outputs=outputs),))
+        made = SiteParameterJacobian(gains, self.domain, trains_start=False)
+        made.name = name
+        return made
+
+    def groups(self, names: Iterable[str]) -> list[SiteGroup]:
         """Return the sites of the named parameters, those of the same targets together."""
         key = frozenset(names)
         if key not in self._groups:
@@ -270,6 +314,28 @@ class SiteParameterJacobian(ParameterJacobian):
         each = max(1, math.prod(probes)) * batch * (hidden + targets) * self.dtype.itemsize
         length = max(1, min(time, self.stretch_bytes // each))
         return [slice(start, min(start + length, time)) for start in range(0, time, length)]
+
+
+@eligibilities.register
+def _(J: SiteParameterJacobian, r: torch.Tensor) -> torch.Tensor:  # [B, T, H] -> [B, T, M]
+    """Return ``J_t* r_t`` of each trial and step: what reaches the preactivations, times what is read."""
+    parts = {part.name: part.slice for part in J.domain.axes[0].parts}
+    groups = J.groups(parts)
+    if any(group.per_step for group in groups):
+        return eligibilities.dispatch(Operator)(J, r)
+    batch, time, _ = r.shape
+    out = r.new_zeros(time, batch, J.domain.size)
+    turned = r.transpose(0, 1).contiguous()
+    with torch.no_grad():
+        _, pulled = J.gains.cotangent(slice(None), J.gains.split(turned), state=False)
+        for group in groups:
+            columns = gather(group.targets, pulled)
+            if columns is not None:
+                for name, value in group.gradients(columns.unsqueeze(-1) * group.z.unsqueeze(-2)):
+                    out[..., parts[name]] += value.flatten(2)
+        if J.first_step is not None:
+            out[0][:, parts["h0"]] += J.first_step.step_adjoint(0, turned[0])
+    return out.transpose(0, 1)
 
 
 class GramParameterOperator(ProductParameterOperator):

@@ -97,20 +97,25 @@ class SiteStepJacobian(StepJacobian):
     def _with(self, gains: SiteGains, name: str) -> SiteStepJacobian:
         return SiteStepJacobian(gains, name=name).keeping(self.valid)
 
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The recurrent weights by name: those that read the state, or what a stage before computed of it."""
+        return {
+            str(placed.site.weight): placed.weight
+            for placed in self.gains.sites
+            if placed.site.recurrent and placed.weight is not None
+        }
+
     def replace(self, weights: Mapping[str, torch.Tensor]) -> SiteStepJacobian:
         """Return ``A`` with other weights on its paths, the gains unchanged.
 
         Args:
             weights: name of a site's weight -> matrix of the same shape.
         """
-        known = {
-            placed.site.weight: placed.weight
-            for placed in self.gains.sites
-            if placed.site.recurrent and placed.weight is not None
-        }
+        known = self.weights
         for name, weight in weights.items():
             if name not in known:
-                names = [str(name) for name in known]
+                names = list(known)
                 raise ArgumentError(
                     mismatch("weights", f"names among {names}", f"{name!r}{closest(name, names)}")
                 )

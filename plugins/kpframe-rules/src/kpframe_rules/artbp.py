@@ -10,7 +10,6 @@ import torch
 
 from kpframe import StepJacobian, StochasticRule, Update
 from kpframe.errors import ArgumentError, mismatch
-from kpframe.rules._rule import MAX_OUTCOMES
 
 
 class ARTBP(StochasticRule):
@@ -75,12 +74,10 @@ class ARTBP(StochasticRule):
         Trials add up, so that the mean does not depend on whether they have the same draw.
 
         Raises:
-            ArgumentError: for more than ``MAX_OUTCOMES`` choices.
+            ArgumentError: for more than ``max_outcomes`` choices.
         """
         free = update.P.domain.shape[1] - 1
-        if 2**free > MAX_OUTCOMES:
-            expected = f"a trajectory with at most {MAX_OUTCOMES} outcomes of {self!r}"
-            raise ArgumentError(mismatch("flow", expected, f"2**{free}"))
+        self.check_outcomes(free)
         for cuts in product((0.0, 1.0), repeat=free):  # below every probability, or above
             factors, chance = self._factors((1.0, *cuts))
             if chance > 0:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from kpframe.errors import ArgumentError
-from kpframe.operators._scale import row_units
+from kpframe_rules.units import row_units
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 

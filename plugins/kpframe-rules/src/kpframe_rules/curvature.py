@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from kpframe import Flow, Operator, Readout
+from kpframe import Flow, Operator, Readout, Space
 from kpframe.errors import ArgumentError, DeviceError, DtypeError, ShapeError, mismatch
-from kpframe.operators._base import ATOM, SelfAdjointOperator
-from kpframe.operators._spaces import Space
+from kpframe.operators import SelfAdjointOperator
+from kpframe.operators._base import ATOM
 
 LOSSES = ("mse", "cross_entropy")
 

@@ -8,8 +8,7 @@ import torch
 
 from kpframe import LearningRule, Operator, StepJacobian, Update
 from kpframe.errors import ArgumentError, mismatch, whole
-from kpframe.flow import ScanPropagator
-from kpframe.flow._propagator import shift, unshift
+from kpframe.flow import ScanPropagator, shift, unshift
 from kpframe.operators._base import ATOM
 from kpframe_rules.leak import direct_path, leaky_path
 

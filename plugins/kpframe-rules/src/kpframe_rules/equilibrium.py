@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from kpframe import LearningRule, Operator, StepJacobian, Update
+from kpframe import LearningRule, Operator, StepJacobian, Trajectory, Update
 from kpframe.errors import ArgumentError, UnsupportedError, mismatch, whole
-from kpframe.flow._trajectory import Trajectory
 from kpframe.operators._base import ATOM
-from kpframe.operators._scale import row_units
 from kpframe_rules.gmres import gmres, neumann
+from kpframe_rules.units import row_units
 
 SOLVERS = {"gmres": gmres, "neumann": neumann}
 

@@ -8,7 +8,7 @@ import torch
 
 from kpframe import LearningRule, Readout, StepJacobian, Update
 from kpframe.errors import ArgumentError, ShapeError, UnsupportedError, mismatch
-from kpframe.flow._step_jacobian import DiagonalStepJacobian
+from kpframe.flow import DiagonalStepJacobian
 from kpframe_rules.leak import direct_path
 from kpframe_rules.output_feedback import check_feedback, random_feedback
 

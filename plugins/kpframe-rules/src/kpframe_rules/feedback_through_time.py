@@ -10,7 +10,6 @@ import torch
 
 from kpframe import LearningRule, Update
 from kpframe.errors import ArgumentError, UnsupportedError, closest, mismatch
-from kpframe.models._sites.step_jacobian import SiteStepJacobian
 from kpframe_rules.output_feedback import check_feedback
 
 
@@ -95,13 +94,14 @@ def recurrent_weights(update: Update) -> dict[str, torch.Tensor]:
         UnsupportedError: for a model without weight sites.
     """
     A = update.flow.A
-    if not isinstance(A, SiteStepJacobian):
+    try:
+        found = A.weights
+    except UnsupportedError as error:
         raise UnsupportedError(
             "feedback_through_time needs the weights of the step Jacobian apart from its gains, which a "
             f"model written as a SiteModel knows; got {A!r} ({A.method} form). feedback_alignment, at the "
             "outputs alone, works on any model"
-        )
-    found = {str(p.site.weight): p.weight for p in A.gains.sites if p.site.recurrent and p.weight is not None}
+        ) from error
     if not found:
         raise UnsupportedError("feedback_through_time: expected a model with recurrent weights, got none")
     return found

@@ -8,10 +8,8 @@ from typing import cast
 
 import torch
 
-from kpframe import LearningRule, Operator, Readout, StepJacobian, StochasticRule, Update
+from kpframe import Flow, LearningRule, Operator, Readout, StepJacobian, StochasticRule, Update
 from kpframe.errors import ArgumentError, UnsupportedError, mismatch
-from kpframe.flow._flow import Flow
-from kpframe.rules._initial_path import InitialState
 
 
 class GateStop(LearningRule):
@@ -89,7 +87,7 @@ class HDetach(StochasticRule):
     def outcomes(self, update: Update) -> Iterator[tuple[float, Update]]:
         """Yield each choice of cut steps with its probability; the first step counts where h_0 learns."""
         p, without = self.probability, self._cut(update)
-        first = [] if InitialState.of(update.flow) is not None else [False]
+        first = [] if update.initial_state_parameters else [False]
         for at in product((False, True), repeat=update.A.steps - len(first)):
             probability = p ** sum(at) * (1 - p) ** (len(at) - sum(at))
             yield probability, self._at(update, without, torch.tensor([*first, *at], device="cpu"))

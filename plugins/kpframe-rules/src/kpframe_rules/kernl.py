@@ -8,9 +8,7 @@ import torch
 
 from kpframe import IdentityOperator, LearningRule, MatrixOperator, Space, Update
 from kpframe.errors import ArgumentError, ShapeError, check_seed, mismatch
-from kpframe.operators import KroneckerOperator
-from kpframe.operators._finite import check_finite
-from kpframe.operators._spaces import BATCH, HIDDEN, TIME
+from kpframe.operators import BATCH, HIDDEN, TIME, KroneckerOperator, check_finite
 from kpframe_rules.leak import constant_leak, decaying
 
 KERNELS = ("identity", "random")

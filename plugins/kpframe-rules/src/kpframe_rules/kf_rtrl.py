@@ -8,11 +8,9 @@ import torch
 
 from kpframe import IdentityOperator, Operator, StochasticRule, Update
 from kpframe.errors import UnsupportedError, whole
-from kpframe.models._sites.gains import scatter
-from kpframe.models._sites.parameter_operator import SiteGroup, SiteParameterJacobian
-from kpframe.operators._base import ATOM, MEMORY_BUDGET
-from kpframe.operators._dense import check_budget
-from kpframe.rules._initial_path import RestartedJacobian
+from kpframe.flow import ParameterJacobian, WeightGroup, split_parameters
+from kpframe.operators import MEMORY_BUDGET, check_memory
+from kpframe.operators._base import ATOM
 from kpframe_rules.random_draws import divided, sign_patterns, signs
 
 
@@ -65,7 +63,7 @@ class KFRTRL(StochasticRule):
         Trials add up, so that the mean does not depend on whether they share their signs.
 
         Raises:
-            ArgumentError: for more than ``MAX_OUTCOMES`` choices.
+            ArgumentError: for more than ``max_outcomes`` choices.
             MemoryBudgetError, UnsupportedError: as the rule.
         """
         batch, time, _ = update.P.domain.shape
@@ -74,15 +72,13 @@ class KFRTRL(StochasticRule):
 
     def _with(self, update: Update, c: torch.Tensor) -> Update:
         """Return the update for signs ``c_1 c_2`` ``[B, T]``; one sign of both at once changes nothing."""
-        J = update.J.inner if isinstance(update.J, RestartedJacobian) else update.J
-        if not isinstance(J, SiteParameterJacobian):
-            raise UnsupportedError(_refusal(f"{J!r} ({getattr(J, 'method', 'custom')} form)"))
-        group = single_group(J, update.K.parameters)
-        width = preactivations(J, group)
-        what = f"{self!r}: the matrices F of all trials and steps"
-        check_budget(what, update.P.domain.size, width, J.dtype, self.max_bytes)
-        A, D = update.A, preactivation_gains(J, group)  # [G n, T, B, H]
-        z = group.z  # [T, B, m]
+        J, group = update.J, single_group(update)
+        (time, batch, _), hidden = group.z.shape, update.P.domain.shape[-1]
+        rows = group.units * len(group.targets)
+        what, remedy = "the matrices F of all trials and steps", "take fewer of them, or raise max_bytes"
+        needed = rows * time * batch * hidden * J.dtype.itemsize
+        check_memory(f"{self!r}: {what}", needed, J.device, remedy, self.max_bytes)
+        A, D, z = update.A, group.gain(), group.z  # D [G n, T, B, H], z [T, B, m]
         u, F = torch.zeros_like(z), torch.zeros_like(D)
         for t in range(len(z)):
             moved = torch.zeros_like(D[:, 0]) if t == 0 else A.step(t, F[:, t - 1])
@@ -97,15 +93,21 @@ class KFRTRL(StochasticRule):
         return f"KFRTRL(seed={self.seed}, max_bytes={self.max_bytes})"
 
 
-def single_group(J: SiteParameterJacobian, names: tuple[str, ...]) -> SiteGroup:
-    """Return the sites that named parameters act at, which must share their preactivations.
+def single_group(update: Update) -> WeightGroup:
+    """Return the weights that all learning parameters lie in, which must share their preactivations.
 
     Raises:
         UnsupportedError: when they do not, and for an initial state and weights of each step.
     """
-    if "h0" in names and J.first_step is not None:
+    J, names = update.J, update.K.parameters
+    if not isinstance(J, ParameterJacobian):
+        raise UnsupportedError(_refusal(f"{J!r}"))
+    try:
+        groups = J.weight_groups(names)
+    except UnsupportedError as error:
+        raise UnsupportedError(_refusal(f"{J!r} ({J.method} form)")) from error
+    if set(names).intersection(update.initial_state_parameters):
         raise UnsupportedError(_refusal("a trainable initial state (freeze h0: kf_rtrl @ frozen)"))
-    groups = J.groups(names)
     if len(groups) != 1:
         sets = "; ".join(", ".join(group.targets) for group in groups) or "none"
         raise UnsupportedError(_refusal(f"{len(groups)} sets: {sets}"))
@@ -114,46 +116,23 @@ def single_group(J: SiteParameterJacobian, names: tuple[str, ...]) -> SiteGroup:
     return groups[0]
 
 
-def preactivations(J: SiteParameterJacobian, group: SiteGroup) -> int:
-    """Return the number G n of preactivations of a group."""
-    width = next(stage.units for stage in J.gains.stages if stage.targets >= set(group.targets))
-    return width * len(group.targets)
-
-
-def preactivation_gains(J: SiteParameterJacobian, group: SiteGroup) -> torch.Tensor:  # [G n, T, B, H]
-    """Return ``D_t``: how the new state moves with each preactivation of a group."""
-    time, batch, _ = group.z.shape
-    count = preactivations(J, group)
-    unit = torch.eye(count, dtype=J.dtype, device=J.device)
-    du: dict[str, torch.Tensor] = {}
-    scatter(group.targets, unit[:, None, None, :].expand(count, time, batch, count), du)
-    with torch.no_grad():
-        return J.gains.join(J.gains.tangent(slice(None), {}, du), (count, time, batch))
-
-
 class KroneckerInfluence(Operator):
     """``G_t = u_t* (x) F_t`` at each step of each trial: weights that change by W move h_t by ``F_t W u_t``.
 
     Args:
         u: ``[T, B, m]``.
         F: ``[G n, T, B, H]``.
-        group: the sites.
+        group: the weights.
         J: the parameter Jacobian in the place of which, with P, it stands.
     """
 
-    def __init__(self, u: torch.Tensor, F: torch.Tensor, group: SiteGroup, J: SiteParameterJacobian) -> None:
+    def __init__(self, u: torch.Tensor, F: torch.Tensor, group: WeightGroup, J: Operator) -> None:
         super().__init__(J.domain, J.codomain, dtype=J.dtype, device=J.device)
         self.u, self.F, self.group = u, F, group
-        self._parts = {part.name: part for part in J.domain.axes[0].parts}
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        probes = q.shape[:-1]
-        moved = {
-            name: q[..., part.slice].reshape(*probes, *part.shape)
-            for name, part in self._parts.items()
-            if name in self.group.names
-        }
-        weight = self.group.weight(moved, probes)
+        moved = split_parameters(self.domain, q)
+        weight = self.group.weight({name: moved[name] for name in self.group.names}, q.shape[:-1])
         assert weight is not None  # every parameter of the group moves
         along = torch.einsum("...gm,tbm->...gtb", weight, self.u)
         return torch.einsum("...gtb,gtbh->...bth", along, self.F)
@@ -162,9 +141,9 @@ class KroneckerInfluence(Operator):
         columns = torch.einsum("gtbh,...bth->...gtb", self.F, r)
         total = torch.einsum("...gtb,tbm->...gm", columns, self.u)
         out = r.new_zeros(*r.shape[:-3], self.domain.size)
+        parts = split_parameters(self.domain, out)  # views
         for name, value in self.group.gradients(total):
-            part = self._parts[name]
-            out[..., part.slice] += value.reshape(*r.shape[:-3], -1)
+            parts[name] += value
         return out
 
     def _formula(self) -> tuple[str, int]:

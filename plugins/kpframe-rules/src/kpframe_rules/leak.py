@@ -6,7 +6,7 @@ import torch
 
 from kpframe import StepJacobian
 from kpframe.errors import UnsupportedError
-from kpframe.flow._step_jacobian import DiagonalStepJacobian, MaskedStepJacobian
+from kpframe.flow import DiagonalStepJacobian, MaskedStepJacobian
 
 #: How far a leak may be from constant, in units of rounding.
 ROUNDING = 8

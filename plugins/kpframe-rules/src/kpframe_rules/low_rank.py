@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from attrs import frozen
 
-from kpframe import LearningRule, Update
+from kpframe import LearningRule, Space, Update
 from kpframe.errors import ArgumentError, ShapeError, mismatch, whole
-from kpframe.flow._parameter_jacobian import given_for, match_parameters
-from kpframe.operators._base import ATOM, SelfAdjointOperator
-from kpframe.operators._spaces import PARAMETER, Part, Space
+from kpframe.flow import match_parameters, parameter_values
+from kpframe.operators import PARAMETER, Part, SelfAdjointOperator
+from kpframe.operators._base import ATOM
 from kpframe_rules.metrics import scaled
 from kpframe_rules.output_feedback import check_feedback
 
@@ -116,7 +116,7 @@ class LowRankProjection(LearningRule):
     def _piece(self, update: Update, part: Part, drawn: Pair) -> _Piece:
         like = torch.empty((), dtype=update.K.dtype, device=update.K.device)
         if self.bases is not None:
-            pair = given_for(update.K.jacobian.domain, self.bases, "bases")[part.name]
+            pair = parameter_values(update.K.jacobian.domain, self.bases, "bases")[part.name]
             for label, matrix, size in zip("UV", pair, part.shape[-2:], strict=True):
                 if matrix.shape[-2] != size or matrix.shape[:-2] not in (part.shape[:-2], ()):
                     expected = f"{list(part.shape[:-2])} + [{size}, r]"

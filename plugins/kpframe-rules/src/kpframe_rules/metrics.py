@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kpframe import Operator
-from kpframe.flow._parameter_operator import GroupProjector, ParameterOperator
+from kpframe.flow import GroupProjector, ParameterOperator
 from kpframe.operators import Composition, IdentityOperator
 
 

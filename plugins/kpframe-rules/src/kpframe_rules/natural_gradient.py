@@ -8,7 +8,8 @@ import torch
 
 from kpframe import Flow, IdentityOperator, LearningRule, Operator, Update
 from kpframe.errors import ArgumentError, UnsupportedError, mismatch, whole
-from kpframe.operators._base import ATOM, SelfAdjointOperator
+from kpframe.operators import SelfAdjointOperator
+from kpframe.operators._base import ATOM
 from kpframe_rules.conjugate_gradients import damped_solve
 from kpframe_rules.curvature import LOSSES, check_curvature, loss_curvature
 from kpframe_rules.metrics import restricted

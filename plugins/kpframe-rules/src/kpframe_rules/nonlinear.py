@@ -9,9 +9,7 @@ import torch
 
 from kpframe import Flow, LearningRule, Readout, Update
 from kpframe.errors import ArgumentError, NotLinearError, mismatch
-from kpframe.operators._isolation import in_isolation
-from kpframe.operators._scale import multiplied, norm
-from kpframe.rules._rule import by_name, gradient_of
+from kpframe.flow import join_parameters, split_parameters
 from kpframe_rules.bptt import BPTT
 
 
@@ -41,7 +39,6 @@ class NonlinearRule(LearningRule):
             f"those of {self.rule!r} are its operators before that"
         )
 
-    @in_isolation
     def gradient(
         self,
         flow: Flow,
@@ -51,9 +48,8 @@ class NonlinearRule(LearningRule):
         output_err: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Return the rule's gradient by parameter name; see ``LearningRule.gradient``."""
-        parts = gradient_of(self.rule, flow, err, readout, output_err)
-        flat = [parts[part.name].reshape(-1) for part in flow.J.domain.axes[0].parts]
-        return by_name(flow, self._made_of(torch.cat(flat))) if flat else {}
+        parts, space = self.rule.gradient(flow, err, readout, output_err=output_err), flow.J.domain
+        return split_parameters(space, self._made_of(join_parameters(space, parts))) if parts else {}
 
     def _made_of(self, g: torch.Tensor) -> torch.Tensor:  # [M] -> [M]
         raise NotImplementedError
@@ -82,8 +78,12 @@ class Clipped(NonlinearRule):
         self.max_norm = max_norm
 
     def _made_of(self, g: torch.Tensor) -> torch.Tensor:
-        size = norm(g)
-        return multiplied(self.max_norm / size, g) if size > self.max_norm else g.clone()
+        largest = float(g.abs().max()) or 1.0
+        direction = g.double() / largest  # squares of small or large numbers stay within range
+        length = float(direction.norm())
+        if not largest * length > self.max_norm:
+            return g.clone()
+        return (self.max_norm / length * direction).to(g.dtype)
 
     def __repr__(self) -> str:
         return f"Clipped(max_norm={self.max_norm:g}, rule={self.rule!r})"

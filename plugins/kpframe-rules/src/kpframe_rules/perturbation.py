@@ -14,7 +14,8 @@ import torch
 
 from kpframe import Space, StochasticRule, Update
 from kpframe.errors import ArgumentError, mismatch, whole
-from kpframe.operators._base import ATOM, SelfAdjointOperator
+from kpframe.operators import SelfAdjointOperator
+from kpframe.operators._base import ATOM
 from kpframe_rules.random_draws import normals, sign_patterns, signs
 
 DISTRIBUTIONS = {"signs": signs, "normal": normals}
@@ -59,7 +60,7 @@ class Perturbation(StochasticRule):
         Trials and directions add up, so that the mean does not depend on whether they share their signs.
 
         Raises:
-            ArgumentError: for more than ``MAX_OUTCOMES`` choices.
+            ArgumentError: for more than ``max_outcomes`` choices.
             UnsupportedError: for normal directions, of which there is a continuum.
         """
         if self.distribution != "signs":

@@ -10,8 +10,8 @@ import torch
 
 from kpframe import DiagonalOperator, LearningRule, Model, Update
 from kpframe.errors import ArgumentError, DeviceError, DtypeError, ShapeError, mismatch
-from kpframe.flow._parameter_jacobian import given_for, match_parameters
-from kpframe.operators._spaces import PARAMETER, Part
+from kpframe.flow import match_parameters, parameter_values
+from kpframe.operators import PARAMETER, Part
 from kpframe_rules.metrics import scaled
 
 
@@ -138,7 +138,7 @@ class FrozenAdam(LearningRule):
         like = _like(update)
         values = like.new_zeros(update.K.jacobian.domain.size)
         learn = update.K.parameters
-        moments = given_for(update.K.jacobian.domain, self.second_moments, "second_moments")
+        moments = parameter_values(update.K.jacobian.domain, self.second_moments, "second_moments")
         for name, part in _parts(update).items():
             if name in moments:
                 v = moments[name]

@@ -7,9 +7,7 @@ from itertools import product
 
 import torch
 
-from kpframe import Operator
-from kpframe.errors import ArgumentError, mismatch
-from kpframe.rules._rule import MAX_OUTCOMES
+from kpframe import Operator, StochasticRule
 
 
 def signs(shape: Sequence[int], generator: torch.Generator, like: Operator) -> torch.Tensor:
@@ -25,19 +23,17 @@ def normals(shape: Sequence[int], generator: torch.Generator, like: Operator) ->
     )
 
 
-def sign_patterns(rule: object, count: int, like: Operator) -> Iterator[tuple[float, torch.Tensor]]:
+def sign_patterns(rule: StochasticRule, count: int, like: Operator) -> Iterator[tuple[float, torch.Tensor]]:
     """Yield ``count`` signs ``[count]`` in all ways that differ by more than all signs at once.
 
     Each with its probability. The first sign is ``+1``: what is quadratic in the signs takes the same value
     for the opposite ones.
 
     Raises:
-        ArgumentError: for more than ``MAX_OUTCOMES`` ways.
+        ArgumentError: for more than ``max_outcomes`` ways.
     """
     free = max(0, count - 1)
-    if 2**free > MAX_OUTCOMES:
-        expected = f"a trajectory with at most {MAX_OUTCOMES} outcomes of {rule!r}"
-        raise ArgumentError(mismatch("flow", expected, f"2**{free}"))
+    rule.check_outcomes(free)
     for rest in product((1.0, -1.0), repeat=free):
         pattern = torch.tensor((1.0, *rest)[:count], dtype=like.dtype, device=like.device)
         yield 0.5**free, pattern

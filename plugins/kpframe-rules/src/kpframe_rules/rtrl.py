@@ -6,14 +6,10 @@ from collections.abc import Iterator
 
 import torch
 
-from kpframe import IdentityOperator, LearningRule, MatrixOperator, Readout, Update
+from kpframe import Flow, IdentityOperator, LearningRule, MatrixOperator, Readout, Update
 from kpframe.errors import whole
-from kpframe.flow._flow import Flow
-from kpframe.operators._base import MEMORY_BUDGET
-from kpframe.operators._dense import basis, check_budget
-from kpframe.operators._isolation import in_isolation, isolated
-from kpframe.operators._memory import chunk_size
-from kpframe.rules._rule import by_name
+from kpframe.flow import split_parameters
+from kpframe.operators import MEMORY_BUDGET, check_memory, chunk_size, in_isolation
 
 
 class RTRL(LearningRule):
@@ -43,7 +39,7 @@ class RTRL(LearningRule):
     def change(self, update: Update) -> Update:
         """Return the update with the influence matrices of all steps in the place of J and P."""
         J, P = update.J, update.P
-        check_budget(f"{self!r}: influence matrices", P.domain.size, J.domain.size, P.dtype, self.max_bytes)
+        self._check_memory("influence matrices", update, P.domain.size)
         G = torch.stack(list(self.influence(update)), dim=1)  # [B, T, H, M]
         through_time = MatrixOperator(G.reshape(P.domain.size, J.domain.size), J.domain, P.domain, name="G")
         return update.replace(J=through_time, P=IdentityOperator.like(P))
@@ -56,7 +52,7 @@ class RTRL(LearningRule):
         """
         batch, time, hidden = update.P.domain.shape
         size = update.J.domain.size
-        check_budget(f"{self!r}: an influence matrix", batch * hidden, size, update.P.dtype, self.max_bytes)
+        self._check_memory("an influence matrix", update, batch * hidden)
         G = torch.zeros(size, batch, hidden, dtype=update.P.dtype, device=update.P.device)
         for t in range(time):
             G = self._rows(update, t).movedim(-1, 0) + (update.A.step(t, G) if t else 0)
@@ -79,11 +75,8 @@ class RTRL(LearningRule):
         flow.P.domain.check(err, "err", dtype=flow.P.dtype, device=flow.P.device)
         influence = self.influence(Update.exact(flow, readout))
         for t in range(err.shape[1]):
-            with isolated(flow.P.device, self):  # left before the caller goes on
-                part = (err[:, t].unsqueeze(-2) @ next(influence)).squeeze(-2)
-            yield part
+            yield _added(err[:, t], influence)
 
-    @in_isolation
     def gradient(
         self,
         flow: Flow,
@@ -100,21 +93,32 @@ class RTRL(LearningRule):
         flat = torch.zeros(flow.J.domain.size, dtype=flow.P.dtype, device=flow.P.device)
         for part in self.contributions(flow, err, readout):
             flat = flat + part.sum(dim=0)
-        return by_name(flow, flow.K.metric(flat))
+        return split_parameters(flow.J.domain, flow.K.metric(flat))
 
     @staticmethod
     def _rows(update: Update, t: int) -> torch.Tensor:  # [B, H, M]
         """Return ``J_t``, from products of J* with the basis of one step."""
         J = update.J
-        batch, time, hidden = J.codomain.shape
+        batch, _, hidden = J.codomain.shape
+        unit = torch.eye(hidden, dtype=J.dtype, device=J.device)
         out = []
-        each = chunk_size(J, hidden)
         for trial in range(batch):
-            for start in range(0, hidden, each):
-                stop = min(start + each, hidden)
-                first = (trial * time + t) * hidden
-                out.append(J.T(basis(J.codomain, first + start, first + stop, J)))
+            for some in torch.split(unit, chunk_size(J, hidden)):
+                basis = unit.new_zeros(len(some), *J.codomain.shape)
+                basis[:, trial, t] = some
+                out.append(J.T(basis))
         return torch.cat(out).reshape(batch, hidden, -1)
+
+    def _check_memory(self, what: str, update: Update, rows: int) -> None:
+        needed = rows * update.J.domain.size * update.P.dtype.itemsize
+        remedy = "take fewer trials or steps, or raise max_bytes"
+        check_memory(f"{self!r}: {what}", needed, update.P.device, remedy, self.max_bytes)
 
     def __repr__(self) -> str:
         return f"RTRL(max_bytes={self.max_bytes})"
+
+
+@in_isolation  # each step by itself, as the caller goes on in between
+def _added(err: torch.Tensor, influence: Iterator[torch.Tensor]) -> torch.Tensor:  # [B, H] -> [B, M]
+    """Return ``G_t* Err_t`` of each trial, for the next of the influence matrices."""
+    return (err.unsqueeze(-2) @ next(influence)).squeeze(-2)

@@ -9,8 +9,8 @@ import torch
 from kpframe import IdentityOperator, LearningRule, Operator, StepJacobian, Update
 from kpframe.errors import whole
 from kpframe.flow import ScanPropagator
+from kpframe.operators import chunk_size
 from kpframe.operators._base import ATOM
-from kpframe.operators._memory import chunk_size
 
 
 class Snap1(LearningRule):

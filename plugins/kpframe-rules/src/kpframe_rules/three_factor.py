@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-from attrs import evolve
 
 from kpframe import LearningRule, Readout, Update
 from kpframe.errors import ArgumentError, UnsupportedError, mismatch
-from kpframe.models._sites.gains import PlacedOutput, PlacedStage
-from kpframe.models._sites.parameter_operator import SiteParameterJacobian
+from kpframe.flow import ParameterJacobian
 from kpframe_rules.leak import decaying, direct_path
 from kpframe_rules.output_feedback import check_feedback, random_feedback
 
@@ -87,33 +85,20 @@ class ThreeFactor(LearningRule):
             raise UnsupportedError(mismatch("readout", expected, None))
         return update.with_feedback(self._feedback(update.readout))
 
-    def _without_gains(self, update: Update) -> SiteParameterJacobian:
+    def _without_gains(self, update: Update) -> ParameterJacobian:
         """Return ``J`` with 1, or the new state, in the place of its gains; padded steps have none."""
-        own, flow = update.flow.J, update.flow
-        if not isinstance(own, SiteParameterJacobian) or len(own.gains.stages) > 1:
-            have = f"{len(own.gains.stages)} stages" if isinstance(own, SiteParameterJacobian) else "none"
-            raise UnsupportedError(
-                "three_factor needs the gains of a model written as a SiteModel of one stage, to drop them; "
-                f"got {have}. eprop keeps the gains and takes any SiteModel, snap1 works on any model"
-            )
-        (stage,) = own.gains.stages
-        mask = flow.trajectory.mask
-        factor = flow.trajectory.states.new_ones(flow.P.domain.shape)
-        if self.post == "state":
-            factor = flow.trajectory.states
+        flow = update.flow
+        states, mask = flow.trajectory.states, flow.trajectory.mask
+        post = states if self.post == "state" else torch.ones_like(states)
         if mask is not None:
-            factor = factor * mask.unsqueeze(-1)
-        post = own.gains.split(factor.transpose(0, 1))  # component -> [T, B, n]
-        outputs = tuple(
-            PlacedOutput(out.name, dict.fromkeys(out.gains, post[out.name].contiguous()), out.direct)
-            if out.name in post
-            else out
-            for out in stage.outputs
-        )
-        gains = evolve(own.gains, stages=(PlacedStage(stage.sites, outputs, stage.units),))
-        J = SiteParameterJacobian(gains, own.domain, trains_start=False)
-        J.name = "J[z]" if self.post == "none" else "J[z h]"
-        return J
+            post = post * mask.unsqueeze(-1)
+        try:
+            return flow.J.with_gains(post, name="J[z]" if self.post == "none" else "J[z h]")
+        except UnsupportedError as error:
+            raise UnsupportedError(
+                "three_factor needs the gains of a model written as a SiteModel of one stage, to drop them "
+                f"({error}). eprop keeps the gains and takes any SiteModel, snap1 works on any model"
+            ) from error
 
     def _feedback(self, readout: Readout) -> torch.Tensor:  # [O, H]
         B = random_feedback(readout, self.seed)

@@ -8,9 +8,9 @@ import torch
 
 from kpframe import IdentityOperator, Operator, StochasticRule, Update
 from kpframe.errors import whole
-from kpframe.operators._base import ATOM, MEMORY_BUDGET
-from kpframe.operators._dense import check_budget
-from kpframe_rules.eligibility import eligibilities
+from kpframe.flow import eligibilities
+from kpframe.operators import MEMORY_BUDGET, check_memory
+from kpframe.operators._base import ATOM
 from kpframe_rules.random_draws import divided, sign_patterns, signs
 
 
@@ -66,7 +66,7 @@ class UORO(StochasticRule):
         Trials and draws add up, so that the mean does not depend on whether they share their signs.
 
         Raises:
-            ArgumentError: for more than ``MAX_OUTCOMES`` choices.
+            ArgumentError: for more than ``max_outcomes`` choices.
             MemoryBudgetError: as the rule.
         """
         self._check_memory(update, 1)
@@ -105,8 +105,9 @@ class UORO(StochasticRule):
 
     def _check_memory(self, update: Update, draws: int) -> None:
         batch, time, _ = update.P.domain.shape
-        what = f"{self!r}: the vectors theta of all trials and steps"
-        check_budget(what, draws * batch * time, update.J.domain.size, update.P.dtype, self.max_bytes)
+        needed = draws * batch * time * update.J.domain.size * update.P.dtype.itemsize
+        what, remedy = "the vectors theta of all trials and steps", "take fewer of them, or raise max_bytes"
+        check_memory(f"{self!r}: {what}", needed, update.P.device, remedy, self.max_bytes)
 
     def __repr__(self) -> str:
         return (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kpframe_rules.eligibility import eligibilities
 from kpframe_rules.uoro import UORO
 
 from kpframe import create_rule
 from kpframe.errors import ArgumentError, MemoryBudgetError
+from kpframe.flow import eligibilities
 
 MODELS = ("vanilla", "rate", "current", "gru", "lstm", "wrapped")
 

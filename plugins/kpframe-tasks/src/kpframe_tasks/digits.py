@@ -7,8 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from kpframe.errors import ArgumentError, mismatch
-from kpframe.operators._isolation import in_isolation
-from kpframe.tasks._task import SPLITS, Split, Task, Trials, check_split, seeded_generator
+from kpframe.tasks import SPLITS, Split, Task, Trials, check_split, seeded_generator
 
 
 class Digits(Task):
@@ -63,7 +62,6 @@ class Digits(Task):
         """Return the number of images in a split."""
         return len(self._rows[check_split(split)])
 
-    @in_isolation
     def dataset(
         self,
         split: Split = "train",

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from kpframe.errors import ArgumentError, mismatch, whole
-from kpframe.tasks._task import Split, Task, Trials
+from kpframe.tasks import Split, Task, Trials
 from kpframe_tasks import VARIANTS
 
 EPOCHS = ("fixation", "stimulus", "memory", "response", "padding")

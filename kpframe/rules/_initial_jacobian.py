@@ -1,13 +1,17 @@
-"""The path from a trainable initial state into the first step, which a rule may replace as it replaces A."""
+"""``dh_0/dtheta``, and J with another path from h_0 into the first step: a rule's, as it replaces A."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
 from attrs import frozen
 
+from kpframe.errors import UnsupportedError
+from kpframe.flow._eligibilities import eligibilities
 from kpframe.flow._flow import Dynamics, Flow
+from kpframe.flow._parameter_jacobian import ParameterJacobian, WeightGroup
 from kpframe.flow._step_jacobian import StepJacobian
 from kpframe.models._autograd.linearization import Linearization, recording
 from kpframe.operators._base import Operator
@@ -15,7 +19,7 @@ from kpframe.operators._spaces import PARAMETER, Part
 
 
 @frozen(eq=False)
-class InitialState:
+class InitialJacobian:
     """``H_0 = dh_0/dtheta``: how the initial state depends on parameters.
 
     Attributes:
@@ -29,7 +33,7 @@ class InitialState:
     alone: bool
 
     @classmethod
-    def of(cls, flow: Flow) -> InitialState | None:
+    def of(cls, flow: Flow) -> InitialJacobian | None:
         """Return how the initial state of a flow depends on its parameters; None where it does not."""
         model, trajectory = flow.model, flow.trajectory
         if trajectory.given:
@@ -60,8 +64,8 @@ class InitialState:
         return [g.reshape(*r.shape[:-2], part.size) for g, part in zip(found, self.parts, strict=True)]
 
 
-class RestartedJacobian(Operator):
-    """``J`` in which ``h_0`` enters the first state by ``A'_1`` in the place of ``A_1``.
+class RuleParameterJacobian(ParameterJacobian):
+    """``J`` in which ``h_0`` enters the first state by a rule's ``A'_1``, in the place of the flow's ``A_1``.
 
     Args:
         inner: J, which has ``A_1 dh_0/dtheta`` in its first step.
@@ -72,9 +76,10 @@ class RestartedJacobian(Operator):
 
     name = "J[h0]"
 
-    def __init__(self, inner: Operator, start: InitialState, A: StepJacobian, own: StepJacobian) -> None:
+    def __init__(self, inner: Operator, start: InitialJacobian, A: StepJacobian, own: StepJacobian) -> None:
         super().__init__(inner.domain, inner.codomain, dtype=inner.dtype, device=inner.device)
         self.inner, self.start, self.A, self.own = inner, start, A, own
+        self.method = getattr(inner, "method", self.method)
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         moved = self.start.forward(q)
@@ -90,9 +95,22 @@ class RestartedJacobian(Operator):
         return out
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        return self.restarted(self.inner._apply_adjoint(r), r[..., 0, :])
+        return self.through_first_step(self.inner._apply_adjoint(r), r[..., 0, :])
 
-    def restarted(self, gradient: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
+    def weight_groups(self, names: Iterable[str]) -> Sequence[WeightGroup]:
+        """Return the weights of J, which are not concerned."""
+        return self._parameter_jacobian("weight_groups").weight_groups(names)
+
+    def with_gains(self, values: torch.Tensor, *, name: str) -> ParameterJacobian:
+        """Return J with given values in the place of its gains; a trainable initial state is left out."""
+        return self._parameter_jacobian("with_gains").with_gains(values, name=name)
+
+    def _parameter_jacobian(self, method: str) -> ParameterJacobian:
+        if not isinstance(self.inner, ParameterJacobian):
+            raise UnsupportedError(self._siteless(method))
+        return self.inner
+
+    def through_first_step(self, gradient: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
         """Return ``J* r`` from that of the inner J ``[..., M]`` and r in the first step ``[..., B, H]``."""
         back = self.A.step_adjoint(0, r)
         if not self.start.alone:
@@ -106,6 +124,15 @@ class RestartedJacobian(Operator):
         return gradient
 
 
+@eligibilities.register
+def _(J: RuleParameterJacobian, r: torch.Tensor) -> torch.Tensor:  # [B, T, H] -> [B, T, M]
+    """Return ``J_t* r_t`` of each trial and step: those of the inner J, but for h_0 in the first step."""
+    out = eligibilities(J.inner, r)
+    each = torch.eye(len(r), dtype=r.dtype, device=r.device).unsqueeze(-1)
+    out[:, 0] = J.through_first_step(out[:, 0], each * r[:, 0])  # one trial in each vector
+    return out
+
+
 def _record(
     model: Dynamics, batch: int, names: tuple[str, ...]
 ) -> tuple[torch.Tensor, list[torch.nn.Parameter]]:
@@ -113,11 +140,11 @@ def _record(
     return model.initial_state(batch), [theta[name] for name in names]
 
 
-def restarted(J: Operator, flow: Flow, A: StepJacobian) -> Operator:
+def through_initial_path(J: Operator, flow: Flow, A: StepJacobian) -> Operator:
     """Return J with ``h_0`` entering by the first step of A; J itself where h_0 does not learn."""
-    inner = J.inner if isinstance(J, RestartedJacobian) else J
-    start = None if A is flow.A else InitialState.of(flow)
-    return inner if start is None else RestartedJacobian(inner, start, A, flow.A)
+    inner = J.inner if isinstance(J, RuleParameterJacobian) else J
+    start = None if A is flow.A else InitialJacobian.of(flow)
+    return inner if start is None else RuleParameterJacobian(inner, start, A, flow.A)
 
 
 def _reached(output: torch.Tensor, theta: dict[str, torch.nn.Parameter]) -> set[str]:

@@ -1,0 +1,32 @@
+"""What the parameters of one step do to a direction of the state, for each trial and step."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+import torch
+
+from kpframe.operators._base import Operator
+from kpframe.operators._memory import chunk_size
+
+
+@singledispatch
+def eligibilities(J: Operator, r: torch.Tensor) -> torch.Tensor:  # [B, T, H] -> [B, T, M]
+    """Return ``J_t* r_t`` of each trial and step, which a product with ``J*`` adds up.
+
+    One pass for the parameter Jacobian of a ``SiteModel``. Others take B T products with ``J*``, several at
+    a time.
+
+    Args:
+        J: an operator from the parameter space to the state space, at each step apart.
+        r: ``[B, T, H]``, one vector of the state space.
+    """
+    batch, time, hidden = r.shape
+    out = r.new_empty(batch * time, J.domain.size)
+    each = chunk_size(J, batch * time)
+    for start in range(0, batch * time, each):
+        rows = torch.arange(start, min(start + each, batch * time), device=r.device)
+        probes = r.new_zeros(len(rows), batch * time, hidden)
+        probes[rows - start, rows] = r.reshape(batch * time, hidden)[rows]
+        out[rows] = J.T(probes.reshape(len(rows), batch, time, hidden))
+    return out.reshape(batch, time, -1)

@@ -1,0 +1,68 @@
+"""Parameters by name: patterns, values given by name, and the named parts of a flat vector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+import torch
+
+from kpframe.errors import ArgumentError, closest, mismatch
+from kpframe.operators._spaces import PARAMETER, Space
+
+T = TypeVar("T")
+
+
+def match_parameters(space: Space, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the parameters that the names or patterns match, in the order of the parameter axis.
+
+    A shared parameter is found by any of its names and returned under that of the axis, the first.
+    """
+    if isinstance(names, str):
+        raise ArgumentError(
+            f"parameters: expected a list of names, got the string {names!r}; write [{names!r}]"
+        )
+    parts = space[PARAMETER].parts
+    known = [name for part in parts for name in part.names]
+    chosen: set[str] = set()
+    for pattern in names:
+        matched = [part.name for part in parts if any(fnmatchcase(n, str(pattern)) for n in part.names)]
+        if not matched:
+            raise ArgumentError(
+                f"parameters: expected names among {', '.join(known) or '(none are trainable)'}, "
+                f"got {pattern!r}{closest(str(pattern), known)}"
+            )
+        chosen.update(matched)
+    return tuple(part.name for part in parts if part.name in chosen)
+
+
+def parameter_values(space: Space, values: Mapping[str, T], argument: str) -> dict[str, T]:
+    """Return values by the names of the parameter axis, given by any name of a shared parameter.
+
+    Names of other things are left out.
+
+    Raises:
+        ArgumentError: for one parameter that is given twice, by two of its names.
+    """
+    out: dict[str, T] = {}
+    for part in space[PARAMETER].parts:
+        names = [name for name in part.names if name in values]
+        if len(names) > 1:
+            expected = f"one value for a shared parameter, by one of its names {', '.join(part.names)}"
+            raise ArgumentError(mismatch(argument, expected, f"{', '.join(names)}"))
+        if names:
+            out[part.name] = values[names[0]]
+    return out
+
+
+def split_parameters(space: Space, q: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the named parts of parameter vectors ``[..., M]``, each ``[..., *shape]``, as views."""
+    return {
+        part.name: q[..., part.slice].reshape(*q.shape[:-1], *part.shape) for part in space[PARAMETER].parts
+    }
+
+
+def join_parameters(space: Space, values: Mapping[str, torch.Tensor]) -> torch.Tensor:  # [M]
+    """Return tensors by parameter name as one flat vector; the inverse of ``split_parameters`` for one."""
+    return torch.cat([values[part.name].reshape(-1) for part in space[PARAMETER].parts])
