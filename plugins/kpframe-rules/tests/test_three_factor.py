@@ -207,7 +207,7 @@ def test_refusals() -> None:
     with pytest.raises(UnsupportedError, match=r"three_factor needs the .* SiteModel"):
         ThreeFactor().update_operator(wrapped)
     stacked = linearize(build("gru", num_layers=2), normal(0, 2, 3, INPUTS))
-    with pytest.raises(UnsupportedError, match="SiteModel of one stage, to drop them .*got 2 stages"):
+    with pytest.raises(UnsupportedError, match=r"SiteModel of one stage, to drop them .*got 2 stages"):
         ThreeFactor().update_operator(stacked)
     flow, _ = draw("gru")
     with pytest.raises(UnsupportedError, match="readout: expected the readout"):
