@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import torch
 
@@ -182,6 +182,10 @@ class StepJacobian(Operator):
 
     # -- sums and multiples are step Jacobians again ---------------------------------------------------------
 
+    @overload
+    def __add__(self, other: StepJacobian) -> StepJacobian: ...
+    @overload
+    def __add__(self, other: object) -> Operator: ...
     def __add__(self, other: object) -> Operator:
         total = super().__add__(other)
         if isinstance(total, SumOperator):
@@ -189,11 +193,29 @@ class StepJacobian(Operator):
             return SumStepJacobian(steps) if len(steps) == len(total.terms) else total
         return total
 
+    @overload
+    def __sub__(self, other: StepJacobian) -> StepJacobian: ...
+    @overload
+    def __sub__(self, other: object) -> Operator: ...
+    def __sub__(self, other: object) -> Operator:
+        return super().__sub__(other)
+
+    @overload
+    def __mul__(self, other: float) -> StepJacobian: ...
+    @overload
+    def __mul__(self, other: object) -> Operator: ...
     def __mul__(self, other: object) -> Operator:
         made = super().__mul__(other)
         if isinstance(made, ScaledOperator) and isinstance(made.inner, StepJacobian):
             return ScaledStepJacobian(made.scalar, made.inner)
         return made
+
+    @overload
+    def __rmul__(self, other: float) -> StepJacobian: ...
+    @overload
+    def __rmul__(self, other: object) -> Operator: ...
+    def __rmul__(self, other: object) -> Operator:
+        return super().__rmul__(other)
 
 
 def check_steps(argument: str, mask: torch.Tensor, A: StepJacobian) -> None:
@@ -397,6 +419,11 @@ class MaskedStepJacobian(StepJacobian):
     def cut(self, paths: Sequence[str]) -> StepJacobian:
         """Return ``A`` without some of its paths, cut at the same steps."""
         return self.inner.cut(paths).masked(self.keep)
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The recurrent weights on the paths of ``A``."""
+        return self.inner.weights
 
     def replace(self, weights: Mapping[str, torch.Tensor]) -> StepJacobian:
         """Return ``A`` with other weights on its paths, cut at the same steps."""

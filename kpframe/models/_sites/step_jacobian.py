@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import cast
 
 import torch
 from attrs import evolve
@@ -186,7 +185,7 @@ class SiteStepJacobian(StepJacobian):
         if DIRECT not in chosen:
             return kept
         if len(self.gains.stages) > 1:  # there, what is pointwise leads to weights, too
-            return cast(StepJacobian, kept - kept.direct())
+            return kept - kept.direct()
         (stage,) = kept.gains.stages
         outputs = tuple(evolve(output, direct={}) for output in stage.outputs)
         return self._with(evolve(kept.gains, stages=(evolve(stage, outputs=outputs),)), name)

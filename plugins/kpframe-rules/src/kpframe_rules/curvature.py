@@ -7,7 +7,6 @@ import torch
 from kpframe import Flow, Operator, Readout, Space
 from kpframe.errors import ArgumentError, DeviceError, DtypeError, ShapeError, mismatch
 from kpframe.operators import SelfAdjointOperator
-from kpframe.operators._base import ATOM
 
 LOSSES = ("mse", "cross_entropy")
 
@@ -24,6 +23,8 @@ class OutputCurvature(SelfAdjointOperator):
         space: the state space.
     """
 
+    name = "C"
+
     def __init__(self, weight: torch.Tensor, a: torch.Tensor, p: torch.Tensor | None, space: Space) -> None:
         super().__init__(space, space, dtype=weight.dtype, device=weight.device)
         self.weight, self.a, self.p = weight, a, p
@@ -39,9 +40,6 @@ class OutputCurvature(SelfAdjointOperator):
     def positive(self) -> bool:
         """Always true: both losses are convex in the outputs."""
         return True
-
-    def _formula(self) -> tuple[str, int]:
-        return "C", ATOM
 
 
 def loss_curvature(

@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import torch
 
-from kpframe import LearningRule, Operator, StepJacobian, Update
+from kpframe import LearningRule, Operator, Propagator, StepJacobian, Update
 from kpframe.errors import ArgumentError, mismatch, whole
-from kpframe.flow import ScanPropagator, shift, unshift
-from kpframe.operators._base import ATOM
+from kpframe.flow import shift, unshift
 from kpframe_rules.leak import direct_path, leaky_path
 
 #: Name of a base -> what makes it.
@@ -60,21 +59,23 @@ class Duhamel(LearningRule):
         base = make(update)
         if self.order == 1:
             return update.through(base, name=f"P[{self.base}]")
-        return update.replace(
-            P=DuhamelPropagator(update.A, base, self.order, name=f"P_{self.order}[{self.base}]")
-        )
+        name = f"P_{self.order}[{self.base}]"
+        return update.replace(P=DuhamelPropagator(update.propagator, base, self.order, name=name))
 
     def __repr__(self) -> str:
         return f"Duhamel(order={self.order}, base={self.base!r})"
 
 
 class DuhamelPropagator(Operator):
-    """``P_0 Sum_{j<k} (R P_0)^j`` with ``P_0 = P[A_0]`` and ``R = (A - A_0) Z``."""
+    """``P_0 Sum_{j<k} (R P_0)^j`` with ``P_0 = P[A_0]``, in the form of P, and ``R = (A - A_0) Z``.
 
-    def __init__(self, A: StepJacobian, base: StepJacobian, order: int, *, name: str) -> None:
-        super().__init__(A.domain, A.domain, dtype=A.dtype, device=A.device)
-        self.base = ScanPropagator(base, name="P_0")
-        self.rest = A - base
+    It is not the inverse of any ``I - A Z``, hence no ``Propagator``.
+    """
+
+    def __init__(self, P: Propagator, base: StepJacobian, order: int, *, name: str) -> None:
+        super().__init__(P.domain, P.domain, dtype=P.dtype, device=P.device)
+        self.base = P.with_step(base, name="P_0")
+        self.rest = P.A - base
         self.order, self.name = order, name
 
     @property
@@ -93,6 +94,3 @@ class DuhamelPropagator(Operator):
         for _ in range(self.order - 1):
             out = self.base._apply_adjoint(r + unshift(self.rest._apply_adjoint(out)))
         return out
-
-    def _formula(self) -> tuple[str, int]:
-        return self.name, ATOM

@@ -6,7 +6,6 @@ import torch
 
 from kpframe import LearningRule, Operator, StepJacobian, Trajectory, Update
 from kpframe.errors import ArgumentError, UnsupportedError, mismatch, whole
-from kpframe.operators._base import ATOM
 from kpframe_rules.gmres import gmres, neumann
 from kpframe_rules.units import row_units
 
@@ -82,6 +81,8 @@ class RecurrentBackpropagation(LearningRule):
 class EquilibriumPropagator(Operator):
     """``(I - A_T)^{-1}`` at each trial's last step T, zero elsewhere."""
 
+    name = "(I - A_T)^-1"
+
     def __init__(
         self, A: StepJacobian, last: torch.Tensor, solver: str, tolerance: float, max_iterations: int
     ) -> None:
@@ -115,9 +116,6 @@ class EquilibriumPropagator(Operator):
             who="recurrent_backpropagation",
         )
         return out
-
-    def _formula(self) -> tuple[str, int]:
-        return "(I - A_T)^-1", ATOM
 
 
 def last_steps(trajectory: Trajectory) -> torch.Tensor:  # [B], int64

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import cast
 
 import torch
 
@@ -96,7 +95,7 @@ class HDetach(StochasticRule):
         """Return the exact mean of the update operator, one scan with the mean step Jacobian."""
         update = Update.exact(flow, readout)
         p = self.probability
-        mean = cast(StepJacobian, (1 - p) * update.A + p * self._cut(update))
+        mean = (1 - p) * update.A + p * self._cut(update)
         return update.through(mean, name="E[P_detach]").operator
 
     def _cut(self, update: Update) -> StepJacobian:

@@ -10,7 +10,6 @@ from kpframe import IdentityOperator, Operator, StochasticRule, Update
 from kpframe.errors import UnsupportedError, whole
 from kpframe.flow import ParameterJacobian, WeightGroup, split_parameters
 from kpframe.operators import MEMORY_BUDGET, check_memory
-from kpframe.operators._base import ATOM
 from kpframe_rules.random_draws import divided, sign_patterns, signs
 
 
@@ -126,6 +125,8 @@ class KroneckerInfluence(Operator):
         J: the parameter Jacobian in the place of which, with P, it stands.
     """
 
+    name = "G_kf"
+
     def __init__(self, u: torch.Tensor, F: torch.Tensor, group: WeightGroup, J: Operator) -> None:
         super().__init__(J.domain, J.codomain, dtype=J.dtype, device=J.device)
         self.u, self.F, self.group = u, F, group
@@ -145,9 +146,6 @@ class KroneckerInfluence(Operator):
         for name, value in self.group.gradients(total):
             parts[name] += value
         return out
-
-    def _formula(self) -> tuple[str, int]:
-        return "G_kf", ATOM
 
 
 def _refusal(got: str) -> str:

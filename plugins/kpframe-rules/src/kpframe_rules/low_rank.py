@@ -11,7 +11,6 @@ from kpframe import LearningRule, Space, Update
 from kpframe.errors import ArgumentError, ShapeError, mismatch, whole
 from kpframe.flow import match_parameters, parameter_values
 from kpframe.operators import PARAMETER, Part, SelfAdjointOperator
-from kpframe.operators._base import ATOM
 from kpframe_rules.metrics import scaled
 from kpframe_rules.output_feedback import check_feedback
 
@@ -145,6 +144,8 @@ class _Piece:
 class LowRankProjector(SelfAdjointOperator):
     """The orthogonal projector Q of ``LowRankProjection`` on the parameter space."""
 
+    name = "Q"
+
     def __init__(self, space: Space, side: str, pieces: Sequence[_Piece]) -> None:
         super().__init__(space, space, dtype=pieces[0].U.dtype, device=pieces[0].U.device)
         self.side, self.pieces = side, tuple(pieces)
@@ -171,9 +172,6 @@ class LowRankProjector(SelfAdjointOperator):
     def positive(self) -> bool:
         """Always true."""
         return True
-
-    def _formula(self) -> tuple[str, int]:
-        return "Q", ATOM
 
 
 def _random(part: Part, rank: int, generator: torch.Generator) -> Pair:

@@ -9,7 +9,6 @@ import torch
 from kpframe import Flow, IdentityOperator, LearningRule, Operator, Update
 from kpframe.errors import ArgumentError, UnsupportedError, mismatch, whole
 from kpframe.operators import SelfAdjointOperator
-from kpframe.operators._base import ATOM
 from kpframe_rules.conjugate_gradients import damped_solve
 from kpframe_rules.curvature import LOSSES, check_curvature, loss_curvature
 from kpframe_rules.metrics import restricted
@@ -120,6 +119,7 @@ class NaturalMetric(SelfAdjointOperator):
         space = flow.J.domain
         super().__init__(space, space, dtype=flow.J.dtype, device=flow.J.device)
         self.C, self.M0, self.damping, self.tolerance = C, M0, damping, tolerance
+        self.name = f"(G*{'' if isinstance(C, IdentityOperator) else f' {C!r}'} G + {damping:g})^-1"
         self._G = flow.P @ flow.J
         rank = min(space.size, flow.P.domain.size)
         self.max_iterations = 10 * (rank + 1) if max_iterations is None else max_iterations
@@ -143,7 +143,3 @@ class NaturalMetric(SelfAdjointOperator):
     def positive(self) -> bool:
         """Always true."""
         return True
-
-    def _formula(self) -> tuple[str, int]:
-        C = "" if isinstance(self.C, IdentityOperator) else f" {self.C!r}"
-        return f"(G*{C} G + {self.damping:g})^-1", ATOM

@@ -15,7 +15,6 @@ import torch
 from kpframe import Space, StochasticRule, Update
 from kpframe.errors import ArgumentError, mismatch, whole
 from kpframe.operators import SelfAdjointOperator
-from kpframe.operators._base import ATOM
 from kpframe_rules.random_draws import normals, sign_patterns, signs
 
 DISTRIBUTIONS = {"signs": signs, "normal": normals}
@@ -139,6 +138,8 @@ class NodePerturbation(Perturbation):
 class DirectionsOperator(SelfAdjointOperator):
     """``S = (1/n) Sum_i xi_i xi_i*`` within each of the groups that the directions ``[n, G, ...]`` have."""
 
+    name = "xi xi*"
+
     def __init__(self, directions: torch.Tensor, space: Space) -> None:
         super().__init__(space, space, dtype=directions.dtype, device=directions.device)
         self.directions = directions.flatten(2)  # [n, G, D]
@@ -154,6 +155,3 @@ class DirectionsOperator(SelfAdjointOperator):
         along = torch.einsum("ngd,...gd->...ng", self.directions, q.reshape(*probes, groups, -1))
         out = torch.einsum("...ng,ngd->...gd", along / count, self.directions)
         return out.reshape(q.shape)
-
-    def _formula(self) -> tuple[str, int]:
-        return "xi xi*", ATOM

@@ -10,7 +10,6 @@ from kpframe import IdentityOperator, LearningRule, Operator, StepJacobian, Upda
 from kpframe.errors import whole
 from kpframe.flow import ScanPropagator
 from kpframe.operators import chunk_size
-from kpframe.operators._base import ATOM
 
 
 class Snap1(LearningRule):
@@ -111,9 +110,6 @@ class ConfinedInfluence(Operator):
             own = own.reshape(len(chosen), *(1,) * probes, -1)
             out.append((inside, own, ScanPropagator(_InsideStepJacobian(self.A, inside))))
         return out
-
-    def _formula(self) -> tuple[str, int]:
-        return self.name, ATOM
 
 
 class _InsideStepJacobian(StepJacobian):

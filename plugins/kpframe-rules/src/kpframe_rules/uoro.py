@@ -10,7 +10,6 @@ from kpframe import IdentityOperator, Operator, StochasticRule, Update
 from kpframe.errors import whole
 from kpframe.flow import eligibilities
 from kpframe.operators import MEMORY_BUDGET, check_memory
-from kpframe.operators._base import ATOM
 from kpframe_rules.random_draws import divided, sign_patterns, signs
 
 
@@ -125,6 +124,8 @@ class RankOneInfluence(Operator):
         J: the parameter Jacobian in the place of which, with P, it stands.
     """
 
+    name = "G_uoro"
+
     def __init__(self, states: torch.Tensor, parameters: torch.Tensor, J: Operator) -> None:
         super().__init__(J.domain, J.codomain, dtype=J.dtype, device=J.device)
         self.states, self.parameters = states, parameters
@@ -136,6 +137,3 @@ class RankOneInfluence(Operator):
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         weights = torch.einsum("nbth,...bth->...nbt", self.states, r)
         return torch.einsum("...nbt,nbtm->...m", weights, self.parameters)
-
-    def _formula(self) -> tuple[str, int]:
-        return "G_uoro", ATOM

@@ -8,7 +8,6 @@ import torch
 
 from kpframe import Operator, StepJacobian
 from kpframe.errors import ArgumentError, mismatch
-from kpframe.operators._base import ATOM
 
 
 class WindowedPropagator(Operator):
@@ -69,6 +68,3 @@ class WindowedPropagator(Operator):
                 carry[opening] = 0
             carry = self.A.step_adjoint(t, carry) if t else carry
         return out
-
-    def _formula(self) -> tuple[str, int]:
-        return self.name, ATOM
