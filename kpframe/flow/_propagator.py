@@ -15,7 +15,7 @@ from kpframe.errors import ArgumentError, UnsupportedError, mismatch, whole
 from kpframe.flow._parameter_operator import ParameterOperator
 from kpframe.flow._step_jacobian import StepJacobian
 from kpframe.operators._base import MEMORY_BUDGET, Operator
-from kpframe.operators._dense import check_budget
+from kpframe.operators._memory import check_dense_memory
 from kpframe.operators._spaces import TIME
 
 
@@ -171,7 +171,7 @@ class DensePropagator(Propagator):
         super().__init__(A, name=name, why=why)
         self.max_bytes = whole(max_bytes, "max_bytes")
         batch, time, hidden = A.domain.shape
-        check_budget(f"blocks of {A!r}", batch * time * hidden, hidden, A.dtype, self.max_bytes)
+        check_dense_memory(f"blocks of {A!r}", batch * time * hidden, hidden, A.dtype, self.max_bytes)
 
     @property
     def method(self) -> str:

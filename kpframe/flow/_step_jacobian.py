@@ -17,9 +17,8 @@ from kpframe.errors import DeviceError, DtypeError, ShapeError, UnsupportedError
 from kpframe.flow._entries import entry_tables, same_label, table_widths, units_by_width
 from kpframe.operators._algebra import ScaledOperator, SumOperator, scaled_product
 from kpframe.operators._base import MEMORY_BUDGET, Operator
-from kpframe.operators._dense import check_budget
 from kpframe.operators._isolation import in_isolation
-from kpframe.operators._memory import CHUNK_BYTES
+from kpframe.operators._memory import CHUNK_BYTES, check_dense_memory
 from kpframe.operators._spaces import BATCH, HIDDEN, TIME, Space
 
 
@@ -92,7 +91,7 @@ class StepJacobian(Operator):
     def blocks(self, max_bytes: int = MEMORY_BUDGET) -> torch.Tensor:
         """Return the dense ``A_t`` as ``[B, T, H, H]``; raises ``MemoryBudgetError`` over budget."""
         batch, time, hidden = self.domain.shape
-        check_budget(f"blocks of {self!r}", batch * time * hidden, hidden, self.dtype, max_bytes)
+        check_dense_memory(f"blocks of {self!r}", batch * time * hidden, hidden, self.dtype, max_bytes)
         return self._columns(0, hidden).permute(1, 2, 3, 0).contiguous()
 
     def _columns(self, start: int, stop: int) -> torch.Tensor:  # [stop - start, B, T, H]
@@ -338,7 +337,7 @@ class EntryStepJacobian(StepJacobian):
         check_mask("pattern", pattern, inner, {f"[hidden={hidden}, hidden={hidden}]": (hidden, hidden)})
         super().__init__(inner.domain, dtype=inner.dtype, device=inner.device, name=name)
         widths = table_widths(pattern)
-        check_budget(f"entries of {inner!r}", batch * time * hidden, widths, self.dtype, max_bytes)
+        check_dense_memory(f"entries of {inner!r}", batch * time * hidden, widths, self.dtype, max_bytes)
         self.pattern, self._units = pattern.clone(), inner.units
         stretch = max(1, CHUNK_BYTES // (batch * time * hidden * self.dtype.itemsize))
         self._rows, self._columns_table = entry_tables(pattern, inner._columns, stretch)

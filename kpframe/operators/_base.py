@@ -159,7 +159,7 @@ class Operator(ABC):
     def _probes_together(self, chunk: int | Literal["auto"], count: int) -> int:
         """Return how many probes go into one product, what would not fit refused."""
         if isinstance(chunk, str) and chunk == "auto":
-            size = chunks.together(self, count)
+            size = chunks.even_share(self, count)
         else:
             size = min(count, whole(chunk, "chunk", expected="'auto' or a whole number >= 1"))
         needed = count * self.codomain.size * self.dtype.itemsize + size * chunks.working_bytes(self)

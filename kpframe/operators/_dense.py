@@ -6,22 +6,10 @@ import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator
 
-from kpframe.errors import MemoryBudgetError
 from kpframe.operators._base import Operator, cached, declare, to_dense, to_scipy
 from kpframe.operators._declared import declared
-from kpframe.operators._memory import chunk_size
+from kpframe.operators._memory import check_dense_memory, chunk_size
 from kpframe.operators._spaces import Space
-
-
-def check_budget(what: str, rows: int, columns: int, dtype: torch.dtype, max_bytes: int) -> None:
-    """Raise ``MemoryBudgetError`` when a matrix needs more than ``max_bytes``."""
-    needed = rows * columns * dtype.itemsize
-    if needed > max_bytes:
-        raise MemoryBudgetError(
-            f"{what}: expected a matrix within max_bytes={max_bytes}, got [{rows}, {columns}] "
-            f"{dtype}, which needs {needed} bytes ({needed / 2**30:.3g} GiB); "
-            "reduce the operator first (mean, select, project) or raise max_bytes"
-        )
 
 
 def basis(space: Space, start: int, stop: int, like: Operator) -> torch.Tensor:  # [stop-start, *space]
@@ -36,7 +24,7 @@ def basis(space: Space, start: int, stop: int, like: Operator) -> torch.Tensor: 
 def _to_dense(operator: Operator, max_bytes: int, *, check: bool = True) -> torch.Tensor:
     """Return the matrix of an operator from its products with the basis of the smaller side."""
     rows, columns = operator.codomain.size, operator.domain.size
-    check_budget(f"to_dense of {operator!r}", rows, columns, operator.dtype, max_bytes)
+    check_dense_memory(f"to_dense of {operator!r}", rows, columns, operator.dtype, max_bytes)
     by_rows = rows < columns
     source = operator.T if by_rows else operator
     out = torch.empty(source.domain.size, source.codomain.size, dtype=operator.dtype, device=operator.device)

@@ -1,4 +1,15 @@
-"""How much memory there is, and refusals before it runs out."""
+"""Memory: refusals before it runs out, and how many vectors go through an operator at once.
+
+**Refusals.** A request that needs a lot of memory says beforehand how much, and is refused with
+``MemoryBudgetError`` where that is over what the caller allows (``max_bytes``) or what is free on the device.
+
+**Chunks.** An operator applied to many vectors takes them along a leading dimension, as *probes*. All at once
+would need memory in proportion to their number; one at a time would be slow. So they go in *chunks*: products
+with as many probes as one call takes. Two things are measured against each other (the figures are in
+docs/performance.md): tensors that do not fit into a cache, or for which the allocator asks the system for
+fresh memory at each call, make a product slower; and a scan over short steps spends its time on dispatching
+each step, whether the step holds one probe or sixteen.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +21,10 @@ import torch
 from kpframe.errors import MemoryBudgetError
 from kpframe.operators._spaces import TIME, Space
 
-#: Part of the free memory that a request may take without being asked to.
+#: The part of the free memory that a request may take where the caller sets no limit; the rest is for others.
 SHARE = 0.9
 
-#: Bytes that are taken without asking the system what is free.
+#: Requests up to so many bytes pass unasked: to look at the free memory takes longer than a small product.
 SMALL = 2**24
 
 
@@ -62,6 +73,17 @@ def check_memory(what: str, needed: int, device: torch.device, remedy: str, max_
     )
 
 
+def check_dense_memory(what: str, rows: int, columns: int, dtype: torch.dtype, max_bytes: int) -> None:
+    """Raise ``MemoryBudgetError`` when a dense matrix ``[rows, columns]`` needs more than ``max_bytes``."""
+    needed = rows * columns * dtype.itemsize
+    if needed > max_bytes:
+        raise MemoryBudgetError(
+            f"{what}: expected a matrix within max_bytes={max_bytes}, got [{rows}, {columns}] "
+            f"{dtype}, which needs {needed} bytes ({_gib(needed)}); "
+            "reduce the operator first (mean, select, project) or raise max_bytes"
+        )
+
+
 def _gib(size: float) -> str:
     return f"{size / 2**30:.3g} GiB"
 
@@ -82,24 +104,33 @@ def _number(path: Path, key: str | None = None) -> int | None:
     return int(words[0]) if words and words[0].isdigit() else None
 
 
-#: Bytes of probes and products in one call of a loop over many: what a cache holds; more is slower.
+# -- chunks -----------------------------------------------------------------------------------------------
+
+#: Most bytes of probes and their products in one call of a loop over many (dense forms, traces): about what
+#: stays in a cache from one product to the next. With 64 MiB a partial trace took three times as long.
 CHUNK_BYTES = 4 * 2**20
 
-#: Bytes of states and preactivations in one stretch of steps of K; larger ones need fewer, wider products.
+#: Most bytes of states and preactivations in one stretch of time steps of J and K. Wider than a chunk, since
+#: each stretch is one matrix product, which gains from more rows.
 STRETCH_BYTES = 16 * 2**20
 
-#: Bytes on the way of one product, beyond which every vector costs fresh pages of memory; vectors a probe.
-CHUNK_LIMIT, WORKING_VECTORS = 192 * 2**20, 3
+#: Most bytes at work in one product that a caller asks for, of all its probes together. Over it each vector
+#: is fresh memory from the system at every call: sixteen probes of a GRU took half as long again at once.
+CHUNK_LIMIT = 192 * 2**20
 
-#: Bytes of one step of all probes, below which a scan takes as long for fewer: each step's dispatch.
+#: How many vectors of domain and codomain a probe needs at work: as it came, on the way, and its product.
+WORKING_VECTORS = 3
+
+#: Bytes that one time step of all probes should hold: below it a step is dispatch alone, and takes as long
+#: for one probe as for sixteen. Chunks are as large as that asks, even over the limits above.
 STEP_BYTES = 16 * 2**10
 
-#: Bytes on the way of one product that filling the steps may take.
+#: Most bytes at work in a product whose chunk is larger in order to fill the steps.
 CEILING = 2**30
 
 
 class Map(Protocol):
-    """What the size of an operator's vectors follows from."""
+    """What decides how large an operator's vectors are."""
 
     domain: Space
     codomain: Space
@@ -120,26 +151,31 @@ def chunk_size(operator: Map, limit: int, held: int = 1) -> int:
     return max(1, min(limit, max(CHUNK_BYTES // max(each, 1), _filling(operator, each))))
 
 
-def working_bytes(operator: Map) -> int:
-    """Return about how many bytes each probe needs on the way of a product."""
-    return WORKING_VECTORS * _bytes(operator)
+def even_share(operator: Map, count: int) -> int:
+    """Return how many of the ``count`` probes of one call to send at once.
 
-
-def together(operator: Map, count: int) -> int:
-    """Return how many of ``count`` probes to send at once, in even shares."""
+    All where they are within ``CHUNK_LIMIT``; else the fewest chunks that are, of equal size: a last chunk of
+    a few probes would take nearly as long as a full one.
+    """
     each = working_bytes(operator)
     most = max(1, CHUNK_LIMIT // each, _filling(operator, each))
     shares = -(-count // most)
     return -(-count // shares)
 
 
+def working_bytes(operator: Map) -> int:
+    """Return about how many bytes each probe takes while a product is at work."""
+    return WORKING_VECTORS * _bytes(operator)
+
+
 def _filling(operator: Map, each: int) -> int:
-    """Return how many probes fill a step, within the ceiling for ``each``."""
-    space: Space = operator.domain
+    """Return how many probes fill a time step, at most as many as ``CEILING`` holds at ``each`` bytes."""
+    space = operator.domain
     steps = space[TIME].size if TIME in space else 0
     row = space.size * operator.dtype.itemsize // steps if steps else STEP_BYTES
     return min(STEP_BYTES // max(row, 1), CEILING // max(each, 1))
 
 
 def _bytes(operator: Map) -> int:
+    """Return the bytes of one vector of the domain and one of the codomain."""
     return (operator.domain.size + operator.codomain.size) * operator.dtype.itemsize

@@ -10,9 +10,8 @@ from attrs import frozen
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.operators import Operator
 from kpframe.operators._congruences import check_same_axes
-from kpframe.operators._dense import check_budget as check_memory
 from kpframe.operators._isolation import in_isolation
-from kpframe.operators._memory import chunk_size
+from kpframe.operators._memory import check_dense_memory, chunk_size
 from kpframe.operators._scale import divided, unit_of
 from kpframe.operators._spaces import Space
 from kpframe.spectra._arguments import check_count, check_operator
@@ -67,7 +66,7 @@ def partial_trace(
     budget = check_count(budget, "budget")
     source = new_generator(generator)
     rows, columns = op.codomain.without(*names).size, op.domain.without(*names).size
-    check_memory(f"partial_trace of {op!r}", rows, columns, op.dtype, 2**31)
+    check_dense_memory(f"partial_trace of {op!r}", rows, columns, op.dtype, 2**31)
     traced = Space(tuple(op.domain[name] for name in names))
     product = Products(op, plain=True)
     if budget >= traced.size * columns:

@@ -55,15 +55,15 @@ def test_short_steps_are_filled(counted, monkeypatch) -> None:
     monkeypatch.setattr(chunks, "CHUNK_LIMIT", 1)
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 1)
     monkeypatch.setattr(chunks, "STEP_BYTES", 16 * 5)
-    assert chunks.together(op, 100) == 5
+    assert chunks.even_share(op, 100) == 5
     assert chunks.chunk_size(op, 100) == 5
     assert chunks.chunk_size(op, 3) == 3
     monkeypatch.setattr(chunks, "CEILING", 12 * 8 * 2)  # two vectors and their products
     assert chunks.chunk_size(op, 100) == 2
-    assert chunks.together(op, 100) == 1  # more ride on each there
+    assert chunks.even_share(op, 100) == 1  # more ride on each there
     no_steps = MatrixOperator(op.matrix)
     monkeypatch.setattr(chunks, "CEILING", 2**30)
-    assert chunks.together(no_steps, 100) == 1
+    assert chunks.even_share(no_steps, 100) == 1
 
 
 def test_what_would_not_fit_is_refused(counted) -> None:
