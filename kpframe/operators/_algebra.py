@@ -11,7 +11,16 @@ from typing import Any
 import torch
 
 from kpframe.errors import ArgumentError, SpaceMismatchError, mismatch
-from kpframe.operators._base import Operator, add, adjoint, check_together, compose, power, scale
+from kpframe.operators._base import (
+    Operator,
+    add,
+    adjoint,
+    check_operator,
+    check_together,
+    compose,
+    power,
+    scale,
+)
 from kpframe.operators._elementary import IdentityOperator, ZeroOperator
 from kpframe.operators._formula import ATOM, PRODUCT, SUM, bracket
 from kpframe.operators._scale import gathered, multiplied
@@ -53,7 +62,10 @@ class AdjointOperator(Operator):
 
 
 class Composition(Operator):
-    """A product ``A B C`` of operators, applied from the right.
+    """A product ``A B C`` of operators, applied from the right; its adjoint is ``C* B* A*``.
+
+    It is a congruence ``F M F*``, and as self-adjoint or positive as its middle M, where its factors read
+    from both ends are adjoint to each other.
 
     Args:
         factors: the operators.
@@ -218,6 +230,8 @@ def _compose(first: Operator, *others: Operator) -> Operator:
     that size does not overflow on the way; it prints as if they were pulled.
     """
     operators = (first, *others)
+    for other in others:
+        check_operator(other, "argument of compose")
     for left, right in pairwise(operators):
         if left.domain != right.codomain:
             domain, codomain = tell_apart(left.domain, right.codomain)
@@ -267,7 +281,11 @@ def _far(number: float) -> bool:
 def scaled_product(
     number: float, apply: Callable[[torch.Tensor], torch.Tensor], q: torch.Tensor
 ) -> torch.Tensor:
-    """Return ``number`` times a product; half of a number far from 1 before it, where it leaves the range."""
+    """Return ``number * apply(q)``, also where ``apply(q)`` leaves the range of the dtype and this does not.
+
+    Then, ``apply`` being linear, it is ``(number / h) * apply(h * q)`` with h a power of two near the root of
+    the number, by which multiplying is exact.
+    """
     out = apply(q)
     if number == 1:
         return out

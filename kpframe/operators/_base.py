@@ -424,6 +424,13 @@ def as_scalar(value: object) -> float | None:
     return None
 
 
+def check_operator(value: object, argument: str) -> None:
+    """Raise ``ArgumentError`` unless ``value`` is an operator, with a remedy."""
+    if not isinstance(value, Operator):
+        remedy = "; MatrixOperator(matrix) makes one" if isinstance(value, torch.Tensor) else ""
+        raise ArgumentError(mismatch(argument, "an operator", shown(value)) + remedy)
+
+
 def check_together(first: Operator, second: Operator, sign: str) -> None:
     """Raise unless two operators have the same dtype and live on the same device."""
     if first.dtype != second.dtype:

@@ -1,11 +1,16 @@
 """Reductions over named axes: congruences ``R op R*`` with ``R`` a mean, a sum, a selection, a projection.
 
+A congruence keeps what is known of a form, ``<q, R op R* q> = <R* q, op R* q>``: that of a self-adjoint
+operator is self-adjoint, that of a positive one positive (Horn & Johnson 2013, Matrix Analysis, 7.1.8). With
+different maps on the two sides, ``L op R*``, nothing is known.
+
 An axis is reduced on every side of the operator that has it, so the same call reduces the square
 operators K and Phi on both sides and the parameter Jacobian J on its state side only.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +28,7 @@ from kpframe.operators._base import (
     select,
     sum_over,
 )
-from kpframe.operators._formula import ATOM, bracket
+from kpframe.operators._formula import ATOM, bracket, subscript
 from kpframe.operators._spaces import BATCH, TIME, Axis, Space, check_axes
 
 
@@ -74,7 +79,11 @@ class SelectMap(Operator):
 
 
 class ProjectMap(Operator):
-    """``W``: coordinates along the rows of ``directions`` ``[k, n]`` in place of an axis of size n."""
+    """``W``: coordinates along the rows of ``directions`` ``[k, n]`` in place of an axis of size n.
+
+    ``W op W*`` is ``op`` on the span of the rows where they are orthonormal; otherwise it also has their
+    lengths and angles. Window means are rows ``1/length`` on a window.
+    """
 
     name = "W"
 
@@ -100,16 +109,29 @@ class Congruence(Operator):
 
     A side without the axes has no map (None). The result keeps the tags of ``op`` when both sides are
     reduced by one and the same map.
+
+    Args:
+        left, inner, right: the map of the codomain, ``op``, and the map of the domain.
+        before, after: what it prints around ``op``.
     """
 
-    def __init__(self, left: Operator | None, inner: Operator, right: Operator | None, form: str) -> None:
+    def __init__(
+        self,
+        left: Operator | None,
+        inner: Operator,
+        right: Operator | None,
+        *,
+        before: str = "",
+        after: str,
+    ) -> None:
         super().__init__(
             inner.domain if right is None else right.codomain,
             inner.codomain if left is None else left.codomain,
             dtype=inner.dtype,
             device=inner.device,
         )
-        self.left, self.inner, self.right, self._form = left, inner, right, form
+        self.left, self.inner, self.right = left, inner, right
+        self._around = before, after
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         q = q if self.right is None else self.right._apply_adjoint(q)
@@ -132,9 +154,9 @@ class Congruence(Operator):
         return self.left is self.right and self.inner.positive
 
     def _formula(self) -> tuple[str, int]:
-        if "[" in self._form:
-            return self._form.format(bracket(self.inner, ATOM)), ATOM
-        return self._form.format(self.inner._formula()[0]), ATOM
+        before, after = self._around
+        inner = bracket(self.inner, 0 if before else ATOM)  # <A + B>_time encloses, (A + B)[time=0] does not
+        return f"{before}{inner}{after}", ATOM
 
 
 class LastValidMap(Operator):
@@ -178,7 +200,7 @@ class LastValidMap(Operator):
 def _last_valid(operator: Operator, mask: torch.Tensor) -> Operator:
     check_axes((TIME,), operator.codomain, operator.domain)
     left, right = _sides(operator, (TIME,), lambda space: LastValidMap(space, mask, like=operator))
-    return Congruence(left, operator, right, "{}[time=last]")
+    return Congruence(left, operator, right, after="[time=last]")
 
 
 @bin_over.register
@@ -192,21 +214,24 @@ def _bin_over(operator: Operator, lengths: Mapping[str, int]) -> Operator:
             window = torch.arange(size, device=like.device) // length
             rows = torch.arange(-(-size // length), device=like.device).unsqueeze(1)
             directions = (window == rows).to(like.dtype)
-            return ProjectMap(space, axis, directions / directions.sum(1, keepdim=True), axis, like=like)
+            means = directions / directions.sum(1, keepdim=True)  # [windows, size]
+            return ProjectMap(space, axis, means, axis, like=like)
 
         left, right = _sides(operator, (axis,), make)
-        operator = Congruence(left, operator, right, "<{}>_{{" + f"{axis}/{length}" + "}}")
+        operator = Congruence(left, operator, right, before="<", after=f">_{{{axis}/{length}}}")
     return operator
 
 
 @mean_over.register
 def _mean_over(operator: Operator, axes: Sequence[str]) -> Operator:
-    return _contract(operator, axes, "<{}>_" + _subscript(axes), average=True)
+    left, right = _totals(operator, axes, average=True)
+    return Congruence(left, operator, right, before="<", after=f">_{subscript(axes)}")
 
 
 @sum_over.register
 def _sum_over(operator: Operator, axes: Sequence[str]) -> Operator:
-    return _contract(operator, axes, "sum_" + _subscript(axes) + "({})", average=False)
+    left, right = _totals(operator, axes, average=False)
+    return Congruence(left, operator, right, before=f"sum_{subscript(axes)}(", after=")")
 
 
 @select.register
@@ -220,7 +245,7 @@ def _select(operator: Operator, indices: Mapping[str, Index]) -> Operator:
             return SelectMap(space, axis, index, like=like)
 
         left, right = _sides(operator, (axis,), make)
-        operator = Congruence(left, operator, right, "{}" + f"[{axis}={_show(index)}]".replace("{", "{{"))
+        operator = Congruence(left, operator, right, after=f"[{axis}={_show(index)}]")
     return operator
 
 
@@ -237,20 +262,19 @@ def _project(operator: Operator, directions: torch.Tensor, axis: str, name: str)
     return result if left is None else left @ result
 
 
-def _contract(operator: Operator, axes: Sequence[str], form: str, *, average: bool) -> Operator:
+def _totals(
+    operator: Operator, axes: Sequence[str], *, average: bool
+) -> tuple[Operator | None, Operator | None]:
+    """Return the sums over the axes, or means, of the codomain and the domain side."""
     axes = check_axes(axes, operator.codomain, operator.domain)
 
     def make(space: Space) -> Operator:
         present = [axis for axis in axes if axis in space]
-        count = 1
-        for axis in present:
-            count *= space[axis].size
-        weight = 1 / count if average else 1.0
-        label = ("mean_" if average else "sum_") + _subscript(present)
+        weight = 1 / math.prod(space[axis].size for axis in present) if average else 1.0
+        label = ("mean_" if average else "sum_") + subscript(present)
         return SumMap(space, present, label, weight, like=operator)
 
-    left, right = _sides(operator, axes, make)
-    return Congruence(left, operator, right, form)
+    return _sides(operator, axes, make)
 
 
 def _sides(
@@ -262,11 +286,6 @@ def _sides(
         return left, left
     right = make(operator.domain) if any(axis in operator.domain for axis in axes) else None
     return left, right
-
-
-def _subscript(axes: Sequence[str]) -> str:
-    names = [str(axis) for axis in axes]
-    return names[0] if len(names) == 1 else "{{" + ",".join(names) + "}}"
 
 
 def _show(index: Index) -> str:

@@ -1,4 +1,14 @@
-"""Contractions of both copies of an axis: the partial trace and the block-diagonal part."""
+"""Contractions of both copies of an axis: the partial trace and the block-diagonal part.
+
+With ``e_a`` the basis of the named axes and ``I`` the identity on the others::
+
+    partial trace   Tr op   = Sum_a (e_a* (x) I) op (e_a (x) I)
+    block diagonal  diag op = Sum_a (e_a e_a* (x) I) op (e_a e_a* (x) I)
+
+The second is the pinching of ``op`` (Bhatia 1997, Matrix Analysis, II.5). Both are sums of congruences: those
+of a self-adjoint operator are self-adjoint, those of a positive one positive, and their adjoints are those of
+``op*``. Each summand is one product with ``op``: a vector put at entry ``a``, read off at entry ``a``.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +20,7 @@ import torch
 
 from kpframe.operators._base import Operator, block_diagonal, partial_trace
 from kpframe.operators._congruences import check_same_axes
-from kpframe.operators._formula import ATOM
+from kpframe.operators._formula import ATOM, subscript
 from kpframe.operators._memory import chunk_size
 from kpframe.operators._spaces import Space, check_axes
 
@@ -63,9 +73,6 @@ class _Contraction(Operator):
         """Whether the contracted operator is positive."""
         return self.inner.positive
 
-    def _subscript(self) -> str:
-        return self._axes[0] if len(self._axes) == 1 else "{" + ",".join(self._axes) + "}"
-
 
 class PartialTraceOperator(_Contraction):
     """``Sum_a op[a, .; a, .]`` over the entries ``a`` of the named axes, exactly.
@@ -88,7 +95,7 @@ class PartialTraceOperator(_Contraction):
         return total
 
     def _formula(self) -> tuple[str, int]:
-        return f"tr_{self._subscript()}({self.inner!r})", ATOM
+        return f"tr_{subscript(self._axes)}({self.inner!r})", ATOM
 
 
 @partial_trace.register
@@ -118,7 +125,7 @@ class BlockDiagonalOperator(_Contraction):
         return out
 
     def _formula(self) -> tuple[str, int]:
-        return f"diag_{self._subscript()}({self.inner!r})", ATOM
+        return f"diag_{subscript(self._axes)}({self.inner!r})", ATOM
 
 
 @block_diagonal.register

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 
 from kpframe.errors import ArgumentError, ShapeError, SpaceMismatchError, mismatch
-from kpframe.operators._base import Operator, SelfAdjointOperator, declare, diagonal
+from kpframe.operators._base import Operator, SelfAdjointOperator, check_operator, declare, diagonal
 from kpframe.operators._declared import check_declared, declared
 from kpframe.operators._formula import ATOM
 from kpframe.operators._spaces import Space, check_space, check_tensor
@@ -22,6 +22,7 @@ class IdentityOperator(SelfAdjointOperator):
     @classmethod
     def like(cls, operator: Operator) -> IdentityOperator:
         """Return the identity on an operator's domain, with its dtype and device."""
+        check_operator(operator, "operator")
         return cls(operator.domain, dtype=operator.dtype, device=operator.device)
 
     def __init__(
@@ -53,6 +54,7 @@ class ZeroOperator(Operator):
     @classmethod
     def like(cls, operator: Operator) -> ZeroOperator:
         """Return zero between an operator's spaces, with its dtype and device."""
+        check_operator(operator, "operator")
         return cls(operator.domain, operator.codomain, dtype=operator.dtype, device=operator.device)
 
     def __init__(

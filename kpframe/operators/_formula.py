@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Protocol
 
 #: How tightly a formula binds: a sum is bracketed inside a product, a product inside an adjoint.
@@ -20,6 +21,11 @@ def bracket(operator: Printed, binding: int) -> str:
     """Return the operator's formula, in brackets when it binds less tightly than ``binding``."""
     text, own = operator._formula()
     return text if own >= binding else f"({text})"
+
+
+def subscript(names: Sequence[str]) -> str:
+    """Return names as they stand below a formula: ``time``, ``{time,batch}``."""
+    return names[0] if len(names) == 1 else "{" + ",".join(names) + "}"
 
 
 _TOKEN = re.compile(

@@ -13,12 +13,14 @@ each step, whether the step holds one probe or sixteen.
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from kpframe.errors import MemoryBudgetError
+from kpframe.errors import ArgumentError, MemoryBudgetError, mismatch, shown
 from kpframe.operators._spaces import TIME, Space
 
 #: The part of the free memory that a request may take where the caller sets no limit; the rest is for others.
@@ -55,6 +57,7 @@ def check_memory(what: str, needed: int, device: torch.device, remedy: str, max_
         max_bytes: the most that may be taken; None for most of what is free on the device.
 
     Raises:
+        ArgumentError: for a ``max_bytes`` that is no number.
         MemoryBudgetError: saying how much is needed, how much there is, and the ``remedy``.
     """
     if max_bytes is None:
@@ -64,7 +67,7 @@ def check_memory(what: str, needed: int, device: torch.device, remedy: str, max_
         if free is None or needed <= SHARE * free:
             return
         budget, whose = int(SHARE * free), f"{SHARE:.0%} of the {_gib(free)} free on {device}"
-    elif needed <= max_bytes:
+    elif needed <= _limit(max_bytes):
         return
     else:
         budget, whose = max_bytes, "max_bytes"
@@ -74,14 +77,26 @@ def check_memory(what: str, needed: int, device: torch.device, remedy: str, max_
 
 
 def check_dense_memory(what: str, rows: int, columns: int, dtype: torch.dtype, max_bytes: int) -> None:
-    """Raise ``MemoryBudgetError`` when a dense matrix ``[rows, columns]`` needs more than ``max_bytes``."""
+    """Raise unless a dense matrix ``[rows, columns]`` is within ``max_bytes``.
+
+    Raises:
+        MemoryBudgetError: saying how much is needed, and the remedy.
+        ArgumentError: for a ``max_bytes`` that is no number.
+    """
     needed = rows * columns * dtype.itemsize
-    if needed > max_bytes:
+    if needed > _limit(max_bytes):
         raise MemoryBudgetError(
             f"{what}: expected a matrix within max_bytes={max_bytes}, got [{rows}, {columns}] "
             f"{dtype}, which needs {needed} bytes ({_gib(needed)}); "
             "reduce the operator first (mean, select, project) or raise max_bytes"
         )
+
+
+def _limit(max_bytes: object) -> float:
+    """Return a number of bytes, anything else refused."""
+    if not isinstance(max_bytes, Real) or math.isnan(max_bytes):
+        raise ArgumentError(mismatch("max_bytes", "a number of bytes", shown(max_bytes)))
+    return float(max_bytes)
 
 
 def _gib(size: float) -> str:

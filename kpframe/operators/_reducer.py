@@ -9,8 +9,9 @@ from typing import Any, Self
 import torch
 
 from kpframe.errors import whole
-from kpframe.operators._base import Index, Operator
+from kpframe.operators._base import Index, Operator, check_operator
 from kpframe.operators._isolation import in_isolation
+from kpframe.operators._spaces import check_tensor
 from kpframe.plugin._manager import create
 
 
@@ -28,6 +29,7 @@ class Reducer(ABC):
 
     def __call__(self, operator: Operator) -> Operator:
         """Return the reduced operator."""
+        check_operator(operator, f"argument of {type(self).__name__}")
         return self.reduce(operator)
 
 
@@ -133,12 +135,14 @@ class BlockDiagonal(_OverAxes):
 def principal_components(states: torch.Tensor, k: int) -> torch.Tensor:  # [k, H]
     """Return the ``k`` leading principal directions of states ``[..., H]``, orthonormal rows.
 
-    Signs are fixed: the entry of largest magnitude of each direction is positive. To be given to
-    ``Project``.
+    They are the right singular vectors of the states less their mean: the eigenvectors of the covariance, by
+    falling variance. Signs are fixed: the entry of largest magnitude of each direction is positive. To be
+    given to ``Project``.
 
     Raises:
         ArgumentError: for a ``k`` outside [1, min(H, number of states)].
     """
+    check_tensor(states, "states")
     rows = states.reshape(-1, states.shape[-1])
     k = whole(k, "k", 1, min(rows.shape))
     _, _, right = torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False)

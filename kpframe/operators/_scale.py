@@ -1,4 +1,9 @@
-"""Units in which squares neither overflow nor vanish: powers of two, by which division is exact."""
+"""Units in which squares neither overflow nor vanish: powers of two, by which division is exact.
+
+A binary floating-point number times a power of two has the same digits and another exponent (IEEE 754), so to
+compute in a unit and come back changes no bit, within the range. That is how the norm of LAPACK is safe, too
+(Blue 1978, ACM Trans. Math. Softw. 4:15).
+"""
 
 from __future__ import annotations
 

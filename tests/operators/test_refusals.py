@@ -15,12 +15,18 @@ from kpframe.errors import (
     SpaceMismatchError,
 )
 from kpframe.operators import (
+    BlockOperator,
     DiagonalOperator,
     FunctionOperator,
     IdentityOperator,
+    KroneckerOperator,
     MatrixOperator,
+    Mean,
     OuterProductOperator,
     ZeroOperator,
+    compose,
+    direct_sum,
+    principal_components,
 )
 from kpframe.operators._spaces import Space
 
@@ -144,3 +150,32 @@ def test_a_function_that_returns_something_else_is_named() -> None:
         short(TENSOR)
     with pytest.raises(DtypeError, match=r"product of F\*: expected dtype torch.float64, got torch.float32"):
         short.T(TENSOR)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: compose(OP, 3), r"^argument of compose: expected an operator, got 3 \(int\)$"),
+        (
+            lambda: KroneckerOperator(OP, TENSOR),
+            r"^second: expected an operator, got .*; MatrixOperator\(m",
+        ),
+        (lambda: KroneckerOperator("A", OP), r"^first: expected an operator, got 'A' \(str\)$"),
+        (lambda: direct_sum(OP, 3), r"^block: expected an operator, got 3 \(int\)$"),
+        (lambda: BlockOperator(OP), r"^rows: expected rows of operators, \[\[A, B\], \[C, D\]\], got A"),
+        (lambda: BlockOperator([OP, OP]), r"^rows: expected rows of operators"),
+        (lambda: IdentityOperator.like(SPACE), r"^operator: expected an operator, got .*\(Space\)$"),
+        (lambda: Mean("time")(TENSOR), r"^argument of Mean: expected an operator, got "),
+        (lambda: principal_components([1.0], 1), r"^states: expected a torch.Tensor, got list$"),
+        (lambda: OP.to_dense("1 GB"), r"^max_bytes: expected a number of bytes, got '1 GB' \(str\)$"),
+        (lambda: OP.cached(float("nan")), r"^max_bytes: expected a number of bytes, got nan"),
+    ],
+)
+def test_what_is_no_operator_or_no_number_of_bytes(make, message) -> None:
+    with pytest.raises((ArgumentError, ShapeError), match=message):
+        make()
+
+
+def test_an_unlimited_number_of_bytes_is_one() -> None:
+    assert torch.equal(OP.to_dense(float("inf")), OP.matrix)
+    assert BlockOperator([[OP, None], [None, OP]]).to_dense().shape == (6, 6)
