@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from kpframe.cli import _app as app
-from kpframe.spectra._numerics.statistics import widen
+from kpframe.spectra._numerics.statistics import t_factor
 from kpframe.study._results import read_dataset
 
 HERE = Path(__file__).parent
@@ -68,7 +68,7 @@ def table(rows: list[Row]) -> str:
 
 def cell(values: list[float]) -> str:
     """Return a mean and half of its 95% interval, to two digits of the latter."""
-    half = 1.96 * widen(len(values)) * stdev(values) / len(values) ** 0.5
+    half = 1.96 * t_factor(len(values)) * stdev(values) / len(values) ** 0.5
     digits = max(0, 1 - int(f"{half:e}".split("e")[1]))
     return f"{fmean(values):.{digits}f} ± {half:.{digits}f}"
 

@@ -6,7 +6,7 @@ from kpframe.spectra._eigsh import EigenPairs, eigsh
 from kpframe.spectra._estimate import Estimate
 from kpframe.spectra._frobenius import frobenius_norm
 from kpframe.spectra._lyapunov import LyapunovSpectrum, finite_time_exponents, lyapunov_exponents
-from kpframe.spectra._numerics.rng import probes
+from kpframe.spectra._numerics.probes import probes
 from kpframe.spectra._partial import MatrixEstimate, partial_trace
 from kpframe.spectra._randomized import randomized_svd
 from kpframe.spectra._rank import effective_rank

@@ -15,12 +15,11 @@ from kpframe.operators._isolation import in_isolation
 from kpframe.operators._memory import chunk_size
 from kpframe.operators._scale import clamped, divided, unit_of
 from kpframe.spectra._arguments import check_budget, check_operator, check_rtol
-from kpframe.spectra._estimate import Estimate
-from kpframe.spectra._numerics.adaptive import spend
+from kpframe.spectra._estimate import Estimate, within_budget
 from kpframe.spectra._numerics.linalg import orthonormal_rows
+from kpframe.spectra._numerics.matvecs import Matvecs, Sampler
 from kpframe.spectra._numerics.nystrom import F64, Sketch, inner_samples, trace_samples
-from kpframe.spectra._numerics.products import Products, Sampler
-from kpframe.spectra._numerics.rng import new_generator, random_rows
+from kpframe.spectra._numerics.probes import new_generator, random_rows
 from kpframe.spectra._numerics.statistics import TINY, LeaveOneOut, jackknife
 
 UNDEFINED = "undefined for a zero operator"
@@ -72,15 +71,15 @@ def alignment(
     rtol = check_rtol(rtol)
     pair = _SketchedPair(a, b, generator) if a.positive and b.positive else _ProjectedPair(a, b, generator)
 
-    def measure(products: int) -> Estimate:
-        value, stderr = pair.measure(products)
+    def estimate(num_products: int) -> Estimate:
+        value, stderr = pair.estimate(num_products)
         if math.isnan(value):
             return Estimate(value, stderr, pair.count, UNDEFINED)
         rounding = 8 * torch.finfo(a.dtype).eps
         return Estimate(clamped(value), max(stderr, rounding), pair.count, pair.method)
 
-    found = spend(
-        measure,
+    found = within_budget(
+        estimate,
         lambda: exact_alignment(a, b),
         budget=budget,
         exact_cost=2 * min(a.domain.size, a.codomain.size),
@@ -99,29 +98,30 @@ class _SketchedPair:
 
     def __init__(self, a: Operator, b: Operator, generator: torch.Generator | None) -> None:
         self._a = Sampler(a, generator)
-        self._b = Products(b)
+        self._b = Matvecs(b)
         self._seen = torch.empty(0, b.codomain.size, dtype=b.dtype, device=b.device)
 
     @property
     def count(self) -> int:
         return self._a.count + self._b.count
 
-    def measure(self, budget: int) -> tuple[float, float]:
+    def estimate(self, budget: int) -> tuple[float, float]:
+        # <A, B>, |A|^2 and |B|^2 each as a mean of leave-one-out samples on the same probes.
         vectors, first = self._a.products(budget // 2, "gaussian")
         self._seen = torch.cat([self._seen, self._b(vectors[len(self._seen) :])])
         if not (first.any() and self._seen.any()):
             return math.nan, math.nan
         a, b = Sketch.of(vectors, first), Sketch.of(vectors, self._seen)
         cross = (a.basis.mT @ b.basis).to(F64)
-        views = list(zip(a.views(), b.views(), strict=True))
+        both = list(zip(a.approximations(), b.approximations(), strict=True))
         samples = [
             torch.stack([inner_samples(x, y, cross), inner_samples(x, x), inner_samples(y, y)], dim=-1)
-            for x, y in views
+            for x, y in both
         ]
-        value, stderr = LeaveOneOut.of(*samples, looks=a.looks).estimate(_cosine)
+        value, stderr = LeaveOneOut.of(*samples, correlation=a.correlation).estimate(_cosine)
         rounding = sum(
-            sketch.rounding / max(float(trace_samples(view).mean()), sketch.rounding)
-            for sketch, view in zip((a, b), views[0], strict=True)
+            sketch.rounding / max(float(trace_samples(each).mean()), sketch.rounding)
+            for sketch, each in zip((a, b), both[0], strict=True)
         )
         return value, max(stderr, rounding * abs(value))
 
@@ -130,7 +130,7 @@ class _ProjectedPair:
     """Any two operators, exactly on some right directions and by random probes on the rest."""
 
     def __init__(self, a: Operator, b: Operator, generator: torch.Generator | None) -> None:
-        self._a, self._b = Products(a), Products(b)
+        self._a, self._b = Matvecs(a), Matvecs(b)
         self._generator = new_generator(generator)
         self.method = "hutchpp"
 
@@ -138,9 +138,13 @@ class _ProjectedPair:
     def count(self) -> int:
         return self._a.count + self._b.count
 
-    def measure(self, budget: int) -> tuple[float, float]:
-        # A direction costs one adjoint product to find (half of them from each operator) and one of each
-        # operator to use; a random probe costs two products.
+    def estimate(self, budget: int) -> tuple[float, float]:
+        # As Hutch++ does for the trace of A* B: with orthonormal q_1, q_2, ... that span what the
+        # operators amplify most, and P the projection on what is orthogonal to it,
+        #     <A, B> = tr(A* B) = sum over j of <A q_j, B q_j> + tr(P A* B P),
+        # the second term as the mean of <A P z, B P z>; likewise |A|^2 and |B|^2. A direction costs one
+        # adjoint product to find (half of them from each operator) and one of each operator to use; a random
+        # probe costs two products.
         half = budget // 12
         num = (budget - 6 * half) // 2
         self.method = "hutchpp" if half else "hutchinson"
@@ -179,7 +183,7 @@ def _cosine(means: torch.Tensor) -> torch.Tensor:  # [..., 3] -> [...]
 @in_isolation
 def exact_alignment(a: Operator, b: Operator) -> Estimate:
     """Return the alignment from products with the basis of the smaller side, never held as a whole."""
-    first, second = Products(a, plain=True), Products(b, plain=True)
+    first, second = Matvecs(a, plain=True), Matvecs(b, plain=True)
     by_rows = a.codomain.size < a.domain.size
     space = a.codomain if by_rows else a.domain
     total = _Total(a.device)

@@ -1,4 +1,11 @@
-"""The spectral density of a self-adjoint operator."""
+"""The spectral density of a self-adjoint operator, by stochastic Lanczos quadrature.
+
+The density (1/n) sum_i delta(lambda - lambda_i) is the mean over random directions z of their spectral
+measures, sum_i <z, u_i>^2 delta(lambda - lambda_i) with |z| = 1. Each is replaced by its Gauss quadrature,
+sum_j tau_j delta(lambda - theta_j), which has the same moments up to the degree 2 k - 1 (see
+``_numerics.lanczos``; L. Lin, Y. Saad, C. Yang, "Approximating spectral densities of large matrices", SIAM
+Review 2016).
+"""
 
 from __future__ import annotations
 
@@ -13,8 +20,8 @@ from kpframe.operators._isolation import in_isolation
 from kpframe.spectra._arguments import check_count, check_positive, check_square
 from kpframe.spectra._eigsh import check_symmetric, probe_symmetry
 from kpframe.spectra._numerics.lanczos import lanczos
-from kpframe.spectra._numerics.products import Products
-from kpframe.spectra._numerics.rng import new_generator, random_rows
+from kpframe.spectra._numerics.matvecs import Matvecs
+from kpframe.spectra._numerics.probes import new_generator, random_rows
 
 
 @frozen(eq=False)
@@ -72,21 +79,21 @@ def spectral_density(
     steps = min(40, max(1, budget // 5)) if num_lanczos is None else check_count(num_lanczos, "num_lanczos")
     source = new_generator(generator)
     dimension = op.domain.size
-    product = Products(op)
+    matvec = Matvecs(op)
     if dimension <= budget:
-        dense = product.dense()
+        dense = matvec.dense()
         check_symmetric(op, float((dense - dense.mT).abs().max()), float(dense.abs().max()))
-        values = product.unit * torch.linalg.eigvalsh((dense + dense.mT).double() / 2)[None]
+        values = matvec.unit * torch.linalg.eigvalsh((dense + dense.mT).double() / 2)[None]
         return SpectralDensity(
-            values, torch.full_like(values, 1 / dimension), dimension, product.count, "dense"
+            values, torch.full_like(values, 1 / dimension), dimension, matvec.count, "dense"
         )
     num = (budget - (0 if op.self_adjoint else 2)) // steps
     if num < 1:
         raise ArgumentError(mismatch("budget", f"at least {steps} products for {steps} steps", budget))
     if not op.self_adjoint:
-        probe_symmetry(op, product, source)
+        probe_symmetry(op, matvec, source)
     starts = random_rows(op, num, source, "sphere")
-    nodes, weights = lanczos(product, starts, steps).rule()
+    nodes, weights = lanczos(matvec, starts, steps).quadrature()
     weights = weights / weights.sum()
-    nodes = product.unit * nodes
-    return SpectralDensity(nodes, weights, dimension, product.count, f"Lanczos, {num} probes, {steps} steps")
+    nodes = matvec.unit * nodes
+    return SpectralDensity(nodes, weights, dimension, matvec.count, f"Lanczos, {num} probes, {steps} steps")

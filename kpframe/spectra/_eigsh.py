@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -12,22 +11,15 @@ from kpframe.errors import ArgumentError, mismatch
 from kpframe.operators import Operator
 from kpframe.operators._isolation import in_isolation
 from kpframe.spectra._arguments import check_count, check_name, check_positive, check_rank, check_square
-from kpframe.spectra._numerics.blocks import blocks_of, lanczos_in_blocks
-from kpframe.spectra._numerics.convergence import Tolerance, earned
-from kpframe.spectra._numerics.krylov import best, block_lanczos
-from kpframe.spectra._numerics.linalg import symmetric_eigen
-from kpframe.spectra._numerics.products import Products
-from kpframe.spectra._numerics.rng import new_generator, random_rows
+from kpframe.spectra._numerics.block_diagonal import block_diagonal_lanczos, diagonal_blocks
+from kpframe.spectra._numerics.block_lanczos import best, block_lanczos
+from kpframe.spectra._numerics.convergence import SORT_KEYS, Tolerance, converged_flags
+from kpframe.spectra._numerics.linalg import row_signs, symmetric_eigen
+from kpframe.spectra._numerics.matvecs import Matvecs
+from kpframe.spectra._numerics.probes import new_generator, random_rows
 
 #: Without a budget, operators up to this dimension are solved densely.
 DENSE = 256
-
-#: The ends of the spectrum; each eigenvalue's score, the wanted ones the highest.
-SCORES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "largest": lambda values: values,
-    "smallest": torch.neg,
-    "magnitude": torch.abs,
-}
 
 
 @frozen(eq=False)
@@ -93,45 +85,45 @@ def eigsh(
     """
     check_square(op, "eigsh")
     k = check_rank(k, op)
-    check_name(which, tuple(SCORES), "which")
+    check_name(which, tuple(SORT_KEYS), "which")
     dimension = op.domain.size
     tolerance = Tolerance.of(None if tol is None else check_positive(tol, "tol"), op.dtype)
     block = min(k, 32) if block_size is None else check_count(block_size, "block_size")
     source = new_generator(generator)
-    product = Products(op)
+    matvec = Matvecs(op)
     if budget is not None:
         check_count(budget, "budget")
-    blocks = blocks_of(op) if block_size is None else None
+    blocks = diagonal_blocks(op) if block_size is None else None
     iterated = DENSE if blocks is not None else max(DENSE, 30 * k)  # from here on that is cheaper
     if dimension <= (iterated if budget is None else budget):
-        dense = product.dense()
+        dense = matvec.dense()
         check_symmetric(op, float((dense - dense.mT).abs().max()), float(dense.abs().max()))
         values, columns = symmetric_eigen((dense + dense.mT) / 2)
-        chosen = best(SCORES[which](values), k)
+        chosen = best(SORT_KEYS[which](values), k)
         values, vectors = values[chosen], columns[:, chosen].mT
         residuals = torch.linalg.vector_norm(vectors @ dense.mT - values[:, None] * vectors, dim=1)
         scale, method = float(dense.abs().max()), "dense"
-        counted = torch.ones(k, dtype=torch.bool)
+        complete = torch.ones(k, dtype=torch.bool)
     else:
         spent = 0 if op.self_adjoint else 2
         if budget is None:
             budget = 20 * k + 200
             budget = budget if dimension > budget else dimension + k + spent  # the space may become whole
-        room = budget - k - spent
-        if room < k:
+        left_over = budget - k - spent
+        if left_over < k:
             least = min(2 * k + spent, dimension)
             raise ArgumentError(mismatch("budget", f"at least {least} products for k={k}", budget))
         if spent:
-            probe_symmetry(op, product, source)
+            probe_symmetry(op, matvec, source)
         find = (
-            partial(block_lanczos, product, k, block=min(block, dimension))
+            partial(block_lanczos, matvec, k, block=min(block, dimension))
             if blocks is None
-            else partial(lanczos_in_blocks, product, k, blocks)
+            else partial(block_diagonal_lanczos, matvec, k, blocks)
         )
-        ritz = find(room=room, tolerance=tolerance.half, score=SCORES[which], generator=source)
+        ritz = find(budget=left_over, tolerance=tolerance.half, key=SORT_KEYS[which], generator=source)
         values, vectors = ritz.values.to(op.dtype), ritz.vectors
-        residuals = torch.linalg.vector_norm(product(vectors) - values[:, None] * vectors, dim=1)
-        scale, counted = ritz.scale, ritz.counted
+        residuals = torch.linalg.vector_norm(matvec(vectors) - values[:, None] * vectors, dim=1)
+        scale, complete = ritz.scale, ritz.complete
         method = (
             f"block Lanczos, blocks of {block}"
             if blocks is None
@@ -139,30 +131,19 @@ def eigsh(
         )
     scale = max(scale, float(values.abs().max()))
     return EigenPairs(
-        product.unit * values,
-        fix_signs(vectors).reshape(k, *op.domain.shape),
-        product.unit * residuals,
-        earned(residuals, tolerance.limits(values, scale), counted),
-        product.count,
+        matvec.unit * values,
+        (vectors * row_signs(vectors)).reshape(k, *op.domain.shape),
+        matvec.unit * residuals,
+        converged_flags(residuals, tolerance.limits(values, scale), complete),
+        matvec.count,
         method,
     )
 
 
-def fix_signs(rows: torch.Tensor) -> torch.Tensor:  # [k, n]
-    """Return the rows with their largest-magnitude entries positive."""
-    return rows * row_signs(rows)
-
-
-def row_signs(rows: torch.Tensor) -> torch.Tensor:  # [k, n] -> [k, 1]
-    """Return the sign of each row's largest-magnitude entry, +1 for a row of zeros."""
-    entries = rows.gather(1, rows.abs().argmax(1, keepdim=True))
-    return torch.where(entries < 0, -1, 1).to(rows.dtype)
-
-
-def probe_symmetry(op: Operator, product: Products, generator: torch.Generator) -> None:
+def probe_symmetry(op: Operator, matvec: Matvecs, generator: torch.Generator) -> None:
     """Compare <A x, y> with <x, A y> for two random vectors."""
     pair = random_rows(op, 2, generator)
-    images = product(pair)
+    images = matvec(pair)
     forward, backward = float(images[0] @ pair[1]), float(pair[0] @ images[1])
     lengths = torch.linalg.vector_norm(images, dim=1) * torch.linalg.vector_norm(pair.flip(0), dim=1)
     check_symmetric(op, abs(forward - backward), float(lengths.sum()))

@@ -1,10 +1,11 @@
-"""What an estimator returns: a value, its standard error, its price and the method's name."""
+"""What an estimator returns, and how it spends its budget of operator products."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from scipy.special import ndtri
 
 from kpframe.errors import ArgumentError, mismatch
@@ -67,3 +68,32 @@ def _pair(value: float, stderr: float) -> str:
     places = min(max(place + power, 0), 15)
     scaled = 10.0**-power
     return f"({value * scaled:.{places}f} ± {stderr * scaled:.{places}f})e{power:+d}"
+
+
+def within_budget(
+    estimate: Callable[[int], Estimate],
+    exact: Callable[[], Estimate],
+    *,
+    budget: int,
+    exact_cost: int,
+    rtol: float | None,
+    max_budget: int,
+) -> Estimate:
+    """Return the exact value when the budget pays for it, else an estimate, within ``rtol`` if it can be.
+
+    Without ``rtol`` there is one estimate from ``budget`` products. With it, ``estimate`` is asked again for
+    twice as many, keeping what is already paid for, until ``stderr <= rtol * |value|``; once a doubled budget
+    would pay for the exact value, that is computed instead.
+    """
+    if budget >= exact_cost:
+        return exact()
+    found = estimate(budget)
+    while rtol is not None and found.stderr > rtol * abs(found.value):  # NaN ends it
+        budget *= 2
+        if min(budget, max_budget) >= exact_cost:
+            value = exact()
+            return evolve(value, num_matvecs=value.num_matvecs + found.num_matvecs)
+        if budget > max_budget:
+            return evolve(found, method=f"{found.method}, rtol not reached")
+        found = estimate(budget)
+    return found

@@ -12,10 +12,9 @@ from kpframe.operators._isolation import in_isolation
 from kpframe.operators._memory import chunk_size
 from kpframe.operators._scale import norm
 from kpframe.spectra._arguments import check_budget, check_name, check_operator, check_rtol
-from kpframe.spectra._estimate import Estimate
-from kpframe.spectra._numerics.adaptive import spend
+from kpframe.spectra._estimate import Estimate, within_budget
 from kpframe.spectra._numerics.gram import Gram, moments
-from kpframe.spectra._numerics.products import Products, Sampler
+from kpframe.spectra._numerics.matvecs import Matvecs, Sampler
 from kpframe.spectra._numerics.statistics import TINY, jackknife
 
 METHODS = ("auto", "nystrom", "hutchinson")
@@ -59,20 +58,22 @@ def frobenius_norm(
     gram = Gram(op)
     single, paired = Sampler(op, generator), gram.sampler(generator)
 
-    def measure(products: int) -> Estimate:
-        num = products // gram.weight
+    def estimate(num_products: int) -> Estimate:
+        # |A|^2 = tr(A* A) = E |A z|^2 (Hutchinson 1990, for A* A); or from a sketch of G, |A|^2 = |G|_F^2 for
+        # G = A, and tr G for G = A A*. The root of a mean is too low on average, as the root is concave.
+        num = num_products // gram.weight
         if method == "hutchinson" or num < 2:
-            _, images = single.products(products, "gaussian")
+            _, images = single.products(num_products, "gaussian")
             squares = (images**2).sum(1, dtype=torch.float64)[:, None]
             value, stderr = jackknife(squares, _root)
-            unit, name = single.product.unit, "hutchinson"
+            unit, name = single.matvec.unit, "hutchinson"
         else:
             value, stderr = moments(paired, num).estimate(_root if gram.weight == 2 else _root_of_square)
             unit, name = gram.unit, "nystrom"
         return Estimate(unit * value, unit * stderr, single.count + paired.count, name)
 
-    return spend(
-        measure,
+    return within_budget(
+        estimate,
         lambda: exact_norm(op),
         budget=budget,
         exact_cost=min(op.domain.size, op.codomain.size),
@@ -92,13 +93,13 @@ def _root_of_square(means: torch.Tensor) -> torch.Tensor:
 @in_isolation
 def exact_norm(op: Operator) -> Estimate:
     """Return the norm from products with the basis of the smaller side, never held as a whole."""
-    product = Products(op, plain=True)
+    matvec = Matvecs(op, plain=True)
     by_rows = op.codomain.size < op.domain.size
     space = op.codomain if by_rows else op.domain
     total = 0.0
     step = chunk_size(op, max(1, space.size))
     for start in range(0, space.size, step):
         rows = basis(space, start, min(start + step, space.size), op).flatten(1)
-        out = product.adjoint(rows) if by_rows else product(rows)
+        out = matvec.adjoint(rows) if by_rows else matvec(rows)
         total = math.hypot(total, norm(out))
-    return Estimate(total, 0.0, product.count, "exact")
+    return Estimate(total, 0.0, matvec.count, "exact")

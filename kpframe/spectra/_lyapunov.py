@@ -1,5 +1,11 @@
 """Lyapunov exponents along a trajectory, by repeated QR decomposition; nothing overflows for long runs.
 
+With an orthonormal frame Q_0 of k vectors and A_t Q_(t-1) = Q_t R_t at each step, the product of the A_t
+carries the frame to Q_T R_T ... R_1. The volume that its first j vectors span grows by the product of the
+first j diagonal entries of all R_t, at the rate of the sum of the j largest exponents (Oseledets 1968):
+
+    lambda_j = lim 1 / (T dt) sum over t of log |(R_t)_jj|.
+
 Sources: Benettin et al., Meccanica 15 (1980), for the spectrum; Kaplan and Yorke (1979) for the
 dimension; Engelken, Wolf and Abbott, Phys. Rev. Research 5 (2023), for recurrent networks.
 """
@@ -16,7 +22,7 @@ from kpframe.flow._step_jacobian import StepJacobian
 from kpframe.operators._isolation import in_isolation
 from kpframe.spectra._arguments import check_step_jacobian
 from kpframe.spectra._numerics.jacobi import Rows
-from kpframe.spectra._numerics.rng import new_generator
+from kpframe.spectra._numerics.probes import new_generator
 
 
 @frozen(eq=False)

@@ -15,9 +15,9 @@ from kpframe.operators._memory import check_dense_memory, chunk_size
 from kpframe.operators._scale import divided, unit_of
 from kpframe.operators._spaces import Space
 from kpframe.spectra._arguments import check_count, check_operator
-from kpframe.spectra._numerics.products import Products
-from kpframe.spectra._numerics.rng import new_generator, probes
-from kpframe.spectra._numerics.statistics import widen
+from kpframe.spectra._numerics.matvecs import Matvecs
+from kpframe.spectra._numerics.probes import new_generator, probes
+from kpframe.spectra._numerics.statistics import t_factor
 
 
 @frozen(eq=False)
@@ -68,30 +68,32 @@ def partial_trace(
     rows, columns = op.codomain.without(*names).size, op.domain.without(*names).size
     check_dense_memory(f"partial_trace of {op!r}", rows, columns, op.dtype, 2**31)
     traced = Space(tuple(op.domain[name] for name in names))
-    product = Products(op, plain=True)
+    matvec = Matvecs(op, plain=True)
     if budget >= traced.size * columns:
         eye = torch.eye(traced.size, dtype=op.dtype, device=op.device)
-        total, *_ = _sums(product, names, eye, rows, columns, unit=1.0)  # no squares are wanted
+        total, *_ = _sums(matvec, names, eye, rows, columns, unit=1.0)  # no squares are wanted
         return MatrixEstimate(
-            total.to(op.dtype), torch.zeros_like(total, dtype=op.dtype), product.count, "exact"
+            total.to(op.dtype), torch.zeros_like(total, dtype=op.dtype), matvec.count, "exact"
         )
+    # For z with independent signs on the traced axes, E[z_a z_a'] = 1 where a = a' and 0 elsewhere, so that
+    # entry (r, c), sum_a op[a, r; a, c], is the mean of sum_(a, a') z_a op[a, r; a', c] z_a'.
     num = budget // columns
     if num < 1:
         raise ArgumentError(mismatch("budget", f"at least {columns} products, for one probe", budget))
     signs = probes(
         traced, num, generator=source, kind="rademacher", dtype=op.dtype, device=op.device
     ).flatten(1)
-    total, squares, unit = _sums(product, names, signs, rows, columns)
+    total, squares, unit = _sums(matvec, names, signs, rows, columns)
     mean = total / num
-    spread = (squares / (num - 1) / num).sqrt() * widen(num) if num > 1 else mean.new_tensor(math.inf)
+    spread = (squares / (num - 1) / num).sqrt() * t_factor(num) if num > 1 else mean.new_tensor(math.inf)
     stderr = spread.expand_as(mean)
     return MatrixEstimate(
-        (unit * mean).to(op.dtype), (unit * stderr).to(op.dtype), product.count, "hutchinson"
+        (unit * mean).to(op.dtype), (unit * stderr).to(op.dtype), matvec.count, "hutchinson"
     )
 
 
 def _sums(
-    product: Products,
+    matvec: Matvecs,
     names: tuple[str, ...],
     vectors: torch.Tensor,
     rows: int,
@@ -102,7 +104,7 @@ def _sums(
 
     The last number is the unit of both: the one that is given, else of the first z that does not give zero.
     """
-    op = product.op
+    op = matvec.op
     total = torch.zeros(rows, columns, dtype=torch.float64, device=op.device)
     squares = torch.zeros_like(total)
     step = chunk_size(op, columns)
@@ -112,7 +114,7 @@ def _sums(
             entries = torch.arange(start, min(start + step, columns), device=op.device)
             block = vector.new_zeros(len(entries), len(vector), columns)
             block[torch.arange(len(entries), device=op.device), :, entries] = vector
-            out = product(_joined(block, op.domain, names))
+            out = matvec(_joined(block, op.domain, names))
             sample[:, entries] = torch.einsum("bar,a->rb", _split(out, op.codomain, names), vector).double()
         if unit is None and sample.any():
             unit = unit_of(sample)

@@ -1,7 +1,8 @@
 """Randomised singular value decomposition: a few passes over an operator, all in large batches.
 
 N. Halko, P. G. Martinsson, J. A. Tropp, "Finding structure with randomness: probabilistic algorithms for
-constructing approximate matrix decompositions", SIAM Review 2011.
+constructing approximate matrix decompositions", SIAM Review 2011, Algorithms 4.4
+(subspace iteration) and 5.1 (the decomposition of the small matrix).
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import torch
 from kpframe.operators import Operator
 from kpframe.operators._isolation import in_isolation
 from kpframe.spectra._arguments import check_count, check_operator, check_positive, check_rank
-from kpframe.spectra._numerics.convergence import Doubts, Tolerance
+from kpframe.spectra._numerics.convergence import MultiplicityDoubts, Tolerance
 from kpframe.spectra._numerics.linalg import completed, orthonormal_rows
-from kpframe.spectra._numerics.products import Products
-from kpframe.spectra._numerics.rng import new_generator, random_rows
+from kpframe.spectra._numerics.matvecs import Matvecs
+from kpframe.spectra._numerics.probes import new_generator, random_rows
 from kpframe.spectra._svd import SingularTriplets, dense_svd, triplets
 
 
@@ -56,14 +57,16 @@ def randomized_svd(
     width = k + check_count(oversample, "oversample", 0)
     tolerance = Tolerance.of(check_positive(tol, "tol"), op.dtype)
     source = new_generator(generator)
-    product = Products(op)
+    matvec = Matvecs(op)
     if width >= min(op.domain.size, op.codomain.size):
-        return dense_svd(op, k, tolerance, product)
+        return dense_svd(op, k, tolerance, matvec)
+    # The range of (A A*)^power A Omega leans towards the leading left singular vectors as
+    # sigma_j^(2 power + 1); with Q its orthonormal basis, A ~ Q (Q* A), whose SVD is small.
     starts = random_rows(op, width, source)
-    left = orthonormal_rows(product(starts))
+    left = orthonormal_rows(matvec(starts))
     for _ in range(power):
-        left = orthonormal_rows(product(orthonormal_rows(product.adjoint(left))))
-    images = product.adjoint(left)  # (A* Q)*, [r, n]
+        left = orthonormal_rows(matvec(orthonormal_rows(matvec.adjoint(left))))
+    images = matvec.adjoint(left)  # (A* Q)*, [r, n]
     columns, values, rows = torch.linalg.svd(images, full_matrices=False)
     found = min(k, len(values))
     rotation = columns[:, :found].mT
@@ -72,6 +75,6 @@ def randomized_svd(
     values = torch.cat([values[:found], values.new_zeros(k - found)])
     left = completed(rotation @ left, k, source)
     method = f"randomised, {power} power steps"
-    counted = ~Doubts.of(values, tolerance.limits(values, float(values.max())), width).pairs
-    forward = product(right)
-    return triplets(op, left, values, right, forward, backward, tolerance, product, method, counted)
+    complete = ~MultiplicityDoubts.of(values, tolerance.limits(values, float(values.max())), width).pairs
+    forward = matvec(right)
+    return triplets(op, left, values, right, forward, backward, tolerance, matvec, method, complete)

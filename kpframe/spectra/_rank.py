@@ -10,11 +10,10 @@ from kpframe.errors import ArgumentError, mismatch
 from kpframe.operators import Operator
 from kpframe.operators._isolation import in_isolation
 from kpframe.spectra._arguments import check_budget, check_name, check_operator, check_positive, check_rtol
-from kpframe.spectra._estimate import Estimate
-from kpframe.spectra._numerics.adaptive import spend
+from kpframe.spectra._estimate import Estimate, within_budget
 from kpframe.spectra._numerics.gram import Gram, moments
-from kpframe.spectra._numerics.measure import spectral_measure
-from kpframe.spectra._numerics.rng import new_generator
+from kpframe.spectra._numerics.probes import new_generator
+from kpframe.spectra._numerics.spectral_measure import spectral_measure
 from kpframe.spectra._numerics.statistics import TINY
 
 KINDS = ("participation", "entropy", "threshold")
@@ -96,13 +95,14 @@ def effective_rank(
     def resolution(values: torch.Tensor, weights: torch.Tensor) -> float:
         return math.hypot(_bend_of(values, weights, share) / 2, 12**-0.5)  # and up to the next whole number
 
-    def measure(products: int) -> Estimate:
+    def estimate(num_products: int) -> Estimate:
         nonlocal spent
-        num = products // gram.weight
+        num = num_products // gram.weight
         if kind == "participation":
+            # tr(G)^2 / tr(G^2), both moments from the same sketch
             value, stderr = moments(sampler, num).estimate(_participation)
             return Estimate(value, stderr, sampler.count, f"{kind} of {gram.name}, nystrom")
-        seen = spectral_measure(gram.product(), num, source)
+        seen = spectral_measure(gram.matvec(), num, source)
         value, stderr = seen.estimate(functional, resolution if kind == "threshold" else None)
         spent += seen.count
         return Estimate(value, stderr, spent, f"{label} of {gram.name}, stochastic Lanczos")
@@ -112,7 +112,9 @@ def effective_rank(
         value = float(functional(eigenvalues, torch.ones_like(eigenvalues)))
         return Estimate(value, 0.0, count, f"{label} of {gram.name}, exact")
 
-    return spend(measure, exact, budget=budget, exact_cost=gram.dimension, rtol=rtol, max_budget=max_budget)
+    return within_budget(
+        estimate, exact, budget=budget, exact_cost=gram.dimension, rtol=rtol, max_budget=max_budget
+    )
 
 
 def _participation(means: torch.Tensor) -> torch.Tensor:  # [..., 2] -> [...]
@@ -120,11 +122,13 @@ def _participation(means: torch.Tensor) -> torch.Tensor:  # [..., 2] -> [...]
 
 
 def _participation_of(values: torch.Tensor, weights: torch.Tensor) -> float:
+    """Return (sum g)^2 / sum g^2 of weighted eigenvalues."""
     square = float((weights * values**2).sum())
     return float((weights * values).sum()) ** 2 / square if square > 0 else 0.0
 
 
 def _entropy_of(values: torch.Tensor, weights: torch.Tensor) -> float:
+    """Return exp(-sum p log p) with p the eigenvalues over their sum (Roy, Vetterli 2007)."""
     total = float((weights * values).sum())
     if total <= 0:
         return 0.0

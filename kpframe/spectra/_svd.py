@@ -9,11 +9,12 @@ from kpframe.errors import ArgumentError, mismatch
 from kpframe.operators import Operator
 from kpframe.operators._isolation import in_isolation
 from kpframe.spectra._arguments import check_count, check_operator, check_positive, check_rank
-from kpframe.spectra._eigsh import DENSE, row_signs
-from kpframe.spectra._numerics.convergence import Tolerance, earned
+from kpframe.spectra._eigsh import DENSE
+from kpframe.spectra._numerics.convergence import Tolerance, converged_flags
 from kpframe.spectra._numerics.golub_kahan import golub_kahan
-from kpframe.spectra._numerics.products import Products
-from kpframe.spectra._numerics.rng import new_generator
+from kpframe.spectra._numerics.linalg import row_signs
+from kpframe.spectra._numerics.matvecs import Matvecs
+from kpframe.spectra._numerics.probes import new_generator
 
 
 @frozen(eq=False)
@@ -71,37 +72,37 @@ def svd(
     block = min(k, 32) if block_size is None else check_count(block_size, "block_size")
     smaller = min(op.domain.size, op.codomain.size)
     source = new_generator(generator)
-    product = Products(op)
+    matvec = Matvecs(op)
     if budget is not None:
         check_count(budget, "budget")
     if smaller <= (max(DENSE, 30 * k) if budget is None else budget):
-        return dense_svd(op, k, tolerance, product)
-    room = (40 * k + 400 if budget is None else budget) - 2 * k
-    if room < 2 * k:
+        return dense_svd(op, k, tolerance, matvec)
+    left_over = (40 * k + 400 if budget is None else budget) - 2 * k
+    if left_over < 2 * k:
         least = min(4 * k, smaller)
         raise ArgumentError(mismatch("budget", f"at least {least} products for k={k}", budget))
     flipped = op.codomain.size < op.domain.size  # the random blocks belong to the smaller side
-    run = product.T if flipped else product
+    run = matvec.T if flipped else matvec
     found = golub_kahan(
-        run, k, block=min(block, smaller), room=room, tolerance=tolerance.half, generator=source
+        run, k, block=min(block, smaller), budget=left_over, tolerance=tolerance.half, generator=source
     )
     left, right = (found.right, found.left) if flipped else (found.left, found.right)
     if flipped:
-        product.count += run.count
+        matvec.count += run.count
     method = f"block Golub-Kahan, blocks of {block}"
     values = found.values.to(op.dtype)
-    forward, backward = product(right), product.adjoint(left)
-    return triplets(op, left, values, right, forward, backward, tolerance, product, method, found.counted)
+    forward, backward = matvec(right), matvec.adjoint(left)
+    return triplets(op, left, values, right, forward, backward, tolerance, matvec, method, found.complete)
 
 
-def dense_svd(op: Operator, k: int, tolerance: Tolerance, product: Products) -> SingularTriplets:
+def dense_svd(op: Operator, k: int, tolerance: Tolerance, matvec: Matvecs) -> SingularTriplets:
     """Return the triplets of the dense matrix."""
-    dense = product.dense()
+    dense = matvec.dense()
     columns, values, rows = torch.linalg.svd(dense, full_matrices=False)
     left, values, right = columns[:, :k].mT, values[:k], rows[:k]
-    counted = torch.ones(k, dtype=torch.bool)
+    complete = torch.ones(k, dtype=torch.bool)
     forward, backward = right @ dense.mT, left @ dense
-    return triplets(op, left, values, right, forward, backward, tolerance, product, "dense", counted)
+    return triplets(op, left, values, right, forward, backward, tolerance, matvec, "dense", complete)
 
 
 def triplets(
@@ -112,9 +113,9 @@ def triplets(
     forward: torch.Tensor,  # A v
     backward: torch.Tensor,  # A* u
     tolerance: Tolerance,
-    product: Products,
+    matvec: Matvecs,
     method: str,
-    counted: torch.Tensor,
+    complete: torch.Tensor,
 ) -> SingularTriplets:
     """Return the triplets with signs fixed and residuals measured."""
     k = len(values)
@@ -124,10 +125,10 @@ def triplets(
     signs = row_signs(left)
     return SingularTriplets(
         (left * signs).reshape(k, *op.codomain.shape),
-        product.unit * values,
+        matvec.unit * values,
         (right * signs).reshape(k, *op.domain.shape),
-        product.unit * residuals,
-        earned(residuals, tolerance.limits(values, float(values.max())), counted),
-        product.count,
+        matvec.unit * residuals,
+        converged_flags(residuals, tolerance.limits(values, float(values.max())), complete),
+        matvec.count,
         method,
     )

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from kpframe.operators import Operator
 from kpframe.operators._dense import basis
 from kpframe.operators._isolation import in_isolation
 from kpframe.operators._memory import chunk_size
-from kpframe.spectra import _traces as traces
 from kpframe.spectra._arguments import check_budget, check_name, check_rtol, check_square
-from kpframe.spectra._estimate import Estimate
-from kpframe.spectra._numerics.adaptive import spend
-from kpframe.spectra._numerics.products import Products, Sampler
+from kpframe.spectra._estimate import Estimate, within_budget
+from kpframe.spectra._numerics.matvecs import Matvecs, Sampler
+from kpframe.spectra._traces.hutchinson import hutchinson
+from kpframe.spectra._traces.hutchpp import hutchpp
+from kpframe.spectra._traces.xnystrace import xnystrace
+from kpframe.spectra._traces.xtrace import xtrace
+
+#: The methods by name: from probes and products, within a budget, to a value and its standard error.
+METHODS: dict[str, Callable[[Sampler, int], tuple[float, float]]] = {
+    "hutchinson": hutchinson,
+    "hutchpp": hutchpp,
+    "xnystrace": xnystrace,
+    "xtrace": xtrace,
+}
 
 
 @in_isolation
@@ -52,23 +64,23 @@ def trace(
     check_square(op, "trace")
     budget, max_budget = check_budget(budget, max_budget)
     rtol = check_rtol(rtol)
-    check_name(method, ("auto", *traces.names()), "method")
+    check_name(method, ("auto", *METHODS), "method")
     source = Sampler(op, generator)
     dimension = op.domain.size
 
-    def measure(products: int) -> Estimate:
+    def estimate(num_products: int) -> Estimate:
         name = method
         if name == "auto":
             name = "xnystrace" if op.positive else "xtrace"
-            if products < (2 if name == "xnystrace" else 4):
+            if num_products < (2 if name == "xnystrace" else 4):
                 name = "hutchinson"
-        value, stderr = traces.load(name)(source, products)
+        value, stderr = METHODS[name](source, num_products)
         rounding = 8 * torch.finfo(op.dtype).eps * abs(value)
-        unit = source.product.unit
+        unit = source.matvec.unit
         return Estimate(unit * value, unit * max(stderr, rounding), source.count, name)
 
-    return spend(
-        measure,
+    return within_budget(
+        estimate,
         lambda: exact_trace(op),
         budget=budget,
         exact_cost=dimension,
@@ -80,12 +92,12 @@ def trace(
 @in_isolation
 def exact_trace(op: Operator) -> Estimate:
     """Return the trace from products with the basis, which is never held as a whole."""
-    product = Products(op, plain=True)
+    matvec = Matvecs(op, plain=True)
     dimension = op.domain.size
     total = 0.0
     step = chunk_size(op, max(1, dimension))
     for start in range(0, dimension, step):
         stop = min(start + step, dimension)
-        out = product(basis(op.domain, start, stop, op).flatten(1))
+        out = matvec(basis(op.domain, start, stop, op).flatten(1))
         total += float(out[:, start:stop].diagonal().sum(dtype=torch.float64))
-    return Estimate(total, 0.0, product.count, "exact")
+    return Estimate(total, 0.0, matvec.count, "exact")

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from kpframe.errors import ArgumentError, mismatch
-from kpframe.spectra._numerics.statistics import widen
+from kpframe.spectra._numerics.statistics import t_factor
 
 #: Variables that are numbers of updates: the earliest of all seeds stands for all.
 _EARLIEST = ("diverged_at", "failed_at")
@@ -76,7 +76,11 @@ def _mean(every: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     """Return the mean over the seeds in which a figure is known, and its standard error."""
     text, units = every.attrs["long_name"], every.attrs["units"]
     count = every.notnull().sum("seed")
-    factor = [math.nan, math.inf, *(widen(num) / math.sqrt(num) for num in range(2, every.sizes["seed"] + 1))]
+    factor = [
+        math.nan,
+        math.inf,
+        *(t_factor(num) / math.sqrt(num) for num in range(2, every.sizes["seed"] + 1)),
+    ]
     spread = every.std("seed", ddof=1).where(count != 1, 1.0)
     stderr = spread * count.copy(data=np.array(factor)[count.values])
     return (

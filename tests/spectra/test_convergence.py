@@ -11,7 +11,13 @@ from kpframe.errors import ArgumentError
 from kpframe.operators import DiagonalOperator, MatrixOperator, Operator
 from kpframe.operators._spaces import Space
 from kpframe.spectra import EigenPairs, SingularTriplets, eigsh, randomized_svd, svd
-from kpframe.spectra._numerics.convergence import Answer, Doubts, Tolerance, earned, nothing_above
+from kpframe.spectra._numerics.convergence import (
+    Answer,
+    MultiplicityDoubts,
+    Tolerance,
+    converged_flags,
+    exists_above,
+)
 
 F64 = torch.float64
 #: 5 and 3 three times, 4 twice, then a bulk.
@@ -104,8 +110,16 @@ def test_copies_within_one_block() -> None:
 
 def test_a_pair_is_not_flagged_before_those_in_front_of_it() -> None:
     residuals, limits = torch.tensor([0.1, 0.9, 0.1]), torch.tensor([0.5, 0.5, 0.5])
-    assert earned(residuals, limits, torch.tensor([True, True, True])).tolist() == [True, False, False]
-    assert earned(residuals, 2 * limits, torch.tensor([True, True, False])).tolist() == [True, True, False]
+    assert converged_flags(residuals, limits, torch.tensor([True, True, True])).tolist() == [
+        True,
+        False,
+        False,
+    ]
+    assert converged_flags(residuals, 2 * limits, torch.tensor([True, True, False])).tolist() == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_the_tolerance_is_relative_to_each_value() -> None:
@@ -157,7 +171,7 @@ def test_the_dense_solution_where_iterating_costs_as_much() -> None:
 
 def look(op: Operator, level: float, low: float, room: int, seed: int) -> Answer:
     start = torch.randn(1, 500, generator=torch.Generator().manual_seed(seed), dtype=F64)
-    return nothing_above(op, start, lambda found: found, level, low, room)
+    return exists_above(op, start, lambda found: found, level, low, room)
 
 
 def test_what_a_random_vector_rules_out() -> None:
@@ -171,14 +185,14 @@ def test_what_a_random_vector_rules_out() -> None:
     small = torch.zeros(1, 500, dtype=F64)
     small[0, :499] = 1.0
     small[0, 499] = 1e-9  # a start vector that hardly sees the one: no answer can help it
-    assert nothing_above(op, small, lambda found: found, 1.4, 0.0, 12) is not Answer.YES
+    assert exists_above(op, small, lambda found: found, 1.4, 0.0, 12) is not Answer.YES
 
 
 def test_doubts() -> None:
     scores, limits = torch.tensor([5.0, 5.0, 4.0, 3.0]), torch.full((4,), 0.1)
-    doubts = Doubts.of(scores, limits, 2)
+    doubts = MultiplicityDoubts.of(scores, limits, 2)
     assert doubts.pairs.tolist() == [False, False, True, True]
     assert doubts.level == pytest.approx(4.9)
-    assert Doubts.of(scores, limits, 3).level is None
-    assert Doubts.of(scores, limits, 2, torch.tensor([0, 1, 0, 1])).level is None
-    assert Doubts.of(scores, limits, 1).level == pytest.approx(3.9)
+    assert MultiplicityDoubts.of(scores, limits, 3).level is None
+    assert MultiplicityDoubts.of(scores, limits, 2, torch.tensor([0, 1, 0, 1])).level is None
+    assert MultiplicityDoubts.of(scores, limits, 1).level == pytest.approx(3.9)

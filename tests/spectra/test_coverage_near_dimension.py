@@ -10,7 +10,7 @@ import torch
 
 from kpframe.operators import FunctionOperator, MatrixOperator, Operator
 from kpframe.spectra import Estimate, alignment, effective_rank, frobenius_norm, trace
-from kpframe.spectra._numerics.statistics import FEW, Looks
+from kpframe.spectra._numerics.statistics import FEW, SampleCorrelation
 
 from .runs import F64, covered, estimates, rotated
 
@@ -99,14 +99,16 @@ def test_what_looks_share_is_what_turned_probes_share() -> None:
     values = torch.linspace(-1, 1, size, dtype=F64)  # B
     diagonals = torch.einsum("tij,j,tkj->tik", turned, values, turned).flatten(1)
     errors = diagonals @ seen.flatten(1).T  # [turns, num], tr(B S_i)
-    looks = Looks((parts.T @ parts).square(), missing)
+    correlation = SampleCorrelation((parts.T @ parts).square(), missing)
     within = float(errors.var(1).mean())
-    assert float(errors.mean(1).square().mean()) / within == pytest.approx(looks.spread, rel=0.05)
-    assert looks.spread > 3 / num  # far from independent samples
-    assert 1 <= looks.freedom <= num - 1
-    far = Looks(torch.eye(num, dtype=F64) + 1e-6, 10**6)
-    assert far.spread == pytest.approx(1 / num, rel=1e-3)
-    assert far.freedom == pytest.approx(num - 1, rel=1e-3)
+    assert float(errors.mean(1).square().mean()) / within == pytest.approx(
+        correlation.variance_of_mean, rel=0.05
+    )
+    assert correlation.variance_of_mean > 3 / num  # far from independent samples
+    assert 1 <= correlation.degrees_of_freedom <= num - 1
+    far = SampleCorrelation(torch.eye(num, dtype=F64) + 1e-6, 10**6)
+    assert far.variance_of_mean == pytest.approx(1 / num, rel=1e-3)
+    assert far.degrees_of_freedom == pytest.approx(num - 1, rel=1e-3)
 
 
 @pytest.mark.slow

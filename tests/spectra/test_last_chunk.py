@@ -11,7 +11,7 @@ from kpframe.operators import MatrixOperator
 from kpframe.operators import _memory as chunks
 from kpframe.operators._spaces import Space
 from kpframe.spectra import alignment, frobenius_norm, partial_trace, trace
-from kpframe.spectra._numerics.products import Products
+from kpframe.spectra._numerics.matvecs import Matvecs
 
 F64 = torch.float64
 ROWS, COLUMNS = Space.of(time=3, hidden=7), Space.of(time=3, hidden=8)
@@ -43,7 +43,7 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         "spectra._frobenius",
         "spectra._alignment",
         "spectra._partial",
-        "spectra._numerics.products",
+        "spectra._numerics.matvecs",
     ):
         monkeypatch.setattr(import_module(f"kpframe.{module}"), "chunk_size", chunk_size)
     return asked
@@ -65,7 +65,7 @@ def test_the_chunks_are_cut(sizes: list[int]) -> None:
 def test_of_any_shape(op: MatrixOperator) -> None:
     assert torch.allclose(op.to_dense(), op.matrix, rtol=1e-13, atol=0)
     assert torch.allclose(op.T.to_dense(), op.matrix.mT, rtol=1e-13, atol=0)
-    assert torch.allclose(Products(op).dense(), op.matrix, rtol=1e-13, atol=0)
+    assert torch.allclose(Matvecs(op).dense(), op.matrix, rtol=1e-13, atol=0)
     assert torch.allclose(op.cached().to_dense(), op.matrix, rtol=1e-13, atol=0)
     assert frobenius_norm(op, budget=100).value == pytest.approx(float(op.matrix.norm()), rel=1e-12)
     other = MatrixOperator(

@@ -17,8 +17,8 @@ from kpframe.operators import (
 )
 from kpframe.operators._spaces import Space
 from kpframe.spectra import Estimate, alignment, effective_rank, frobenius_norm
-from kpframe.spectra._numerics.measure import spectral_measure
-from kpframe.spectra._numerics.products import Products
+from kpframe.spectra._numerics.matvecs import Matvecs
+from kpframe.spectra._numerics.spectral_measure import spectral_measure
 
 F64 = torch.float64
 Seeded = Callable[[int], torch.Generator]
@@ -251,8 +251,8 @@ def test_probes_outside_known_directions_have_the_length_of_what_is_left() -> No
 def test_the_measure_of_a_spectrum_has_the_weight_of_the_dimension() -> None:
     """What is known and the rules of the rest count every direction once."""
     values = torch.cat([torch.tensor([50.0, 40, 30]), torch.linspace(0.5, 1, 57)]).double()
-    product = Products(DiagonalOperator(values))
+    product = Matvecs(DiagonalOperator(values))
     seen = spectral_measure(product, 40, torch.Generator().manual_seed(0))
     assert len(seen.known) >= 3
-    total = len(seen.known) + float(seen.rest.rule()[1].sum(1).mean())
+    total = len(seen.known) + float(seen.rest.quadrature()[1].sum(1).mean())
     assert total == pytest.approx(60, rel=1e-9)

@@ -8,25 +8,25 @@ import pytest
 import torch
 from scipy.stats import t as student
 
-from kpframe.spectra._numerics.statistics import identity, jackknife, mean, widen
+from kpframe.spectra._numerics.statistics import jackknife, mean, only_mean, t_factor
 
 F64 = torch.float64
 
 
 def test_the_widening_is_that_of_the_t_interval() -> None:
     for num in (2, 5, 30):
-        assert 1.959964 * widen(num) == pytest.approx(float(student(num - 1).ppf(0.975)), rel=1e-6)
-    assert widen(10**6) == pytest.approx(1, abs=1e-5)
+        assert 1.959964 * t_factor(num) == pytest.approx(float(student(num - 1).ppf(0.975)), rel=1e-6)
+    assert t_factor(10**6) == pytest.approx(1, abs=1e-5)
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     samples = torch.tensor([[1.0], [2.0], [4.0], [9.0]], dtype=F64)
-    value, stderr = jackknife(samples, identity)
+    value, stderr = jackknife(samples, only_mean)
     assert value == pytest.approx(4, rel=1e-12)
     # the squared deviations 9 + 4 + 0 + 25 = 38, over 3 and over 4
-    assert stderr == pytest.approx(math.sqrt(38 / 3 / 4) * widen(4), rel=1e-12)
+    assert stderr == pytest.approx(math.sqrt(38 / 3 / 4) * t_factor(4), rel=1e-12)
     assert mean(samples[:, 0]) == pytest.approx((value, stderr), rel=1e-12)
-    assert jackknife(samples[:1], identity) == (1, math.inf)
+    assert jackknife(samples[:1], only_mean) == (1, math.inf)
 
 
 def test_the_jackknife_of_a_ratio_by_its_definition() -> None:
@@ -36,7 +36,7 @@ def test_the_jackknife_of_a_ratio_by_its_definition() -> None:
     value, stderr = jackknife(samples, lambda means: means[..., 0] / means[..., 1])
     assert value == pytest.approx(4 * 16 / 18 - 3 * middle, rel=1e-12)
     spread = math.sqrt(3 / 4 * sum((x - middle) ** 2 for x in left))
-    assert stderr == pytest.approx(spread * widen(4), rel=1e-12)
+    assert stderr == pytest.approx(spread * t_factor(4), rel=1e-12)
 
 
 def test_the_jackknife_reports_the_spread_and_takes_the_bias_out() -> None:
@@ -44,7 +44,7 @@ def test_the_jackknife_reports_the_spread_and_takes_the_bias_out() -> None:
     draws = torch.randn(4000, 40, 1, generator=torch.Generator().manual_seed(0), dtype=F64) + 3
     found = torch.tensor([jackknife(samples, lambda means: means[..., 0] ** 2) for samples in draws])
     values, errors = found.unbind(1)
-    assert float(errors.square().mean().sqrt()) / widen(40) == pytest.approx(float(values.std()), rel=0.04)
+    assert float(errors.square().mean().sqrt()) / t_factor(40) == pytest.approx(float(values.std()), rel=0.04)
     assert float(values.std()) == pytest.approx(6 / math.sqrt(40), rel=0.04)
     of_the_mean = 6 / math.sqrt(40) / math.sqrt(4000)
     assert abs(float(values.mean()) - 9) < 3 * of_the_mean

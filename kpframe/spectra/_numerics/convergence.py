@@ -1,9 +1,12 @@
-"""When a pair may be called converged: a small residual, and no pair missing before it.
+"""When a pair may be called converged: its residual is small, and no pair is missing before it.
 
-A residual says that *some* eigenvalue is near, not which. From b random start vectors a Krylov space holds at
-most b vectors of each eigenspace, and once converged all of them if there are fewer; so an eigenvalue found
-b times may occur more often than it was found (``doubts``). The missing vectors are orthogonal to all
-that was found. Whether there are any is asked of a random vector there (``nothing_above``).
+For a unit vector v and a number theta some eigenvalue is within |A v - theta v| of theta (Parlett, "The
+symmetric eigenvalue problem", 1998, section 4.5), but the residual does not say which: the pair may be the
+third where the second was never found. That happens to repeated eigenvalues. From b random start vectors
+a Krylov space holds at most b vectors of each eigenspace, those that the start vectors have a part in. An
+eigenvalue found fewer than b times was so found in full; one found b times may have more copies, which come
+before every pair below it (``MultiplicityDoubts``). The eigenvectors that are missing are orthogonal to all
+that was found, so that Lanczos from a random vector of that complement sees them (``exists_above``).
 """
 
 from __future__ import annotations
@@ -18,28 +21,35 @@ from attrs import evolve, frozen
 from kpframe.operators import Operator
 from kpframe.spectra._numerics.linalg import outside
 
-#: Probability with which ``nothing_above`` may overlook an eigenvalue.
+#: Probability with which ``exists_above`` may overlook an eigenvalue.
 RISK = 1e-3
 
 #: Residuals of so many roundings of the largest value are taken for zero.
 ROUNDING = 128
 
-#: Which eigenvalues are wanted: the highest scores.
-Score = Callable[[torch.Tensor], torch.Tensor]
+#: Which eigenvalues are wanted: those with the highest keys.
+SortKey = Callable[[torch.Tensor], torch.Tensor]
+
+#: The ends of a spectrum by name.
+SORT_KEYS: dict[str, SortKey] = {
+    "largest": lambda values: values,
+    "smallest": torch.neg,
+    "magnitude": torch.abs,
+}
 
 
 class Answer(Enum):
-    """Whether something is missing."""
+    """Whether an eigenvalue is missing; unknown where the budget did not suffice to tell."""
 
     YES, NO, UNKNOWN = "yes", "no", "unknown"
 
 
 @frozen
 class Tolerance:
-    """How large a residual may be: ``tol`` times the pair's own value, or what rounding hides anyway.
+    """How large the residual of a converged pair may be: ``tol`` times the magnitude of its own value.
 
-    Rounding of products with the whole operator, ``ROUNDING`` eps times the largest value, leaves nothing to
-    be told of values below that (``tol`` times the largest where that is less).
+    But not less than rounding: a product is known to about eps times the operator's norm, so that no residual
+    can be told from zero below ``ROUNDING`` eps times the largest value (or ``tol`` times that, if less).
     """
 
     tol: float
@@ -64,79 +74,95 @@ class Tolerance:
 
 
 @frozen(eq=False)
-class Doubts:
-    """Which pairs may have others missing before them, and above which score these would lie."""
+class MultiplicityDoubts:
+    """Which pairs may have others missing before them, copies of an eigenvalue that was not found in full.
 
-    pairs: torch.Tensor  # [k], bool
-    level: float | None  # None: none are missing
+    Attributes:
+        pairs: ``[k]``, bool; the pairs in doubt.
+        level: missing copies have keys above this; None where nothing is in doubt.
+    """
+
+    pairs: torch.Tensor
+    level: float | None
 
     @classmethod
-    def none(cls, k: int) -> Doubts:
+    def none(cls, k: int) -> MultiplicityDoubts:
         """Return no doubts about k pairs."""
         return cls(torch.zeros(k, dtype=torch.bool), None)
 
     @classmethod
     def of(
-        cls, scores: torch.Tensor, limits: torch.Tensor, width: int, groups: torch.Tensor | None = None
-    ) -> Doubts:  # [k] each, scores descending
-        """Return the doubts about the best pairs found from ``width`` random start vectors, in each group.
+        cls, keys: torch.Tensor, limits: torch.Tensor, width: int, groups: torch.Tensor | None = None
+    ) -> MultiplicityDoubts:  # [k] each, keys descending
+        """Return the doubts about the first pairs found from ``width`` random start vectors, in each group.
 
-        A pair is in doubt where ``width`` values that cannot be told from each other lie clearly before it.
+        A pair is in doubt where ``width`` values that agree within their limits lie clearly before it: they
+        may be one eigenvalue, found as often as it can be.
         """
-        apart = scores[:, None] - scores
+        apart = keys[:, None] - keys
         near = apart.abs() <= limits[:, None]
         if groups is not None:
             near = near & (groups[:, None] == groups)
-        crowded = near.sum(1) >= width
+        crowded = near.sum(1) >= width  # values that may have more copies
         below = crowded[:, None] & (apart > limits[:, None])
         causes = below.any(1)
-        level = float((scores - limits)[causes].min()) if bool(causes.any()) else None
+        level = float((keys - limits)[causes].min()) if bool(causes.any()) else None
         return cls(below.any(0), level)
 
 
-def earned(residuals: torch.Tensor, limits: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:  # [k]
+def converged_flags(
+    residuals: torch.Tensor, limits: torch.Tensor, complete: torch.Tensor
+) -> torch.Tensor:  # [k]
     """Return the flags of pairs in order: each one's residual is small, and so are all before it."""
-    return (residuals <= limits).long().cummin(0).values.bool() & counted.to(residuals.device)
+    return (residuals <= limits).long().cummin(0).values.bool() & complete.to(residuals.device)
 
 
-def known(
-    scores: torch.Tensor, residuals: torch.Tensor, taken: torch.Tensor, level: float, low: float
+def to_deflate(
+    keys: torch.Tensor, residuals: torch.Tensor, taken: torch.Tensor, level: float, low: float
 ) -> tuple[torch.Tensor, float]:  # [..., m] each -> [..., m], bool
-    """Return which Ritz vectors to take out of the space in which something above ``level`` is looked for.
+    """Return which Ritz vectors to deflate in the search for eigenvalues above ``level``, and a lower level.
 
-    Those ``taken`` as converged, and those that can hardly share a direction with an eigenvector above the
-    level: by no more than their residual over their distance from it. Also returns the level, less what
-    taking these out can cost such an eigenvector.
+    Those ``taken`` as converged, and those that have hardly a part in an eigenvector above the level: with a
+    Ritz vector y of value theta and residual r, and an eigenvector u of value lambda > level,
+    ``(lambda - theta) <u, y> = <u, A y - theta y>``, hence |<u, y>| <= |r| / (level - theta). Deflating these
+    takes up to the sum of the squares from u, and as much of its Rayleigh quotient's distance from ``low``.
     """
-    share = residuals / (level - scores).clamp(min=torch.finfo(scores.dtype).tiny)
-    out = taken | ((scores < level) & (share <= 0.01))
+    share = residuals / (level - keys).clamp(min=torch.finfo(keys.dtype).tiny)
+    out = taken | ((keys < level) & (share <= 0.01))
     lost = float((share.where(out & ~taken, share.new_zeros(()))).square().sum(-1).max())
     return out, level - lost * (level - low)
 
 
-def lowest(op: Operator, score: Score, scale: float) -> float:
-    """Return a bound from below on the scores of an operator of norm ``scale``."""
-    return float(score(torch.tensor([0.0, scale])).min()) if op.positive else -scale
+def lowest_key(op: Operator, key: SortKey, scale: float) -> float:
+    """Return a bound from below on the keys of an operator of norm ``scale``."""
+    return float(key(torch.tensor([0.0, scale])).min()) if op.positive else -scale
 
 
-def nothing_above(
-    product: Callable[[torch.Tensor], torch.Tensor],
+def exists_above(
+    matvec: Callable[[torch.Tensor], torch.Tensor],
     starts: torch.Tensor,
-    score: Score,
+    key: SortKey,
     level: float,
     low: float,
-    room: int,
+    budget: int,
 ) -> Answer:  # starts: [U, n]
-    """Say whether any of U self-adjoint operators has an eigenvalue whose score is above ``level``.
+    """Say whether any of U self-adjoint operators has an eigenvalue with a key above ``level``.
 
-    ``product`` multiplies a row for each operator, in at most ``room`` calls. Lanczos from the random
-    ``starts``: an eigenvalue at or above ``level`` has a share of at least w = ``RISK^2 / n`` in its start,
-    but for a probability RISK. Let c be the largest Ritz value after j steps. The Chebyshev polynomial of
-    degree j that is at most 1 in size between ``low`` (a bound from below) and c is at ``level``
-    T = T_j(1 + 2 (level - c) / (c - low)). Where w T^2 exceeds (c - low) / (level - c), the share would have
-    lifted the largest Ritz value above c; so there is no such eigenvalue.
+    ``matvec`` multiplies a row for each operator, in at most ``budget`` calls. Lanczos runs from the random
+    ``starts``; a Ritz value above the level proves that there is one. For the other answer, suppose there is
+    one, with the eigenvector u. A random unit vector v has a part <u, v>^2 >= w = ``RISK^2 / n`` in it, but
+    for a probability below RISK. Let c be the largest Ritz value, ``low`` a bound from below on all
+    eigenvalues, and p the Chebyshev polynomial T_j of degree j on [low, c], where |p| <= 1. As p(A) v lies in
+    the Krylov space, its Rayleigh quotient is at most c, hence
 
-    Source: Kuczynski, Wozniakowski 1992, for the argument.
+        0 >= <p(A) v, (A - c) p(A) v> >= (level - c) w p(level)^2 - (c - low),
+
+    with p(level) = T_j(1 + 2 g) = cosh(j arcosh(1 + 2 g)) and g = (level - c) / (c - low). So there is none
+    once ``w p(level)^2 > 1 / g``, that is ``j arcosh(1 + 2 g) > arcosh(sqrt(n / g) / RISK)``.
+    (For the smallest eigenvalues this is said of -A, for the magnitude of A and of -A.)
+
+    Source: J. Kuczynski, H. Wozniakowski, "Estimating the largest eigenvalue by the power and Lanczos
+    algorithms with a random start", SIAM J. Matrix Anal. Appl. 1992, for the argument.
     """
     count, size = starts.shape
     eps = torch.finfo(starts.dtype).eps
@@ -147,20 +173,22 @@ def nothing_above(
     basis = current[:, None]  # [U, steps, n]
     matrix = torch.zeros(count, 0, 0, dtype=torch.float64, device=starts.device)
     live = lengths > 0
-    for step in range(min(room, size)):
-        images = product(current)
+    for step in range(min(budget, size)):
+        images = matvec(current)
         column = (basis @ images[..., None]).double()
         matrix = torch.nn.functional.pad(matrix, (0, 1, 0, 1))
         matrix[:, :, -1:], matrix[:, -1:, :] = column, column.mT
         ended = ~live[:, 0]
         matrix[ended, -1, -1] = matrix[ended, 0, 0]  # of zeros, which should not count
-        top = float(score(torch.linalg.eigvalsh(matrix)).max())
+        top = float(key(torch.linalg.eigvalsh(matrix)).max())
         if top >= level:
             return Answer.YES
         if top <= low:
             return Answer.NO
+        # After step + 1 products the Krylov space holds p(A) v for polynomials of degree j = step.
         gain = (level - top) / (top - low)
         needed = math.acosh(max(1.0, (size / gain) ** 0.5 / RISK))
+        # the Krylov space of step + 1 products from v holds p(A) v for polynomials p of degree j = step
         if step * math.acosh(1 + 2 * gain) >= needed:
             return Answer.NO
         rest = outside(images[:, None], basis)[:, 0]
@@ -171,4 +199,4 @@ def nothing_above(
             return Answer.NO
         current = torch.where(live, rest / lengths.clamp(min=torch.finfo(rest.dtype).tiny), 0.0)
         basis = torch.cat([basis, current[:, None]], dim=1)
-    return Answer.NO if size <= room else Answer.UNKNOWN
+    return Answer.NO if size <= budget else Answer.UNKNOWN

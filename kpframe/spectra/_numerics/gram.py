@@ -1,4 +1,8 @@
-"""The positive operator behind ranks and norms: ``op`` itself, or ``op op*`` / ``op* op``."""
+"""The positive operator G behind ranks and norms, ``op`` itself or its Gram operator, and its two moments.
+
+With the eigenvalues g_i of G, tr G = sum g_i and |G|_F^2 = sum g_i^2. So the participation rank is
+tr(G)^2 / |G|_F^2, and the Frobenius norm of ``op`` is |G|_F for G = op and sqrt(tr G) for G = op op*.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,9 @@ import torch
 from attrs import field, frozen
 
 from kpframe.operators import Operator
+from kpframe.spectra._numerics.matvecs import Matvecs, Sampler, ScaledOperator
 from kpframe.spectra._numerics.nystrom import Sketch, inner_samples, trace_samples
-from kpframe.spectra._numerics.products import Products, Sampler, Scaled
-from kpframe.spectra._numerics.statistics import Function, LeaveOneOut
+from kpframe.spectra._numerics.statistics import LeaveOneOut, SmoothFunction
 
 
 @frozen
@@ -23,10 +27,12 @@ class Gram:
     squared: bool = False
     gram: Operator = field(init=False)  # in units of ``unit``, squared where G is a product
     weight: int = field(init=False)  # products of op in one product of G
-    _scaled: Scaled = field(init=False)
+    _scaled: ScaledOperator = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        scaled = Scaled(self.op)  # between two factors too: their product may leave the range of the dtype
+        scaled = ScaledOperator(
+            self.op
+        )  # between two factors too: their product may leave the range of the dtype
         object.__setattr__(self, "_scaled", scaled)
         op: Operator = scaled
         if op.positive and not self.squared:
@@ -58,17 +64,17 @@ class Gram:
         """Return a sampler of G that counts products of ``op``."""
         return Sampler(self.gram, generator, self.weight, plain=True)
 
-    def product(self) -> Products:
+    def matvec(self) -> Matvecs:
         """Return products with G that count those of ``op``."""
-        return Products(self.gram, self.weight, plain=True)
+        return Matvecs(self.gram, self.weight, plain=True)
 
     def eigenvalues(self) -> tuple[torch.Tensor, int]:  # [dimension], ascending, float64
         """Return the exact eigenvalues of G but for a factor, none negative, and the products spent."""
-        product = Products(self.op)
-        dense = product.dense().double()
+        matvec = Matvecs(self.op)
+        dense = matvec.dense().double()
         if self.weight == 1:
-            return torch.linalg.eigvalsh((dense + dense.mT) / 2).clamp(min=0), product.count
-        return torch.linalg.svdvals(dense).square().flip(0), product.count
+            return torch.linalg.eigvalsh((dense + dense.mT) / 2).clamp(min=0), matvec.count
+        return torch.linalg.svdvals(dense).square().flip(0), matvec.count
 
 
 def moments(source: Sampler, num: int) -> Moments:
@@ -77,10 +83,13 @@ def moments(source: Sampler, num: int) -> Moments:
     if not products.any():  # random probes: the operator is zero
         return Moments(None, 0.0)
     sketch = Sketch.of(probes, products)
-    statistics = [torch.stack([trace_samples(v), inner_samples(v, v)], dim=-1) for v in sketch.views()]
+    statistics = [
+        torch.stack([trace_samples(v), inner_samples(v, v)], dim=-1) for v in sketch.approximations()
+    ]
     total = float(statistics[0][..., 0].mean())
     return Moments(
-        LeaveOneOut.of(*statistics, looks=sketch.looks), sketch.rounding / max(total, sketch.rounding)
+        LeaveOneOut.of(*statistics, correlation=sketch.correlation),
+        sketch.rounding / max(total, sketch.rounding),
     )
 
 
@@ -91,7 +100,7 @@ class Moments:
     statistics: LeaveOneOut | None
     rounding: float
 
-    def estimate(self, function: Function) -> tuple[float, float]:
+    def estimate(self, function: SmoothFunction) -> tuple[float, float]:
         """Return a function of ``(tr G, |G|_F^2)`` and its standard error, rounding included."""
         if self.statistics is None:
             return 0.0, 0.0

@@ -2,6 +2,15 @@
 
 J. Demmel, K. Veselic, "Jacobi's method is more accurate than QR", SIAM J. Matrix Anal. Appl. 1992: one-sided
 rotations of rows that differ by any factors in length keep each singular value's relative accuracy.
+
+Rotations that make the rows of a matrix orthogonal leave its singular values, which then are the lengths of
+the rows. For rows a and b the tangent t of the angle that makes a - t b and b + t a orthogonal solves
+t^2 + 2 zeta t - 1 = 0 with zeta = (|b|^2 - |a|^2) / (2 <a, b>), of which the smaller root is taken,
+t = sign(zeta) / (|zeta| + sqrt(1 + zeta^2)) (Rutishauser 1966). Here a = exp(l) x and b = exp(m) y with
+m <= l, and only r = exp(m - l) is formed: with zeta' = r zeta =
+(r^2 |y|^2 - |x|^2) / (2 <x, y>) and t = r u all is finite however small r is,
+
+    u = sign(zeta') / (|zeta'| + sqrt(r^2 + zeta'^2)),    x <- c (x - r^2 u y),    y <- c (y + u x).
 """
 
 from __future__ import annotations
@@ -52,7 +61,6 @@ def _rotated(logs: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:  # [B, H],
                 inner = (first * second).sum(1)
                 ratio = (logs[:, j] - logs[:, i]).exp()
                 still = inner.abs() <= eps
-                # The rotation's tangent is ratio * turn, however small the ratio.
                 zeta = (ratio**2 * (second**2).sum(1) - (first**2).sum(1)) / (2 * inner.masked_fill(still, 1))
                 turn = torch.where(zeta < 0, -1.0, 1.0) / (zeta.abs() + (ratio**2 + zeta**2).sqrt())
                 turn = turn.masked_fill(still, 0)

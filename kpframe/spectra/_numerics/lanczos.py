@@ -1,7 +1,15 @@
 """Lanczos quadrature: one tridiagonal matrix a probe, all probes in one batched product a step.
 
 S. Ubaru, J. Chen, Y. Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature", SIAM J. Matrix
-Anal. Appl. 2017.
+Anal. Appl. 2017; G. H. Golub, J. H. Welsch, "Calculation of Gauss quadrature rules", Math. Comp. 1969.
+
+For A = sum_i lambda_i u_i u_i* and a vector z, <z, f(A) z> = sum_i f(lambda_i) <z, u_i>^2 is an integral of f
+over the spectral measure of z. After k Lanczos steps from z, the eigenpairs (theta_j, y_j) of the
+tridiagonal matrix T make its Gauss quadrature of k nodes,
+
+    <z, f(A) z> ~ |z|^2 sum_j tau_j f(theta_j),    tau_j = <e_1, y_j>^2,
+
+exact for polynomials of degree up to 2 k - 1. The mean over random z with E[z z*] = I estimates tr f(A).
 """
 
 from __future__ import annotations
@@ -10,7 +18,7 @@ import torch
 from attrs import frozen
 
 from kpframe.spectra._numerics.linalg import symmetric_eigen
-from kpframe.spectra._numerics.products import Products
+from kpframe.spectra._numerics.matvecs import Matvecs
 
 F64 = torch.float64
 
@@ -23,7 +31,7 @@ class Tridiagonal:
     beside: torch.Tensor  # [p, steps - 1]
     squares: torch.Tensor  # [p], the start vectors' squared lengths
 
-    def rule(self, steps: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def quadrature(self, steps: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the Gauss nodes and weights ``[p, steps]`` after so many steps (None: all).
 
         ``sum(weights * f(nodes))`` of a row estimates <z, f(A) z>; the weights of a row sum to <z, z>.
@@ -39,7 +47,7 @@ class Tridiagonal:
 
 
 def lanczos(
-    product: Products, starts: torch.Tensor, steps: int, deflated: torch.Tensor | None = None
+    matvec: Matvecs, starts: torch.Tensor, steps: int, deflated: torch.Tensor | None = None
 ) -> Tridiagonal:  # starts: [p, n]
     """Return the Lanczos matrices of a self-adjoint operator from each start vector.
 
@@ -59,7 +67,7 @@ def lanczos(
     eps = torch.finfo(starts.dtype).eps
     for step in range(steps):
         basis[:, step] = current
-        images = product(current)
+        images = matvec(current)
         diagonal[:, step] = (images * current).sum(1, dtype=F64)
         scale = torch.maximum(scale, torch.linalg.vector_norm(images, dim=1).to(F64))
         if step + 1 == steps:

@@ -1,4 +1,4 @@
-"""Growing orthonormal bases of rows, rank deficiency included."""
+"""Small dense linear algebra: eigenpairs, signs, and orthonormal bases of rows that grow."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ def orthonormal_rows(rows: torch.Tensor, floor: float = 0.0) -> torch.Tensor:  #
     return basis.mT.contiguous()
 
 
+def row_signs(rows: torch.Tensor) -> torch.Tensor:  # [k, n] -> [k, 1]
+    """Return the sign of each row's largest-magnitude entry, +1 for a row of zeros."""
+    entries = rows.gather(1, rows.abs().argmax(1, keepdim=True))
+    return torch.where(entries < 0, -1, 1).to(rows.dtype)
+
+
 def outside(
     rows: torch.Tensor, basis: torch.Tensor
 ) -> torch.Tensor:  # [..., b, n], [..., r, n] -> [..., b, n]
@@ -59,8 +65,8 @@ class Basis:
 
     def extend(self, rows: torch.Tensor, floor: float = 0.0) -> torch.Tensor:  # [b, n] -> [r, n]
         """Add what ``rows`` bring that is new (longer than ``floor``), and return it, orthonormal."""
-        room = rows.shape[1] - self.size
-        new = orthonormal_rows(self.outside(rows), floor)[:room]
+        free = rows.shape[1] - self.size
+        new = orthonormal_rows(self.outside(rows), floor)[:free]
         # What was nearly inside the basis has lost its orthogonality with its length.
         new = orthonormal_rows(self.outside(new), 0.5) if self.size and len(new) else new
         needed = self.size + len(new)

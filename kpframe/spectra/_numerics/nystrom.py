@@ -1,13 +1,29 @@
-"""The Nystrom sketch of a positive operator and its leave-one-out residuals.
+"""The Nystrom sketch of a positive operator and what it leaves out, without each of its probes.
 
 For probes Omega and products Y = A Omega, the Nystrom approximation is N = Y H^+ Y* with H = Omega* Y. It
-reproduces A on the probes, so leaving probe i out changes it by one rank: N - N_i = s_i s_i*. The residual
-R_i = A - N_i vanishes on the other probes and is known on omega_i: R_i omega_i = s_i <s_i, omega_i>. These
-are unbiased one-sample looks at what the sketch misses, at no further product (Epperly, Tropp, Webber,
-"XTrace: making the most of every sample in stochastic trace estimation", SIAM J. Matrix Anal. Appl. 2024).
+reproduces A on the probes: N Omega = Y. Leaving out probe i changes it by one rank,
 
-The looks share the sketch and are correlated; their error is found by comparing the view of all probes with
-views from which one probe is deleted altogether (``LeaveOneOut``).
+    N - N_i = s_i s_i*,    s_i = Y H^-1 e_i / sqrt((H^-1)_ii),    <s_i, omega_i> = 1 / sqrt((H^-1)_ii)
+
+(the inverse of H without row and column i is that of H less a matrix of rank one). What is left,
+R_i = A - N_i, vanishes on the other probes, and on omega_i it is known at no further product:
+
+    R_i omega_i = A omega_i - N_i omega_i = N omega_i - N_i omega_i = s_i <s_i, omega_i>.
+
+As omega_i is independent of N_i, <omega_i, R_i omega_i> = <s_i, omega_i>^2 is an unbiased sample of tr R_i
+(E. N. Epperly, J. A. Tropp, R. J. Webber, "XTrace: making the most of every sample in stochastic trace
+estimation", SIAM J. Matrix Anal. Appl. 45 (2024), XNysTrace). Of omega_i it sees only p_i, the part
+orthogonal to the other probes, whose direction is uniform in their complement, of dimension n - m + 1, and
+independent of its length. With G = Omega* Omega,
+
+    p_i = Omega G^-1 e_i / (G^-1)_ii,    |p_i|^2 = 1 / (G^-1)_ii,
+
+so that ``scale`` (n - m + 1) (G^-1)_ii sets the squared length to its mean, which takes the noise of the
+length out (the paper's normalisation of test vectors). H is inverted by its eigenvalues rather than by
+Cholesky's factor, so that it may be singular to rounding.
+
+The samples share the sketch and are correlated; their error is found by comparing those of all probes with
+those of which one probe is deleted altogether (``LeaveOneOut``).
 """
 
 from __future__ import annotations
@@ -16,25 +32,20 @@ import torch
 from attrs import frozen
 
 from kpframe.spectra._numerics.linalg import symmetric_eigen
-from kpframe.spectra._numerics.statistics import Looks, deletions
+from kpframe.spectra._numerics.statistics import SampleCorrelation, all_but_one
 
 F64 = torch.float64
 
 
 @frozen(eq=False)
-class View:
-    """``b`` Nystrom approximations ``N = Q F F* Q*`` of ``A + shift I``, each from ``k`` of the probes.
+class Approximations:
+    """``b`` Nystrom approximations ``N = Q F F* Q*`` of ``A + shift I``, each from ``k`` of the m probes."""
 
-    ``Q changes[:, :, i]`` is s_i, ``known`` is <s_i, omega_i>, ``Q parts[:, :, i]`` is the projection of
-    p_i, the part of omega_i orthogonal to the other probes. A residual sees only p_i; ``scale`` sets its
-    squared length to the mean, n - k + 1, which takes the noise of the length out.
-    """
-
-    factor: torch.Tensor  # [b, m, k]
-    changes: torch.Tensor  # [b, m, k]
-    known: torch.Tensor  # [b, k]
-    parts: torch.Tensor  # [b, m, k]
-    scale: torch.Tensor  # [b, k]
+    factor: torch.Tensor  # [b, m, k], F
+    changes: torch.Tensor  # [b, m, k], column i is Q* s_i
+    known: torch.Tensor  # [b, k], <s_i, omega_i>
+    parts: torch.Tensor  # [b, m, k], column i is Q* p_i
+    scale: torch.Tensor  # [b, k], (n - k + 1) / |p_i|^2
     shift: float
     dimension: int
 
@@ -73,69 +84,76 @@ class Sketch:
             shift,
         )
 
-    def views(self) -> tuple[View, View]:
-        """Return the view of all probes (b = 1) and those with one probe deleted."""
+    def approximations(self) -> tuple[Approximations, Approximations]:
+        """Return that from all probes (b = 1) and those with one probe deleted."""
         num, device = len(self.core), self.core.device
-        return self._view(torch.arange(num, device=device)[None]), self._view(deletions(num, device))
+        return self._from(torch.arange(num, device=device)[None]), self._from(all_but_one(num, device))
 
     @property
-    def looks(self) -> Looks:
-        """How much the samples' looks outside have in common."""
+    def correlation(self) -> SampleCorrelation:
+        """How the samples' errors are correlated."""
         num = len(self.triangle)
         eye = torch.eye(num, dtype=F64, device=self.triangle.device)
         half = torch.linalg.solve_triangular(self.triangle, eye, upper=True)
-        inverse = half @ half.mT  # of the probes' Gram matrix, which is also that of the p_i but for lengths
+        inverse = half @ half.mT  # G^-1, whose entries are <p_i, p_j> / (|p_i|^2 |p_j|^2)
         lengths = inverse.diagonal().rsqrt()
-        return Looks((lengths[:, None] * inverse * lengths).square(), self.basis.shape[0] - num)
+        return SampleCorrelation((lengths[:, None] * inverse * lengths).square(), self.basis.shape[0] - num)
 
     @property
     def rounding(self) -> float:
         """The size of the rounding errors in an estimated trace.
 
-        What the samples see outside is one over entries of the inverse of H, so rounding comes multiplied by
-        the condition of H, which grows as the probes come to span the space.
+        The samples outside are one over entries of the inverse of H, so rounding comes multiplied by the
+        condition of H, which grows as the probes come to span the space.
         """
-        view = self._view(torch.arange(len(self.core), device=self.core.device)[None])
-        outside = float((view.scale * view.known**2).mean())
+        all_probes = self._from(torch.arange(len(self.core), device=self.core.device)[None])
+        outside = float((all_probes.scale * all_probes.known**2).mean())
         values = torch.linalg.eigvalsh(self.core)
         eps = torch.finfo(self.basis.dtype).eps
         condition = min(1 / eps, float(values[-1] / values[0].clamp(min=torch.finfo(F64).tiny)))
         return self.shift * self.basis.shape[0] + eps * condition * outside
 
-    def _view(self, kept: torch.Tensor) -> View:  # [b, k]
-        """Return the approximations from the kept probes; H is inverted by its eigenvalues."""
+    def _from(self, kept: torch.Tensor) -> Approximations:  # [b, k]
+        """Return the approximations from the kept probes."""
         dimension, num = self.basis.shape[0], kept.shape[1]
         core = self.core[kept[:, :, None], kept[:, None, :]]
         values, vectors = symmetric_eigen(core)
         limits = torch.finfo(self.basis.dtype)
         values = values.clamp(min=(limits.eps * values[:, -1:]).clamp(min=limits.tiny))
-        root = vectors * values.rsqrt()[:, None, :]  # root root* is the inverse of H
-        factor = self.products[:, kept].movedim(1, 0) @ root
-        known = (root * root).sum(2).rsqrt()  # 1 / sqrt(diagonal of the inverse of H)
+        root = vectors * values.rsqrt()[:, None, :]  # root root* = H^-1
+        factor = self.products[:, kept].movedim(1, 0) @ root  # N = Y H^-1 Y* = (Y root) (Y root)*
+        known = (root * root).sum(2).rsqrt()  # 1 / sqrt((H^-1)_ii)
         changes = (factor @ root.mT) * known[:, None, :]
         triangle = torch.linalg.qr(self.triangle[:, kept].movedim(1, 0), mode="r")[1]
         eye = torch.eye(num, dtype=F64, device=core.device)
         half = torch.linalg.solve_triangular(triangle, eye, upper=True)
-        inverse = half @ half.mT  # of the probes' Gram matrix
+        inverse = half @ half.mT  # G^-1 of the kept probes
         diagonal = inverse.diagonal(dim1=1, dim2=2)
         parts = (self.probes[:, kept].movedim(1, 0) @ inverse) / diagonal[:, None, :]
         scale = (dimension - num + 1) * diagonal
-        return View(factor, changes, known, parts, scale, self.shift, dimension)
+        return Approximations(factor, changes, known, parts, scale, self.shift, dimension)
 
 
-def trace_samples(view: View) -> torch.Tensor:  # [b, k]
+def trace_samples(each: Approximations) -> torch.Tensor:  # [b, k]
     """Return the leave-one-out estimates of tr A: tr N_i + scale_i <p_i, R_i p_i>."""
-    inside = (view.factor**2).sum((1, 2))[:, None] - (view.changes**2).sum(1)
-    outside = view.scale * view.known**2
-    return inside + (outside - view.shift * view.dimension)
+    inside = (each.factor**2).sum((1, 2))[:, None] - (each.changes**2).sum(1)  # tr N_i = tr N - |s_i|^2
+    outside = each.scale * each.known**2
+    return inside + (outside - each.shift * each.dimension)
 
 
-def inner_samples(a: View, b: View, cross: torch.Tensor | None = None) -> torch.Tensor:  # [b, k]
+def inner_samples(
+    a: Approximations, b: Approximations, cross: torch.Tensor | None = None
+) -> torch.Tensor:  # [b, k]
     """Return the leave-one-out estimates of <A, B>_F for two sketches on the same probes.
 
-    With A = N_i + R_i and B = M_i + S_i, the first term of <A, B> = <N_i, M_i> + <N_i, S_i> + <R_i, M_i> +
-    <R_i, S_i> is known and the others are seen through p_i: <p_i, N_i S_i p_i>, and so on. ``cross`` is
-    ``Q_a* Q_b`` (None: the two sketches share their basis).
+    With A = N_i + R_i and B = M_i + S_i, the first term of
+
+        <A, B> = <N_i, M_i> + <N_i, S_i> + <R_i, M_i> + <R_i, S_i>
+
+    is known and the others are traces of what vanishes on the other probes, sampled by p_i as in
+    ``trace_samples``: <p_i, N_i S_i p_i>, and so on, with R_i p_i = s_i <s_i, omega_i> and S_i p_i =
+    t_i <t_i, omega_i>. So B = A gives |A|_F^2. ``cross`` is ``Q_a* Q_b`` (None: the two sketches share their
+    basis).
     """
     change_b = b.changes if cross is None else cross @ b.changes  # t_i in the basis of a
     change_a = a.changes if cross is None else cross.mT @ a.changes
@@ -144,9 +162,11 @@ def inner_samples(a: View, b: View, cross: torch.Tensor | None = None) -> torch.
     on_a = a.factor.mT @ change_b  # F_a* t_i
     on_b = b.factor.mT @ change_a
     inside = ((a.factor.mT @ factor_b) ** 2).sum((1, 2))[:, None]
+    # <N - s s*, M - t t*> = |F_a* F_b|^2 - |F_a* t|^2 - |F_b* s|^2 + <s, t>^2
     inside = inside - (on_a**2).sum(1) - (on_b**2).sum(1) + overlap**2
     mixed_a = b.known * (((a.factor.mT @ a.parts) * on_a).sum(1) - a.known * overlap)  # <p, N_i S_i p>
     mixed_b = a.known * (((b.factor.mT @ b.parts) * on_b).sum(1) - b.known * overlap)
     outside = a.scale * (mixed_a + mixed_b + a.known * b.known * overlap)
+    # <A + a I, B + b I> = <A, B> + b tr A + a tr B + a b n
     shifted = b.shift * trace_samples(a) + a.shift * trace_samples(b)
     return inside + outside - shifted - a.shift * b.shift * a.dimension

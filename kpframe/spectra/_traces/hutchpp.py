@@ -1,7 +1,7 @@
 """Hutch++: the trace on a sketched range exactly, the rest by Hutchinson.
 
-R. A. Meyer, C. Musco, C. Musco, D. P. Woodruff, "Hutch++: optimal stochastic trace estimation", SOSA 2021.
-For any square operator; a third of the budget each for the range, the trace on it and the rest.
+R. A. Meyer, C. Musco, C. Musco, D. P. Woodruff, "Hutch++: optimal stochastic trace estimation", SOSA 2021,
+Algorithm 1. For any square operator; a third of the budget each for the range, the trace on it and the rest.
 """
 
 from __future__ import annotations
@@ -9,19 +9,22 @@ from __future__ import annotations
 import torch
 
 from kpframe.spectra._numerics.linalg import orthonormal_rows
-from kpframe.spectra._numerics.products import Sampler
+from kpframe.spectra._numerics.matvecs import Sampler
 from kpframe.spectra._numerics.statistics import mean
-from kpframe.spectra._traces import hutchinson
+from kpframe.spectra._traces.hutchinson import hutchinson
 
 
-def measure(source: Sampler, budget: int) -> tuple[float, float]:
+def hutchpp(source: Sampler, budget: int) -> tuple[float, float]:
     """Return the trace on the sketched range plus the mean of the samples of the rest."""
     third = budget // 3
     rest = budget - 2 * third
     if third == 0:
-        return hutchinson.measure(source, budget)
+        return hutchinson(source, budget)
     probes = source.probes(rest + third, "rademacher")
-    range_ = orthonormal_rows(source.product(probes[rest:]))  # [r, n]
-    inside = (range_ * source.product(range_)).sum(dtype=torch.float64)
-    outside = probes[:rest] - (probes[:rest] @ range_.mT) @ range_
-    return mean(inside + (outside * source.product(outside)).sum(1, dtype=torch.float64))
+    # With Q an orthonormal basis of the range of A S for random signs S, and P = I - Q Q*,
+    #     tr A = tr(Q* A Q) + tr(P A P),
+    # the first term from r products, the second, small where eigenvalues decay, as the mean of <P z, A P z>.
+    range_ = orthonormal_rows(source.matvec(probes[rest:]))  # Q*, [r, n]
+    inside = (range_ * source.matvec(range_)).sum(dtype=torch.float64)
+    outside = probes[:rest] - (probes[:rest] @ range_.mT) @ range_  # (P z)*
+    return mean(inside + (outside * source.matvec(outside)).sum(1, dtype=torch.float64))

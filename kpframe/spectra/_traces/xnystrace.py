@@ -1,18 +1,19 @@
 """XNysTrace: the leave-one-out Nystrom estimator for positive operators.
 
 E. N. Epperly, J. A. Tropp, R. J. Webber, "XTrace: making the most of every sample in stochastic trace
-estimation", SIAM J. Matrix Anal. Appl. 2024. One product a probe; the best choice for positive operators.
+estimation", SIAM J. Matrix Anal. Appl. 45 (2024), the estimator XNysTrace with normalised test vectors. One
+product a probe; the best choice for positive operators.
 """
 
 from __future__ import annotations
 
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.spectra._numerics.matvecs import Sampler
 from kpframe.spectra._numerics.nystrom import Sketch, trace_samples
-from kpframe.spectra._numerics.products import Sampler
-from kpframe.spectra._numerics.statistics import LeaveOneOut, identity
+from kpframe.spectra._numerics.statistics import LeaveOneOut, only_mean
 
 
-def measure(source: Sampler, budget: int) -> tuple[float, float]:
+def xnystrace(source: Sampler, budget: int) -> tuple[float, float]:
     """Return the mean of one leave-one-out sample a product; the operator must be positive."""
     if not source.op.positive:
         raise ArgumentError(
@@ -23,8 +24,9 @@ def measure(source: Sampler, budget: int) -> tuple[float, float]:
     probes, products = source.products(budget, "gaussian")
     if not products.any():  # random probes: the operator is zero
         return 0.0, 0.0
+    # tr A = tr N_i + tr R_i, with N_i the Nystrom approximation from all probes but i, and what it misses,
+    # R_i = A - N_i, sampled by probe i, which is independent of N_i: each of the samples is unbiased.
     sketch = Sketch.of(probes, products)
-    views = sketch.views()
-    samples = (trace_samples(view)[..., None] for view in views)
-    value, stderr = LeaveOneOut.of(*samples, looks=sketch.looks).estimate(identity)
+    samples = (trace_samples(each)[..., None] for each in sketch.approximations())
+    value, stderr = LeaveOneOut.of(*samples, correlation=sketch.correlation).estimate(only_mean)
     return value, max(stderr, sketch.rounding)

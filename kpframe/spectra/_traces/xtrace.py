@@ -1,8 +1,24 @@
 """XTrace: the exchangeable, leave-one-out form of Hutch++.
 
 E. N. Epperly, J. A. Tropp, R. J. Webber, "XTrace: making the most of every sample in stochastic trace
-estimation", SIAM J. Matrix Anal. Appl. 2024. For any square operator; two products a probe. Each probe
-serves both to sketch the range for the others and to sample what their range misses.
+estimation", SIAM J. Matrix Anal. Appl. 45 (2024), the estimator XTrace with normalised test vectors. For any
+square operator; two products a probe. Each probe serves both to sketch the range for the others and to sample
+what their range misses.
+
+With Q_i an orthonormal basis of the products with all probes but omega_i, and P_i = I - Q_i Q_i*, sample i is
+
+    T_i = tr(Q_i* A Q_i) + c_i <P_i omega_i, A P_i omega_i>,    c_i = (n - m + 1) / |P_i omega_i|^2,
+
+Hutch++ with all products but one for the range. It is unbiased, for omega_i is independent of Q_i, and the
+direction of P_i omega_i, for a Gaussian omega_i, of its length: c_i puts the mean of the squared length,
+the dimension n - (m - 1), in its place. No T_i needs products of its own. With Y = A Omega = Q R,
+
+    Q_i Q_i* = Q (I - s_i s_i*) Q*,    s_i = R^-* e_i / |R^-* e_i|,
+
+as s_i is orthogonal to every column of R but the i-th. So tr(Q_i* A Q_i) = tr H - <s_i, H s_i> with
+H = Q* A Q, and with g_i = (I - s_i s_i*) Q* omega_i, the part of omega_i in the range of Q_i,
+
+    <P_i omega_i, A P_i omega_i> = <omega_i, A omega_i> - <g_i, Q* (A + A*) omega_i> + <g_i, H g_i>.
 """
 
 from __future__ import annotations
@@ -11,9 +27,9 @@ import torch
 from attrs import frozen
 
 from kpframe.spectra._numerics.linalg import orthonormal_rows
-from kpframe.spectra._numerics.products import Sampler
-from kpframe.spectra._numerics.statistics import LeaveOneOut, deletions, identity
-from kpframe.spectra._traces import hutchinson
+from kpframe.spectra._numerics.matvecs import Sampler
+from kpframe.spectra._numerics.statistics import LeaveOneOut, all_but_one, only_mean
+from kpframe.spectra._traces.hutchinson import hutchinson
 
 F64 = torch.float64
 
@@ -25,7 +41,7 @@ class _Sketch:
     products: torch.Tensor  # [r, m], Q* A Omega
     probes: torch.Tensor  # [r, m], Q* Omega
     back: torch.Tensor  # [r, m], Q* A* Omega
-    core: torch.Tensor  # [r, r], Q* A Q
+    core: torch.Tensor  # [r, r], H = Q* A Q
     forms: torch.Tensor  # [m], <omega_i, A omega_i>
     squares: torch.Tensor  # [m], |omega_i|^2
     dimension: int
@@ -36,14 +52,13 @@ class _Sketch:
             small[:, kept].movedim(1, 0) for small in (self.products, self.probes, self.back)
         )
         basis, triangle = torch.linalg.qr(products)  # of the kept products, inside Q
-        # Removing column i from Y removes one direction from its range: the column i of R^-* made unit.
         eye = torch.eye(kept.shape[1], dtype=F64, device=kept.device)
         inverse = torch.linalg.solve_triangular(triangle.mT, eye, upper=False)
-        lost = basis @ (inverse / torch.linalg.vector_norm(inverse, dim=1, keepdim=True))
+        lost = basis @ (inverse / torch.linalg.vector_norm(inverse, dim=1, keepdim=True))  # s_i
         trace = ((self.core @ basis) * basis).sum((1, 2))
         inside = trace[:, None] - (lost * (self.core @ lost)).sum(1)
         inner = basis @ (basis.mT @ probes)
-        seen = inner - lost * (lost * inner).sum(1, keepdim=True)  # the probe within the others' range
+        seen = inner - lost * (lost * inner).sum(1, keepdim=True)  # g_i
         return self._assemble(kept, inside, seen, products + back, kept.shape[1] - 1)
 
     def rank_deficient(self) -> torch.Tensor:  # [m]
@@ -57,20 +72,20 @@ class _Sketch:
     def _assemble(
         self, kept: torch.Tensor, inside: torch.Tensor, seen: torch.Tensor, sides: torch.Tensor, left: int
     ) -> torch.Tensor:
-        """Return the trace inside plus the probe's look outside, its length set to the mean length."""
-        look = self.forms[kept] - (seen * sides).sum(1) + (seen * (self.core @ seen)).sum(1)
+        """Return the trace inside plus the sample outside, with the probe's length set to its mean."""
+        sample = self.forms[kept] - (seen * sides).sum(1) + (seen * (self.core @ seen)).sum(1)
         length = self.squares[kept] - (seen**2).sum(1)
-        return inside + look * (self.dimension - left) / length
+        return inside + sample * (self.dimension - left) / length
 
 
-def measure(source: Sampler, budget: int) -> tuple[float, float]:
+def xtrace(source: Sampler, budget: int) -> tuple[float, float]:
     """Return the mean of one leave-one-out sample a pair of products (below two pairs: Hutchinson)."""
     num = budget // 2
     if num < 2:
-        return hutchinson.measure(source, budget)
+        return hutchinson(source, budget)
     probes, products = source.products(num, "gaussian")
     basis = orthonormal_rows(products)  # [r, n]
-    images = source.product(basis)  # (A Q)*, [r, n]
+    images = source.matvec(basis)  # (A Q)*, [r, n]
     sketch = _Sketch(
         (basis @ products.mT).to(F64),
         (basis @ probes.mT).to(F64),
@@ -84,5 +99,5 @@ def measure(source: Sampler, budget: int) -> tuple[float, float]:
         samples = sketch.rank_deficient()
         return float(samples.mean()), float(samples.std())  # exact but for rounding
     whole = sketch.samples(torch.arange(num, device=probes.device)[None])
-    deleted = sketch.samples(deletions(num, probes.device))
-    return LeaveOneOut.of(whole[..., None], deleted[..., None]).estimate(identity)
+    deleted = sketch.samples(all_but_one(num, probes.device))
+    return LeaveOneOut.of(whole[..., None], deleted[..., None]).estimate(only_mean)

@@ -14,7 +14,7 @@ from kpframe.flow._propagator import Propagator, ScanPropagator
 from kpframe.flow._step_jacobian import DenseStepJacobian
 from kpframe.flow._trajectory import Trajectory
 from kpframe.models._autograd.forms import AutogradParameterJacobian, step_blocks
-from kpframe.spectra._numerics import products
+from kpframe.spectra._numerics import matvecs
 from kpframe.testing._toys import Elman
 from kpframe.testing.mutants.mutant import Mutant
 
@@ -93,7 +93,7 @@ class ByName(Elman):
 
 def _without_units() -> AbstractContextManager[Any]:
     """Return a context in which estimators square what they see as it is."""
-    return patch.object(products, "unit_of", lambda values: 1.0)
+    return patch.object(matvecs, "unit_of", lambda values: 1.0)
 
 
 MUTANTS = (

@@ -1,4 +1,4 @@
-"""Counted, checked, batched products: the only place where spectra touches an operator."""
+"""Matrix-vector products, counted, checked and batched: the only place where spectra multiplies."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from kpframe.operators import Operator
 from kpframe.operators._dense import basis
 from kpframe.operators._memory import chunk_size
 from kpframe.operators._scale import divided, unit_of
-from kpframe.spectra._numerics.rng import new_generator, probes
+from kpframe.spectra._numerics.probes import new_generator, probes
 
 
-class Scaled(Operator):
-    """``op / unit``: what estimators multiply with, so that they may square what they see.
+class ScaledOperator(Operator):
+    """``op / unit``, with a unit that keeps the squares of products within the range of the dtype.
 
-    The unit, a power of two, is chosen from the first products that are not zero, those of random vectors,
-    and serves the adjoint too; it is 1 where these are of ordinary size. What estimators find does not depend
-    on scale, or is multiplied by ``unit`` at the end, as a Python number.
+    Estimators square products: of an operator of size 1e25 these overflow in float32, of 1e-25 they are zero.
+    The unit, a power of two so that dividing rounds nothing, is chosen from the first products that are not
+    zero, those of random vectors, and serves the adjoint too; it is 1 where these are of ordinary size. What
+    estimators find does not depend on scale, or is multiplied by ``unit`` at the end, as a Python number.
     """
 
     def __init__(self, op: Operator) -> None:
@@ -53,19 +54,23 @@ class Scaled(Operator):
         return self.inner._formula()
 
 
-class Products:
-    """Products of one operator with rows of vectors; ``count`` says how many were spent.
+class Matvecs:
+    """The products of one operator with rows of vectors; ``count`` says how many were spent.
 
-    Vectors are rows ``[m, n]`` of flattened tensors here; they get the operator's axes only inside a
-    product. ``weight`` is the price of one product (2 for ``A A*``). Batches are cut by memory. Products come
-    in units of ``unit``, see ``Scaled``; ``plain`` ones, for entries one by one, do not.
+    Vectors are rows ``[m, n]`` here, each a flattened tensor of the operator's domain, which gets its axes
+    back inside a product only. All rows are multiplied in one call, or in as few as memory allows.
+
+    Args:
+        op: the operator.
+        weight: how many operator products one product counts for (2 for ``A A*``).
+        plain: return products as they are; otherwise divided by ``unit``, see ``ScaledOperator``.
     """
 
     def __init__(self, op: Operator, weight: int = 1, *, plain: bool = False) -> None:
         self.op = op
         self.weight = weight
         self.count = 0
-        self._scaled = Scaled(op)
+        self._scaled = ScaledOperator(op)
         self._plain = plain
 
     @property
@@ -74,9 +79,9 @@ class Products:
         return self._scaled.unit
 
     @property
-    def T(self) -> Products:
+    def T(self) -> Matvecs:
         """Products of the adjoint, in the same units, counted on their own."""
-        other = Products(self.op.T, self.weight, plain=self._plain)
+        other = Matvecs(self.op.T, self.weight, plain=self._plain)
         other._scaled = self._scaled
         return other
 
@@ -122,7 +127,7 @@ class Sampler:
         self, op: Operator, generator: torch.Generator | None, weight: int = 1, *, plain: bool = False
     ) -> None:
         self.op = op
-        self.product = Products(op, weight, plain=plain)
+        self.matvec = Matvecs(op, weight, plain=plain)
         self.generator = new_generator(generator)
         self._probes: dict[str, torch.Tensor] = {}
         self._products: dict[str, torch.Tensor] = {}
@@ -130,7 +135,7 @@ class Sampler:
     @property
     def count(self) -> int:
         """Number of operator products spent so far, with probes of every kind."""
-        return self.product.count
+        return self.matvec.count
 
     def probes(self, num: int, kind: str) -> torch.Tensor:  # [num, n]
         """Return the first ``num`` probes of a kind."""
@@ -150,6 +155,6 @@ class Sampler:
         vectors, op = self.probes(num, kind), self.op
         known = self._products.get(kind, torch.empty(0, op.codomain.size, dtype=op.dtype, device=op.device))
         if num > len(known):
-            known = torch.cat([known, self.product(vectors[len(known) :])])
+            known = torch.cat([known, self.matvec(vectors[len(known) :])])
         self._products[kind] = known
         return vectors, known[:num]

@@ -8,7 +8,7 @@ from kpframe.errors import ArgumentError
 from kpframe.operators import FunctionOperator, Operator
 from kpframe.operators import _memory as chunks
 from kpframe.operators._spaces import Space
-from kpframe.spectra._numerics.rng import KINDS
+from kpframe.spectra._numerics.probes import KINDS
 
 SPACE = Space.of(time=5, hidden=7)
 

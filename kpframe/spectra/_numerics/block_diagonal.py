@@ -1,9 +1,14 @@
-"""Lanczos within the blocks of a block-diagonal operator, one row of all blocks at a time.
+"""Eigenpairs of a block-diagonal operator: Lanczos within each block, all blocks in the same products.
 
 A vector holds one vector of each block, so that a product with the operator is a product with every block
 at once, and ``m`` products span a Krylov space of dimension ``m`` in each. Where one matrix is shared by many
 blocks (the Gram matrix of a layer's inputs by its units), whose leading eigenvalues crowd together, this
 needs a few products where Lanczos on the whole space needs thousands.
+
+The operator is op = op_1 (+) ... (+) op_U. For a vector q = (q_1, ..., q_U) it gives (op_1 q_1, ...,
+op_U q_U), so that q, op q, op^2 q, ... hold the Krylov sequences of all blocks. Bases, Ritz pairs and
+residuals are those of ``block_lanczos``, a batch over the blocks; the pairs of the operator are the best of
+all blocks.
 """
 
 from __future__ import annotations
@@ -11,22 +16,22 @@ from __future__ import annotations
 import torch
 
 from kpframe.operators import Operator
+from kpframe.spectra._numerics.block_lanczos import Ritz, best
 from kpframe.spectra._numerics.convergence import (
     Answer,
-    Doubts,
-    Score,
+    MultiplicityDoubts,
+    SortKey,
     Tolerance,
-    known,
-    lowest,
-    nothing_above,
+    exists_above,
+    lowest_key,
+    to_deflate,
 )
-from kpframe.spectra._numerics.krylov import Ritz, best
 from kpframe.spectra._numerics.linalg import outside, symmetric_eigen
-from kpframe.spectra._numerics.products import Products
-from kpframe.spectra._numerics.rng import random_rows
+from kpframe.spectra._numerics.matvecs import Matvecs
+from kpframe.spectra._numerics.probes import random_rows
 
 
-class Blocks:
+class DiagonalBlocks:
     """How vectors of an operator's domain fall into blocks of equal size.
 
     Args:
@@ -54,59 +59,59 @@ class Blocks:
         return rows.reshape(m, -1)
 
 
-def blocks_of(op: Operator) -> Blocks | None:
+def diagonal_blocks(op: Operator) -> DiagonalBlocks | None:
     """Return the blocks of an operator, None where it has none that are known, or of unequal sizes."""
     labels = op.block_labels
     if labels is None:
         return None
     sizes = torch.unique(labels, return_counts=True)[1]
-    return Blocks(op, labels) if len(sizes) > 1 and bool((sizes == sizes[0]).all()) else None
+    return DiagonalBlocks(op, labels) if len(sizes) > 1 and bool((sizes == sizes[0]).all()) else None
 
 
-def lanczos_in_blocks(
-    product: Products,
+def block_diagonal_lanczos(
+    matvec: Matvecs,
     k: int,
-    blocks: Blocks,
+    blocks: DiagonalBlocks,
     *,
-    room: int,
+    budget: int,
     tolerance: Tolerance,
-    score: Score,
+    key: SortKey,
     generator: torch.Generator,
 ) -> Ritz:
-    """Return the ``k`` Ritz pairs of highest ``score`` of all blocks, from at most ``room`` products.
+    """Return the ``k`` Ritz pairs with the highest sort keys of all blocks, from at most ``budget`` products.
 
     It ends when their residuals are within the tolerance, so are those of each block's first pair, unless its
     bounds leave it out, and none is missing before them. From one start vector a block gives each eigenvalue
-    once: random vectors, one in each block, look for more of those found, and where they find some, the run
+    once: random vectors, one in each block, tell whether there are more, and where there are, the run
     starts again with twice as many start vectors.
     """
-    width, start = 1, product.count
+    width, start = 1, matvec.count
     while True:
-        left = room - (product.count - start)
-        ritz, found = _run(product, k, blocks, width, left, tolerance, score, generator)
+        left = budget - (matvec.count - start)
+        ritz, found = _run(matvec, k, blocks, width, left, tolerance, key, generator)
         # A new run needs at least the products of the last.
-        if found is not Answer.YES or 2 * (product.count - start) > room:
+        if found is not Answer.YES or 2 * (matvec.count - start) > budget:
             return ritz
         width = min(2 * width, blocks.size)
 
 
 def _run(
-    product: Products,
+    matvec: Matvecs,
     k: int,
-    blocks: Blocks,
+    blocks: DiagonalBlocks,
     width: int,
-    room: int,
+    budget: int,
     tolerance: Tolerance,
-    score: Score,
+    key: SortKey,
     generator: torch.Generator,
 ) -> tuple[Ritz, Answer]:
     """Return the pairs from ``width`` start vectors in each block, and whether others are known missing."""
-    op, start = product.op, product.count
+    op, start = matvec.op, matvec.count
     eps = torch.finfo(op.dtype).eps
-    most = min(room, blocks.size)
+    most = min(budget, blocks.size)
 
     def left() -> int:
-        return room - (product.count - start)
+        return budget - (matvec.count - start)
 
     def draw() -> torch.Tensor:
         row = random_rows(op, 1, generator)
@@ -114,16 +119,16 @@ def _run(
 
     def missing(level: float) -> Answer:
         """Look for values above ``level`` outside the Ritz vectors that are known, in all blocks."""
-        low, taken = lowest(op, score, scale), torch.zeros_like(values, dtype=torch.bool)
+        low, taken = lowest_key(op, key, scale), torch.zeros_like(values, dtype=torch.bool)
         taken.view(-1)[chosen] = True
-        out, level = known(score(values), bounds, taken, level, low)
+        out, level = to_deflate(key(values), bounds, taken, level, low)
         found = (vectors * out[:, None]).mT.to(op.dtype) @ rows  # [U, size, n / U], zero where not known
 
         def beyond(given: torch.Tensor) -> torch.Tensor:  # [U, n / U]
-            images = blocks.split(product(blocks.join(given[:, None])))
+            images = blocks.split(matvec(blocks.join(given[:, None])))
             return outside(images, found)[:, 0]
 
-        return nothing_above(beyond, outside(draw(), found)[:, 0], score, level, low, left())
+        return exists_above(beyond, outside(draw(), found)[:, 0], key, level, low, left())
 
     rest = torch.cat([draw() for _ in range(min(width, most))], dim=1)
     basis = rest.new_empty(blocks.count, min(16, most), blocks.size)  # doubles when it is full
@@ -145,7 +150,7 @@ def _run(
             basis[:, size : size + 1] = row / torch.linalg.vector_norm(row, dim=-1, keepdim=True)
             size += 1
         rows = basis[:, :size]
-        images = blocks.split(product(blocks.join(rows[:, old:])))
+        images = blocks.split(matvec(blocks.join(rows[:, old:])))
         columns = (rows @ images.mT).double()  # [U, size, count]
         matrix = torch.nn.functional.pad(matrix, (0, count, 0, count))
         matrix[:, :, old:] = columns
@@ -156,17 +161,17 @@ def _run(
         remainder = torch.linalg.qr(rest.double().mT, mode="r")[1]
         bounds = torch.linalg.vector_norm(remainder @ vectors[:, old:], dim=1)  # [U, size], of all Ritz pairs
         limits = tolerance.limits(values, scale)
-        scores = score(values).flatten()
-        chosen = best(scores, k)
+        keys = key(values).flatten()
+        chosen = best(keys, k)
         places, which = chosen // size, chosen % size
-        doubts = Doubts.of(scores[chosen], limits.flatten()[chosen], width, places)
+        doubts = MultiplicityDoubts.of(keys[chosen], limits.flatten()[chosen], width, places)
         if size == blocks.size:
-            doubts = Doubts.none(len(chosen))
-        settled = len(chosen) == k and _settled(score(values), bounds, chosen, limits)
+            doubts = MultiplicityDoubts.none(len(chosen))
+        settled = len(chosen) == k and _settled(key(values), bounds, chosen, limits)
         found = Answer.NO
         if settled and doubts.level is not None:
             found = missing(doubts.level)
-            doubts = Doubts.none(k) if found is Answer.NO else doubts
+            doubts = MultiplicityDoubts.none(k) if found is Answer.NO else doubts
         if settled or size == most or left() <= 0:
             break
     parts = basis.new_zeros(blocks.count, len(chosen), blocks.size)
@@ -179,11 +184,11 @@ def _run(
 
 
 def _settled(
-    score: torch.Tensor, bounds: torch.Tensor, chosen: torch.Tensor, limits: torch.Tensor
+    key: torch.Tensor, bounds: torch.Tensor, chosen: torch.Tensor, limits: torch.Tensor
 ) -> bool:  # [U, size], [U, size], [k], [U, size]
     """Whether the chosen pairs have converged, and no block's first pair could still come before them."""
     if bool((bounds > limits).flatten()[chosen].any()):
         return False
-    top, where = score.max(dim=1)
+    top, where = key.max(dim=1)
     bound, limit = (part.gather(1, where[:, None]).squeeze(1) for part in (bounds, limits))
-    return not bool(((bound > limit) & (top + bound > score.flatten()[chosen[-1]])).any())
+    return not bool(((bound > limit) & (top + bound > key.flatten()[chosen[-1]])).any())

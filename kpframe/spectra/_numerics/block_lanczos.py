@@ -1,7 +1,17 @@
 """Block Lanczos with full reorthogonalisation, for self-adjoint operators.
 
 G. H. Golub, R. Underwood, "The block Lanczos method for computing eigenvalues", 1977; C. Musco, C. Musco,
-"Randomized block Krylov methods for stronger and faster approximate singular value decomposition", 2015.
+"Randomized block Krylov methods for stronger and faster approximate singular value decomposition", 2015,
+Algorithm 2, with a stopping rule in place of its number of steps.
+
+With the columns of Q (rows in the code) an orthonormal basis of the Krylov space of a random block and
+T = Q* A Q, the Ritz pairs are (theta, Q s) for the eigenpairs (theta, s) of T. All blocks but the newest were
+multiplied and their products taken into the basis, so that
+
+    A Q = Q T + R E*,    R = (I - Q Q*) A Q E,    E picks the newest columns.
+
+The residual of a pair hence is known before it is paid for: A Q s - theta Q s = R E* s (Parlett, "The
+symmetric eigenvalue problem", 1998, chapter 13).
 """
 
 from __future__ import annotations
@@ -11,76 +21,76 @@ from attrs import frozen
 
 from kpframe.spectra._numerics.convergence import (
     Answer,
-    Doubts,
-    Score,
+    MultiplicityDoubts,
+    SortKey,
     Tolerance,
-    known,
-    lowest,
-    nothing_above,
+    exists_above,
+    lowest_key,
+    to_deflate,
 )
 from kpframe.spectra._numerics.linalg import Basis, outside, symmetric_eigen
-from kpframe.spectra._numerics.products import Products
-from kpframe.spectra._numerics.rng import random_rows
+from kpframe.spectra._numerics.matvecs import Matvecs
+from kpframe.spectra._numerics.probes import random_rows
 
 
 @frozen(eq=False)
 class Ritz:
-    """Ritz pairs, the highest score first; ``bounds`` are the recurrence's own residual norms."""
+    """Ritz pairs, the highest sort key first; ``bounds`` are the recurrence's own residual norms."""
 
     values: torch.Tensor  # [k]
     vectors: torch.Tensor  # [k, n], orthonormal rows
     bounds: torch.Tensor  # [k]
     scale: float  # the largest Ritz value's magnitude
-    counted: torch.Tensor  # [k], bool; no other pair is missing before it
+    complete: torch.Tensor  # [k], bool; no other pair is missing before it
 
 
 def block_lanczos(
-    product: Products,
+    matvec: Matvecs,
     k: int,
     *,
     block: int,
-    room: int,
+    budget: int,
     tolerance: Tolerance,
-    score: Score,
+    key: SortKey,
     generator: torch.Generator,
 ) -> Ritz:
-    """Return the ``k`` Ritz pairs of highest ``score``, from at most ``room`` products.
+    """Return the ``k`` Ritz pairs with the highest sort keys, from at most ``budget`` products.
 
     It ends when their residuals are within the tolerance and none is missing before them. An invariant
     subspace (a block that brings nothing above rounding) is left by a fresh random block, so that operators
     of low rank are found in full. Where as many values coincide as the block has vectors, a random vector
-    looks for more outside the basis, and a fresh block joins the recurrence when there are. One product a
-    vector.
+    outside the basis tells whether there are more, and a fresh block joins the recurrence when there are. One
+    product a vector.
     """
-    op = product.op
+    op = matvec.op
     eps = torch.finfo(op.dtype).eps
-    start = product.count
+    start = matvec.count
 
     def draw(num: int) -> torch.Tensor:
         return random_rows(op, num, generator)
 
-    first = draw(min(block, room))
+    first = draw(min(block, budget))
     basis = Basis(first)
     current = basis.extend(first)
-    matrix = first.new_zeros(0, 0, dtype=torch.float64)  # Q A Q*
+    matrix = first.new_zeros(0, 0, dtype=torch.float64)  # T = Q* A Q
 
     def left() -> int:
-        return min(room - (product.count - start) // product.weight, op.domain.size - basis.size)
+        return min(budget - (matvec.count - start) // matvec.weight, op.domain.size - basis.size)
 
     def missing(level: float, done: int) -> Answer:
         """Look for values above ``level`` outside the Ritz vectors that are known."""
-        low, scores = lowest(op, score, scale), score(values)
+        low, keys = lowest_key(op, key, scale), key(values)
         remainder = torch.linalg.qr(rest.double().mT, mode="r")[1]
-        taken = torch.zeros_like(scores, dtype=torch.bool).index_fill(0, chosen, True)
+        taken = torch.zeros_like(keys, dtype=torch.bool).index_fill(0, chosen, True)
         residuals = torch.linalg.vector_norm(remainder @ vectors[done:], dim=0)
-        out, level = known(scores, residuals, taken, level, low)
+        out, level = to_deflate(keys, residuals, taken, level, low)
         found = vectors[:, out].mT.to(op.dtype) @ basis.rows
-        look = outside(draw(1), found)
-        return nothing_above(lambda rows: outside(product(rows), found), look, score, level, low, left())
+        start_row = outside(draw(1), found)
+        return exists_above(lambda rows: outside(matvec(rows), found), start_row, key, level, low, left())
 
     while True:
         done = basis.size - len(current)
-        images = product(current)
+        images = matvec(current)
         coefficients = (basis.rows @ images.mT).double()  # [size, b]
         grown = matrix.new_zeros(basis.size, basis.size)
         grown[:done, :done] = matrix
@@ -89,19 +99,19 @@ def block_lanczos(
         grown[done:, done:] = (coefficients[done:] + coefficients[done:].mT) / 2
         matrix = grown
         values, vectors = symmetric_eigen(matrix)
-        chosen = best(score(values), k)
+        chosen = best(key(values), k)
         scale = float(values.abs().max())
         rest = basis.outside(images)
-        # The residual of a Ritz vector lies in the newest block alone.
+        # |R E* s| of each chosen pair
         bounds = torch.linalg.vector_norm(vectors[done:, chosen].mT @ rest.double(), dim=1)
         limits = tolerance.limits(values[chosen], scale)
-        doubts = Doubts.of(score(values[chosen]), limits, block)
+        doubts = MultiplicityDoubts.of(key(values[chosen]), limits, block)
         if basis.size == op.domain.size:
-            doubts = Doubts.none(k)
+            doubts = MultiplicityDoubts.none(k)
         settled, found = len(chosen) == k and bool((bounds <= limits).all()), Answer.NO
         if settled and doubts.level is not None:
             found = missing(doubts.level, done)
-            doubts = Doubts.none(k) if found is Answer.NO else doubts
+            doubts = MultiplicityDoubts.none(k) if found is Answer.NO else doubts
         if (settled and found is Answer.NO) or left() <= 0:
             rows = vectors[:, chosen].mT.to(op.dtype) @ basis.rows
             return Ritz(values[chosen], rows, bounds, scale, ~doubts.pairs)
@@ -112,6 +122,6 @@ def block_lanczos(
             current = basis.extend(draw(min(block, left())))
 
 
-def best(score: torch.Tensor, k: int) -> torch.Tensor:  # [n] -> [k]
-    """Return where the highest scores are, the highest first."""
-    return torch.argsort(score, descending=True, stable=True)[:k]
+def best(keys: torch.Tensor, k: int) -> torch.Tensor:  # [n] -> [k]
+    """Return where the highest sort keys are, the highest first."""
+    return torch.argsort(keys, descending=True, stable=True)[:k]
