@@ -112,8 +112,8 @@ def setting(
 ) -> Any:
     """Return the attrs field of one setting, keyword only; without a ``default`` it is required.
 
-    The field checks and converts by its annotation: an int is taken for ``float``, a list for
-    ``tuple[float, ...]``. Bounds and ``choices`` hold for each entry of a tuple, and not for None.
+    The field checks and converts by its annotation: an int is taken for ``float``, a list or an array
+    for ``tuple[float, ...]``. Bounds and ``choices`` hold for each entry of a tuple, and not for None.
 
     Raises:
         SettingsError: when the default itself breaks the bounds or is not among the choices.
@@ -250,8 +250,10 @@ def _convert(hint: Any, value: Any) -> Any:
             except _Refused:
                 continue
     elif origin is tuple:
-        if isinstance(value, _TAKES_ITEMS):
-            return _convert_items(hint, arguments, value)
+        # arrays and tensors, but not those of one number, are lists of numbers
+        items = value.tolist() if getattr(value, "ndim", 0) and hasattr(value, "tolist") else value
+        if isinstance(items, _TAKES_ITEMS):
+            return _convert_items(hint, arguments, items)
     elif _is_instance(value, origin or hint):
         return value
     raise _Refused(_text(hint))

@@ -53,8 +53,9 @@ def takes_settings(cls: Callable[P, S]) -> _Decorator[P, S]:
     It is for a factory's ``__init__(self, settings)`` and for a function ``make(settings)``. Names, types,
     defaults, bounds and help are those declared in the attrs class ``cls``, once: calls are checked as
     ``create_model`` checks them, ``inspect.signature`` and ``help`` show them, and type checkers know the
-    names and types. Settings that are required come first and may be given by position. An object of
-    ``cls`` in place of them all is taken as it is.
+    names and types. Settings that are required come first, for calls by position. An object of ``cls`` in
+    place of them all is taken as it is, and a subclass may hand on to ``super().__init__`` one of a class
+    derived from ``cls`` (type checkers know the names only).
 
     Args:
         cls: the attrs class of the settings, the one that the spec names.
@@ -73,7 +74,18 @@ def takes_settings(cls: Callable[P, S]) -> _Decorator[P, S]:
         def call(*args: Any, **keywords: Any) -> R:
             before = args[:1] if is_method else ()
             owner = type(args[0]).__name__ if is_method else function.__name__
-            return function(*before, _read(settings, signature, args[len(before) :], keywords, owner))
+            # a subclass, whose settings have more, may hand them on; a call may not have what is not read
+            handed_on = is_method and type(args[0]).__init__ is not call
+            given = args[len(before) :]
+            whole = isinstance if handed_on else _is_exactly
+            if len(given) == 1 and whole(given[0], settings):
+                if keywords:
+                    raise SettingsError(
+                        f"{owner}: expected a {settings.__name__} or settings by name, got one and "
+                        f"{', '.join(keywords)} beside it; attrs.evolve changes fields"
+                    )
+                return function(*before, given[0])
+            return function(*before, _read(settings, signature, given, keywords, owner))
 
         own = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)] if is_method else []
         result = inspect.signature(function).return_annotation
@@ -106,23 +118,20 @@ def keywords_of(settings: Any) -> dict[str, Any]:
     }
 
 
+def _is_exactly(value: object, cls: type) -> bool:
+    return type(value) is cls
+
+
 def _takes_whole(factory: Callable[..., Any], settings: Any) -> bool:
     function = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]
     cls = getattr(function, _MARK, None)
-    return cls is not None and isinstance(settings, cls)
+    return cls is type(settings)
 
 
 def _read(
     cls: type[S], signature: inspect.Signature, args: tuple[Any, ...], keywords: Mapping[str, Any], owner: str
 ) -> S:
     """Return the settings that a call gives."""
-    if len(args) == 1 and isinstance(args[0], cls):
-        if keywords:
-            raise SettingsError(
-                f"{owner}: expected a {cls.__name__} or settings by name, got one and {', '.join(keywords)} "
-                "beside it; attrs.evolve changes fields"
-            )
-        return args[0]
     names = list(signature.parameters)
     if len(args) > len(names):
         raise SettingsError(mismatch(owner, f"at most {len(names)} settings", len(args)))

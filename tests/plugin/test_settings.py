@@ -56,6 +56,7 @@ def build(**values):
         ("either", "auto", "auto"),
         ("names", ["h", "c"], ("h", "c")),
         ("rates", [1, 0.5], (1.0, 0.5)),
+        ("rates", np.array([1, 0.5]), (1.0, 0.5)),
         ("pair", [2, "b"], (2, "b")),
         ("mapping", {"a": 1}, {"a": 1}),
         ("anything", "what", "what"),
@@ -94,6 +95,8 @@ def test_values_that_fit(name, value, expected):
         ("names", ["h", "v"], "expected one of 'h', 'c', got ['h', 'v']"),
         ("rates", [1, "x"], "expected tuple[float, ...] >= 0, got [1, 'x'] (list)"),
         ("rates", [1, -1], "expected tuple[float, ...] >= 0, got [1, -1]"),
+        ("rates", np.eye(2), "expected tuple[float, ...] >= 0, got array([[1., 0.], [0., 1.]]) (ndarray)"),
+        ("rates", np.array(1.0), "expected tuple[float, ...] >= 0, got array(1.) (ndarray)"),
         ("rates", 1.0, "expected tuple[float, ...] >= 0, got 1.0 (float)"),
         ("pair", (1,), "expected tuple[int, str], got (1,) (tuple)"),
         ("mapping", [], "expected dict[str, int], got [] (list)"),
@@ -226,6 +229,18 @@ class Layered(Units):
         self.layers = layers
 
 
+@frozen
+class MoreSettings(UnitsSettings):
+    delay: int = setting(0, ge=0)
+
+
+class Delayed(Units):
+    @takes_settings(MoreSettings)
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.delay = settings.delay
+
+
 @takes_settings(UnitsSettings)
 def make_units(settings) -> Units:
     return Units(settings)
@@ -287,6 +302,17 @@ def test_a_constructor_refuses_more_than_its_settings():
         Units(1, 2, 3, 4, 5)
     with pytest.raises(SettingsError, match="expected a UnitsSettings or settings by name, got one and read"):
         Units(UnitsSettings(hidden_size=4), read=2)
+
+
+def test_a_subclass_hands_its_settings_on():
+    assert Delayed(4, delay=3).delay == 3
+    assert Delayed(4, delay=3).settings == MoreSettings(hidden_size=4, delay=3)
+    assert list(inspect.signature(Delayed).parameters)[-1] == "delay"
+    with pytest.raises(SettingsError, match=r"^Delayed: delay: expected int >= 0, got -1"):
+        Delayed(4, delay=-1)
+    # in a call of the class itself, what more there is would be dropped
+    with pytest.raises(SettingsError, match=r"Units: hidden_size: expected int >= 1, got MoreSettings"):
+        Units(MoreSettings(hidden_size=4, delay=3))
 
 
 def test_a_constructor_shows_its_settings():

@@ -7,8 +7,8 @@ import torch
 
 from kpframe import create_model, create_rule, create_task, linearize
 from kpframe.flow import ScanPropagator
-from kpframe.study._training import Trainer, TrainingSettings
-from kpframe.tasks._readout import Readout
+from kpframe.readout import Readout
+from kpframe.training import Trainer, TrainingSettings
 
 NETWORKS = {
     "plain": ("mlp", {"hidden_size": 64, "depth": 3, "activation": "relu"}),

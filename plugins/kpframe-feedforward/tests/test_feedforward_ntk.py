@@ -11,7 +11,7 @@ from torch.func import functional_call, jacrev
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kpframe import linearize
-from kpframe.rules._gradient_flow import cross_flow
+from kpframe.gradient_flow import cross_flow
 
 OUTPUTS = 2
 

@@ -95,10 +95,10 @@ def test_refused_settings(settings, message) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"hidden_size": 0}, "hidden_size: expected a whole number >= 1, got 0"),
-        ({"input_size": 0}, "input_size: expected a whole number >= 1, got 0"),
-        ({"num_layers": True}, "num_layers: expected a whole number >= 1, got True"),
-        ({"reset": "between"}, "reset: expected 'after' or 'before', got 'between'"),
+        ({"hidden_size": 0}, "hidden_size: expected int >= 1, got 0"),
+        ({"input_size": 0}, "input_size: expected int >= 1, got 0"),
+        ({"num_layers": True}, "num_layers: expected int >= 1, got True"),
+        ({"reset": "between"}, "reset: expected one of 'after', 'before', got 'between'"),
     ],
 )
 def test_the_class_itself_refuses_too(settings, message) -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from kpframe import Task, Trials, create_model, create_task
-from kpframe.study._training import Trainer, TrainingSettings
-from kpframe.tasks._readout import Readout
+from kpframe.readout import Readout
+from kpframe.training import Trainer, TrainingSettings
 
 
 class Held(Task):

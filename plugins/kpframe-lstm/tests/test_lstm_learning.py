@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from kpframe import Model, Readout, create_model, create_task
-from kpframe.study._training import Trainer, TrainingSettings
-from kpframe.tasks._error import task_loss
+from kpframe.readout import task_loss
+from kpframe.training import Trainer, TrainingSettings
 
 UNITS = 24
 FORMS = {

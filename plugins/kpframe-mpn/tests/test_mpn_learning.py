@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from kpframe import Readout, create_model, create_task, linearize
-from kpframe.study._training import Trainer, TrainingSettings
-from kpframe.tasks._error import error, task_loss
+from kpframe.readout import error, task_loss
+from kpframe.training import Trainer, TrainingSettings
 
 
 def trainer(task: str, neurons: int, steps: int, batch_size: int, **settings: object) -> Trainer:

@@ -11,8 +11,8 @@ import torch
 from kpframe_mpn.model import MPN
 
 from kpframe import create_model, linearize
+from kpframe.checkpoint import load_checkpoint, save_checkpoint
 from kpframe.errors import ArgumentError, SettingsError
-from kpframe.study._checkpoint import load_checkpoint, save_checkpoint
 
 SIZES = {"input_size": 2, "hidden_size": 3}
 
@@ -216,20 +216,33 @@ def test_settings_that_do_not_go_together(settings, message) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"form": "both"}, "form: expected one of multiplicative, additive, got 'both'"),
-        ({"rule": "bcm"}, "rule: expected one of hebbian, presynaptic, oja, got 'bcm'"),
-        ({"normalization": None}, "normalization: expected one of none, row, tanh, got None"),
-        ({"nonlinearity": "elu"}, "nonlinearity: expected one of tanh, sigmoid, relu, identity, got 'elu'"),
-        ({"eta_constraint": "negative"}, "eta_constraint: expected one of free, positive, got 'negative'"),
-        ({"eta_shape": "column"}, "eta_shape: expected one of scalar, pre, post, matrix, got 'column'"),
-        ({"lam_max": math.nan}, "lam_max: expected a finite number > 0, got nan"),
-        ({"hidden_size": 2.0}, "hidden_size: expected a whole number >= 1, got 2.0"),
-        ({"input_size": True}, "input_size: expected a whole number >= 1, got True"),
-        ({"eta": "fast"}, "eta: expected numbers, got 'fast'"),
-        ({"eta": math.nan}, "eta: expected finite numbers, got nan"),
+        ({"form": "both"}, "form: expected one of 'multiplicative', 'additive', got 'both'"),
+        ({"rule": "bcm"}, "rule: expected one of 'hebbian', 'presynaptic', 'oja', got 'bcm'"),
+        ({"normalization": None}, "normalization: expected one of 'none', 'row', 'tanh', got None"),
+        (
+            {"nonlinearity": "elu"},
+            "nonlinearity: expected one of 'tanh', .*'identity', got 'elu'",
+        ),
+        (
+            {"eta_constraint": "negative"},
+            "eta_constraint: expected one of 'free', 'pos.*, got 'negative'",
+        ),
+        (
+            {"eta_shape": "column"},
+            "eta_shape: expected one of 'scalar', .*'matrix', got 'column'",
+        ),
+        ({"lam_max": math.nan}, "lam_max: expected a number > 0 and < inf, got nan"),
+        ({"hidden_size": 2.0}, "hidden_size: expected int >= 1, got 2.0"),
+        ({"input_size": True}, "input_size: expected int >= 1, got True"),
+        ({"eta": "fast"}, "eta: expected float .* got 'fast'"),
+        ({"eta": math.nan}, "eta: expected .* > -inf and < inf, got nan"),
         (
             {"eta": [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], "eta_shape": "matrix"},
             r"eta: .* 6 for its shape \[3, 2\], got shape \[2, 3\]",
+        ),
+        (
+            {"eta": [[0.1, 0.2], [0.4]], "eta_shape": "matrix"},
+            r"eta: expected rows of one length, got \(\(0.1, 0.2\), \(0.4,\)\)",
         ),
         *REFUSED,
     ],

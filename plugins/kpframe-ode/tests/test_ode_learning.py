@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kpframe import Readout, create_model, create_task
-from kpframe.study._training import Trainer, TrainingSettings
+from kpframe.training import Trainer, TrainingSettings
 
 CASES = {
     "neural_ode": ({"dt": 0.5, "mlp_width": 32, "integrator": "heun", "leak": 0.5}, 16, 1e-2, 0.92),

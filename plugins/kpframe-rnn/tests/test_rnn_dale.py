@@ -61,7 +61,9 @@ def test_all_fractions(fraction, excitatory) -> None:
 def test_without_a_cycle_there_is_no_spectral_radius_to_scale() -> None:
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     mask = torch.ones(6, 6).tril(-1)[order][:, order]
-    model = RNN(3, 6, gain=1.2, excitatory_fraction=0.5, masks={"weight_hh_l0": mask}, seed=1)
+    model = RNN(3, 6, gain=1.2, excitatory_fraction=0.5)
+    model.set_mask(mask)
+    model.reset_parameters(seed=1)
     W = model.site_weight("weight_hh_l0").detach()
     assert float(torch.linalg.eigvals(W).abs().max()) == 0
     assert 0.1 < float(W.abs().max()) < 20

@@ -6,8 +6,8 @@ import pytest
 from kpframe_rnn.noise import NoisyTask
 
 from kpframe import create_model, create_task
-from kpframe.study._training import Trainer, TrainingSettings
-from kpframe.tasks._readout import Readout
+from kpframe.readout import Readout
+from kpframe.training import Trainer, TrainingSettings
 
 UNITS = 64
 DALE = {"excitatory_fraction": 0.8, "nonlinearity": "relu", "gain": 1.0}

@@ -7,8 +7,8 @@ import torch
 from kpframe_rnn.model import RNN
 
 from kpframe import create_model, linearize
+from kpframe.checkpoint import load_checkpoint, save_checkpoint
 from kpframe.errors import ArgumentError, CheckpointError, ShapeError
-from kpframe.study._checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.mark.parametrize(("density", "count"), [(0.1, 2), (0.25, 5), (0.5, 10), (1.0, 20), (0.001, 1)])
@@ -76,9 +76,12 @@ def test_set_mask(make, draw, x, close, differ) -> None:
     close(model.rollout(x).states, make().rollout(x).states, 1e-15)
 
 
-def test_masks_of_the_constructor() -> None:
+def test_weights_drawn_to_fit_masks_of_ones_own() -> None:
     ring = torch.eye(4).roll(1, dims=1)
-    model = RNN(3, 4, density=0.5, num_layers=2, masks={"weight_hh_l1": ring, "weight_ih_l1": ring}, seed=1)
+    model = RNN(3, 4, density=0.5, num_layers=2, seed=1)
+    for weight in ("weight_hh_l1", "weight_ih_l1"):
+        model.set_mask(ring, weight)
+    model.reset_parameters(seed=1)
     assert torch.equal(model.mask_hh_l1, ring)
     assert torch.equal(model.mask_ih_l1, ring)
     assert torch.equal(model.mask_hh_l0.sum(dim=1), torch.full((4,), 2.0))

@@ -6,20 +6,20 @@ import math
 
 import pytest
 import torch
-from kpframe_rnn.model import RNN
+from kpframe_rnn.model import RNN, NoisyRNN
 from kpframe_rnn.noise import NoisyTask
 
 from kpframe import create_model, create_task, linearize
 from kpframe.errors import ArgumentError, ShapeError
-from kpframe.study._training import Trainer, TrainingSettings
-from kpframe.tasks._readout import Readout
+from kpframe.readout import Readout
+from kpframe.training import Trainer, TrainingSettings
 
 F64 = torch.float64
 
 
 def silent(**settings) -> RNN:
     """Return a network whose units nothing but noise drives: all its parameters are zero."""
-    model = RNN(3, 4, **settings).double()
+    model = NoisyRNN(3, 4, **{"state_noise": 0.0} | settings).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
@@ -37,7 +37,7 @@ def silent(**settings) -> RNN:
     ],
 )
 def test_columns(settings, columns) -> None:
-    model = RNN(3, 4, **settings)
+    model = NoisyRNN(3, 4, **{"state_noise": 0.0} | settings)
     assert (model.signal_size, model.input_size) == (3, columns)
     x = torch.randn(2, 5, 3)
     noisy = model.with_noise(x, 0)
@@ -46,7 +46,7 @@ def test_columns(settings, columns) -> None:
 
 
 def test_draws(draw) -> None:
-    model = RNN(3, 100, state_noise=0.1).double()
+    model = NoisyRNN(3, 100, state_noise=0.1).double()
     x = draw(20, 50, 3)
     noisy = model.with_noise(x, 4)[..., 3:]
     assert float(noisy.mean()) == pytest.approx(0, abs=0.015)  # 100,000 draws: standard error 0.003

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from kpframe_rnn.model import RNN
+from kpframe_rnn.model import RNN, NoisyRNN
 
 from kpframe import create_model
 from kpframe.errors import ArgumentError, SettingsError, StabilityWarning
@@ -108,27 +108,28 @@ def test_vanilla_takes_no_leak() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"nonlinearity": "sin"}, "nonlinearity: expected 'tanh' or 'relu', got 'sin'"),
-        ({"form": "leaky"}, "form: expected 'vanilla', 'rate' or 'current', got 'leaky'"),
-        ({"form": "rate", "alpha": 3}, r"alpha: expected a number in \(0, 1\], got 3"),
-        ({"gain": -1.0}, "gain: expected a finite number > 0, got -1"),
-        ({"num_layers": 1.5}, r"num_layers: expected a whole number >= 1, got 1\.5"),
-        ({"density": 0.0}, r"density: expected a number in \(0, 1\], got 0"),
-        ({"excitatory_fraction": 2}, "excitatory_fraction: expected a number from 0 to 1, got 2"),
+        ({"nonlinearity": "sin"}, "nonlinearity: expected one of 'tanh', 'relu', got 'sin'"),
+        ({"form": "leaky"}, "form: expected one of 'vanilla', 'rate', 'current', got 'leaky'"),
+        ({"form": "rate", "alpha": 3}, "alpha: expected float > 0 and <= 1, got 3"),
+        ({"gain": -1.0}, "gain: expected float . None > 0 and < inf, got -1"),
+        ({"num_layers": 1.5}, r"num_layers: expected int >= 1, got 1\.5"),
+        ({"density": 0.0}, "density: expected float . None > 0 and <= 1, got 0"),
+        ({"excitatory_fraction": 2}, "excitatory_fraction: expected float . None >= 0 and <= 1, got 2"),
         ({"rectifier": "square"}, "rectifier: expected one of 'abs', 'relu', 'softplus', got 'square'"),
         ({"rectifier": "relu"}, "rectifier: expected none without an excitatory_fraction .*got 'relu'"),
         ({"rank": 5}, "rank: expected a whole number from 1 to hidden_size = 4, got 5"),
-        ({"rank": True}, "rank: expected a whole number from 1 to hidden_size = 4, got True"),
+        ({"rank": True}, "rank: expected int . None >= 1, got True"),
         ({"rank": 1, "excitatory_fraction": 0.8}, "rank: expected none beside excitatory_fraction"),
         ({"train_bulk": True}, "train_bulk: expected False without a rank"),
         ({"train_bulk": True, "rank": 1}, "train_bulk: expected False without a gain"),
-        ({"input_noise": -1}, "input_noise: expected a finite number >= 0, got -1"),
-        ({"state_noise": float("inf")}, "state_noise: expected a finite number >= 0, got inf"),
+        ({"input_noise": -1}, "input_noise: expected float >= 0 and < inf, got -1"),
+        ({"state_noise": float("inf")}, "state_noise: expected float >= 0 and < inf, got inf"),
     ],
 )
 def test_the_class_itself_refuses_too(settings, message) -> None:
+    noisy = set(settings) & {"input_noise", "state_noise"}
     with pytest.raises(ArgumentError, match=message):
-        RNN(3, 4, **settings)
+        (NoisyRNN if noisy else RNN)(3, 4, **settings)
 
 
 def test_a_noisy_network_says_how_many_signals_it_reads() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kpframe import create_model, create_task
-from kpframe.study._training import Trainer, TrainingSettings
-from kpframe.tasks._readout import Readout
+from kpframe.readout import Readout
+from kpframe.training import Trainer, TrainingSettings
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from attrs import evolve
 
 from kpframe import create_task
 from kpframe.errors import ArgumentError, mismatch, whole
-from kpframe.tasks._task import Split, Task, Trials
+from kpframe.tasks import Split, Task, Trials
 from kpframe_feedforward.layers import at_first_step
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from kpframe import Model
 from kpframe.errors import ArgumentError, ShapeError, check_seed, mismatch, whole
-from kpframe.models._initial_weights import normal_, uniform_
+from kpframe.models import normal_, uniform_
 from kpframe_feedforward.layers import PHI, at_first_step, check_choice
 
 

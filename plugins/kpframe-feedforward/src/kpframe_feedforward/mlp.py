@@ -11,11 +11,8 @@ import torch
 from kpframe import Model, ParameterOperator, Propagator, Site, SiteModel, Trajectory
 from kpframe.errors import ArgumentError, check_seed, mismatch, whole
 from kpframe.flow import ParameterJacobian, ProductParameterOperator
-from kpframe.models import GramParameterOperator
-from kpframe.models._initial_weights import normal_
-from kpframe.models._sites.parameter_operator import SiteParameterJacobian
-from kpframe.models._sites.step_jacobian import SiteStepJacobian
-from kpframe.operators._spaces import PARAMETER, Space, parameter_space
+from kpframe.models import GramParameterOperator, SiteParameterJacobian, SiteStepJacobian, normal_
+from kpframe.operators import PARAMETER, Space, parameter_space
 from kpframe_feedforward import FORMS, PARAMETRISATIONS
 from kpframe_feedforward.layers import PHI, at_first_step, check_choice, check_positive
 

@@ -7,9 +7,11 @@ import math
 import torch
 
 from kpframe import SiteModel
-from kpframe.errors import ArgumentError, ShapeError, check_seed, mismatch, whole
-from kpframe.models._initial_weights import uniform_
-from kpframe_gru.layers import FORMS, stack
+from kpframe.errors import ShapeError, check_seed, mismatch
+from kpframe.models import uniform_
+from kpframe.plugin import takes_settings
+from kpframe_gru import GRUSettings
+from kpframe_gru.layers import stack
 
 
 class GRU(SiteModel):
@@ -32,44 +34,28 @@ class GRU(SiteModel):
     ``weight_hh_lk``, and where the reset is before the product as ``weight_hh_lk[r,z]`` and
     ``weight_hh_lk[n]``.
 
-    Args:
-        input_size: inputs per step, I.
-        hidden_size: number of units of each layer, H.
-        num_layers: number of layers.
-        bias: two bias vectors a layer, as torch has them.
-        reset: whether the reset gate acts ``"after"`` the product with ``W_hn`` or ``"before"`` it.
-        trainable_initial_state: makes ``h_0`` a parameter ``h0``, all layers side by side.
-        seed: seed of the initial weights, uniform in +-1/sqrt(H) as in torch.
+    Initial weights are uniform in +-1/sqrt(H) as in torch. A trainable ``h_0`` is the parameter ``h0``, all
+    layers side by side.
 
     Raises:
-        ArgumentError: naming the argument that is unusable.
+        SettingsError: listing the settings that are unusable.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        reset: str = "after",
-        trainable_initial_state: bool = False,
-        seed: int | None = None,
-    ) -> None:
-        hidden_size, num_layers = whole(hidden_size, "hidden_size"), whole(num_layers, "num_layers")
-        if reset not in FORMS:
-            raise ArgumentError(mismatch("reset", "'after' or 'before'", repr(reset)))
-        layers = stack(input_size, hidden_size, num_layers, bias, reset)
+    @takes_settings(GRUSettings)
+    def __init__(self, settings: GRUSettings) -> None:
+        c = settings
+        layers = stack(c.input_size, c.hidden_size, c.num_layers, c.bias, c.reset)
         super().__init__(
-            input_size,
+            c.input_size,
             components=[layer.component for layer in layers],
             stages=[stage for layer in layers for stage in layer.stages],
-            trainable_initial_state=trainable_initial_state,
+            trainable_initial_state=c.trainable_initial_state,
         )
-        self.hidden_size, self.num_layers, self.reset = hidden_size, num_layers, reset
+        self.hidden_size, self.num_layers, self.reset = c.hidden_size, c.num_layers, c.reset
         for layer in layers:
             for name, shape in layer.shapes.items():
                 self.register_parameter(name, torch.nn.Parameter(torch.empty(shape)))
-        self.reset_parameters(seed)
+        self.reset_parameters(c.seed)
 
     def reset_parameters(self, seed: int | None = None) -> None:
         """Draw the weights anew; the initial state is set to zero."""

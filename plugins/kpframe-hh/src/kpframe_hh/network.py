@@ -11,10 +11,8 @@ import torch
 
 from kpframe import Site, SiteModel
 from kpframe.errors import ArgumentError, NonFiniteError, StabilityWarning, check_seed, mismatch
-from kpframe.flow._parameter_operator import ParameterOperator
-from kpframe.flow._propagator import Propagator
-from kpframe.flow._trajectory import Trajectory
-from kpframe.models._initial_weights import normal_, uniform_
+from kpframe.flow import ParameterOperator, Propagator, Trajectory
+from kpframe.models import normal_, uniform_
 from kpframe_hh.rates import relax, relax_gate
 from kpframe_hh.settings import NetworkSettings
 from kpframe_hh.synapses import count_inhibitory, softplus_inverse, synapse_rates, synapse_sites

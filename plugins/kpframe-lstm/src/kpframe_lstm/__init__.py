@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
+from kpframe.errors import ArgumentError, mismatch
 from kpframe.plugin import ModelSpec, hookimpl, setting
 
 
@@ -29,6 +30,14 @@ class LSTMSettings:
     seed: int | None = setting(
         None, ge=0, lt=2**32, help="seed of the initial weights; unset: torch's own generator"
     )
+
+    def __attrs_post_init__(self) -> None:
+        if self.proj_size >= self.hidden_size:
+            raise ArgumentError(
+                mismatch("proj_size", f"less than hidden_size={self.hidden_size}", self.proj_size)
+            )
+        if self.forget_bias is not None and not self.bias:
+            raise ArgumentError(mismatch("forget_bias", "None with bias=False", self.forget_bias))
 
 
 @hookimpl

@@ -7,8 +7,10 @@ import math
 import torch
 
 from kpframe import SiteModel
-from kpframe.errors import ArgumentError, DeviceError, DtypeError, ShapeError, check_seed, mismatch, whole
-from kpframe.models._initial_weights import uniform_
+from kpframe.errors import DeviceError, DtypeError, ShapeError, check_seed, mismatch
+from kpframe.models import uniform_
+from kpframe.plugin import takes_settings
+from kpframe_lstm import LSTMSettings
 from kpframe_lstm.layers import stack
 
 
@@ -31,52 +33,28 @@ class LSTM(SiteModel):
     ``(h_0, c_0)``. In one layer without projection K couples unit i with itself only, by a 2 x 2 block over
     its ``h`` and ``c`` for each pair of trials and steps; a projection or further layers couple the units.
 
-    Args:
-        input_size: inputs per step, I.
-        hidden_size: number of units of each layer, H.
-        num_layers: number of layers.
-        bias: two bias vectors a layer, as torch has them.
-        proj_size: width P of the projected ``h``, less than ``hidden_size``; 0 for no projection.
-        forget_bias: initial bias of the forget gates, the two vectors together (Jozefowicz et al. 2015
-            advise 1); None leaves torch's uniform values.
-        trainable_initial_state: makes ``h_0`` and ``c_0``, side by side, the parameter ``h0``.
-        seed: seed of the initial weights, uniform in +-1/sqrt(H) as in torch.
+    Initial weights are uniform in +-1/sqrt(H) as in torch; Jozefowicz et al. (2015) advise a
+    ``forget_bias`` of 1. Trainable ``h_0`` and ``c_0`` are the parameter ``h0``, side by side.
 
     Raises:
-        ArgumentError: naming the argument that is unusable.
+        SettingsError: listing the settings that are unusable.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        proj_size: int = 0,
-        forget_bias: float | None = None,
-        trainable_initial_state: bool = False,
-        seed: int | None = None,
-    ) -> None:
-        hidden_size, num_layers = whole(hidden_size, "hidden_size"), whole(num_layers, "num_layers")
-        proj_size = whole(proj_size, "proj_size", 0)
-        if proj_size >= hidden_size:
-            raise ArgumentError(mismatch("proj_size", f"less than hidden_size={hidden_size}", proj_size))
-        if forget_bias is not None and not bias:
-            raise ArgumentError(mismatch("forget_bias", "None with bias=False", forget_bias))
-        if forget_bias is not None and not math.isfinite(forget_bias):
-            raise ArgumentError(mismatch("forget_bias", "a finite number", forget_bias))
-        layers = stack(input_size, hidden_size, num_layers, proj_size, bias)
+    @takes_settings(LSTMSettings)
+    def __init__(self, settings: LSTMSettings) -> None:
+        c = settings
+        layers = stack(c.input_size, c.hidden_size, c.num_layers, c.proj_size, c.bias)
         super().__init__(
-            input_size,
+            c.input_size,
             components=[name for layer in layers for name in layer.components],
             stages=[stage for layer in layers for stage in layer.stages],
-            trainable_initial_state=trainable_initial_state,
+            trainable_initial_state=c.trainable_initial_state,
         )
-        self.hidden_size, self.num_layers, self.proj_size = hidden_size, num_layers, proj_size
+        self.hidden_size, self.num_layers, self.proj_size = c.hidden_size, c.num_layers, c.proj_size
         for layer in layers:
             for name, shape in layer.shapes.items():
                 self.register_parameter(name, torch.nn.Parameter(torch.empty(shape)))
-        self.reset_parameters(forget_bias, seed)
+        self.reset_parameters(c.forget_bias, c.seed)
 
     def reset_parameters(self, forget_bias: float | None = None, seed: int | None = None) -> None:
         """Draw the weights anew; the initial state is set to zero."""

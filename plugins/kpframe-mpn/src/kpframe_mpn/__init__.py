@@ -9,6 +9,9 @@ from kpframe.plugin import ModelSpec, hookimpl, setting
 
 SHAPES = ("scalar", "pre", "post", "matrix")
 
+#: One number, one for each entry row by row, or rows of them.
+Values = float | tuple[float, ...] | tuple[tuple[float, ...], ...]
+
 
 @frozen
 class MPNSettings:
@@ -35,7 +38,7 @@ class MPNSettings:
         "tanh", choices=("tanh", "sigmoid", "relu", "identity"), help="pointwise function phi"
     )
     bias: bool = setting(True, help="a bias vector")
-    eta: float | tuple[float, ...] = setting(
+    eta: Values = setting(
         0.1,
         gt=-math.inf,
         lt=math.inf,
@@ -48,7 +51,7 @@ class MPNSettings:
         "free", choices=("free", "positive"), help="positive: eta = softplus(raw) while it trains"
     )
     train_eta: bool = setting(True, help="eta is a parameter")
-    lam: float | tuple[float, ...] = setting(
+    lam: Values = setting(
         0.95, ge=0, lt=math.inf, help="initial decay lambda of M a step, as eta; at most lam_max"
     )
     lam_max: float = setting(

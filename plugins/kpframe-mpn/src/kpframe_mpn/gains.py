@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import torch
 from attrs import frozen
 
-from kpframe.flow._trajectory import Trajectory
-from kpframe.operators._spaces import Space
+from kpframe.flow import Trajectory
+from kpframe.operators import Space
 from kpframe_mpn.rates import Rate
 
 if TYPE_CHECKING:

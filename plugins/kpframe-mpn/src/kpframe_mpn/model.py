@@ -6,24 +6,21 @@ import math
 
 import torch
 
-from kpframe.errors import ArgumentError, check_seed, mismatch, whole
-from kpframe.flow._parameter_operator import ParameterOperator
-from kpframe.flow._propagator import Propagator, ScanPropagator
-from kpframe.flow._trajectory import Trajectory
-from kpframe.models._initial_weights import uniform_
-from kpframe.models._model import Model
+from kpframe import Model, ParameterOperator, Propagator, Trajectory
+from kpframe.errors import check_seed
+from kpframe.flow import ScanPropagator
+from kpframe.models import uniform_
+from kpframe.plugin import takes_settings
+from kpframe_mpn import MPNSettings
 from kpframe_mpn.gains import gains_along
 from kpframe_mpn.operators import (
     ModulationParameterJacobian,
     ModulationParameterOperator,
     ModulationStepJacobian,
 )
-from kpframe_mpn.rates import Range, Rate, Values
+from kpframe_mpn.rates import Range, Rate
 from kpframe_mpn.stability import warn_if_unstable
 
-FORMS = ("multiplicative", "additive")
-RULES = ("hebbian", "presynaptic", "oja")
-NORMALIZATIONS = ("none", "row", "tanh")
 PHI = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "relu": torch.relu, "identity": torch.positive}
 CONSTRAINTS = {"free": Range(), "positive": Range(0.0)}
 
@@ -59,77 +56,34 @@ class MPN(Model):
     [n, k], ``bias_ih_l0`` [n], ``eta.raw`` and ``lam.raw``, each [], [k], [n] or [n, k]. ``model.eta()`` and
     ``model.lam()`` give the rates in plain units.
 
-    Args:
-        input_size: inputs per step, k.
-        hidden_size: number of neurons, n.
-        form: ``"multiplicative"`` or ``"additive"``.
-        rule: ``"hebbian"``, ``"presynaptic"`` or ``"oja"``.
-        normalization: ``"none"``, ``"row"`` or ``"tanh"``.
-        nonlinearity: phi, one of ``"tanh"``, ``"sigmoid"``, ``"relu"``, ``"identity"``.
-        bias: a bias vector.
-        eta: initial plasticity rate: a number, or one for each entry of ``eta_shape``, row by row.
-        eta_shape: ``"scalar"``, ``"pre"`` (one for each input), ``"post"`` (each neuron) or ``"matrix"``.
-        eta_constraint: ``"free"``, or ``"positive"`` (a softplus, while it trains).
-        train_eta: whether eta is a parameter.
-        lam: initial decay lambda a step, as ``eta``.
-        lam_max: lambda trains in (0, lam_max), as ``lam_max * sigmoid(raw)``; fixed, it is at most lam_max.
-        lam_shape: as ``eta_shape``.
-        train_lam: whether lambda is a parameter.
-        trainable_initial_state: makes ``h_0`` and ``M_0`` a parameter ``h0`` [n + n k].
-        seed: seed of the initial weights, uniform in ``+-sqrt(6 / (n + k))`` (Glorot & Bengio 2010).
+    A constrained rate trains as a smooth function of its parameter: a positive eta as ``softplus(raw)``,
+    lambda as ``lam_max * sigmoid(raw)``, so in (0, lam_max); fixed, it is at most lam_max. Initial weights
+    are uniform in ``+-sqrt(6 / (n + k))`` (Glorot & Bengio 2010). Trainable ``h_0`` and ``M_0`` are the
+    parameter ``h0`` [n + n k].
 
     Raises:
-        ArgumentError: for an unknown name, a size below 1, or rates of another shape or out of range.
+        SettingsError: listing the settings that are unusable.
+        ArgumentError: for rates of another shape or out of range.
 
     Warns:
         StabilityWarning: when M is known to grow without bound; see ``kpframe_mpn.stability``.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        form: str = "multiplicative",
-        rule: str = "hebbian",
-        normalization: str = "none",
-        nonlinearity: str = "tanh",
-        bias: bool = True,
-        eta: Values = 0.1,
-        eta_shape: str = "scalar",
-        eta_constraint: str = "free",
-        train_eta: bool = True,
-        lam: Values = 0.95,
-        lam_max: float = 1.0,
-        lam_shape: str = "scalar",
-        train_lam: bool = True,
-        trainable_initial_state: bool = False,
-        seed: int | None = None,
-    ) -> None:
-        for argument, value, known in (
-            ("form", form, FORMS),
-            ("rule", rule, RULES),
-            ("normalization", normalization, NORMALIZATIONS),
-            ("nonlinearity", nonlinearity, PHI),
-            ("eta_constraint", eta_constraint, CONSTRAINTS),
-        ):
-            if value not in known:
-                raise ArgumentError(mismatch(argument, f"one of {', '.join(known)}", repr(value)))
-        input_size, hidden_size = whole(input_size, "input_size"), whole(hidden_size, "hidden_size")
-        if not 0 < lam_max < math.inf:
-            raise ArgumentError(mismatch("lam_max", "a finite number > 0", lam_max))
+    @takes_settings(MPNSettings)
+    def __init__(self, settings: MPNSettings) -> None:
+        c, size = settings, (settings.hidden_size, settings.input_size)
         super().__init__(
-            input_size,
-            {"h": hidden_size, "M": hidden_size * input_size},
-            trainable_initial_state=trainable_initial_state,
+            c.input_size,
+            {"h": c.hidden_size, "M": c.hidden_size * c.input_size},
+            trainable_initial_state=c.trainable_initial_state,
         )
-        self.hidden_size = hidden_size
-        self.form, self.rule, self.normalization, self.nonlinearity = form, rule, normalization, nonlinearity
-        size = (hidden_size, input_size)
+        self.hidden_size, self.form, self.rule = c.hidden_size, c.form, c.rule
+        self.normalization, self.nonlinearity = c.normalization, c.nonlinearity
         self.weight_ih_l0 = torch.nn.Parameter(torch.empty(size))
-        self.bias_ih_l0 = torch.nn.Parameter(torch.empty(hidden_size)) if bias else None
-        self.eta = Rate("eta", eta, eta_shape, size, CONSTRAINTS[eta_constraint], train_eta)
-        self.lam = Rate("lam", lam, lam_shape, size, Range(0.0, lam_max), train_lam)
-        self.reset_parameters(seed)
+        self.bias_ih_l0 = torch.nn.Parameter(torch.empty(c.hidden_size)) if c.bias else None
+        self.eta = Rate("eta", c.eta, c.eta_shape, size, CONSTRAINTS[c.eta_constraint], c.train_eta)
+        self.lam = Rate("lam", c.lam, c.lam_shape, size, Range(0.0, c.lam_max), c.train_lam)
+        self.reset_parameters(c.seed)
         warn_if_unstable(self)
 
     def reset_parameters(self, seed: int | None = None) -> None:

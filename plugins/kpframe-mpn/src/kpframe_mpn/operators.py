@@ -8,11 +8,14 @@ import torch
 from attrs import evolve
 
 from kpframe.errors import ArgumentError, DtypeError, ShapeError, UnsupportedError, closest, mismatch
-from kpframe.flow._parameter_jacobian import ParameterJacobian
-from kpframe.flow._parameter_operator import GroupProjector, ProductParameterOperator
-from kpframe.flow._step_jacobian import DiagonalStepJacobian, StepJacobian
-from kpframe.operators import IdentityOperator, Operator
-from kpframe.operators._spaces import HIDDEN, Space
+from kpframe.flow import (
+    DiagonalStepJacobian,
+    GroupProjector,
+    ParameterJacobian,
+    ProductParameterOperator,
+    StepJacobian,
+)
+from kpframe.operators import HIDDEN, IdentityOperator, Operator, Space
 from kpframe_mpn.gains import Gains, Step
 from kpframe_mpn.rates import gather, spread
 

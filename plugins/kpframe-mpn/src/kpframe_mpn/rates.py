@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from attrs import frozen
 
 from kpframe.errors import ArgumentError, mismatch
-
-#: One number, or one for each entry: a flat sequence in row-major order, nested ones, an array, a tensor.
-Values = float | Sequence[object] | torch.Tensor
+from kpframe_mpn import Values
 
 
 @frozen
@@ -71,7 +68,7 @@ class Rate(torch.nn.Module):
         trained: whether it is a parameter.
 
     Raises:
-        ArgumentError: for an unknown shape, another number of entries, or values out of range.
+        ArgumentError: for another number of entries, or values out of range.
     """
 
     raw: torch.Tensor
@@ -83,8 +80,6 @@ class Rate(torch.nn.Module):
         super().__init__()
         neurons, inputs = size
         sizes = {"scalar": (), "pre": (inputs,), "post": (neurons,), "matrix": size}
-        if shape not in sizes:
-            raise ArgumentError(mismatch(f"{name}_shape", f"one of {', '.join(sizes)}", repr(shape)))
         self.shape, self.range, self.trained, self.fixed = shape, within, trained, None
         value = _entries(name, values, sizes[shape])
         low, high = float(value.min()), float(value.max())
@@ -133,11 +128,9 @@ def gather(synapses: torch.Tensor, shape: str) -> torch.Tensor:  # [..., n, k] -
 def _entries(name: str, values: Values, shape: tuple[int, ...]) -> torch.Tensor:
     """Return the entries in float64; raise ``ArgumentError`` where they do not fit the shape."""
     try:
-        given = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach().clone()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ArgumentError(mismatch(name, "numbers", repr(values))) from error
-    if not bool(torch.isfinite(given).all()):
-        raise ArgumentError(mismatch(name, "finite numbers", _show(given)))
+        given = torch.as_tensor(values, dtype=torch.float64, device="cpu")
+    except ValueError as error:
+        raise ArgumentError(mismatch(name, "rows of one length", repr(values))) from error
     if given.ndim == 0:
         return given.expand(shape).clone()
     flat = given.ndim == 1 and given.numel() == math.prod(shape)

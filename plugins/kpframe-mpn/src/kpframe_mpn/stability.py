@@ -40,7 +40,7 @@ def warn_if_unstable(model: MPN) -> None:
     unknown = model.normalization != "none" or model.weight_ih_l0.is_meta  # on meta there are no values
     reason = "" if unknown else _forgets_nothing(model) or _feeds_itself(model)
     if reason:
-        warnings.warn(f"MPN: {reason}", StabilityWarning, stacklevel=3)
+        warnings.warn(f"MPN: {reason}", StabilityWarning, stacklevel=4)
 
 
 def _forgets_nothing(model: MPN) -> str:

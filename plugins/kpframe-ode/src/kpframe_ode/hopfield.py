@@ -11,7 +11,7 @@ from attrs import frozen
 
 from kpframe import Site
 from kpframe.errors import ArgumentError, ShapeError, StabilityWarning, check_seed, mismatch
-from kpframe.models._initial_weights import normal_, uniform_
+from kpframe.models import normal_, uniform_
 from kpframe_ode.site_velocity import SiteODEModel
 from kpframe_ode.symmetric import symmetric_hollow
 

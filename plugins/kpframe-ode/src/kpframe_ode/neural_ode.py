@@ -10,7 +10,7 @@ import torch
 
 from kpframe import Site, Stage
 from kpframe.errors import ArgumentError, StabilityWarning, check_seed, mismatch, whole
-from kpframe.models._initial_weights import uniform_
+from kpframe.models import uniform_
 from kpframe_ode.site_velocity import SiteODEModel
 
 _ACTIVATIONS = {

@@ -15,7 +15,7 @@ from attrs import evolve
 
 from kpframe import Site, SiteModel, Stage
 from kpframe.errors import ArgumentError, mismatch
-from kpframe.models._sites.declaration import INPUT, PRIME, widths
+from kpframe.models import INPUT, PRIME, widths
 from kpframe_ode.exponential import phi1
 from kpframe_ode.integrators import Scheme
 from kpframe_ode.velocity import Integrated, require_linear_part, weighted_sum

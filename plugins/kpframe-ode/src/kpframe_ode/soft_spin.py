@@ -10,8 +10,8 @@ import torch
 
 from kpframe import Site, Trajectory
 from kpframe.errors import ArgumentError, ShapeError, StabilityWarning, check_seed, mismatch, whole
-from kpframe.models._initial_weights import normal_, uniform_
-from kpframe.tasks._task import seeded_generator
+from kpframe.models import normal_, uniform_
+from kpframe.tasks import seeded_generator
 from kpframe_ode.site_velocity import SiteODEModel
 from kpframe_ode.symmetric import symmetric_hollow
 

@@ -2,21 +2,19 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
-from attrs import NOTHING, Attribute, frozen
+from attrs import frozen
 
+from kpframe.errors import ArgumentError, mismatch
 from kpframe.plugin import ModelSpec, hookimpl, setting
 
 
-def _required_first(cls: type, fields: list["Attribute[Any]"]) -> list["Attribute[Any]"]:
-    return sorted(fields, key=lambda field: field.default is not NOTHING)
-
-
 @frozen
-class NetworkSettings:
-    """What ``rnn`` and ``noisy_rnn`` share."""
+class RNNSettings:
+    """Settings of the model ``rnn``."""
 
+    input_size: int = setting(ge=1, help="inputs per step; of noisy_rnn without the columns of noise")
+    hidden_size: int = setting(ge=1, help="number of units of a layer")
     nonlinearity: str = setting("tanh", choices=("tanh", "relu"), help="pointwise function phi")
     bias: bool = setting(True, help="two bias vectors, as in torch.nn.RNN")
     form: str = setting(
@@ -50,21 +48,33 @@ class NetworkSettings:
         None, ge=0, lt=2**32, help="seed of the initial weights and masks; unset: torch's own generator"
     )
 
+    def __attrs_post_init__(self) -> None:
+        if self.form == "vanilla" and self.alpha != 1:
+            raise ArgumentError(
+                mismatch("alpha", "1 with form='vanilla'", f"{self.alpha}; leaky: 'rate', 'current'")
+            )
+        dale = self.excitatory_fraction is not None
+        if self.rectifier != "abs" and not dale:
+            expected = "none without an excitatory_fraction (Dale's law)"
+            raise ArgumentError(mismatch("rectifier", expected, repr(self.rectifier)))
+        if self.rank is None:
+            if self.train_bulk:
+                raise ArgumentError(mismatch("train_bulk", "False without a rank", True))
+            return
+        if self.rank > self.hidden_size:
+            expected = f"a whole number from 1 to hidden_size = {self.hidden_size}"
+            raise ArgumentError(mismatch("rank", expected, self.rank))
+        if dale:
+            expected = "none beside excitatory_fraction: products m n^T do not keep to Dale's law"
+            raise ArgumentError(mismatch("rank", expected, self.rank))
+        if self.train_bulk and self.gain is None:
+            raise ArgumentError(mismatch("train_bulk", "False without a gain, which makes the bulk", True))
 
-@frozen(field_transformer=_required_first)
-class RNNSettings(NetworkSettings):
-    """Settings of the model ``rnn``."""
 
-    input_size: int = setting(ge=1, help="inputs per step")
-    hidden_size: int = setting(ge=1, help="number of units of a layer")
-
-
-@frozen(field_transformer=_required_first)
-class NoisyRNNSettings(NetworkSettings):
+@frozen
+class NoisyRNNSettings(RNNSettings):
     """Settings of the model ``noisy_rnn``."""
 
-    input_size: int = setting(ge=1, help="signals per step; columns of noise come beside them")
-    hidden_size: int = setting(ge=1, help="number of units of a layer")
     input_noise: float = setting(
         0.0, ge=0, lt=math.inf, help="sigma of the noise on each signal; 0: none, and no columns for it"
     )
@@ -85,7 +95,7 @@ def kpframe_models() -> Iterator[ModelSpec]:
     )
     yield ModelSpec(
         name="noisy_rnn",
-        factory="kpframe_rnn.model:noisy_rnn",
+        factory="kpframe_rnn.model:NoisyRNN",
         settings=NoisyRNNSettings,
         api=1,
         summary="rnn whose input carries noise beside its signals: model.with_noise(x, generator)",

@@ -7,9 +7,10 @@ import warnings
 from collections.abc import Callable, Mapping
 
 import torch
-from attrs import frozen
+from attrs import fields, frozen
 
-from kpframe.errors import ArgumentError, ShapeError, StabilityWarning, mismatch, whole
+from kpframe.errors import ArgumentError, ShapeError, StabilityWarning, mismatch
+from kpframe_rnn import RNNSettings
 
 #: How weights are kept non-negative under Dale's law.
 RECTIFIERS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -21,52 +22,22 @@ RECTIFIERS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @frozen
 class Connectivity:
-    """How the weights among ``units`` are made and start; see ``RNN`` for the fields.
-
-    Raises:
-        ArgumentError: for a value out of bounds, and for fields that do not go together.
-    """
+    """How the weights among ``units`` are made and start; see ``RNN`` and its settings for the fields."""
 
     units: int
-    gain: float | None = None
-    density: float | None = None
-    self_connections: bool = True
-    excitatory_fraction: float | None = None
-    rectifier: str = "abs"
-    rank: int | None = None
-    train_bulk: bool = False
+    gain: float | None
+    density: float | None
+    self_connections: bool
+    excitatory_fraction: float | None
+    rectifier: str
+    rank: int | None
+    train_bulk: bool
 
-    def __attrs_post_init__(self) -> None:
-        if self.gain is not None and not 0 < self.gain < math.inf:
-            raise ArgumentError(mismatch("gain", "a finite number > 0", self.gain))
-        if self.density is not None and not 0 < self.density <= 1:
-            raise ArgumentError(mismatch("density", "a number in (0, 1]", self.density))
-        self._check_dale()
-        self._check_rank()
-
-    def _check_dale(self) -> None:
-        fraction = self.excitatory_fraction
-        if fraction is not None and not 0 <= fraction <= 1:
-            raise ArgumentError(mismatch("excitatory_fraction", "a number from 0 to 1", fraction))
-        if self.rectifier not in RECTIFIERS:
-            names = ", ".join(map(repr, RECTIFIERS))
-            raise ArgumentError(mismatch("rectifier", f"one of {names}", repr(self.rectifier)))
-        if fraction is None and self.rectifier != "abs":
-            expected = "none without an excitatory_fraction (Dale's law)"
-            raise ArgumentError(mismatch("rectifier", expected, repr(self.rectifier)))
-
-    def _check_rank(self) -> None:
-        if self.rank is None:
-            if self.train_bulk:
-                raise ArgumentError(mismatch("train_bulk", "False without a rank", True))
-            return
-        expected = f"a whole number from 1 to hidden_size = {self.units}"
-        object.__setattr__(self, "rank", whole(self.rank, "rank", 1, self.units, expected=expected))
-        if self.dale:
-            expected = "none beside excitatory_fraction: products m n^T do not keep to Dale's law"
-            raise ArgumentError(mismatch("rank", expected, self.rank))
-        if self.train_bulk and self.gain is None:
-            raise ArgumentError(mismatch("train_bulk", "False without a gain, which makes the bulk", True))
+    @classmethod
+    def of(cls, settings: RNNSettings) -> Connectivity:
+        """Return the connectivity that the settings ask for."""
+        names = [attribute.name for attribute in fields(cls)[1:]]
+        return cls(settings.hidden_size, **{name: getattr(settings, name) for name in names})
 
     @property
     def dale(self) -> bool:
@@ -150,7 +121,7 @@ def check_mask(mask: object, weight: str, shape: tuple[int, ...]) -> torch.Tenso
 
 
 def _warn(message: str) -> None:
-    warnings.warn(f"{message}; activity grows without bound", StabilityWarning, stacklevel=4)
+    warnings.warn(f"{message}; activity grows without bound", StabilityWarning, stacklevel=6)
 
 
 def _inverse_softplus(y: torch.Tensor) -> torch.Tensor:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from attrs import evolve
 
 from kpframe import SiteModel, Trajectory
-from kpframe.errors import ArgumentError, ShapeError, check_seed, closest, mismatch, whole
-from kpframe.models._initial_weights import normal_, uniform_
-from kpframe.tasks._task import seeded_generator
+from kpframe.errors import ArgumentError, ShapeError, check_seed, closest, mismatch
+from kpframe.models import normal_, uniform_
+from kpframe.plugin import takes_settings
+from kpframe.tasks import seeded_generator
+from kpframe_rnn import NoisyRNNSettings, RNNSettings
 from kpframe_rnn.connectivity import RECTIFIERS, Connectivity, check_mask
 from kpframe_rnn.layers import declare, names, shapes
 from kpframe_rnn.noise import Noise
@@ -34,6 +35,10 @@ class RNN(SiteModel):
     With ``a = 1`` the rate form is the vanilla one. In the current form the state is a current and the
     rate, which a readout usually reads, is ``phi(h)``.
 
+    **Initial weights** are uniform in +-1/sqrt(H) as in torch. With ``gain`` the recurrent ones are normal
+    with standard deviation gain/sqrt(H), and gain is their spectral radius in a large network; under Dale's
+    law it is exactly that. A trainable ``h_0`` is the parameter ``h0 [num_layers * H]``.
+
     **Layers** are stacked as in ``torch.nn.RNN(num_layers=...)``: each reads what the layer below has just
     computed (its rate). The state's component is ``h``; those of several layers are ``h_l0, h_l1 ...``.
 
@@ -48,116 +53,61 @@ class RNN(SiteModel):
       layer included, not for the input's. How they start: ``Connectivity.start``. ``"abs"`` passes
       every gradient on but for its sign, so no synapse is lost (only at an exact 0, where none starts,
       is the derivative 0). ``"relu"`` is the paper's: a weight that falls to 0 or below has no gradient
-      any more and stays silent. ``"softplus"`` is smooth, and its weights are never zero.
+      any more and stays silent. ``"softplus"`` is smooth, and its weights are never zero. Only rates that
+      are not negative (relu) let a unit excite, or inhibit, at all times.
     - a mask of zeros and ones, ``mask_hh_l0``: see ``set_mask``. Random ones let each unit receive from
-      ``round(density n)`` of the n units that may reach it, at least one.
+      ``round(density n)`` of the n units that may reach it, at least one; a seed draws them apart from the
+      weights.
 
-    **Noise** stands in the input: ``input_size`` signals, then columns of standard normal draws, which
-    ``with_noise`` appends; so a step is a pure function and A and J are those at the given noise. Input
-    noise is added to the signals, state noise to the preactivations, both times ``sqrt(2 / a) sigma`` in the
-    leaky forms (Song et al. 2016; Yang et al. 2019, Nature Neuroscience 22:297) and times ``sigma`` in the
-    vanilla form, which has no time constant. The current of a unit that nothing else drives then has the
-    variance ``2 sigma^2 / (2 - a)``: sigma^2 for small time steps.
-
-    Args:
-        input_size: inputs (signals) per step.
-        hidden_size: number of units H of a layer.
-        nonlinearity: ``"tanh"`` or ``"relu"``. Under Dale's law only rates that are not negative (relu) let
-            a unit excite, or inhibit, at all times.
-        bias: two bias vectors a layer, as torch has them.
-        form: ``"vanilla"``, ``"rate"`` or ``"current"``.
-        alpha: ``a``, in (0, 1]; the vanilla form takes 1 only.
-        gain: standard deviation of the recurrent weights times sqrt(H), their spectral radius in a large
-            network; under Dale's law exactly the spectral radius. Left out, all weights are uniform in
-            +-1/sqrt(H) as in torch.
-        trainable_initial_state: makes ``h_0`` a parameter, ``[num_layers * H]``.
-        seed: seed of the initial weights and, apart from these, of masks.
-        num_layers: number of layers.
-        density: share of recurrent connections that exist, in (0, 1]; None: no mask.
-        self_connections: whether units reach themselves.
-        excitatory_fraction: share of excitatory units, 0 to 1; None: no Dale's law.
-        rectifier: ``"abs"``, ``"relu"`` or ``"softplus"``, under Dale's law.
-        rank: rank of the recurrent weights; None: full.
-        train_bulk: whether ``bulk_hh_l0`` is a parameter.
-        input_noise, state_noise: standard deviations sigma; 0: none, and no columns for it.
-        masks: weight's name -> mask, instead of a random one or for other weights; see ``set_mask``.
+    **Noise** (``NoisyRNN``) stands in the input: ``input_size`` signals, then columns of standard normal
+    draws, which ``with_noise`` appends; so a step is a pure function and A and J are those at the given
+    noise. Input noise is added to the signals, state noise to the preactivations, both times
+    ``sqrt(2 / a) sigma`` in the leaky forms (Song et al. 2016; Yang et al. 2019, Nature Neuroscience
+    22:297) and times ``sigma`` in the vanilla form, which has no time constant. The current of a unit that
+    nothing else drives then has the variance ``2 sigma^2 / (2 - a)``: sigma^2 for small time steps.
 
     Attributes:
         connectivity, noise: the settings of either, checked.
         signal_size: number of signals; ``input_size`` counts all columns of the input.
 
     Raises:
-        ArgumentError: for an unknown name, a value out of bounds, or settings that do not go together.
+        SettingsError: for settings that are unknown, out of bounds or do not go together.
     """
 
     signs: torch.Tensor
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        nonlinearity: str = "tanh",
-        bias: bool = True,
-        form: str = "vanilla",
-        alpha: float = 1.0,
-        gain: float | None = None,
-        trainable_initial_state: bool = False,
-        seed: int | None = None,
-        *,
-        num_layers: int = 1,
-        density: float | None = None,
-        self_connections: bool = True,
-        excitatory_fraction: float | None = None,
-        rectifier: str = "abs",
-        rank: int | None = None,
-        train_bulk: bool = False,
-        input_noise: float = 0.0,
-        state_noise: float = 0.0,
-        masks: Mapping[str, torch.Tensor] | None = None,
-    ) -> None:
-        if nonlinearity not in _PHI:
-            raise ArgumentError(mismatch("nonlinearity", "'tanh' or 'relu'", repr(nonlinearity)))
-        if form not in ("vanilla", "rate", "current"):
-            raise ArgumentError(mismatch("form", "'vanilla', 'rate' or 'current'", repr(form)))
-        if not 0 < alpha <= 1:
-            raise ArgumentError(mismatch("alpha", "a number in (0, 1]", alpha))
-        if form == "vanilla" and alpha != 1:
-            raise ArgumentError(
-                mismatch("alpha", "1 with form='vanilla'", f"{alpha}; leaky: 'rate', 'current'")
-            )
-        input_size, hidden_size = whole(input_size, "input_size"), whole(hidden_size, "hidden_size")
-        num_layers = whole(num_layers, "num_layers")
-        connectivity = Connectivity(
-            hidden_size, gain, density, self_connections, excitatory_fraction, rectifier, rank, train_bulk
-        )
-        leak = None if form == "vanilla" else alpha
-        noise = Noise(input_size, hidden_size, num_layers, input_noise, state_noise, leak)
-        phi = _PHI[nonlinearity]
-        self._names = names(num_layers)
+    @takes_settings(RNNSettings)
+    def __init__(self, settings: RNNSettings) -> None:
+        self._build(settings)
+
+    def _build(self, settings: RNNSettings, input_noise: float = 0.0, state_noise: float = 0.0) -> None:
+        c, connectivity = settings, Connectivity.of(settings)
+        leak = None if c.form == "vanilla" else c.alpha
+        noise = Noise(c.input_size, c.hidden_size, c.num_layers, input_noise, state_noise, leak)
+        phi = _PHI[c.nonlinearity]
+        self._names = names(c.num_layers)
         super().__init__(
             noise.width,
             components=[component for component, _ in self._names.values()],
-            stages=declare(connectivity, noise, bias=bias, transform=phi if form == "current" else None),
-            trainable_initial_state=trainable_initial_state,
+            stages=declare(connectivity, noise, bias=c.bias, transform=phi if c.form == "current" else None),
+            trainable_initial_state=c.trainable_initial_state,
         )
-        self.form, self.alpha, self.phi = form, alpha, phi
-        self.signal_size, self.connectivity, self.noise = input_size, connectivity, noise
-        self._shapes = shapes(connectivity, noise, bias=bias)
+        self.form, self.alpha, self.phi = c.form, c.alpha, phi
+        self.signal_size, self.connectivity, self.noise = c.input_size, connectivity, noise
+        self._shapes = shapes(connectivity, noise, bias=c.bias)
         for name, shape in self._shapes.items():
-            if name.startswith("bulk") and not train_bulk:
+            if name.startswith("bulk") and not c.train_bulk:
                 self.register_buffer(name, torch.empty(shape))
             else:
                 self.register_parameter(name, torch.nn.Parameter(torch.empty(shape)))
         if connectivity.dale:
             self.register_buffer("signs", connectivity.signs())
         if connectivity.sparse:
-            generator = None if seed is None else seeded_generator(seed, 1)
-            for k in range(num_layers):
+            generator = None if c.seed is None else seeded_generator(c.seed, 1)
+            for k in range(c.num_layers):
                 self.set_mask(connectivity.draw_mask(generator), f"weight_hh_l{k}")
-        for name, mask in (masks or {}).items():
-            self.set_mask(mask, name)
-        self.reset_parameters(seed)
-        connectivity.warn_if_unstable(nonlinearity)
+        self.reset_parameters(c.seed)
+        connectivity.warn_if_unstable(c.nonlinearity)
 
     def reset_parameters(self, seed: int | None = None) -> None:
         """Draw the weights anew, to fit the masks, which stay; the initial state is set to zero."""
@@ -281,6 +231,9 @@ class RNN(SiteModel):
         return {name: (1 - self.alpha) * h[name] + self.alpha * drive}
 
 
-def noisy_rnn(input_size: int, hidden_size: int, **settings: Any) -> RNN:
-    """Return the network that reads ``input_size`` signals and columns of noise; see ``RNN``."""
-    return RNN(input_size, hidden_size, **settings)
+class NoisyRNN(RNN):
+    """The network that reads ``input_size`` signals and columns of noise beside them; see ``RNN``."""
+
+    @takes_settings(NoisyRNNSettings)
+    def __init__(self, settings: NoisyRNNSettings) -> None:
+        self._build(settings, settings.input_noise, settings.state_noise)

@@ -8,7 +8,7 @@ import torch
 from attrs import evolve, frozen
 
 from kpframe.errors import ArgumentError, ShapeError, mismatch
-from kpframe.tasks._task import Split, Task, Trials, seeded_generator
+from kpframe.tasks import Split, Task, Trials, seeded_generator
 
 
 @frozen
@@ -24,9 +24,6 @@ class Noise:
         layers: number of layers.
         input_noise, state_noise: standard deviations sigma; 0 for none.
         alpha: dt / tau of a leaky form; None for the vanilla one, which has no time constant.
-
-    Raises:
-        ArgumentError: for a sigma that is negative or not finite.
     """
 
     signals: int
@@ -35,11 +32,6 @@ class Noise:
     input_noise: float
     state_noise: float
     alpha: float | None
-
-    def __attrs_post_init__(self) -> None:
-        for name in ("input_noise", "state_noise"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ArgumentError(mismatch(name, "a finite number >= 0", getattr(self, name)))
 
     @property
     def inputs(self) -> int:

@@ -12,8 +12,7 @@ import torch
 
 from kpframe import Flow, Operator
 from kpframe.errors import UnsupportedError, mismatch
-from kpframe.operators import FunctionOperator
-from kpframe.operators._spaces import HIDDEN, Axis, Space
+from kpframe.operators import HIDDEN, Axis, FunctionOperator, Space
 from kpframe_ssm.base import DiagonalModel
 from kpframe_ssm.lti import LTI
 

@@ -15,8 +15,8 @@ import torch
 from attrs import evolve, frozen
 
 from kpframe import Propagator, StepJacobian
-from kpframe.flow._parameter_jacobian import ParameterJacobian
-from kpframe.operators._spaces import Space
+from kpframe.flow import ParameterJacobian
+from kpframe.operators import Space
 from kpframe_ssm.drives import outer, product
 from kpframe_ssm.modes import probes_first, time_outermost, unflatten
 from kpframe_ssm.scan import choose, recur

@@ -15,9 +15,9 @@ import torch
 from attrs import frozen
 
 from kpframe import Trajectory
-from kpframe.flow._parameter_jacobian import ParameterJacobian
-from kpframe.models._autograd.linearization import Linearization
-from kpframe.operators._spaces import Space
+from kpframe.flow import ParameterJacobian
+from kpframe.models import Linearization
+from kpframe.operators import Space
 from kpframe_ssm.drives import Drive
 from kpframe_ssm.modes import probes_first, time_outermost, turned, unflatten
 from kpframe_ssm.step import ModeStepJacobian

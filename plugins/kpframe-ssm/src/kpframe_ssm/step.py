@@ -9,8 +9,8 @@ import torch
 
 from kpframe import Propagator, StepJacobian
 from kpframe.errors import ArgumentError, mismatch
-from kpframe.flow._step_jacobian import DiagonalStepJacobian
-from kpframe.operators._spaces import Space
+from kpframe.flow import DiagonalStepJacobian
+from kpframe.operators import Space
 from kpframe_ssm.modes import probes_first, time_outermost, to_complex, to_real
 from kpframe_ssm.scan import METHODS, choose, recur
 
