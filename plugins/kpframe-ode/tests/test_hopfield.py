@@ -145,10 +145,10 @@ def test_refused_settings(settings, message) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tau": float("nan")}, "tau: expected a finite number > 0, got nan"),
-        ({"gain": 0}, "gain: expected a finite number > 0, got 0"),
-        ({"coupling": -1}, "coupling: expected a finite number >= 0, got -1"),
-        ({"nonlinearity": "relu"}, "nonlinearity: expected 'tanh' or 'sigmoid', got 'relu'"),
+        ({"tau": float("nan")}, "tau: expected a number > 0 and < inf, got nan"),
+        ({"gain": 0}, "gain: expected float > 0 and < inf, got 0"),
+        ({"coupling": -1}, "coupling: expected float >= 0 and < inf, got -1"),
+        ({"nonlinearity": "relu"}, "nonlinearity: expected one of 'tanh', 'sigmoid', got 'relu'"),
     ],
 )
 def test_the_class_checks_too(settings, message) -> None:

@@ -213,10 +213,10 @@ def test_couplings_have_the_stated_spread() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": -0.1}, "temperature: expected a finite number >= 0, got -0.1"),
-        ({"well": 0.0}, "well: expected a finite number > 0, got 0.0"),
-        ({"coupling": np.inf}, "coupling: expected a finite number >= 0, got inf"),
-        ({"input_size": 0}, "input_size: expected a whole number >= 1, got 0"),
+        ({"temperature": -0.1}, "temperature: expected float >= 0 and < inf, got -0.1"),
+        ({"well": 0.0}, "well: expected float > 0 and < inf, got 0.0"),
+        ({"coupling": np.inf}, "coupling: expected float >= 0 and < inf, got inf"),
+        ({"input_size": 0}, "input_size: expected int >= 1, got 0"),
     ],
 )
 def test_refused(settings, message) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
+from kpframe.errors import ArgumentError, mismatch
 from kpframe.plugin import ModelSpec, TaskSpec, hookimpl, setting
 
 ACTIVATIONS = ("tanh", "relu", "gelu", "silu", "erf", "sigmoid", "identity")
@@ -44,13 +45,23 @@ class MLPSettings:
         None, ge=0, lt=2**32, help="seed of the initial weights; unset: torch's own generator"
     )
 
+    def __attrs_post_init__(self) -> None:
+        if self.form == "plain" and self.scale != 1:
+            got = f"{self.scale}; 'residual' has a scale"
+            raise ArgumentError(mismatch("scale", "1 with form='plain'", got))
+        if self.sigma_b == 0 and self.bias and self.parametrisation == "ntk":
+            expected = "a factor other than 0 with parametrisation='ntk'"
+            raise ArgumentError(mismatch("sigma_b", expected, "0, with which biases do nothing: bias=False"))
+
 
 @frozen
 class AttentionSettings:
     """Settings of the model ``attention``."""
 
     input_size: int = setting(ge=1, help="entries of a sample: tokens times features of a token")
-    hidden_size: int = setting(ge=2, help="width of the residual stream, for each token")
+    hidden_size: int = setting(
+        ge=2, help="width of the residual stream, for each token (the LayerNorm of one is a constant)"
+    )
     tokens: int = setting(ge=1, help="context length; a sample is cut into so many tokens")
     blocks: int = setting(1, ge=1, help="blocks of two steps: an attention and an MLP sub-layer")
     heads: int = setting(1, ge=1, help="attention heads; hidden_size is a multiple of it")
@@ -60,6 +71,12 @@ class AttentionSettings:
     seed: int | None = setting(
         None, ge=0, lt=2**32, help="seed of the initial weights; unset: torch's own generator"
     )
+
+    def __attrs_post_init__(self) -> None:
+        for name, divisor in (("input_size", "tokens"), ("hidden_size", "heads")):
+            value, parts = getattr(self, name), getattr(self, divisor)
+            if value % parts:
+                raise ArgumentError(mismatch(name, f"a multiple of {divisor} = {parts}", value))
 
 
 @frozen

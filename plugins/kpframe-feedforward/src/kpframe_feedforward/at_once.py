@@ -6,8 +6,10 @@ import torch
 from attrs import evolve
 
 from kpframe import create_task
-from kpframe.errors import ArgumentError, mismatch, whole
+from kpframe.errors import ArgumentError, mismatch
+from kpframe.plugin import takes_settings
 from kpframe.tasks import Split, Task, Trials
+from kpframe_feedforward import AtOnceSettings
 from kpframe_feedforward.layers import at_first_step
 
 
@@ -19,23 +21,21 @@ class AtOnce(Task):
     follow, and the target of the trial's last step is scored at the last of them. Splits, labels and the
     draw are the other task's.
 
-    Args:
-        steps: steps of the network that is trained.
-        task: name of the other task, built with its defaults.
-        seed: seed of the other task, and of unseeded draws.
-
     Raises:
         ArgumentError: for trials that differ in length, or whose last step is not scored.
         UnknownNameError: when no installed plugin offers the task.
     """
 
-    def __init__(self, steps: int, task: str = "digits", seed: int = 0) -> None:
-        steps = whole(steps, "steps")
-        inner: Task = create_task(task, seed=seed)
-        self.steps, self.inner = steps, inner
+    @takes_settings(AtOnceSettings)
+    def __init__(self, settings: AtOnceSettings) -> None:
+        inner = create_task(settings.task, seed=settings.seed)
+        self.steps, self.inner = settings.steps, inner
         example = self._whole(inner.draw(1, torch.Generator().manual_seed(0), "train"))
         super().__init__(
-            input_size=example.inputs.shape[2], output_size=inner.output_size, loss=inner.loss, seed=seed
+            input_size=example.inputs.shape[2],
+            output_size=inner.output_size,
+            loss=inner.loss,
+            seed=settings.seed,
         )
 
     def draw(self, batch_size: int, generator: torch.Generator, split: Split) -> Trials:

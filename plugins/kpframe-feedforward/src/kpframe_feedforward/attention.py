@@ -8,9 +8,11 @@ import torch
 from torch.nn import functional
 
 from kpframe import Model
-from kpframe.errors import ArgumentError, ShapeError, check_seed, mismatch, whole
+from kpframe.errors import ShapeError, check_seed, mismatch
 from kpframe.models import normal_, uniform_
-from kpframe_feedforward.layers import PHI, at_first_step, check_choice
+from kpframe.plugin import takes_settings
+from kpframe_feedforward import AttentionSettings
+from kpframe_feedforward.layers import PHI, at_first_step
 
 
 class Attention(Model):
@@ -31,59 +33,29 @@ class Attention(Model):
     steps. A, J, P and K are derived by automatic differentiation, a step at a time, so that nothing of size
     ``[B, T, H, H]`` is formed for states wider than ``kpframe.models._model.DENSE_WIDTH``.
 
-    Args:
-        input_size: entries of a sample, a multiple of ``tokens``.
-        hidden_size: width d of the residual stream for each token, at least 2.
-        tokens: context length.
-        blocks: number of blocks.
-        heads: attention heads, a divisor of ``hidden_size``.
-        mlp_size: units inside an MLP sub-layer; left out: 4 d.
-        activation: ``phi``, one of ``kpframe_feedforward.ACTIVATIONS``.
-        causal: whether later tokens are hidden from earlier ones.
-        seed: seed of the initial weights.
-
     Raises:
-        ArgumentError: naming the argument that does not fit.
+        SettingsError: for settings that are out of bounds or do not go together.
     """
 
     time_varying = True
     steps: int
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        tokens: int,
-        blocks: int = 1,
-        heads: int = 1,
-        mlp_size: int | None = None,
-        activation: str = "gelu",
-        causal: bool = True,
-        seed: int | None = None,
-    ) -> None:
-        hidden_size = whole(hidden_size, "hidden_size", 2)  # the LayerNorm of one number is a constant
-        tokens, blocks, heads = whole(tokens, "tokens"), whole(blocks, "blocks"), whole(heads, "heads")
-        check_choice("activation", activation, PHI)
-        mlp_size = 4 * hidden_size if mlp_size is None else whole(mlp_size, "mlp_size")
-        super().__init__(input_size, {"h": tokens * hidden_size})
-        for argument, value, name, divisor in (
-            ("input_size", input_size, "tokens", tokens),
-            ("hidden_size", hidden_size, "heads", heads),
-        ):
-            if value % divisor:
-                raise ArgumentError(mismatch(argument, f"a multiple of {name} = {divisor}", value))
-        self.steps = 1 + 2 * blocks
-        self.tokens, self.hidden_size, self.causal = tokens, hidden_size, causal
+    @takes_settings(AttentionSettings)
+    def __init__(self, settings: AttentionSettings) -> None:
+        c, tokens, width = settings, settings.tokens, settings.hidden_size
+        super().__init__(c.input_size, {"h": tokens * width})
+        mlp_size = 4 * width if c.mlp_size is None else c.mlp_size
+        self.steps = 1 + 2 * c.blocks
+        self.tokens, self.hidden_size, self.causal = tokens, width, c.causal
         with torch.random.fork_rng(devices=[]):  # torch's layers draw values, which are drawn anew below
-            self.embedding = torch.nn.Linear(input_size // tokens, hidden_size)
-            self.layers = torch.nn.ModuleList(
-                [_Block(hidden_size, heads, mlp_size, activation) for _ in range(blocks)]
-            )
-        self.position = torch.nn.Parameter(torch.empty(tokens, hidden_size))
-        hidden = torch.ones(tokens, tokens, dtype=torch.bool).triu(1) if causal else None
+            self.embedding = torch.nn.Linear(c.input_size // tokens, width)
+            blocks = [_Block(width, c.heads, mlp_size, c.activation) for _ in range(c.blocks)]
+            self.layers = torch.nn.ModuleList(blocks)
+        self.position = torch.nn.Parameter(torch.empty(tokens, width))
+        hidden = torch.ones(tokens, tokens, dtype=torch.bool).triu(1) if c.causal else None
         self.register_buffer("hidden_tokens", hidden, persistent=False)
         self.hidden_tokens: torch.Tensor | None
-        self.reset_parameters(seed)
+        self.reset_parameters(c.seed)
 
     def reset_parameters(self, seed: int | None = None) -> None:
         """Draw the weights anew: as torch's TransformerEncoderLayer, positions N(0, 0.02^2) as GPT-2."""

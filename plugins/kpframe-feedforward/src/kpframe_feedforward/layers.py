@@ -1,13 +1,12 @@
-"""What the feedforward models share: pointwise functions, checks, and samples as inputs of the first step."""
+"""What the feedforward models share: pointwise functions, and samples as inputs of the first step."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import torch
 
-from kpframe.errors import ArgumentError, ShapeError, closest, mismatch
+from kpframe.errors import ShapeError, mismatch
 
 
 def _identity(u: torch.Tensor) -> torch.Tensor:
@@ -34,16 +33,3 @@ def at_first_step(samples: torch.Tensor, steps: int, input_size: int) -> torch.T
     if samples.ndim != 2 or samples.shape[1] != input_size:
         raise ShapeError(mismatch("samples", f"shape [batch, input={input_size}]", list(samples.shape)))
     return torch.nn.functional.pad(samples.unsqueeze(1), (0, 0, 0, steps - 1))
-
-
-def check_choice(argument: str, value: str, choices: Collection[str]) -> None:
-    """Raise ``ArgumentError`` unless the value is one of the choices."""
-    if value not in choices:
-        names = ", ".join(repr(choice) for choice in choices)
-        raise ArgumentError(mismatch(argument, f"one of {names}", f"{value!r}{closest(str(value), choices)}"))
-
-
-def check_positive(argument: str, value: float) -> None:
-    """Raise ``ArgumentError`` unless the value is a finite number above zero."""
-    if not 0 < value < math.inf:
-        raise ArgumentError(mismatch(argument, "a finite number > 0", value))

@@ -9,12 +9,16 @@ from functools import partial
 import torch
 
 from kpframe import Model, ParameterOperator, Propagator, Site, SiteModel, Trajectory
-from kpframe.errors import ArgumentError, check_seed, mismatch, whole
+from kpframe.errors import check_seed
 from kpframe.flow import ParameterJacobian, ProductParameterOperator
 from kpframe.models import GramParameterOperator, SiteParameterJacobian, SiteStepJacobian, normal_
 from kpframe.operators import PARAMETER, Space, parameter_space
-from kpframe_feedforward import FORMS, PARAMETRISATIONS
-from kpframe_feedforward.layers import PHI, at_first_step, check_choice, check_positive
+from kpframe.plugin import takes_settings
+from kpframe_feedforward import MLPSettings
+from kpframe.operators import PARAMETER, Space, parameter_space
+from kpframe.plugin import takes_settings
+from kpframe_feedforward import MLPSettings
+from kpframe_feedforward.layers import PHI, at_first_step
 
 #: Functions that pass about half of the variance, which sqrt(2) makes up for (He et al. 2015).
 _HALVING = ("relu", "gelu", "silu")
@@ -45,57 +49,19 @@ class MLP(SiteModel):
     over trials of what the layer reads. ``flow.A.replace({"weight": B})`` takes a matrix for each step,
     ``[depth, H, H]``, of which the first is never used.
 
-    Args:
-        input_size: entries of a sample, I.
-        hidden_size: units of each layer, H.
-        depth: number of hidden layers.
-        activation: ``phi``, one of ``kpframe_feedforward.ACTIVATIONS``.
-        form: ``"plain"`` or ``"residual"``.
-        scale: factor of the residual form's branches; the plain form takes 1 only.
-        parametrisation: ``"standard"`` or ``"ntk"``.
-        sigma_w: scale of the weights; left out: sqrt(2) for relu, gelu and silu, 1 for the others.
-        sigma_b: scale of the biases; with ``"ntk"`` it is a factor, so that it must not be 0.
-        bias: whether there are biases.
-        seed: seed of the initial weights.
-
     Raises:
-        ArgumentError: naming the argument that does not fit.
+        SettingsError: for settings that are out of bounds or do not go together.
     """
 
     time_varying = True
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        depth: int = 2,
-        activation: str = "tanh",
-        form: str = "plain",
-        scale: float = 1.0,
-        parametrisation: str = "standard",
-        sigma_w: float | None = None,
-        sigma_b: float = 0.1,
-        bias: bool = True,
-        seed: int | None = None,
-    ) -> None:
-        depth = whole(depth, "depth")
-        check_choice("activation", activation, PHI)
-        check_choice("form", form, FORMS)
-        check_choice("parametrisation", parametrisation, PARAMETRISATIONS)
-        check_positive("scale", scale)
-        if form == "plain" and scale != 1:
-            raise ArgumentError(mismatch("scale", "1 with form='plain'", f"{scale}; 'residual' has a scale"))
-        if sigma_w is None:
-            sigma_w = math.sqrt(2) if activation in _HALVING else 1.0
-        check_positive("sigma_w", sigma_w)
-        if sigma_b != 0:
-            check_positive("sigma_b", sigma_b)
-        elif bias and parametrisation == "ntk":
-            expected = "a factor other than 0 with parametrisation='ntk'"
-            raise ArgumentError(mismatch("sigma_b", expected, "0, with which biases do nothing: bias=False"))
-        hidden_size = whole(hidden_size, "hidden_size")
-        in_step = parametrisation == "ntk"
-        factor = sigma_b if in_step and bias else 1.0  # of W h + b, so the weights' own makes up for it
+    @takes_settings(MLPSettings)
+    def __init__(self, settings: MLPSettings) -> None:
+        c, depth = settings, settings.depth
+        input_size, hidden_size, bias = c.input_size, c.hidden_size, c.bias
+        sigma_w = c.sigma_w if c.sigma_w is not None else math.sqrt(2) if c.activation in _HALVING else 1.0
+        in_step = c.parametrisation == "ntk"
+        factor = c.sigma_b if in_step and bias else 1.0  # of W h + b, so the weights' own makes up for it
         own = sigma_w / math.sqrt(hidden_size) / factor
         super().__init__(
             input_size,
@@ -114,8 +80,8 @@ class MLP(SiteModel):
             ),
         )
         self.steps = self.depth = depth
-        self.form, self.scale, self.phi = form, scale, PHI[activation]
-        self.parametrisation, self.sigma_w, self.sigma_b = parametrisation, sigma_w, sigma_b
+        self.form, self.scale, self.phi = c.form, c.scale, PHI[c.activation]
+        self.parametrisation, self.sigma_w, self.sigma_b = c.parametrisation, sigma_w, c.sigma_b
         self._factor = factor
         self._input_factor = sigma_w / math.sqrt(input_size) if in_step else 1.0
         self.weight_in = torch.nn.Parameter(torch.empty(hidden_size, input_size))
@@ -123,7 +89,7 @@ class MLP(SiteModel):
             self.weight = torch.nn.Parameter(torch.empty(depth - 1, hidden_size, hidden_size))
         if bias:
             self.bias = torch.nn.Parameter(torch.empty(depth, hidden_size))
-        self.reset_parameters(seed)
+        self.reset_parameters(c.seed)
 
     def reset_parameters(self, seed: int | None = None) -> None:
         """Draw the weights anew."""

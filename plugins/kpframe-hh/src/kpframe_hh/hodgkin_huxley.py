@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
-from kpframe.plugin._settings import build_settings
+from kpframe.plugin import takes_settings
 from kpframe_hh.network import ConductanceNetwork, Tensors
 from kpframe_hh.rates import squid_axon
 from kpframe_hh.settings import HodgkinHuxleySettings
@@ -27,20 +26,15 @@ class HodgkinHuxley(ConductanceNetwork):
     gates stay within 0 and 1 at any ``dt``; ``"forward_euler"`` is the explicit step. Both are of first
     order.
 
-    Args:
-        input_size: inputs per step; a current for each neuron [uA/cm2] where it equals ``hidden_size``.
-        hidden_size: number of neurons.
-        settings: the others, see ``HodgkinHuxleySettings``.
-
     Raises:
-        SettingsError, ArgumentError: for settings that are out of bounds or do not go together.
+        SettingsError: for settings that are out of bounds or do not go together.
     """
 
     settings: HodgkinHuxleySettings
 
-    def __init__(self, input_size: int, hidden_size: int, **settings: Any) -> None:
-        given = {"input_size": input_size, "hidden_size": hidden_size, **settings}
-        c = build_settings(HodgkinHuxleySettings, given, owner="HodgkinHuxley")
+    @takes_settings(HodgkinHuxleySettings)
+    def __init__(self, settings: HodgkinHuxleySettings) -> None:
+        c = settings
         conductances = {"g_na": c.g_na, "g_k": c.g_k, "g_l": c.g_l}
         super().__init__(c, ("m", "h", "n"), conductances, OPEN_AT_PEAK * sum(conductances.values()))
 

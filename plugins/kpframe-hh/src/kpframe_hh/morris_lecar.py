@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
-from kpframe.plugin._settings import build_settings
+from kpframe.plugin import takes_settings
 from kpframe_hh.network import ConductanceNetwork, Tensors
 from kpframe_hh.rates import exponential
 from kpframe_hh.settings import MorrisLecarSettings
@@ -25,20 +24,15 @@ class MorrisLecar(ConductanceNetwork):
     oscillations", in Koch & Segev, Methods in Neuronal Modeling, MIT Press, chapter 7: firing begins at a
     finite frequency with ``"hopf"``, and at frequency zero with ``"snic"`` and ``"homoclinic"``.
 
-    Args:
-        input_size: inputs per step; a current for each neuron [uA/cm2] where it equals ``hidden_size``.
-        hidden_size: number of neurons.
-        settings: the others, see ``MorrisLecarSettings``.
-
     Raises:
-        SettingsError, ArgumentError: for settings that are out of bounds or do not go together.
+        SettingsError: for settings that are out of bounds or do not go together.
     """
 
     settings: MorrisLecarSettings
 
-    def __init__(self, input_size: int, hidden_size: int, **settings: Any) -> None:
-        given = {"input_size": input_size, "hidden_size": hidden_size, **settings}
-        c = build_settings(MorrisLecarSettings, given, owner="MorrisLecar")
+    @takes_settings(MorrisLecarSettings)
+    def __init__(self, settings: MorrisLecarSettings) -> None:
+        c = settings
         conductances = {"g_ca": c.g_ca, "g_k": c.g_k, "g_l": c.g_l}
         super().__init__(c, ("w",), conductances, sum(conductances.values()))
 

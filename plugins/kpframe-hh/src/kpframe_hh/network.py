@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from kpframe import Site, SiteModel
-from kpframe.errors import ArgumentError, NonFiniteError, StabilityWarning, check_seed, mismatch
+from kpframe.errors import NonFiniteError, StabilityWarning, check_seed, mismatch
 from kpframe.flow import ParameterOperator, Propagator, Trajectory
 from kpframe.models import normal_, uniform_
 from kpframe_hh.rates import relax, relax_gate
@@ -50,9 +50,6 @@ class ConductanceNetwork(SiteModel):
         gates: names of the gates, the state's components between V and s.
         conductances: maximal conductances by name [mS/cm2].
         peak: total ionic conductance at the peak of a spike [mS/cm2], which bounds explicit steps.
-
-    Raises:
-        ArgumentError: for settings that do not go together.
     """
 
     inhibitory: torch.Tensor | None
@@ -67,13 +64,11 @@ class ConductanceNetwork(SiteModel):
         peak: float,
     ) -> None:
         n, inputs = settings.hidden_size, settings.input_size
-        weighted = inputs != n if settings.input_weights is None else settings.input_weights
         trained = tuple(dict.fromkeys(settings.trainable_conductances))
-        _check(settings, weighted, {name: conductances[name] for name in trained})
         bias = "bias_ih" if settings.bias else None
         currents = (
             [Site("weight_ih", "input", ("I",), bias=bias)]
-            if weighted
+            if settings.weighted
             else [Site(None, "input", ("I",)), *([Site(None, None, ("I",), bias=bias)] if bias else [])]
         )
         super().__init__(
@@ -214,22 +209,5 @@ class ConductanceNetwork(SiteModel):
                 f"forward_euler is unstable at dt = {c.dt} ms: take less than {limit:.2g} ms, or "
                 "exponential_euler",
                 StabilityWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
-
-
-def _check(settings: NetworkSettings, weighted: bool, trained: Mapping[str, float]) -> None:
-    """Raise ``ArgumentError`` for settings that do not go together."""
-    n = settings.hidden_size
-    if not weighted and settings.input_size != n:
-        expected = f"hidden_size={n} with input_weights=False: a current for each neuron"
-        raise ArgumentError(mismatch("input_size", expected, settings.input_size))
-    rows = settings.reversals
-    if rows is not None and {len(rows), *map(len, rows)} != {n}:
-        got = f"rows of lengths {[len(row) for row in rows]}"
-        raise ArgumentError(mismatch("reversals", f"{n} rows of {n} numbers [mV]", got))
-    if settings.nonnegative:
-        for name, g in {"g_synapse": settings.g_synapse, **trained}.items():
-            if g == 0:
-                expected = "more than 0 with nonnegative=True: softplus is positive"
-                raise ArgumentError(mismatch(name, expected, g))

@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import Factory, frozen
 
+from kpframe.errors import ArgumentError, mismatch
 from kpframe.plugin import setting
 
 METHODS = ("exponential_euler", "forward_euler")
@@ -84,6 +85,26 @@ class NetworkSettings:
     seed: int | None = setting(
         None, ge=0, lt=2**32, help="seed of the initial weights; unset: torch's own generator"
     )
+
+    def __attrs_post_init__(self) -> None:
+        n = self.hidden_size
+        if not self.weighted and self.input_size != n:
+            expected = f"hidden_size={n} with input_weights=False: a current for each neuron"
+            raise ArgumentError(mismatch("input_size", expected, self.input_size))
+        rows = self.reversals
+        if rows is not None and {len(rows), *map(len, rows)} != {n}:
+            got = f"rows of lengths {[len(row) for row in rows]}"
+            raise ArgumentError(mismatch("reversals", f"{n} rows of {n} numbers [mV]", got))
+        if self.nonnegative:
+            for name in ("g_synapse", *self.trainable_conductances):
+                if getattr(self, name) == 0:
+                    expected = "more than 0 with nonnegative=True: softplus is positive"
+                    raise ArgumentError(mismatch(name, expected, getattr(self, name)))
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the inputs have weights; without them they are the currents."""
+        return self.input_size != self.hidden_size if self.input_weights is None else self.input_weights
 
 
 @frozen

@@ -10,8 +10,10 @@ import torch
 from attrs import frozen
 
 from kpframe import Site
-from kpframe.errors import ArgumentError, ShapeError, StabilityWarning, check_seed, mismatch
+from kpframe.errors import ShapeError, StabilityWarning, check_seed, mismatch
 from kpframe.models import normal_, uniform_
+from kpframe.plugin import takes_settings
+from kpframe_ode import HopfieldSettings
 from kpframe_ode.site_velocity import SiteODEModel
 from kpframe_ode.symmetric import symmetric_hollow
 
@@ -50,74 +52,42 @@ class Hopfield(SiteODEModel):
     Parameters: ``weight_ih_l0 [H, I]``, ``weight_hh_l0 [H, H]``, ``bias_ih_l0 [H]``. The linear part of
     ``"exponential_euler"`` is -u / tau.
 
-    Args:
-        input_size: inputs per step.
-        hidden_size: number of neurons.
-        symmetric: whether W is symmetric without self-connections.
-        nonlinearity: g, ``"tanh"`` or ``"sigmoid"``.
-        gain: slope of g (Hopfield's lambda).
-        tau: time constant of the neurons [s].
-        coupling: the entries of W are drawn from N(0, coupling^2 / hidden_size).
-        bias: whether there is a constant current b.
-        dt: time step [s].
-        integrator, substeps: see ``ODEModel``.
-        trainable_initial_state: makes the initial potentials a parameter.
-        seed: seed of the initial weights; those of the input are uniform in +-1/sqrt(hidden_size).
+    Initial weights: those of the input are uniform in +-1/sqrt(H), the entries of W are drawn from
+    N(0, coupling^2 / H). The slope ``gain`` is Hopfield's lambda.
 
     Raises:
-        ArgumentError: naming the argument.
+        SettingsError: listing the settings that are unusable.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        symmetric: bool = True,
-        nonlinearity: str = "tanh",
-        gain: float = 1.0,
-        tau: float = 1.0,
-        coupling: float = 1.0,
-        bias: bool = True,
-        dt: float = 0.1,
-        integrator: str = "euler",
-        substeps: int = 1,
-        trainable_initial_state: bool = False,
-        seed: int | None = None,
-    ) -> None:
-        if nonlinearity not in ("tanh", "sigmoid"):
-            raise ArgumentError(mismatch("nonlinearity", "'tanh' or 'sigmoid'", repr(nonlinearity)))
-        for name, value in (("gain", gain), ("tau", tau)):
-            if not 0 < value < math.inf:
-                raise ArgumentError(mismatch(name, "a finite number > 0", value))
-        if not 0 <= coupling < math.inf:
-            raise ArgumentError(mismatch("coupling", "a finite number >= 0", coupling))
-        rate = Rate(nonlinearity, gain)
-        name, made_of = ("symmetric_weight", "weight_hh_l0") if symmetric else ("weight_hh_l0", ())
+    @takes_settings(HopfieldSettings)
+    def __init__(self, settings: HopfieldSettings) -> None:
+        c, rate = settings, Rate(settings.nonlinearity, settings.gain)
+        name, made_of = ("symmetric_weight", "weight_hh_l0") if c.symmetric else ("weight_hh_l0", ())
         super().__init__(
-            input_size,
-            hidden_size,
+            c.input_size,
+            c.hidden_size,
             components=("u",),
             sites=(
-                Site("weight_ih_l0", "input", "current", bias="bias_ih_l0" if bias else None),
+                Site("weight_ih_l0", "input", "current", bias="bias_ih_l0" if c.bias else None),
                 Site(name, "u", "current", transform=rate, parameters=made_of),
             ),
-            dt=dt,
-            integrator=integrator,
-            substeps=substeps,
-            trainable_initial_state=trainable_initial_state,
+            dt=c.dt,
+            integrator=c.integrator,
+            substeps=c.substeps,
+            trainable_initial_state=c.trainable_initial_state,
         )
-        self.symmetric, self.rate, self.tau, self.coupling = symmetric, rate, tau, coupling
-        self.weight_ih_l0 = torch.nn.Parameter(torch.empty(hidden_size, input_size))
-        self.weight_hh_l0 = torch.nn.Parameter(torch.empty(hidden_size, hidden_size))
-        if bias:
-            self.bias_ih_l0 = torch.nn.Parameter(torch.empty(hidden_size))
-        self.reset_parameters(seed)
-        if abs(self.scheme.amplification(-1 / tau, -1 / tau)) > 1:
+        self.symmetric, self.rate, self.tau, self.coupling = c.symmetric, rate, c.tau, c.coupling
+        self.weight_ih_l0 = torch.nn.Parameter(torch.empty(c.hidden_size, c.input_size))
+        self.weight_hh_l0 = torch.nn.Parameter(torch.empty(c.hidden_size, c.hidden_size))
+        if c.bias:
+            self.bias_ih_l0 = torch.nn.Parameter(torch.empty(c.hidden_size))
+        self.reset_parameters(c.seed)
+        if abs(self.scheme.amplification(-1 / c.tau, -1 / c.tau)) > 1:
             warnings.warn(
-                f"hopfield: a step of {self.scheme.step:g} with {integrator} is unstable for tau={tau:g}; "
-                "lower dt, raise substeps, or take exponential_euler",
+                f"hopfield: a step of {self.scheme.step:g} with {c.integrator} is unstable for "
+                f"tau={c.tau:g}; lower dt, raise substeps, or take exponential_euler",
                 StabilityWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
 
     def reset_parameters(self, seed: int | None = None) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 
 import torch
 
 from kpframe import Site, Stage
-from kpframe.errors import ArgumentError, StabilityWarning, check_seed, mismatch, whole
+from kpframe.errors import StabilityWarning, check_seed
 from kpframe.models import uniform_
+from kpframe.plugin import takes_settings
+from kpframe_ode import NeuralODESettings
 from kpframe_ode.site_velocity import SiteODEModel
 
 _ACTIVATIONS = {
@@ -36,76 +37,48 @@ class NeuralODE(SiteODEModel):
     ``weight_ih_l0 [W, I]``, ``weight_l1 [W, W]`` and so on, ``weight_out [H, W]``, and biases ``bias_l0``,
     ``bias_l1`` and so on, ``bias_out``.
 
-    Args:
-        input_size: inputs per step.
-        hidden_size: width H of the state.
-        mlp_width: units of each hidden layer.
-        mlp_depth: number of hidden layers.
-        activation: ``"tanh"``, ``"relu"``, ``"softplus"``, ``"silu"`` or ``"elu"``.
-        leak: rate at which the state decays by itself [1/s], the linear part of ``"exponential_euler"``,
-            which with a leak of 0 is Euler's method.
-        dt: time step [s].
-        integrator, substeps: see ``ODEModel``.
-        trainable_initial_state: makes ``h_0`` a parameter.
-        seed: seed of the initial weights, uniform in +-1/sqrt(fan in) as in torch.nn.Linear.
+    The leak is the linear part of ``"exponential_euler"``, which with a leak of 0 is Euler's method. Initial
+    weights are uniform in +-1/sqrt(fan in) as in torch.nn.Linear.
 
     Raises:
-        ArgumentError: naming the argument.
+        SettingsError: listing the settings that are unusable.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        mlp_width: int = 32,
-        mlp_depth: int = 1,
-        activation: str = "tanh",
-        leak: float = 0.0,
-        dt: float = 0.1,
-        integrator: str = "rk4",
-        substeps: int = 1,
-        trainable_initial_state: bool = False,
-        seed: int | None = None,
-    ) -> None:
-        if activation not in _ACTIVATIONS:
-            expected = f"one of {', '.join(_ACTIVATIONS)}"
-            raise ArgumentError(mismatch("activation", expected, repr(activation)))
-        hidden_size = whole(hidden_size, "hidden_size")
-        mlp_width, mlp_depth = whole(mlp_width, "mlp_width"), whole(mlp_depth, "mlp_depth")
-        if not 0 <= leak < math.inf:
-            raise ArgumentError(mismatch("leak", "a finite number >= 0", leak))
+    @takes_settings(NeuralODESettings)
+    def __init__(self, settings: NeuralODESettings) -> None:
+        c, width, depth = settings, settings.mlp_width, settings.mlp_depth
         read = (Site("weight_ih_l0", "input", "a1", bias="bias_l0"), Site("weight_hh_l0", "h", "a1"))
-        layers = [Stage("z1", mlp_width, read, combine="layer")]
-        for k in range(1, mlp_depth):
+        layers = [Stage("z1", width, read, combine="layer")]
+        for k in range(1, depth):
             site = Site(f"weight_l{k}", f"z{k}'", f"a{k + 1}", bias=f"bias_l{k}")
-            layers.append(Stage(f"z{k + 1}", mlp_width, (site,), combine="layer"))
-        site = Site("weight_out", f"z{mlp_depth}'", "out", bias="bias_out")
+            layers.append(Stage(f"z{k + 1}", width, (site,), combine="layer"))
+        site = Site("weight_out", f"z{depth}'", "out", bias="bias_out")
         super().__init__(
-            input_size,
+            c.input_size,
             components=("h",),
-            stages=(*layers, Stage("h", hidden_size, (site,), combine="velocity")),
-            dt=dt,
-            integrator=integrator,
-            substeps=substeps,
-            trainable_initial_state=trainable_initial_state,
+            stages=(*layers, Stage("h", c.hidden_size, (site,), combine="velocity")),
+            dt=c.dt,
+            integrator=c.integrator,
+            substeps=c.substeps,
+            trainable_initial_state=c.trainable_initial_state,
         )
-        self.activation, self.leak = activation, leak
-        self._phi = _ACTIVATIONS[activation]
-        self.weight_ih_l0 = torch.nn.Parameter(torch.empty(mlp_width, input_size))
-        self.weight_hh_l0 = torch.nn.Parameter(torch.empty(mlp_width, hidden_size))
-        self.bias_l0 = torch.nn.Parameter(torch.empty(mlp_width))
-        for k in range(1, mlp_depth):
-            setattr(self, f"weight_l{k}", torch.nn.Parameter(torch.empty(mlp_width, mlp_width)))
-            setattr(self, f"bias_l{k}", torch.nn.Parameter(torch.empty(mlp_width)))
-        self.weight_out = torch.nn.Parameter(torch.empty(hidden_size, mlp_width))
-        self.bias_out = torch.nn.Parameter(torch.empty(hidden_size))
-        self.reset_parameters(seed)
-        if abs(self.scheme.amplification(-leak, -leak)) > 1:
+        self.activation, self.leak = c.activation, c.leak
+        self._phi = _ACTIVATIONS[c.activation]
+        self.weight_ih_l0 = torch.nn.Parameter(torch.empty(width, c.input_size))
+        self.weight_hh_l0 = torch.nn.Parameter(torch.empty(width, c.hidden_size))
+        self.bias_l0 = torch.nn.Parameter(torch.empty(width))
+        for k in range(1, depth):
+            setattr(self, f"weight_l{k}", torch.nn.Parameter(torch.empty(width, width)))
+            setattr(self, f"bias_l{k}", torch.nn.Parameter(torch.empty(width)))
+        self.weight_out = torch.nn.Parameter(torch.empty(c.hidden_size, width))
+        self.bias_out = torch.nn.Parameter(torch.empty(c.hidden_size))
+        self.reset_parameters(c.seed)
+        if abs(self.scheme.amplification(-c.leak, -c.leak)) > 1:
             warnings.warn(
-                f"neural_ode: leak={leak:g} is unstable with {integrator} at a step of {self.scheme.step:g}; "
-                "lower dt, raise substeps, or take exponential_euler",
+                f"neural_ode: leak={c.leak:g} is unstable with {c.integrator} at a step of "
+                f"{self.scheme.step:g}; lower dt, raise substeps, or take exponential_euler",
                 StabilityWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
 
     def reset_parameters(self, seed: int | None = None) -> None:

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 import torch
 
 from kpframe import Site, Trajectory
-from kpframe.errors import ArgumentError, ShapeError, StabilityWarning, check_seed, mismatch, whole
+from kpframe.errors import ShapeError, StabilityWarning, check_seed, mismatch
 from kpframe.models import normal_, uniform_
+from kpframe.plugin import takes_settings
 from kpframe.tasks import seeded_generator
+from kpframe_ode import SoftSpinSettings
 from kpframe_ode.site_velocity import SiteODEModel
 from kpframe_ode.symmetric import symmetric_hollow
 
@@ -37,76 +39,50 @@ class SoftSpin(SiteODEModel):
 
     Parameters: ``weight_ih_l0 [H, I]``, ``weight_hh_l0 [H, H]``, ``bias_ih_l0 [H]``.
 
-    Args:
-        input_size: inputs (signals) per step.
-        hidden_size: number of spins.
-        temperature: in units of the energy; 0: no noise.
-        well: depth of the wells at -1 and 1, which a barrier of well / 4 separates.
-        coupling: the entries of J are drawn from N(0, coupling^2 / hidden_size).
-        bias: whether there is a constant field b.
-        dt: time step, eta.
-        integrator, substeps: see ``ODEModel``.
-        trainable_initial_state: makes ``h_0`` a parameter.
-        seed: seed of the initial weights; those of the input are uniform in +-1/sqrt(hidden_size).
+    The wells at -1 and 1 are separated by a barrier of well / 4. Initial weights: those of the input are
+    uniform in +-1/sqrt(H), the entries of J are drawn from N(0, coupling^2 / H).
 
     Attributes:
         signal_size: number of signals; ``input_size`` counts all columns of the input.
 
     Raises:
-        ArgumentError: naming the argument.
+        SettingsError: listing the settings that are unusable.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        temperature: float = 0.0,
-        well: float = 1.0,
-        coupling: float = 1.0,
-        bias: bool = True,
-        dt: float = 0.05,
-        integrator: str = "euler",
-        substeps: int = 1,
-        trainable_initial_state: bool = False,
-        seed: int | None = None,
-    ) -> None:
-        for name, value in (("temperature", temperature), ("coupling", coupling)):
-            if not 0 <= value < math.inf:
-                raise ArgumentError(mismatch(name, "a finite number >= 0", value))
-        if not 0 < well < math.inf:
-            raise ArgumentError(mismatch("well", "a finite number > 0", well))
-        input_size, hidden_size = whole(input_size, "input_size"), whole(hidden_size, "hidden_size")
-        columns = input_size + (hidden_size if temperature else 0)
-        signals = slice(0, input_size)
+    @takes_settings(SoftSpinSettings)
+    def __init__(self, settings: SoftSpinSettings) -> None:
+        c = settings
+        columns = c.input_size + (c.hidden_size if c.temperature else 0)
+        signals = slice(0, c.input_size)
         sites = [
-            Site("weight_ih_l0", "input", "field", bias="bias_ih_l0" if bias else None, columns=signals),
+            Site("weight_ih_l0", "input", "field", bias="bias_ih_l0" if c.bias else None, columns=signals),
             Site("coupling_matrix", "h", "field", parameters="weight_hh_l0"),
         ]
-        if temperature:
-            sites.append(Site(None, "input", "noise", columns=slice(input_size, columns)))
+        if c.temperature:
+            sites.append(Site(None, "input", "noise", columns=slice(c.input_size, columns)))
         super().__init__(
             columns,
-            hidden_size,
+            c.hidden_size,
             components=("h",),
             sites=sites,
-            dt=dt,
-            integrator=integrator,
-            substeps=substeps,
-            trainable_initial_state=trainable_initial_state,
+            dt=c.dt,
+            integrator=c.integrator,
+            substeps=c.substeps,
+            trainable_initial_state=c.trainable_initial_state,
         )
-        self.signal_size = input_size
-        self.temperature, self.well, self.coupling = temperature, well, coupling
-        self.weight_ih_l0 = torch.nn.Parameter(torch.empty(hidden_size, input_size))
-        self.weight_hh_l0 = torch.nn.Parameter(torch.empty(hidden_size, hidden_size))
-        if bias:
-            self.bias_ih_l0 = torch.nn.Parameter(torch.empty(hidden_size))
-        self.reset_parameters(seed)
-        if abs(self.scheme.amplification(-2 * well, well)) > 1:
+        self.signal_size = c.input_size
+        self.temperature, self.well, self.coupling = c.temperature, c.well, c.coupling
+        self.weight_ih_l0 = torch.nn.Parameter(torch.empty(c.hidden_size, c.input_size))
+        self.weight_hh_l0 = torch.nn.Parameter(torch.empty(c.hidden_size, c.hidden_size))
+        if c.bias:
+            self.bias_ih_l0 = torch.nn.Parameter(torch.empty(c.hidden_size))
+        self.reset_parameters(c.seed)
+        if abs(self.scheme.amplification(-2 * c.well, c.well)) > 1:
             warnings.warn(
-                f"soft_spin: a step of {self.scheme.step:g} with {integrator} does not settle in wells of "
-                f"curvature 2 well = {2 * well:g}, and may explode; lower dt or raise substeps",
+                f"soft_spin: a step of {self.scheme.step:g} with {c.integrator} does not settle in wells of "
+                f"curvature 2 well = {2 * c.well:g}, and may explode; lower dt or raise substeps",
                 StabilityWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
 
     def reset_parameters(self, seed: int | None = None) -> None:
