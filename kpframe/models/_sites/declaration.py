@@ -10,6 +10,7 @@ from attrs import evolve, field, frozen
 
 from kpframe.errors import ArgumentError, ShapeError, mismatch
 
+#: The source that is the model's input.
 INPUT = "input"
 #: Marks what was computed within the step: ``"h'"`` is the new h, ``"h"`` the old one.
 PRIME = "'"
@@ -105,7 +106,7 @@ class Stage:
         return evolve(self, sites=sites, combine=combine)
 
 
-def widths(components: Sequence[str], stages: Sequence[Stage], input_size: int) -> dict[str, int]:
+def component_widths(components: Sequence[str], stages: Sequence[Stage], input_size: int) -> dict[str, int]:
     """Return the widths of the state's components, the declarations checked.
 
     Raises:

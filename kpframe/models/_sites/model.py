@@ -22,7 +22,7 @@ from kpframe.models._autograd.graph import leaves
 from kpframe.models._autograd.linearization import Linearization
 from kpframe.models._few_rows import saved_by_a_row
 from kpframe.models._model import Model
-from kpframe.models._sites.declaration import INPUT, PRIME, Site, Stage, check_weights, widths
+from kpframe.models._sites.declaration import INPUT, PRIME, Site, Stage, check_weights, component_widths
 from kpframe.models._sites.gains import Gain, PlacedSite, PlacedStage, SiteGains, pointwise_gains, scatter
 from kpframe.models._sites.parameter_operator import GramParameterOperator, SiteParameterJacobian
 from kpframe.models._sites.step_jacobian import SiteStepJacobian
@@ -74,10 +74,10 @@ class SiteModel(Model):
         elif units is not None or sites:
             raise ArgumentError(mismatch("stages", "no units and no sites beside stages", "both"))
         made = {name: stage.units for stage in stages for name in stage.outputs}
-        # sizes are checked here; that there is a stage for each component, by widths
+        # sizes are checked here; that there is a stage for each component, by component_widths
         sizes = {name: made.get(name, 1) for name in components}
         super().__init__(input_size, sizes, trainable_initial_state=trainable_initial_state)
-        self.components = widths(components, stages, input_size)
+        self.components = component_widths(components, stages, input_size)
         if any(site.per_step for stage in stages for site in stage.sites) and not self.time_varying:
             raise ArgumentError(mismatch("per_step", "a model with time_varying = True", type(self).__name__))
         self.stages = tuple(stages)

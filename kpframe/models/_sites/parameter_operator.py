@@ -179,6 +179,11 @@ class SiteParameterJacobian(ParameterJacobian):
     """``J dtheta = D (dW z + db)``, one matrix product for each set of targets.
 
     The products run over stretches of steps, whose temporaries are all that is held besides the result.
+
+    Args:
+        gains: along a trajectory, those of the model's A: ``flow.A.gains``.
+        domain: the parameter space, of parameters that the sites are made of.
+        trains_start: whether the initial state is a parameter, ``h0``.
     """
 
     method = "sites"

@@ -27,7 +27,12 @@ DIRECT = "direct"
 
 
 class SiteStepJacobian(StepJacobian):
-    """``A_t v = Sum_k D (W_k S_k v) + E v``; one product with each recurrent weight a step."""
+    """A of a ``SiteModel``: ``A_t v = Sum_k D (W_k S_k v) + E v``, a product with each recurrent weight.
+
+    Args:
+        gains: what the sites read and how their preactivations act, along a trajectory.
+        name: how it prints.
+    """
 
     method = "sites"
 

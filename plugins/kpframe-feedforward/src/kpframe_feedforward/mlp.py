@@ -15,9 +15,6 @@ from kpframe.models import GramParameterOperator, SiteParameterJacobian, SiteSte
 from kpframe.operators import PARAMETER, Space, parameter_space
 from kpframe.plugin import takes_settings
 from kpframe_feedforward import MLPSettings
-from kpframe.operators import PARAMETER, Space, parameter_space
-from kpframe.plugin import takes_settings
-from kpframe_feedforward import MLPSettings
 from kpframe_feedforward.layers import PHI, at_first_step
 
 #: Functions that pass about half of the variance, which sqrt(2) makes up for (He et al. 2015).

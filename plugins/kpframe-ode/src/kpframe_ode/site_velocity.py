@@ -15,7 +15,7 @@ from attrs import evolve
 
 from kpframe import Site, SiteModel, Stage
 from kpframe.errors import ArgumentError, mismatch
-from kpframe.models import INPUT, PRIME, widths
+from kpframe.models import INPUT, PRIME, component_widths
 from kpframe_ode.exponential import phi1
 from kpframe_ode.integrators import Scheme
 from kpframe_ode.velocity import Integrated, require_linear_part, weighted_sum
@@ -189,7 +189,7 @@ def _site(site: Site, components: Collection[str], evaluation: int) -> Site:
 
 def _check(stages: Sequence[Stage], components: Sequence[str], input_size: int) -> None:
     """Raise ``ArgumentError`` for what a velocity cannot be made of."""
-    widths(components, stages, input_size)
+    component_widths(components, stages, input_size)
     derivatives = [name + PRIME for name in components]
     for stage in stages:
         for site in stage.sites:
