@@ -150,18 +150,16 @@ def test_s5_starts_from_hippo() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(
-        ArgumentError, match=r"r_min, r_max: expected 0 <= r_min <= r_max <= 1, got 0\.9, 0\.5"
-    ):
+    with pytest.raises(ArgumentError, match=r"r_min, r_max: expected r_min <= r_max, got 0\.9, 0\.5"):
         LRU(2, 3, r_min=0.9, r_max=0.5)
-    with pytest.raises(ArgumentError, match=r"max_phase: expected a number in \(0, 2 pi\], got 7"):
+    with pytest.raises(ArgumentError, match=r"max_phase: expected float > 0 and <= 6\.28.*, got 7"):
         LRU(2, 3, max_phase=7.0)
     for kind in (LRU, S5):
-        with pytest.raises(ArgumentError, match="output_size: expected a whole number >= 1, got 0"):
+        with pytest.raises(ArgumentError, match="output_size: expected int . None >= 1, got 0"):
             kind(2, 3, output_size=0)
-        with pytest.raises(ArgumentError, match=r"hidden_size: expected a whole number >= 1, got 2\.5"):
+        with pytest.raises(ArgumentError, match=r"hidden_size: expected int >= 1, got 2\.5"):
             kind(2, 2.5)
-        with pytest.raises(ArgumentError, match="input_size: expected a whole number >= 1, got 0"):
+        with pytest.raises(ArgumentError, match="input_size: expected int >= 1, got 0"):
             kind(0, 2)
-    with pytest.raises(ArgumentError, match="dt_min: expected a positive number, got 0"):
+    with pytest.raises(ArgumentError, match="dt_min: expected float > 0 and < inf, got 0"):
         S5(2, 3, dt_min=0.0)

@@ -100,8 +100,8 @@ def test_refused_settings(name, settings, message) -> None:
 
 
 def test_the_factory_itself_refuses_too() -> None:
-    with pytest.raises(ArgumentError, match="'lru', 'mamba', got 's6'"):
-        ssm("s6", input_size=1, hidden_size=1)
+    with pytest.raises(ArgumentError, match="ssm: kind: expected one of .*'lru', 'mamba', got 's6'"):
+        ssm(1, 1, kind="s6")
 
 
 def test_unstable_settings_warn_and_blow_up_where_they_are_said_to() -> None:

@@ -1,15 +1,14 @@
-"""What the constructors share: seeded initial values, checks, and the warning of instability."""
+"""What the constructors share: seeded initial values, and the warning of instability."""
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 
-from kpframe.errors import ArgumentError, StabilityWarning, check_seed, mismatch, whole
+from kpframe.errors import StabilityWarning, check_seed, mismatch
 
 
 @contextmanager
@@ -35,20 +34,8 @@ def parameters(module: torch.nn.Module, values: Mapping[str, torch.Tensor]) -> N
         module.register_parameter(name, torch.nn.Parameter(real.to(like).contiguous()))
 
 
-def check_size(name: str, value: object) -> int:
-    """Return a size; raises ``ArgumentError`` unless it is a whole number >= 1."""
-    return whole(value, name)
-
-
-def check_range(low_name: str, low: float, high_name: str, high: float, top: float) -> None:
-    """Raise ``ArgumentError`` unless ``0 <= low <= high <= top``."""
-    if not 0 <= low <= high <= top:
-        expected = f"0 <= {low_name} <= {high_name}" + (f" <= {top:g}" if math.isfinite(top) else "")
-        raise ArgumentError(mismatch(f"{low_name}, {high_name}", expected, f"{low}, {high}"))
-
-
-def warn_unless_stable(stable: bool, what: str, expected: str, got: object) -> None:
+def warn_unless_stable(stable: bool, what: str, expected: str, got: object, stacklevel: int = 4) -> None:
     """Issue a ``StabilityWarning`` for a model, to the caller of what calls its constructor's check."""
     if not stable:
         message = mismatch(what, expected, got) + ": states grow or never decay"
-        warnings.warn(message, StabilityWarning, stacklevel=4)
+        warnings.warn(message, StabilityWarning, stacklevel=stacklevel)

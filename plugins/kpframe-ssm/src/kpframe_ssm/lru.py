@@ -6,11 +6,12 @@ import math
 
 import torch
 
-from kpframe.errors import ArgumentError, mismatch
+from kpframe.plugin import takes_settings
 from kpframe_ssm.base import MatrixModes
-from kpframe_ssm.construct import check_range, check_size, parameters, seeded
+from kpframe_ssm.construct import parameters, seeded
 from kpframe_ssm.drives import MatrixDrive
 from kpframe_ssm.parameters import Coefficients
+from kpframe_ssm.settings import LRUSettings
 
 
 class LRU(MatrixModes):
@@ -24,19 +25,11 @@ class LRU(MatrixModes):
     ``B_re``, ``B_im [n, I]``, ``C_re``, ``C_im [O, n]``, ``D [O, I]`` (a vector in the paper, whose outputs
     are as many as the inputs). C and D are read by ``output`` alone: their columns of J are zero.
 
-    Args:
-        input_size: inputs per step, I.
-        hidden_size: number n of complex modes; the state has width 2 n.
-        output_size: number O of outputs; the inputs' where left out.
-        r_min, r_max: at the start lambda is uniform on the ring between these radii.
-        max_phase: its phases are uniform in [0, max_phase] [rad].
-        trainable_gamma: whether gamma is a parameter of its own.
-        scan: form of the scan in P: ``"auto"``, ``"sequential"``, ``"chunked"`` or ``"fft"``.
-        trainable_initial_state: makes ``h_0`` a parameter.
-        seed: seed of the initial values.
+    At the start lambda is uniform on the ring between ``r_min`` and ``r_max``, its phases in
+    [0, max_phase]. The state has width 2 n for n = hidden_size modes.
 
     Raises:
-        ArgumentError: for an unknown name, or a size or range that makes no sense.
+        SettingsError: for settings that are out of bounds or do not go together.
     """
 
     nu_log: torch.Tensor
@@ -47,29 +40,15 @@ class LRU(MatrixModes):
     C_re: torch.Tensor
     C_im: torch.Tensor
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        output_size: int | None = None,
-        r_min: float = 0.0,
-        r_max: float = 1.0,
-        max_phase: float = 2 * math.pi,
-        trainable_gamma: bool = False,
-        scan: str = "auto",
-        trainable_initial_state: bool = False,
-        seed: int | None = None,
-    ) -> None:
-        check_size("hidden_size", hidden_size)
-        super().__init__(input_size, hidden_size, scan=scan, trainable_initial_state=trainable_initial_state)
-        self.hidden_size = hidden_size
-        self.output_size = check_size("output_size", input_size if output_size is None else output_size)
-        check_range("r_min", r_min, "r_max", r_max, 1)
-        if not 0 < max_phase <= 2 * math.pi:
-            raise ArgumentError(mismatch("max_phase", "a number in (0, 2 pi]", max_phase))
-        self.trainable_gamma = trainable_gamma
-        with seeded(seed):
-            values = self._draw(r_min, r_max, max_phase)
+    @takes_settings(LRUSettings)
+    def __init__(self, settings: LRUSettings) -> None:
+        c, start = settings, settings.trainable_initial_state
+        super().__init__(c.input_size, c.hidden_size, scan=c.scan, trainable_initial_state=start)
+        self.hidden_size = c.hidden_size
+        self.output_size = c.input_size if c.output_size is None else c.output_size
+        self.trainable_gamma = c.trainable_gamma
+        with seeded(c.seed):
+            values = self._draw(c.r_min, c.r_max, c.max_phase)
         parameters(self, values)
 
     def _draw(self, r_min: float, r_max: float, max_phase: float) -> dict[str, torch.Tensor]:

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 import torch
 
 from kpframe import Site, SiteModel, Trajectory
-from kpframe.errors import ArgumentError, ShapeError, mismatch
+from kpframe.errors import ShapeError, mismatch
+from kpframe.plugin import takes_settings
 from kpframe_ssm import discretise
-from kpframe_ssm.construct import check_size, parameters, seeded, warn_unless_stable
+from kpframe_ssm.construct import parameters, seeded, warn_unless_stable
+from kpframe_ssm.settings import LTISettings
 
 
 class LTI(SiteModel):
@@ -22,16 +24,10 @@ class LTI(SiteModel):
     Parameters: ``A [H, H]``, ``B [H, I]``, ``C [O, H]``, ``D [O, I]``. C and D are read by ``output``
     alone: their columns of J are zero. A is dense, so each step of P is one product with it.
 
-    Args:
-        input_size: inputs per step, I.
-        hidden_size: number of states, H.
-        output_size: number O of outputs; the inputs' where left out.
-        spectral_radius: largest ``|lambda|`` of A at the start, in [0, 1); its entries are normal.
-        trainable_initial_state: makes ``h_0`` a parameter.
-        seed: seed of the initial values.
+    The entries of A are normal at the start, scaled to the spectral radius asked for.
 
     Raises:
-        ArgumentError: for a size or radius that makes no sense.
+        SettingsError: for settings that are out of bounds or do not go together.
     """
 
     A: torch.Tensor
@@ -40,31 +36,22 @@ class LTI(SiteModel):
     D: torch.Tensor
     unread_parameters = ("C", "D")
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        output_size: int | None = None,
-        spectral_radius: float = 0.95,
-        trainable_initial_state: bool = False,
-        seed: int | None = None,
-    ) -> None:
+    @takes_settings(LTISettings)
+    def __init__(self, settings: LTISettings) -> None:
+        c, states, inputs = settings, settings.hidden_size, settings.input_size
         super().__init__(
-            input_size,
-            hidden_size,
+            inputs,
+            states,
             components=("h",),
             sites=(Site("B", "input", ("u",)), Site("A", "h", ("u",))),
-            trainable_initial_state=trainable_initial_state,
+            trainable_initial_state=c.trainable_initial_state,
         )
-        self.hidden_size = hidden_size
-        self.output_size = check_size("output_size", input_size if output_size is None else output_size)
-        if not 0 <= spectral_radius < 1:
-            raise ArgumentError(mismatch("spectral_radius", "a number in [0, 1)", spectral_radius))
-        with seeded(seed):
-            shapes = {"B": (hidden_size, input_size), "C": (self.output_size, hidden_size)}
-            shapes["D"] = (self.output_size, input_size)
-            A = torch.randn(hidden_size, hidden_size, dtype=torch.float64)
-            values = {"A": A * (spectral_radius / radius(A))}
+        self.hidden_size = states
+        self.output_size = inputs if c.output_size is None else c.output_size
+        with seeded(c.seed):
+            shapes = {"B": (states, inputs), "C": (self.output_size, states), "D": (self.output_size, inputs)}
+            A = torch.randn(states, states, dtype=torch.float64)
+            values = {"A": A * (c.spectral_radius / radius(A))}
             for name, shape in shapes.items():
                 values[name] = torch.randn(shape, dtype=torch.float64) / math.sqrt(shape[1])
         parameters(self, values)

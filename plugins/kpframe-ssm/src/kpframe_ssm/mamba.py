@@ -8,10 +8,10 @@ import torch
 from torch.nn.functional import linear, silu, softplus
 
 from kpframe import ParameterOperator, Trajectory
-from kpframe.errors import ArgumentError, mismatch
 from kpframe.flow import ProductParameterOperator
+from kpframe.plugin import takes_settings
 from kpframe_ssm.base import ScanModel
-from kpframe_ssm.construct import check_range, check_size, seeded
+from kpframe_ssm.construct import seeded
 from kpframe_ssm.mamba_operators import (
     MambaGains,
     MambaParameterJacobian,
@@ -21,9 +21,7 @@ from kpframe_ssm.mamba_operators import (
 from kpframe_ssm.modes import unflatten
 from kpframe_ssm.scan import linear_scan
 from kpframe_ssm.selection import Selection, SelectionGains
-from kpframe_ssm.step import check_scan
-
-SCANS = ("auto", "sequential", "chunked")
+from kpframe_ssm.settings import MambaSettings
 
 
 class Mamba(ScanModel):
@@ -46,56 +44,28 @@ class Mamba(ScanModel):
     What only the output reads has zero columns in J: ``D``, ``out_proj``, the z rows of ``in_proj`` and the
     C rows of ``x_proj``.
 
-    Args:
-        input_size: inputs per step (d_model), also the outputs.
-        hidden_size: number E of inner channels (d_inner; the paper's choice is 2 d_model).
-        state_size: number N of modes of a channel (d_state).
-        conv_size: number K of steps that the convolution sees (d_conv).
-        dt_rank: R; ceil(d_model / 16) where left out.
-        bias: whether in_proj and out_proj have biases.
-        conv_bias: whether conv1d has one.
-        dt_min, dt_max: Delta is log-uniform between these at the start, for a zero input.
-        scan: form of the scan over h: ``"auto"``, ``"sequential"`` or ``"chunked"``.
-        trainable_initial_state: makes the initial state a parameter.
-        seed: seed of the initial values.
+    Delta is log-uniform between ``dt_min`` and ``dt_max`` at the start, for a zero input. The paper's choice
+    of E is twice the inputs, which are also the outputs.
 
     Raises:
-        ArgumentError: for an unknown name, or a size or range that makes no sense.
+        SettingsError: for settings that are out of bounds or do not go together.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        state_size: int = 16,
-        conv_size: int = 4,
-        dt_rank: int | None = None,
-        bias: bool = False,
-        conv_bias: bool = True,
-        dt_min: float = 0.001,
-        dt_max: float = 0.1,
-        scan: str = "auto",
-        trainable_initial_state: bool = False,
-        seed: int | None = None,
-    ) -> None:
-        sizes = {"hidden_size": hidden_size, "state_size": state_size, "conv_size": conv_size}
-        for name, size in sizes.items():
-            check_size(name, size)
-        state = {"conv": hidden_size * (conv_size - 1), "h": hidden_size * state_size}
+    @takes_settings(MambaSettings)
+    def __init__(self, settings: MambaSettings) -> None:
+        c, inner = settings, settings.hidden_size
+        state = {"conv": inner * (c.conv_size - 1), "h": inner * c.state_size}
         state = {name: width for name, width in state.items() if width}
-        super().__init__(input_size, state, trainable_initial_state=trainable_initial_state)
-        self.hidden_size, self.state_size, self.conv_size = hidden_size, state_size, conv_size
-        self.dt_rank = check_size("dt_rank", math.ceil(input_size / 16) if dt_rank is None else dt_rank)
-        self.scan = check_scan(scan, SCANS)
-        if not dt_min > 0:
-            raise ArgumentError(mismatch("dt_min", "a positive number", dt_min))
-        check_range("dt_min", dt_min, "dt_max", dt_max, math.inf)
+        super().__init__(c.input_size, state, trainable_initial_state=c.trainable_initial_state)
+        self.hidden_size, self.state_size, self.conv_size = inner, c.state_size, c.conv_size
+        self.dt_rank = math.ceil(c.input_size / 16) if c.dt_rank is None else c.dt_rank
+        self.scan = c.scan
         like = torch.empty(0)
-        with seeded(seed):
-            bias_of_dt = self._make(bias, conv_bias, dt_min, dt_max)
+        with seeded(c.seed):
+            bias_of_dt = self._make(c.bias, c.conv_bias, c.dt_min, c.dt_max)
         self.to(like)
-        order = torch.arange(1, state_size + 1, dtype=like.dtype)
-        self.A_log = torch.nn.Parameter(order.log().repeat(hidden_size, 1))  # S4D's real spectrum
+        order = torch.arange(1, c.state_size + 1, dtype=like.dtype)
+        self.A_log = torch.nn.Parameter(order.log().repeat(inner, 1))  # S4D's real spectrum
         with torch.no_grad():
             self.dt_proj.bias.copy_(bias_of_dt)
 

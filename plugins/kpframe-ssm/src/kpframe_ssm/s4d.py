@@ -7,15 +7,15 @@ import math
 import torch
 
 from kpframe.errors import ArgumentError, ShapeError, mismatch
+from kpframe.plugin import takes_settings
 from kpframe_ssm import discretise
 from kpframe_ssm.base import DiagonalModel
-from kpframe_ssm.construct import check_range, check_size, parameters, seeded, warn_unless_stable
+from kpframe_ssm.construct import parameters, seeded, warn_unless_stable
 from kpframe_ssm.drives import ChannelDrive
 from kpframe_ssm.hippo import s4d_spectrum
 from kpframe_ssm.modes import from_pairs, to_complex, unflatten
 from kpframe_ssm.parameters import Coefficients
-
-INITS = ("lin", "inv", "legs")
+from kpframe_ssm.settings import S4DSettings
 
 
 class S4D(DiagonalModel):
@@ -30,24 +30,12 @@ class S4D(DiagonalModel):
     ``C [C, N, 2]``, ``D [C]``, and ``encoder [C, I]`` unless the inputs are the channels. C and D are read
     by ``output`` alone: their columns of J are zero.
 
-    Args:
-        input_size: inputs per step.
-        hidden_size: number C of channels, the outputs.
-        state_size: number N of modes of a channel, half the paper's N.
-        discretisation: ``"zoh"`` or ``"bilinear"``.
-        init: spectrum at the start, ``"lin"``, ``"inv"`` or ``"legs"``.
-        dt_min, dt_max: ``dt`` is drawn log-uniformly between these [unit of 1/A].
-        constrained: False makes ``A_real`` the parameter in place of ``log_A_real``: A may then leave the
-            stable half-plane.
-        real: real part of A at the start; below 0 where it is constrained.
-        encoder: whether there is an ``E``; without it input_size is hidden_size.
-        scan: form of the scan in P: ``"auto"``, ``"sequential"``, ``"chunked"`` or ``"fft"``.
-        trainable_initial_state: makes ``h_0`` a parameter.
-        seed: seed of the initial values.
+    N, the state_size, is half the paper's. ``dt`` is drawn log-uniformly between ``dt_min`` and ``dt_max``.
+    Unless ``constrained``, ``A_real`` is the parameter in place of ``log_A_real``: A may then leave the
+    stable half-plane.
 
     Raises:
-        ArgumentError: for an unknown name, a size or range that makes no sense, or a ``real`` that
-            the constrained form cannot have.
+        SettingsError: for settings that are out of bounds or do not go together.
 
     Warns:
         StabilityWarning: for a ``real`` of 0 or more.
@@ -61,44 +49,17 @@ class S4D(DiagonalModel):
     C: torch.Tensor
     D: torch.Tensor
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        state_size: int = 16,
-        discretisation: str = "zoh",
-        init: str = "lin",
-        dt_min: float = 0.001,
-        dt_max: float = 0.1,
-        constrained: bool = True,
-        real: float = -0.5,
-        encoder: bool = True,
-        scan: str = "auto",
-        trainable_initial_state: bool = False,
-        seed: int | None = None,
-    ) -> None:
-        check_size("hidden_size", hidden_size)
-        check_size("state_size", state_size)
-        super().__init__(
-            input_size, hidden_size * state_size, scan=scan, trainable_initial_state=trainable_initial_state
-        )
-        self.discretisation = discretise.check_method(discretisation)
-        if init not in INITS:
-            raise ArgumentError(mismatch("init", "'lin', 'inv' or 'legs'", repr(init)))
-        if not dt_min > 0:
-            raise ArgumentError(mismatch("dt_min", "a positive number", dt_min))
-        check_range("dt_min", dt_min, "dt_max", dt_max, math.inf)
-        if not encoder and input_size != hidden_size:
-            raise ArgumentError(
-                mismatch("input_size", f"hidden_size={hidden_size} without an encoder", input_size)
-            )
-        if not math.isfinite(real) or (constrained and real >= 0):
-            raise ArgumentError(mismatch("real", "a number below 0, or constrained=False", real))
-        self.hidden_size, self.state_size, self.constrained = hidden_size, state_size, constrained
-        with seeded(seed):
-            values = self._draw(init, dt_min, dt_max, real, encoder)
+    @takes_settings(S4DSettings)
+    def __init__(self, settings: S4DSettings) -> None:
+        c, start = settings, settings.trainable_initial_state
+        modes = c.hidden_size * c.state_size
+        super().__init__(c.input_size, modes, scan=c.scan, trainable_initial_state=start)
+        self.discretisation, self.constrained = c.discretisation, c.constrained
+        self.hidden_size, self.state_size = c.hidden_size, c.state_size
+        with seeded(c.seed):
+            values = self._draw(c.init, c.dt_min, c.dt_max, c.real, c.encoder)
         parameters(self, values)
-        self._warn()
+        self._warn(stacklevel=5)
 
     def _draw(
         self, init: str, dt_min: float, dt_max: float, real: float, encoder: bool
@@ -200,8 +161,10 @@ class S4D(DiagonalModel):
         y = (C.real * z.real - C.imag * z.imag).sum(-1)
         return y + self.D * drive.channels(inputs)
 
-    def _warn(self) -> None:
+    def _warn(self, stacklevel: int = 4) -> None:
         if self.D.is_meta:  # no values to look at
             return
         worst = float(self.A.detach().real.max())
-        warn_unless_stable(worst < 0, "S4D", "modes with Re A < 0 (|lambda| < 1)", f"Re A = {worst:g}")
+        warn_unless_stable(
+            worst < 0, "S4D", "modes with Re A < 0 (|lambda| < 1)", f"Re A = {worst:g}", stacklevel
+        )

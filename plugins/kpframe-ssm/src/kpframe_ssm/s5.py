@@ -6,14 +6,15 @@ import math
 
 import torch
 
-from kpframe.errors import ArgumentError, mismatch
+from kpframe.plugin import takes_settings
 from kpframe_ssm import discretise
 from kpframe_ssm.base import MatrixModes
-from kpframe_ssm.construct import check_range, check_size, parameters, seeded
+from kpframe_ssm.construct import parameters, seeded
 from kpframe_ssm.drives import MatrixDrive
 from kpframe_ssm.hippo import hippo_normal
 from kpframe_ssm.modes import from_pairs
 from kpframe_ssm.parameters import Coefficients
+from kpframe_ssm.settings import S5Settings
 
 
 class S5(MatrixModes):
@@ -26,18 +27,11 @@ class S5(MatrixModes):
     ``Re A = -exp(log_A_real)``, ``A_imag [n]``, ``B [n, I, 2]``, ``C [O, n, 2]``, ``D [O, I]``. C and D are
     read by ``output`` alone: their columns of J are zero.
 
-    Args:
-        input_size: inputs per step, I.
-        hidden_size: number n of complex modes, half the paper's state size; the state has width 2 n.
-        output_size: number O of outputs; the inputs' where left out.
-        discretisation: ``"zoh"`` or ``"bilinear"``.
-        dt_min, dt_max: ``dt`` of each mode is drawn log-uniformly between these [unit of 1/A].
-        scan: form of the scan in P: ``"auto"``, ``"sequential"``, ``"chunked"`` or ``"fft"``.
-        trainable_initial_state: makes ``h_0`` a parameter.
-        seed: seed of the initial values.
+    The state has width 2 n for n = hidden_size modes, half the paper's state size. ``dt`` of each mode is
+    drawn log-uniformly between ``dt_min`` and ``dt_max``.
 
     Raises:
-        ArgumentError: for an unknown name, or a size or range that makes no sense.
+        SettingsError: for settings that are out of bounds or do not go together.
     """
 
     log_dt: torch.Tensor
@@ -46,28 +40,14 @@ class S5(MatrixModes):
     B: torch.Tensor
     C: torch.Tensor
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        output_size: int | None = None,
-        discretisation: str = "zoh",
-        dt_min: float = 0.001,
-        dt_max: float = 0.1,
-        scan: str = "auto",
-        trainable_initial_state: bool = False,
-        seed: int | None = None,
-    ) -> None:
-        check_size("hidden_size", hidden_size)
-        super().__init__(input_size, hidden_size, scan=scan, trainable_initial_state=trainable_initial_state)
-        self.hidden_size = hidden_size
-        self.output_size = check_size("output_size", input_size if output_size is None else output_size)
-        self.discretisation = discretise.check_method(discretisation)
-        if not dt_min > 0:
-            raise ArgumentError(mismatch("dt_min", "a positive number", dt_min))
-        check_range("dt_min", dt_min, "dt_max", dt_max, math.inf)
-        with seeded(seed):
-            values = self._draw(dt_min, dt_max)
+    @takes_settings(S5Settings)
+    def __init__(self, settings: S5Settings) -> None:
+        c, start = settings, settings.trainable_initial_state
+        super().__init__(c.input_size, c.hidden_size, scan=c.scan, trainable_initial_state=start)
+        self.hidden_size, self.discretisation = c.hidden_size, c.discretisation
+        self.output_size = c.input_size if c.output_size is None else c.output_size
+        with seeded(c.seed):
+            values = self._draw(c.dt_min, c.dt_max)
         parameters(self, values)
 
     def _draw(self, dt_min: float, dt_max: float) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ import math
 
 from attrs import frozen
 
+from kpframe.errors import ArgumentError, mismatch
 from kpframe.plugin import setting
 
 KINDS = ("lti", "s4d", "s5", "lru", "mamba")
@@ -13,13 +14,19 @@ SCANS = ("auto", "sequential", "chunked", "fft")
 DISCRETISATIONS = ("zoh", "bilinear")
 
 
+def _check_range(settings: object, least: str, most: str) -> None:
+    low, high = getattr(settings, least), getattr(settings, most)
+    if low > high:
+        raise ArgumentError(mismatch(f"{least}, {most}", f"{least} <= {most}", f"{low}, {high}"))
+
+
 @frozen
 class SSMSettings:
     """Settings of ``ssm``: what all kinds share."""
 
-    kind: str = setting("lru", choices=KINDS, help="which of the models, its own settings at their defaults")
     input_size: int = setting(ge=1, help="inputs per step")
     hidden_size: int = setting(ge=1, help="states (lti), channels (s4d, mamba) or complex modes (s5, lru)")
+    kind: str = setting("lru", choices=KINDS, help="which of the models, its own settings at their defaults")
     trainable_initial_state: bool = setting(False, help="h_0 is a parameter, zero at first")
     seed: int | None = setting(
         None, ge=0, lt=2**32, help="seed of the initial values; unset: torch's own generator"
@@ -60,6 +67,14 @@ class S4DSettings:
         None, ge=0, lt=2**32, help="seed of the initial values; unset: torch's own generator"
     )
 
+    def __attrs_post_init__(self) -> None:
+        _check_range(self, "dt_min", "dt_max")
+        if not self.encoder and self.input_size != self.hidden_size:
+            expected = f"hidden_size={self.hidden_size} without an encoder"
+            raise ArgumentError(mismatch("input_size", expected, self.input_size))
+        if self.constrained and self.real >= 0:
+            raise ArgumentError(mismatch("real", "a number below 0, or constrained=False", self.real))
+
 
 @frozen
 class S5Settings:
@@ -76,6 +91,9 @@ class S5Settings:
     seed: int | None = setting(
         None, ge=0, lt=2**32, help="seed of the initial values; unset: torch's own generator"
     )
+
+    def __attrs_post_init__(self) -> None:
+        _check_range(self, "dt_min", "dt_max")
 
 
 @frozen
@@ -94,6 +112,9 @@ class LRUSettings:
     seed: int | None = setting(
         None, ge=0, lt=2**32, help="seed of the initial values; unset: torch's own generator"
     )
+
+    def __attrs_post_init__(self) -> None:
+        _check_range(self, "r_min", "r_max")
 
 
 @frozen
@@ -114,3 +135,6 @@ class MambaSettings:
     seed: int | None = setting(
         None, ge=0, lt=2**32, help="seed of the initial values; unset: torch's own generator"
     )
+
+    def __attrs_post_init__(self) -> None:
+        _check_range(self, "dt_min", "dt_max")
