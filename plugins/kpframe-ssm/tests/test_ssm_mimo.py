@@ -155,7 +155,7 @@ def test_refusals() -> None:
     with pytest.raises(ArgumentError, match=r"max_phase: expected float > 0 and <= 6\.28.*, got 7"):
         LRU(2, 3, max_phase=7.0)
     for kind in (LRU, S5):
-        with pytest.raises(ArgumentError, match="output_size: expected int . None >= 1, got 0"):
+        with pytest.raises(ArgumentError, match=r"output_size: expected int . None >= 1, got 0"):
             kind(2, 3, output_size=0)
         with pytest.raises(ArgumentError, match=r"hidden_size: expected int >= 1, got 2\.5"):
             kind(2, 2.5)

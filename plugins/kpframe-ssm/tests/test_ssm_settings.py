@@ -100,7 +100,7 @@ def test_refused_settings(name, settings, message) -> None:
 
 
 def test_the_factory_itself_refuses_too() -> None:
-    with pytest.raises(ArgumentError, match="ssm: kind: expected one of .*'lru', 'mamba', got 's6'"):
+    with pytest.raises(ArgumentError, match=r"ssm: kind: expected one of .*'lru', 'mamba', got 's6'"):
         ssm(1, 1, kind="s6")
 
 
