@@ -250,14 +250,15 @@ def _compose(first: Operator, *others: Operator) -> Operator:
         factors = [factor for _, factor in parts if not isinstance(factor, IdentityOperator)]
         if not factors:
             return scale(IdentityOperator.like(last), scalar)
-        return scale(factors[0] if len(factors) == 1 else Composition(factors), scalar)
+        product = factors[0] if len(factors) == 1 else Composition(factors)
+        return product if scalar == 1 else scale(product, scalar)
     kept = _without_identities(parts)
     if len(kept) == 1:
         number, factor = kept[0]
         return scale(factor, number)
     sign = math.prod(math.copysign(1, number) for number in numbers)
-    product = Composition([factor for _, factor in kept], [abs(number) for number, _ in kept])
-    return scale(product, sign)
+    numbered = Composition([factor for _, factor in kept], [abs(number) for number, _ in kept])
+    return scale(numbered, sign)
 
 
 def _without_identities(parts: list[tuple[float, Operator]]) -> list[tuple[float, Operator]]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import singledispatch
-from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
@@ -24,13 +22,12 @@ from kpframe.errors import (
     as_whole,
     mismatch,
     shown,
-    whole,
 )
-from kpframe.operators import _memory as chunks
 from kpframe.operators._finite import check_finite, is_finite
 from kpframe.operators._formula import ATOM, latex
 from kpframe.operators._isolation import constant, isolated
-from kpframe.operators._memory import check_memory
+from kpframe.operators._memory import product_in_chunks
+from kpframe.operators._scale import as_scalar
 from kpframe.operators._spaces import Space, check_space
 
 if TYPE_CHECKING:
@@ -50,12 +47,13 @@ Index = int | slice | str | Sequence[int] | torch.Tensor | np.ndarray[Any, Any]
 class Operator(ABC):
     """A linear, matrix-free map from ``domain`` to ``codomain`` on real tensors.
 
-    A subclass supplies ``_apply`` and ``_apply_adjoint``; both carry leading probe dimensions
-    through. Products are never differentiated by autograd: what they return is detached, also for an
-    argument that requires a gradient, and inside a transform of ``torch.func`` they are refused. Nothing is
-    reshaped, cast or moved: a tensor of the wrong shape, dtype or device is an error that says what was
-    expected and what came. What surrounds a call (inference mode, autocast, a default device ...) changes
-    nothing.
+    A subclass supplies ``_apply`` and ``_apply_adjoint``, which carry leading probe dimensions through, and
+    ``_inverse`` where it has an inverse in closed form.
+
+    Products are never differentiated by autograd: what they return is detached, also for an argument that
+    requires a gradient, and inside a transform of ``torch.func`` they are refused. Nothing is reshaped, cast
+    or moved: a tensor of the wrong shape, dtype or device is an error that says what was expected and what
+    came. What surrounds a call (inference mode, autocast, a default device ...) changes nothing.
 
     ``A @ B`` composes, ``A + B``, ``2.0 * A``, ``-A``, ``A / 2.0`` and ``A**3`` do what they say, ``A.T``
     is the adjoint; a tensor scales entrywise, ``w * A`` after the operator and ``A * w`` before it.
@@ -135,38 +133,12 @@ class Operator(ABC):
                 self.domain.check(q, f"argument of {self!r}", dtype=self.dtype, device=self.device)
             q = constant(q, self)
             with torch.no_grad():
-                out = self._in_chunks(q, chunk)
+                out = product_in_chunks(self, q, chunk)
                 if check and not is_finite(out):
                     check_finite(q, f"argument of {self!r}", self.domain)
                     what, error = f"product of {self!r}", NonFiniteProductError
                     check_finite(out, what, self.codomain, hint=_HINT, error=error)
                 return out
-
-    def _in_chunks(self, q: torch.Tensor, chunk: int | Literal["auto"]) -> torch.Tensor:
-        """Return the product, the probes sent in chunks."""
-        probes = q.shape[: q.ndim - len(self.domain.axes)]
-        if q.numel() == 0:  # no probe, or no dimension
-            return q.new_zeros((*probes, *self.codomain.shape))
-        size = self._probes_together(chunk, math.prod(probes))
-        if size >= math.prod(probes):
-            return self._apply(q)
-        rows = q.reshape(-1, *self.domain.shape)
-        out = q.new_empty(len(rows), *self.codomain.shape)
-        for start in range(0, len(rows), size):
-            out[start : start + size] = self._apply(rows[start : start + size])
-        return out.reshape(*probes, *self.codomain.shape)
-
-    def _probes_together(self, chunk: int | Literal["auto"], count: int) -> int:
-        """Return how many probes go into one product, what would not fit refused."""
-        if isinstance(chunk, str) and chunk == "auto":
-            size = chunks.even_share(self, count)
-        else:
-            size = min(count, whole(chunk, "chunk", expected="'auto' or a whole number >= 1"))
-        needed = count * self.codomain.size * self.dtype.itemsize + size * chunks.working_bytes(self)
-        if needed > chunks.CHUNK_LIMIT:  # looking at the memory takes longer than a small product
-            remedy = "send fewer probes at a time, or set chunk= to fewer that go together"
-            check_memory(f"product of {self!r} with {count} probes", needed, self.device, remedy, None)
-        return size
 
     @property
     def T(self) -> Operator:
@@ -413,17 +385,6 @@ def _diagonal(values: torch.Tensor, space: Space) -> Operator:
         ) from error
 
 
-def as_scalar(value: object) -> float | None:
-    """Return a real number or a one-element real tensor as a float, anything else as None."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, Real):
-        return float(value)
-    if isinstance(value, torch.Tensor) and value.ndim == 0 and not value.is_complex():
-        return float(value)
-    return None
-
-
 def check_operator(value: object, argument: str) -> None:
     """Raise ``ArgumentError`` unless ``value`` is an operator, with a remedy."""
     if not isinstance(value, Operator):
@@ -445,9 +406,9 @@ def check_together(first: Operator, second: Operator, sign: str) -> None:
 
 # -- what the methods call ------------------------------------------------------------------------------
 #
-# Their results are operators themselves, whose modules import this one. So each is declared here as an open
-# function; the module that defines the result registers how it is made, for every operator or for one class:
-# ``@adjoint.register``.
+# Their results are operators of other classes, whose modules import this one. So each is declared here as an
+# open function, and the module that defines the result registers how it is made, for every operator or for
+# one class: ``@adjoint.register``. Within a method, ``declare(self, ...)`` is the function below.
 
 
 @singledispatch

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -331,7 +330,7 @@ def _entries(axis: Axis, index: Index) -> tuple[list[int], Axis | None]:
     return kept, Axis(axis.name, len(kept))
 
 
-def _whole(axis: Axis, entry: Any) -> int:
+def _whole(axis: Axis, entry: object) -> int:
     number = as_whole(entry)
     if number is None:  # a list of truth values is no mask
         raise _unusable(axis, entry)

@@ -16,11 +16,11 @@ from __future__ import annotations
 import math
 from numbers import Real
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
-from kpframe.errors import ArgumentError, MemoryBudgetError, mismatch, shown
+from kpframe.errors import ArgumentError, MemoryBudgetError, mismatch, shown, whole
 from kpframe.operators._spaces import TIME, Space
 
 #: The part of the free memory that a request may take where the caller sets no limit; the rest is for others.
@@ -150,6 +150,43 @@ class Map(Protocol):
     domain: Space
     codomain: Space
     dtype: torch.dtype
+
+
+class Applied(Map, Protocol):
+    """What is applied in chunks: every operator."""
+
+    device: torch.device
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        """Return the product with ``q`` ``[..., *domain]``."""
+
+
+def product_in_chunks(op: Applied, q: torch.Tensor, chunk: int | Literal["auto"]) -> torch.Tensor:
+    """Return the product of an operator with ``q`` ``[..., *domain]``, its probes sent in chunks.
+
+    Raises:
+        ArgumentError: for a ``chunk`` below 1.
+        MemoryBudgetError: before the product, when the result would not fit into the free memory.
+    """
+    probes = q.shape[: q.ndim - len(op.domain.axes)]
+    if q.numel() == 0:  # no probe, or no dimension
+        return q.new_zeros((*probes, *op.codomain.shape))
+    count = math.prod(probes)
+    if isinstance(chunk, str) and chunk == "auto":
+        size = even_share(op, count)
+    else:
+        size = min(count, whole(chunk, "chunk", expected="'auto' or a whole number >= 1"))
+    needed = count * op.codomain.size * op.dtype.itemsize + size * working_bytes(op)
+    if needed > CHUNK_LIMIT:  # looking at the memory takes longer than a small product
+        remedy = "send fewer probes at a time, or set chunk= to fewer that go together"
+        check_memory(f"product of {op!r} with {count} probes", needed, op.device, remedy, None)
+    if size >= count:
+        return op._apply(q)
+    rows = q.reshape(-1, *op.domain.shape)
+    out = q.new_empty(len(rows), *op.codomain.shape)
+    for start in range(0, len(rows), size):
+        out[start : start + size] = op._apply(rows[start : start + size])
+    return out.reshape(*probes, *op.codomain.shape)
 
 
 def chunk_size(operator: Map, limit: int, held: int = 1) -> int:

@@ -9,11 +9,23 @@ from __future__ import annotations
 
 import math
 import sys
+from numbers import Real
 
 import torch
 
 #: Largest entries from ``1 / COMFORT`` to ``COMFORT`` are left in a unit of 1.
 COMFORT = 2.0**16
+
+
+def as_scalar(value: object) -> float | None:
+    """Return a real number or a one-element real tensor as a float, anything else as None."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, torch.Tensor) and value.ndim == 0 and not value.is_complex():
+        return float(value)
+    return None
 
 
 def unit_of(*tensors: torch.Tensor) -> float:
