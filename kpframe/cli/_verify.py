@@ -1,4 +1,4 @@
-"""``kpframe verify``: every identity that a model, rule or reducer must satisfy, as a table."""
+"""``kpframe verify``: every identity that a model, rule, reducer or form must satisfy, as a table."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from kpframe.cli._terminal import kept_for_json
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.plugin import KINDS
 
 if TYPE_CHECKING:
     from kpframe.testing._report import Report, Result
@@ -33,7 +34,8 @@ def verify(name: str | None, examples: int | None, theorem: str | None, as_json:
     """Check every identity that NAME must satisfy, on drawn cases; the same ones each time.
 
     NAME is a registered model, package.module:Class, or a checkpoint (*.safetensors);
-    rule:NAME and reducer:NAME check those. Exit code 1 when a check fails.
+    rule:NAME, reducer:NAME, propagator:NAME and parameter_operator:NAME check those.
+    Exit code 1 when a check fails.
     """
     if theorem is not None:
         return _weight_sites(name, as_json)
@@ -51,16 +53,16 @@ def verify(name: str | None, examples: int | None, theorem: str | None, as_json:
 def _report(name: str, examples: int | None) -> Report:
     import torch
 
-    from kpframe.testing._checks import check_model, check_reducer, check_rule
+    from kpframe.testing._checks import check_source
     from kpframe.testing._sources import check_exists, source_of
 
     source = source_of(name)
-    run = {"model": check_model, "rule": check_rule, "reducer": check_reducer}.get(source.kind)
-    if run is None:
-        raise ArgumentError(mismatch("NAME", "a model, rule:NAME or reducer:NAME", repr(name)))
+    if source.kind not in KINDS:
+        kinds = "a model, rule:NAME, reducer:NAME, propagator:NAME or parameter_operator:NAME"
+        raise ArgumentError(mismatch("NAME", kinds, repr(name)))
     check_exists(source)  # a name that names nothing is an error, not a failed check
     torch.set_num_threads(1)  # small tensors lose more to waiting threads than they gain
-    return run(source, examples=examples)
+    return check_source(source, examples)
 
 
 def _show(report: Report) -> None:
@@ -70,7 +72,7 @@ def _show(report: Report) -> None:
     table = new_table("check", "verdict", "worst error", "tolerance", "cases", "must differ", "skipped")
     for result in report.results:
         table.add_row(*_row(result))
-    console.print(f"{report.kind} {report.label}")
+    console.print(f"{report.kind.replace('_', ' ')} {report.label}")
     console.print(table)
     for result in report.results:
         if result.verdict == "failed":

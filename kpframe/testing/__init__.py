@@ -1,4 +1,4 @@
-"""The conformance kit: what every model, learning rule and reducer must satisfy, as tests.
+"""The conformance kit: what every model, rule, reducer and form of P or K must satisfy, as tests.
 
 In a plugin's test file::
 
@@ -8,7 +8,8 @@ In a plugin's test file::
     def test_conformance(check):
         check()
 
-``check_model``, ``check_rule`` and ``check_reducer`` return a ``Report`` instead;
+``check_model``, ``check_rule``, ``check_reducer``, ``check_propagator`` and ``check_parameter_operator``
+return a ``Report`` instead;
 ``strategies`` draws cases, ``identities`` states what must hold,
 ``mutants`` holds wrong implementations that the checks catch. Needs ``kpframe[test]``.
 """
@@ -24,6 +25,8 @@ _HOME = {
     "CheckFailure": "_residual",
     "Report": "_report",
     "check_model": "_checks",
+    "check_parameter_operator": "_checks",
+    "check_propagator": "_checks",
     "check_reducer": "_checks",
     "check_rule": "_checks",
     "parametrize_with_checks": "_parametrize",
@@ -33,6 +36,8 @@ __all__ = [
     "CheckFailure",
     "Report",
     "check_model",
+    "check_parameter_operator",
+    "check_propagator",
     "check_reducer",
     "check_rule",
     "identities",
@@ -43,7 +48,13 @@ __all__ = [
 
 if TYPE_CHECKING:
     from kpframe.testing import identities, mutants, strategies
-    from kpframe.testing._checks import check_model, check_reducer, check_rule
+    from kpframe.testing._checks import (
+        check_model,
+        check_parameter_operator,
+        check_propagator,
+        check_reducer,
+        check_rule,
+    )
     from kpframe.testing._parametrize import parametrize_with_checks
     from kpframe.testing._report import Report
     from kpframe.testing._residual import CheckFailure

@@ -1,4 +1,4 @@
-"""Checks: identities run on drawn cases of one model, rule or reducer."""
+"""Checks: identities run on drawn cases of one model, rule, reducer or form."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ _STRATEGIES: dict[str, Callable[..., Any]] = {
     "model": strategies.flows,
     "rule": strategies.rules,
     "reducer": strategies.reducers,
+    "propagator": strategies.propagators,
+    "parameter_operator": strategies.parameter_operators,
     "operator": lambda source, **fixed: strategies.operators(),
 }
 
@@ -59,7 +61,7 @@ class ProvesTooLittle(CheckFailure):
 
 @define(eq=False)
 class Subject:
-    """One model, rule or reducer under check; remembers whether its gates were passed."""
+    """One model, rule, reducer or form under check; remembers whether its gates were passed."""
 
     source: Source
     _blocked: dict[str, str] = field(factory=dict, init=False)
@@ -232,22 +234,38 @@ def check_model(spec: object, *, examples: int | None = None) -> Report:
             class, a factory function or a model.
         examples: cases that each check draws; 20 unless ``KPFRAME_CHECK_EXAMPLES`` says otherwise.
     """
-    return _report(source_of(spec, "model"), "model", examples)
+    return check_source(source_of(spec, "model"), examples, "model")
 
 
 def check_rule(spec: object, *, examples: int | None = None) -> Report:
     """Run every check of learning rules on ``spec``; see ``check_model``."""
-    return _report(source_of(spec, "rule"), "rule", examples)
+    return check_source(source_of(spec, "rule"), examples, "rule")
 
 
 def check_reducer(spec: object, *, examples: int | None = None) -> Report:
     """Run every check of reducers on ``spec``; see ``check_model``."""
-    return _report(source_of(spec, "reducer"), "reducer", examples)
+    return check_source(source_of(spec, "reducer"), examples, "reducer")
 
 
-def _report(source: Source, kind: str, count: int | None) -> Report:
+def check_propagator(spec: object, *, examples: int | None = None) -> Report:
+    """Run every check of propagators on ``spec``: a name, ``"package.module:Class"``, a spec or a class.
+
+    It is made of the step Jacobians that it fits, among those of small models and of the models that its own
+    plugin offers. See ``check_model``.
+    """
+    return check_source(source_of(spec, "propagator"), examples, "propagator")
+
+
+def check_parameter_operator(spec: object, *, examples: int | None = None) -> Report:
+    """Run every check of parameter operators on ``spec``; see ``check_propagator``."""
+    return check_source(source_of(spec, "parameter_operator"), examples, "parameter_operator")
+
+
+def check_source(source: Source, count: int | None, kind: str | None = None) -> Report:
+    """Run every check of what a source names on it; raises ``ArgumentError`` for one of another kind."""
+    kind = source.kind if kind is None else kind
     if source.kind != kind:
-        raise ArgumentError(mismatch("spec", f"a {kind}", f"a {source.kind}: {source.label}"))
+        raise ArgumentError(mismatch("spec", f"a {_said(kind)}", f"a {_said(source.kind)}: {source.label}"))
     subject = Subject(source)
     number = examples() if count is None else whole(count, "examples")
     results: list[Result] = []
@@ -259,6 +277,10 @@ def _report(source: Source, kind: str, count: int | None) -> Report:
         else:
             results.append(check.result(number))
     return Report(kind, source.label, tuple(results))
+
+
+def _said(kind: str) -> str:
+    return kind.replace("_", " ")
 
 
 def _seed(case: Any) -> int:

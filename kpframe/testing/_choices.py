@@ -11,10 +11,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from attrs import NOTHING, Attribute, Factory, frozen
 
+from kpframe.errors import UnsupportedError
 from kpframe.plugin._settings import NoSettings, _hint, _limits, _settable
 from kpframe.study._weight_files import SUFFIXES
+from kpframe.testing._forms import examples
 from kpframe.testing._residual import CheckFailure
-from kpframe.testing._sources import BASES, create, factory_of, find_spec, show, signature_of
+from kpframe.testing._sources import BASES, FORMS, create, factory_of, find_spec, show, signature_of
 from kpframe.testing._values import seeded
 
 #: Sizes that stay small enough to write every operator out.
@@ -70,7 +72,7 @@ Choices = dict[str, Choice]
 
 
 def choices_of(kind: str, reference: Any) -> tuple[Choices, Choices]:
-    """Return what the settings of a model, rule or reducer may be: of those required, and of the others.
+    """Return what the settings of a kind of thing may be: of those required, and of the others.
 
     Raises:
         CheckFailure: for a required setting or argument that nothing is known of.
@@ -127,13 +129,17 @@ def of_class(cls: type) -> tuple[Choices, Choices]:
 
 
 def _refusal(kind: str, reference: Any, settings: Mapping[str, Any]) -> ValueError | None:
-    try:
-        with seeded(0):
-            create(kind, reference, settings)
-    except CheckFailure:
-        return None  # a check says it better
-    except ValueError as error:
-        return error
+    for arguments in [(value,) for value in examples(kind)] if kind in FORMS else [()]:
+        try:
+            with seeded(0):
+                create(kind, reference, settings, *arguments)
+        except UnsupportedError:
+            continue  # it does not fit this one; the next one tells
+        except CheckFailure:
+            return None  # a check says it better
+        except ValueError as error:
+            return error
+        return None
     return None
 
 
@@ -153,7 +159,8 @@ def _of_signature(kind: str, reference: Any) -> tuple[Choices, Choices]:
     required: Choices = {}
     if isinstance(factory, BASES[kind]):
         return {}, {}
-    for parameter in signature_of(factory).parameters.values():
+    parameters = list(signature_of(factory).parameters.values())
+    for parameter in parameters[1:] if kind in FORMS else parameters:
         if parameter.default is not inspect.Parameter.empty or parameter.kind in (
             inspect.Parameter.VAR_POSITIONAL,
             inspect.Parameter.VAR_KEYWORD,

@@ -14,7 +14,9 @@ from kpframe.testing._residual import CheckFailure, NotApplicable, Residual
 Function = Callable[[Any], Residual | None]
 
 #: kind -> name -> identity, in the order in which they run.
-REGISTRY: dict[str, dict[str, Identity]] = {"operator": {}, "model": {}, "rule": {}, "reducer": {}}
+REGISTRY: dict[str, dict[str, Identity]] = {
+    kind: {} for kind in ("operator", "model", "rule", "reducer", "propagator", "parameter_operator")
+}
 
 
 @define(eq=False)
@@ -42,7 +44,7 @@ class Identity:
 
     Attributes:
         name: the check's name.
-        kind: what it is a statement about: ``"operator"``, ``"model"``, ``"rule"`` or ``"reducer"``.
+        kind: what it is a statement about: ``"operator"``, ``"model"``, ``"rule"`` ...
         function: case -> residual.
         source: where the statement is written.
         look: where an author should look first when it fails.

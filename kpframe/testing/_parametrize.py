@@ -52,8 +52,8 @@ def parametrize_with_checks(
             check()
 
     Args:
-        items: registered names, specs, classes, factories or instances; ``"rule:bptt"`` and
-            ``"reducer:mean"`` choose another kind.
+        items: registered names, specs, classes, factories or instances; ``"rule:bptt"``, ``"reducer:mean"``,
+            ``"propagator:scan"`` and ``"parameter_operator:gram"`` choose another kind.
         expected_failures: check, or ``item-check``, -> reason. Such a check must fail: passing is an error.
         kind: what bare names are.
 

@@ -12,7 +12,16 @@ from typing import Any
 
 from attrs import field, frozen
 
-from kpframe.errors import ArgumentError, StabilityWarning, UnknownNameError, mismatch, say
+from kpframe.errors import (
+    ArgumentError,
+    StabilityWarning,
+    UnknownNameError,
+    UnsupportedError,
+    mismatch,
+    say,
+)
+from kpframe.flow._parameter_operator import ParameterOperator
+from kpframe.flow._propagator import Propagator
 from kpframe.models._model import Model, create_model
 from kpframe.operators._reducer import Reducer, create_reducer
 from kpframe.plugin import KINDS, Spec, get_manager
@@ -23,7 +32,15 @@ from kpframe.study._checkpoint import load_checkpoint
 from kpframe.study._weight_files import SUFFIXES
 from kpframe.testing._residual import CheckFailure
 
-BASES: dict[str, type] = {"model": Model, "rule": LearningRule, "reducer": Reducer}
+BASES: dict[str, type] = {
+    "model": Model,
+    "rule": LearningRule,
+    "reducer": Reducer,
+    "propagator": Propagator,
+    "parameter_operator": ParameterOperator,
+}
+#: Kinds of what is made of something: a propagator of A, a parameter operator of J.
+FORMS = {"propagator": "a step Jacobian", "parameter_operator": "a parameter Jacobian"}
 ALGEBRA = "algebra"
 _CREATE = {"model": create_model, "rule": create_rule, "reducer": create_reducer}
 
@@ -33,16 +50,18 @@ class Source:
     """Where a checked thing comes from.
 
     Attributes:
-        kind: ``"model"``, ``"rule"`` or ``"reducer"``.
+        kind: ``"model"``, ``"rule"``, ``"reducer"``, ``"propagator"`` or ``"parameter_operator"``.
         label: short name, the first half of test ids.
         reference: what drawn cases carry; ``create`` builds from it.
         verdicts: settings as printed -> whether they build; the checks of a subject draw the same again.
+        fitting: what a form fits, once it was looked at.
     """
 
     kind: str
     label: str
     reference: Any
     verdicts: dict[str, bool] = field(factory=dict, init=False, eq=False, repr=False)
+    fitting: list[Any] = field(factory=list, init=False, eq=False, repr=False)
 
     @property
     def spec(self) -> Spec | None:
@@ -55,8 +74,8 @@ def source_of(spec: object, kind: str = "model", label: str | None = None) -> So
 
     Args:
         spec: a registered name (``"gru"``, ``"distribution:gru"``), ``"package.module:Class"``, the path of
-            a checkpoint, a spec, a class, a factory function, or an instance. ``"rule:bptt"`` and
-            ``"reducer:mean"`` choose another kind; ``"operator:algebra"`` is the algebra of operators.
+            a checkpoint, a spec, a class, a factory function, or an instance. ``"rule:bptt"``,
+            ``"propagator:scan"`` choose another kind; ``"operator:algebra"`` is the algebra of operators.
         kind: what a bare name is.
         label: another name for test ids.
 
@@ -79,6 +98,9 @@ def source_of(spec: object, kind: str = "model", label: str | None = None) -> So
         return Source(spec.kind, label or spec.name, spec)
     for name, base in BASES.items():
         if isinstance(spec, base):
+            if name in FORMS:
+                got = f"an instance of {type(spec).__name__}, which is of one alone"
+                raise ArgumentError(mismatch("spec", f"a class, which is made of {FORMS[name]}", got))
             return Source(name, label or type(spec).__name__, spec)
         if isinstance(spec, type) and issubclass(spec, base):
             return Source(name, label or spec.__name__, spec)
@@ -90,12 +112,18 @@ def source_of(spec: object, kind: str = "model", label: str | None = None) -> So
     )
 
 
-def create(kind: str, reference: Any, settings: Mapping[str, Any]) -> Any:
-    """Return the model, rule or reducer of a reference and its settings, checked for its class.
+def create(kind: str, reference: Any, settings: Mapping[str, Any], *arguments: Any) -> Any:
+    """Return the model, rule, reducer or form of a reference and its settings, checked for its class.
+
+    Args:
+        kind, reference: what is made; see ``Source``.
+        settings: its settings, by name.
+        arguments: what a form is made of.
 
     Raises:
         CheckFailure: when it cannot be built, or is something else.
         ArgumentError: (of which SettingsError) for settings that do not go together.
+        UnsupportedError: for a form that does not fit what it would be made of.
     """
     base = BASES[kind]
     if isinstance(reference, base):
@@ -103,10 +131,12 @@ def create(kind: str, reference: Any, settings: Mapping[str, Any]) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", StabilityWarning)  # drawn settings may be unstable ones
-            made = _make(kind, reference, dict(settings))
+            made = _make(kind, reference, dict(settings), arguments)
     except (ValueError, UnknownNameError):
         raise  # settings that do not go together are not drawn again; the caller tells them apart
     except (Exception, SystemExit) as error:
+        if arguments and isinstance(error, UnsupportedError):
+            raise
         raise CheckFailure(
             f"{show(reference)} cannot be built with {dict(settings)}: {say(error)}"
         ) from error
@@ -146,6 +176,17 @@ def check_exists(source: Source) -> None:
         _import(kind, reference)
 
 
+def class_of(kind: str, reference: Any) -> type | None:
+    """Return the class that a reference names, None where it is a function that makes one."""
+    spec = find_spec(kind, reference)
+    if spec is not None:
+        module, _, attribute = spec.factory.partition(":")
+        reference = attrgetter(attribute)(import_module(module))
+    elif isinstance(reference, str):
+        reference = _import(kind, reference)
+    return reference if isinstance(reference, type) else None
+
+
 def factory_of(kind: str, reference: Any) -> Any:
     """Return what is called to build a reference without a spec."""
     return _import(kind, reference) if isinstance(reference, str) else reference
@@ -167,19 +208,22 @@ def show(reference: object) -> str:
     return repr(f"{module}:{name}") if found is reference else str(name).rpartition(".")[2]
 
 
-def _make(kind: str, reference: Any, settings: dict[str, Any]) -> Any:
+def _make(kind: str, reference: Any, settings: dict[str, Any], arguments: tuple[Any, ...]) -> Any:
     if isinstance(reference, Spec):
         built = settings_of(reference, settings, owner=f"{kind} {reference.name!r}")
-        return call_with(load_factory(reference, keywords_of(built)), built)
+        factory = load_factory(reference, keywords_of(built), arguments)
+        return call_with(factory, built, *arguments)
     if isinstance(reference, str):
         if kind == "model" and reference.endswith(SUFFIXES):
             return load_checkpoint(reference).build_model()
         if find_spec(kind, reference) is not None:
+            if kind in FORMS:
+                return get_manager().create(kind, reference, settings, BASES[kind], *arguments)
             return _CREATE[kind](reference, **settings)
         reference = _import(kind, reference)
         if isinstance(reference, BASES[kind]):
             return copy.deepcopy(reference)
-    return reference(**settings)
+    return reference(*arguments, **settings)
 
 
 def _import(kind: str, reference: str) -> Any:

@@ -9,6 +9,7 @@ import torch
 from kpframe.models._model import Model
 from kpframe.models._sites.declaration import Site
 from kpframe.models._sites.model import SiteModel
+from kpframe.models._wrap.cell import wrap
 
 
 def _parameter(*shape: int) -> torch.nn.Parameter:
@@ -86,3 +87,23 @@ class Plain(Model):
         v, w = h[:, :-1], h[:, -1:]
         drive = torch.tanh(v @ self.weight_hh_l0.T + x @ self.weight_ih_l0.T + self.bias_hh_l0)
         return torch.cat([0.8 * v + 0.3 * drive - 0.1 * w * v, 0.9 * w + 0.1 * v.mean(1, keepdim=True)], 1)
+
+
+class Started(Elman):
+    """An ``Elman`` cell whose initial state is a parameter."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size, trainable_initial_state=True)
+
+
+class Tied(Elman):
+    """An ``Elman`` cell that reads its input and its state by one matrix; as many inputs as units."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__(hidden_size, hidden_size)
+        self.weight_ih_l0 = self.weight_hh_l0
+
+
+def wrapped(input_size: int, hidden_size: int) -> Model:
+    """Return torch's gated recurrent unit, wrapped."""
+    return wrap(torch.nn.GRUCell(input_size, hidden_size))

@@ -1,4 +1,4 @@
-"""Hypothesis strategies: sizes, tensors, operators, settings, models, flows, rules and reducers.
+"""Hypothesis strategies: sizes, tensors, operators, settings, models, flows, rules, reducers and forms.
 
 Hypothesis draws the structure; values follow from a drawn seed and kind. Except for sizes, seeds, spaces
 and settings, what is drawn is a case: a frozen record that prints as code and whose ``build()`` makes the
@@ -7,21 +7,31 @@ thing. A failing case shrinks towards one trial, one step, one unit and normal v
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import strategies as st
 
 from kpframe.operators._spaces import Space
+from kpframe.plugin import get_manager
 from kpframe.plugin._core import core
 from kpframe.testing._cases import FlowCase, MaskCase, ReducerCase, RuleCase, TensorCase
-from kpframe.testing._choices import LARGEST
+from kpframe.testing._choices import LARGEST, smallest_settings
 from kpframe.testing._drawing import settings_strategy
-from kpframe.testing._sources import Source, source_of
+from kpframe.testing._forms import JACOBIANS, METRICS, STEPS, ParameterOperatorCase, PropagatorCase
+from kpframe.testing._residual import CheckFailure, NotApplicable
+from kpframe.testing._sources import Source, show, source_of
 from kpframe.testing._trees import BINARY, LEAVES, ROOTS, UNARY, Node, OperatorCase
 from kpframe.testing._values import KINDS
 
 #: Models that rules are checked on.
 TOYS = tuple(source_of(f"kpframe.testing._toys:{name}") for name in ("Elman", "Plain"))
+
+#: Models whose A and J forms are made of: weight sites, one matrix at two, no structure, wrapped.
+FORM_MODELS = tuple(
+    source_of(f"kpframe.testing._toys:{name}")
+    for name in ("Elman", "Gated", "Plain", "Tied", "Started", "wrapped")
+)
 
 _AXES = ("time", "batch", "hidden")
 
@@ -120,6 +130,99 @@ def rules(spec: Any, **fixed: Any) -> st.SearchStrategy[RuleCase]:
         settings=settings_strategy(source),
         flow=st.one_of(*(flows(toy, **fixed) for toy in TOYS)),
     )
+
+
+def propagators(spec: Any, **fixed: Any) -> st.SearchStrategy[PropagatorCase]:
+    """Return a form of propagator, with settings, on step Jacobians that it fits.
+
+    They belong to small models of the kit, and to those that the plugin of the form offers. With a fixed
+    ``step``, one of ``kpframe.testing._forms.STEPS`` or a strategy of them, it need not fit.
+    """
+    return _forms(source_of(spec, "propagator"), PropagatorCase, STEPS, "step", fixed)
+
+
+def parameter_operators(spec: Any, **fixed: Any) -> st.SearchStrategy[ParameterOperatorCase]:
+    """Return a form of parameter operator, with settings, on parameter Jacobians that it fits.
+
+    See ``propagators``; what is fixed without regard to fit is ``jacobian``.
+    """
+    source = source_of(spec, "parameter_operator")
+    metric = fixed.pop("metric", st.sampled_from(METRICS))
+    return _forms(source, ParameterOperatorCase, JACOBIANS, "jacobian", fixed, metric=metric)
+
+
+def _forms(
+    source: Source, case: Any, names: Sequence[str], what: str, fixed: dict[str, Any], **drawn: Any
+) -> st.SearchStrategy[Any]:
+    models = [*FORM_MODELS, *_models_beside(source)]
+    sizes_of = {
+        "batch": sizes(1, 2),
+        "time": sizes(1, 4),
+        "seed": seeds(),
+        "kind": kinds(),
+        "mask": st.booleans(),
+    }
+    flow = {name: fixed.pop(name) for name in list(fixed) if name in sizes_of}
+    drawn_flows = {model.label: flows(model, **{**sizes_of, **flow}) for model in models}
+    if what in fixed:
+        value = fixed.pop(what)
+        pairs = st.tuples(
+            st.sampled_from(list(drawn_flows)),
+            value if isinstance(value, st.SearchStrategy) else st.just(value),
+        )
+    else:
+        pairs = st.sampled_from(_fitting(source, case, models, names, what))
+    return pairs.flatmap(
+        lambda pair: st.builds(
+            case,
+            **{source.kind: st.just(source.reference), what: st.just(pair[1])},
+            settings=settings_strategy(source),
+            flow=drawn_flows[pair[0]],
+            **drawn,
+            **{name: st.just(value) for name, value in fixed.items()},
+        )
+    )
+
+
+def _models_beside(source: Source) -> list[Source]:
+    """Return the models that the plugin of a form offers, whose A and J it may be written for."""
+    spec = source.spec
+    if spec is None or spec in core().specs:
+        return []
+    plugin = next((info for info in get_manager().plugins if any(one is spec for one in info.specs)), None)
+    specs = plugin.specs if plugin else ()
+    return [source_of(one) for one in specs if one.kind == "model"]
+
+
+def _fitting(
+    source: Source, case: Any, models: Sequence[Source], names: Sequence[str], what: str
+) -> list[tuple[str, str]]:
+    """Return the models, and what is made of them, that a form fits; looked at once.
+
+    Raises:
+        CheckFailure: where it fits nothing.
+    """
+    if source.fitting:
+        return source.fitting
+    settings = smallest_settings(source.kind, source.reference)
+    refused = ""
+    for model in models:
+        flow = FlowCase(model.reference, smallest_settings("model", model.reference), time=2)
+        for name in names:
+            try:
+                case(source.reference, settings, name, flow).build()
+            except NotApplicable as reason:
+                refused = str(reason)
+            except Exception:  # a check says it better
+                source.fitting.append((model.label, name))
+            else:
+                source.fitting.append((model.label, name))
+    if not source.fitting:
+        raise CheckFailure(
+            f"{show(source.reference)} fits nothing that it was tried on: {refused}\n  look at: fits(); a "
+            "form for what only models of your own have is tried on those that its plugin offers beside it"
+        )
+    return source.fitting
 
 
 def reducers(spec: Any, **fixed: Any) -> st.SearchStrategy[ReducerCase]:

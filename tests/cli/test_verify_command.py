@@ -65,8 +65,14 @@ def test_json(run) -> None:
         ("no.such.module:Model", "cannot be imported: ModuleNotFoundError"),
         ("kpframe.testing._toys:Nothing", "has no attribute 'Nothing'"),
         ("missing.safetensors", "expected a file, got 'missing.safetensors'"),
-        ("task:digits", "spec: expected one of the kinds model, rule, reducer"),
-        ("operator:algebra", "NAME: expected a model, rule:NAME or reducer:NAME, got 'operator:algebra'"),
+        (
+            "task:digits",
+            "spec: expected one of the kinds model, rule, reducer, propagator, parameter_operator",
+        ),
+        (
+            "operator:algebra",
+            "NAME: expected a model, rule:NAME, reducer:NAME, propagator:NAME or parameter_operator:NAME",
+        ),
         ("no-such-distribution:model", "no model 'no-such-distribution:model'"),
         ("", "no model ''"),
         ("\x1b[31m", "no model '\\x1b[31m'"),

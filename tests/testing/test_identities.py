@@ -20,7 +20,8 @@ ALONE = {
     *("factory_builds", "state_shape", "dtype_kept", "deterministic", "derivatives_are_finite"),
     *("products_of_flow_are_pure", "flow_dtype_kept", "rule_builds", "update_shape", "rule_dtype_kept"),
     *("reducer_builds", "reducer_dtype_kept", "adjoint_twice_is_the_operator", "tags_are_true"),
-    *("products_are_pure", "operator_dtype_kept"),
+    *("products_are_pure", "operator_dtype_kept", "fits_is_honest"),
+    *("propagator_builds", "parameter_operator_builds"),
 }
 EVERY = [one for identities in REGISTRY.values() for one in identities.values()]
 

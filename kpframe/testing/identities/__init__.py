@@ -1,4 +1,4 @@
-"""The identities, each a named function of a case: what every operator, model, rule and reducer must satisfy.
+"""The identities, each a named function of a case: what each kind of thing must satisfy.
 
 Calling one returns a ``Residual``; its ``verify(case)`` raises
 ``CheckFailure`` with a message that leads to the fault.
@@ -13,7 +13,9 @@ from kpframe.testing.identities import (
     dynamics,
     flow,
     operators,
+    parameter_operators,
     products,
+    propagators,
     reducers,
     reductions,
     rules,
@@ -22,10 +24,13 @@ from kpframe.testing.identities import (
 )
 
 OPERATOR, MODEL, RULE, REDUCER = (REGISTRY[kind] for kind in ("operator", "model", "rule", "reducer"))
+PROPAGATOR, PARAMETER_OPERATOR = REGISTRY["propagator"], REGISTRY["parameter_operator"]
 
 __all__ = [
     "MODEL",
     "OPERATOR",
+    "PARAMETER_OPERATOR",
+    "PROPAGATOR",
     "REDUCER",
     "RULE",
     "CheckFailure",
@@ -38,7 +43,9 @@ __all__ = [
     "identity",
     "identity_named",
     "operators",
+    "parameter_operators",
     "products",
+    "propagators",
     "reducers",
     "reductions",
     "rules",

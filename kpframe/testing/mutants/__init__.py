@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from kpframe.testing.mutants import algebra, flows, reducers, rules, steps, trust
+from kpframe.testing.mutants import (
+    algebra,
+    flows,
+    parameter_operators,
+    propagators,
+    reducers,
+    rules,
+    steps,
+    trust,
+)
 from kpframe.testing.mutants.mutant import Mutant
 
 #: Every mutant, in the order of the checks.
@@ -12,7 +21,20 @@ MUTANTS: tuple[Mutant, ...] = (
     *trust.MUTANTS,
     *rules.MUTANTS,
     *reducers.MUTANTS,
+    *propagators.MUTANTS,
+    *parameter_operators.MUTANTS,
     *algebra.MUTANTS,
 )
 
-__all__ = ["MUTANTS", "Mutant", "algebra", "flows", "reducers", "rules", "steps", "trust"]
+__all__ = [
+    "MUTANTS",
+    "Mutant",
+    "algebra",
+    "flows",
+    "parameter_operators",
+    "propagators",
+    "reducers",
+    "rules",
+    "steps",
+    "trust",
+]

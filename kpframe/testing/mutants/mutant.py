@@ -22,7 +22,7 @@ class Mutant:
         wrong: the class, factory or name that is checked.
         check: name of the check that must catch it.
         says: a part of the message that leads to the fault.
-        kind: ``"model"``, ``"rule"``, ``"reducer"`` or ``"operator"``.
+        kind: what it is: ``"model"``, ``"rule"``, ``"reducer"``, ``"propagator"`` ...
         patch: a context in which the wrong code stands in for the core's, for a mutant that is a name.
     """
 
