@@ -75,9 +75,8 @@ class Propagator(Operator):
         """Return ``P K P*``."""
         return self @ K @ self.T
 
-    @property
-    def inverse(self) -> Operator:
-        """``I - A Z``, the exact inverse, in one pass without a scan."""
+    def _inverse(self) -> Operator:
+        """Return ``I - A Z``, the exact inverse, in one pass without a scan."""
         return InversePropagator(self)
 
     def transition(self, t: int, s: int | None = None) -> TransitionOperator:
@@ -215,9 +214,7 @@ class InversePropagator(Operator):
         self.propagator = propagator
         self.name = f"{propagator.name}^-1"
 
-    @property
-    def inverse(self) -> Operator:
-        """The propagator."""
+    def _inverse(self) -> Propagator:
         return self.propagator
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:

@@ -11,8 +11,6 @@ from kpframe.operators._declared import declared
 from kpframe.operators._memory import check_dense_memory, chunk_size
 from kpframe.operators._spaces import Space
 
-check_budget = check_dense_memory  # the rules' import, until they take check_memory
-
 
 def basis(space: Space, start: int, stop: int, like: Operator) -> torch.Tensor:  # [stop-start, *space]
     """Return the basis vectors ``start:stop`` of a space."""

@@ -7,7 +7,7 @@ import torch
 
 from kpframe import create_reducer
 from kpframe.errors import ArgumentError, AxisError, SettingsError, UnknownNameError
-from kpframe.operators._reducer import (
+from kpframe.operators import (
     Bin,
     BlockDiagonal,
     LastValid,

@@ -96,9 +96,8 @@ class _ForwardAdjoint(_Wrong):
 
 
 class _WrongInverse(_Wrong):
-    @property
-    def inverse(self) -> Operator:
-        """``I + A Z``, with the wrong sign."""
+    def _inverse(self) -> Operator:
+        """Return ``I + A Z``, with the wrong sign."""
         return 2 * InversePropagator(self) - InversePropagator(self) @ InversePropagator(self)
 
 
