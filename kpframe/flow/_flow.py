@@ -156,9 +156,8 @@ def make_parameter_operator(
     return K
 
 
-def _make(kind: str, form: object, settings: Mapping[str, Any], cls: type, of: Operator) -> Any:
+def _make(kind: str, form: object, settings: Mapping[str, Any], cls: type[Any], of: Operator) -> Any:
     what = f"a {kind.replace('_', ' ')}"
-    made: Any
     with isolated(of.device, f"with_{kind}"):
         if isinstance(form, str):
             made = create(kind, form, settings, cls, of)

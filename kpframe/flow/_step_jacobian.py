@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, Self, overload
+from functools import cached_property, partial
+from typing import Any, Protocol, Self, overload
 
 import torch
 
@@ -20,6 +20,16 @@ from kpframe.operators._base import MEMORY_BUDGET, Operator
 from kpframe.operators._isolation import in_isolation
 from kpframe.operators._memory import CHUNK_BYTES, check_dense_memory
 from kpframe.operators._spaces import BATCH, HIDDEN, TIME, Space
+
+
+class Scans(Protocol):
+    """What P is computed by: see ``StepJacobian.scan``."""
+
+    def scan(self, q: torch.Tensor) -> torch.Tensor:
+        """Turn ``q`` ``[T, ..., B, H]`` into ``(I - A Z)^{-1} q`` in place, and return it."""
+
+    def scan_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        """Turn ``r`` ``[T, ..., B, H]`` into ``(I - A Z)^{-*} r`` in place, and return it."""
 
 
 class StepJacobian(Operator):
@@ -70,6 +80,10 @@ class StepJacobian(Operator):
         for t in range(self.steps - 1, 0, -1):
             r[t - 1] += self.step_adjoint(t, r[t])
         return r
+
+    def scans(self, keep: torch.Tensor) -> Scans:
+        """Return the scans of ``masked(keep)``; a form overrides it where it knows cheaper ones."""
+        return _StepsKept(self, keep)
 
     @property
     def steps(self) -> int:
@@ -320,6 +334,10 @@ class DiagonalStepJacobian(StepJacobian):
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return self.values * r
 
+    def scans(self, keep: torch.Tensor) -> Scans:
+        """Return the scans of the operator with zeros at the steps that are cut."""
+        return DiagonalStepJacobian(self.values * keep.unsqueeze(-1), self.domain)
+
     def diagonal(self) -> DiagonalStepJacobian:
         """Return the operator itself."""
         return self
@@ -362,6 +380,30 @@ class EntryStepJacobian(StepJacobian):
         return self._columns_table.product(slice(None), r.transpose(-3, -2)).transpose(-3, -2)
 
 
+class _StepsKept:
+    """The scans of a step Jacobian, one product after the other, but for the steps that are cut."""
+
+    def __init__(self, A: StepJacobian, keep: torch.Tensor) -> None:
+        rows = keep.expand(A.domain.shape[:2])
+        self._A, self._keep = A, rows.to(A.dtype).unsqueeze(-1)  # [B, T, 1]
+        self._any, self._all = rows.any(dim=0).tolist(), rows.all(dim=0).tolist()
+
+    def scan(self, q: torch.Tensor) -> torch.Tensor:
+        """Turn ``q`` ``[T, ..., B, H]`` into ``(I - A Z)^{-1} q`` in place, and return it."""
+        for t in range(1, len(q)):
+            if self._any[t]:
+                moved = self._A.step(t, q[t - 1])
+                q[t] += moved if self._all[t] else self._keep[:, t] * moved
+        return q
+
+    def scan_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        """Turn ``r`` ``[T, ..., B, H]`` into ``(I - A Z)^{-*} r`` in place, and return it."""
+        for t in range(len(r) - 1, 0, -1):
+            if self._any[t]:
+                r[t - 1] += self._A.step_adjoint(t, r[t] if self._all[t] else self._keep[:, t] * r[t])
+        return r
+
+
 class MaskedStepJacobian(StepJacobian):
     """``A`` with ``A_t := 0`` at chosen steps, for all trials or for each."""
 
@@ -374,6 +416,22 @@ class MaskedStepJacobian(StepJacobian):
         self.method, self.valid = inner.method, inner.valid
         self.keep = keep.clone()
         self._keep = keep.expand(self.domain.shape[:2]).to(inner.dtype).unsqueeze(-1)  # [B, T, 1]
+
+    @cached_property
+    def _scans(self) -> Scans:
+        return self.inner.scans(self.keep)
+
+    def scan(self, q: torch.Tensor) -> torch.Tensor:
+        """Turn ``q`` ``[T, ..., B, H]`` into ``(I - A Z)^{-1} q`` in place, and return it."""
+        return self._scans.scan(q)
+
+    def scan_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        """Turn ``r`` ``[T, ..., B, H]`` into ``(I - A Z)^{-*} r`` in place, and return it."""
+        return self._scans.scan_adjoint(r)
+
+    def scans(self, keep: torch.Tensor) -> Scans:
+        """Return the scans of the inner one, cut here and there."""
+        return self.inner.scans(self.keep & keep)
 
     def step(self, t: int, v: torch.Tensor) -> torch.Tensor:
         """Return ``A_t v``, zero where the step is cut."""

@@ -1,12 +1,15 @@
 """What structured operators need of a trajectory: weight sites and the gains of the pointwise parts.
 
 Gains are kept time outermost, ``[T, B, n]``, which makes the slice of a step contiguous. Within a step
-the stages follow one another, so a tangent runs through them forwards and a cotangent backwards.
+the stages follow one another, so a tangent runs through them forwards and a cotangent backwards. Over the
+steps run the scans of P and P*, at the end of the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
 
 import torch
 from attrs import evolve, frozen
@@ -51,9 +54,18 @@ class PlacedSite:
         """Names on the parameter axis of what learns here."""
         return self.made_of if self.bias is None else (*self.made_of, self.bias)
 
+    def read(self, source: torch.Tensor) -> torch.Tensor:
+        """Return the columns of a source ``[..., w]`` that the site reads."""
+        return source if self.site.columns is None else source[..., self.site.columns]
+
+    def read_steps(self, states: Mapping[str, Sequence[torch.Tensor]]) -> Sequence[torch.Tensor]:
+        """Return the columns that the site reads of its source's steps."""
+        source, columns = states[str(self.site.source)], self.site.columns
+        return source if columns is None else [state[..., columns] for state in source]
+
     def forward(self, t: int | slice, v: torch.Tensor) -> torch.Tensor:  # [..., B, w] -> [..., B, G n]
         """Return how the site's products move with its source."""
-        v = self.site.read(v)
+        v = self.read(v)
         return (v if self.slope is None else self.slope[t] * v) @ self._matrix(t).mT
 
     def backward(self, t: int | slice, g: torch.Tensor) -> torch.Tensor:  # [..., B, G n] -> [..., B, w]
@@ -145,6 +157,16 @@ class SiteGains:
         """All sites, stage by stage."""
         return [placed for stage in self.stages for placed in stage.sites]
 
+    @cached_property
+    def recurrent(self) -> list[PlacedSite]:
+        """The sites that read the state or something computed within the step."""
+        return [placed for placed in self.sites if placed.site.recurrent]
+
+    @cached_property
+    def can_scan(self) -> bool:
+        """Whether the cell has one stage, whose weights are the same at each step."""
+        return len(self.stages) == 1 and not any(placed.site.per_step for placed in self.sites)
+
     @property
     def units(self) -> torch.Tensor:  # [H], int64
         """Return the unit of each entry of the state: one index of all that pointwise functions connect.
@@ -173,6 +195,30 @@ class SiteGains:
             evolve(
                 stage,
                 sites=tuple(evolve(p, weight=weight(p)) if p.site.recurrent else p for p in stage.sites),
+            )
+            for stage in self.stages
+        ]
+        return evolve(self, stages=tuple(stages))
+
+    def by_step(
+        self, gain: Callable[[torch.Tensor], torch.Tensor], slope: Callable[[torch.Tensor], torch.Tensor]
+    ) -> SiteGains:
+        """Return the same with functions of all gains ``[T, B, n]`` and of all slopes ``[T, B, m]``."""
+        stages = [
+            evolve(
+                stage,
+                sites=tuple(
+                    placed if placed.slope is None else evolve(placed, slope=slope(placed.slope))
+                    for placed in stage.sites
+                ),
+                outputs=tuple(
+                    PlacedOutput(
+                        output.name,
+                        {name: gain(value) for name, value in output.gains.items()},
+                        {name: gain(value) for name, value in output.direct.items()},
+                    )
+                    for output in stage.outputs
+                ),
             )
             for stage in self.stages
         ]
@@ -291,3 +337,213 @@ def accumulate(total: torch.Tensor | None, gain: torch.Tensor, value: torch.Tens
 def add(total: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> None:
     """Add a value to a named sum; no sum yet counts as zero."""
     total[name] = total[name] + value if name in total else value
+
+
+# -- the scans of P and P*, for cells of one stage -----------------------------------------------------------
+#
+# (P q)_t = q_t + A_t (P q)_{t-1} is the forward substitution of I - A Z, and the backward one of its adjoint
+# is (P* r)_{t-1} = r_{t-1} + A_t* (P* r)_t. With A_t v = D_t W (S_t v) + E_t v, a step of the first is a
+# product with each weight, whose rows the gains D_t add to the state, and the pointwise E_t; a step of the
+# second takes the same factors the other way round, A_t* r = S_t W^T (D_t r) + E_t r.
+
+Steps = Sequence[torch.Tensor]
+
+
+def scan(gains: SiteGains, out: torch.Tensor, cuts: Collection[int] = ()) -> torch.Tensor:  # [T, ..., B, H]
+    """Turn ``q`` into ``P q`` in place, forward in time: ``out_t += A_t out_{t-1}``, but where t is cut."""
+    states = _components(gains, out)
+    sites = [_Forward(placed, states, gains, out) for placed in gains.recurrent]
+    direct = _direct(gains, states)
+    for t in range(1, len(out)):
+        if t in cuts:
+            continue
+        for site in sites:
+            site.step(t)
+        for target, gain, source in direct:
+            target[t].addcmul_(gain[t], source[t - 1])
+    return out
+
+
+def scan_adjoint(
+    gains: SiteGains, out: torch.Tensor, cuts: Collection[int] = ()
+) -> torch.Tensor:  # [T, ..., B, H]
+    """Turn ``r`` into ``P* r`` in place, backward: ``out_{t-1} += A_t* out_t``, but where t is cut."""
+    states = _components(gains, out)
+    sites = [_Backward(placed, states, gains, out) for placed in gains.recurrent]
+    direct = _direct(gains, states)
+    for t in range(len(out) - 1, 0, -1):
+        if t in cuts:
+            continue
+        for site in sites:
+            site.step(t)
+        for target, gain, source in direct:
+            source[t - 1].addcmul_(gain[t], target[t])
+    return out
+
+
+class CutScan:
+    """The scans with ``A_t := 0`` where ``keep`` (``[T]`` or ``[B, T]``) is False.
+
+    Between two cuts lies a chunk, and chunks do not know of each other: they can be scanned at once, side by
+    side like trials, in as many steps as the longest has. Where that costs more (long steps, chunks of
+    unequal lengths), all steps are made one after the other but those that are cut. Cuts that differ between
+    trials are zeros in the gains.
+    """
+
+    def __init__(self, gains: SiteGains, keep: torch.Tensor) -> None:
+        time = gains.space.shape[1]
+        rows = keep.reshape(-1, time)
+        self._gains = gains
+        #: First step of each chunk.
+        self._starts = [0]
+        self._side_by_side: dict[int, SiteGains] = {}  # by the number of probe dimensions
+        if bool((rows == rows[:1]).all()):
+            self._starts += [t for t, kept in enumerate(rows[0].tolist()) if t and not kept]
+        else:
+            on = keep.mT.unsqueeze(-1).to(gains.like.dtype)  # [T, B, 1]
+            self._gains = gains.by_step(lambda gain: gain * on, lambda slope: slope)
+        self._cuts = frozenset(self._starts[1:])
+        self._lengths = [stop - start for start, stop in pairwise([*self._starts, time])]
+
+    def scan(self, q: torch.Tensor) -> torch.Tensor:  # [T, ..., B, H]
+        """Turn ``q`` into ``(I - A Z)^{-1} q`` in place, and return it."""
+        return self._run(scan, q)
+
+    def scan_adjoint(self, r: torch.Tensor) -> torch.Tensor:  # [T, ..., B, H]
+        """Turn ``r`` into ``(I - A Z)^{-*} r`` in place, and return it."""
+        return self._run(scan_adjoint, r)
+
+    def _run(self, run: Callable[..., torch.Tensor], q: torch.Tensor) -> torch.Tensor:
+        if not self._at_once(q):
+            return run(self._gains, q, self._cuts)
+        chunks = run(self._gains_of_chunks(q.ndim - 3), self._chunks(q).contiguous())
+        if self._even:
+            self._chunks(q).copy_(chunks)
+            return q
+        for place, (start, length) in enumerate(zip(self._starts, self._lengths, strict=True)):
+            q[start : start + length].copy_(chunks[:length, place])
+        return q
+
+    def _at_once(self, q: torch.Tensor) -> bool:
+        """Whether the chunks are cheaper side by side, counted in bytes of states."""
+        longest, count = max(self._lengths), len(self._lengths)
+        each, dispatch = q[0].nbytes, DISPATCH if q.device.type == "cpu" else ACCELERATOR_DISPATCH
+        aside = longest * (dispatch + count * each) + len(q) * each // 4  # the last: there and back
+        return count > 1 and aside < (len(q) - count) * (dispatch + each)
+
+    @property
+    def _even(self) -> bool:
+        return len(set(self._lengths)) == 1
+
+    def _chunks(self, value: torch.Tensor) -> torch.Tensor:  # [T, ...] -> [L, m, ...]
+        """Return the steps of the chunks side by side: a view, or, of unequal ones, filled up with zeros."""
+        longest, count = max(self._lengths), len(self._lengths)
+        if self._even:
+            return value.view(count, longest, *value.shape[1:]).transpose(0, 1)
+        out = value.new_empty(longest, count, *value.shape[1:])
+        for place, (start, length) in enumerate(zip(self._starts, self._lengths, strict=True)):
+            out[:length, place] = value[start : start + length]
+            out[length:, place] = 0
+        return out
+
+    def _gains_of_chunks(self, probes: int) -> SiteGains:
+        """Return the gains ``[L, m, 1 ..., B, n]`` for vectors with so many probe dimensions."""
+        if probes not in self._side_by_side:
+            if 0 not in self._side_by_side:
+                self._side_by_side[0] = self._gains.by_step(self._chunks, self._chunks)
+            places = (slice(None), slice(None), *(None,) * probes)
+            known = self._side_by_side[0]
+            self._side_by_side[probes] = known.by_step(lambda g: g[places], lambda s: s[places])
+        return self._side_by_side[probes]
+
+
+#: What a step of a scan costs beside its arithmetic, as bytes of states that are worked on meanwhile.
+DISPATCH, ACCELERATOR_DISPATCH = 32 * 2**10, 2**20
+
+
+class _Forward:
+    """One site going forward: its products, times the gains, added to the outputs.
+
+    One product for each target, in one batched call: threads share them better than one wide product.
+    """
+
+    def __init__(
+        self, placed: PlacedSite, states: Mapping[str, Steps], gains: SiteGains, out: torch.Tensor
+    ) -> None:
+        assert placed.weight is not None  # sites that read a state have one
+        self.read = placed.read_steps(states)
+        self.slope = None if placed.slope is None else placed.slope.unbind(0)
+        self.targets, units = len(placed.site.targets), gains.stages[0].units
+        self.weights = placed.weight.reshape(self.targets, units, -1).mT  # [G, m, n]
+        products = out.new_empty(self.targets, *out.shape[1:-1], units)
+        self.rows = products.flatten(1, -2)
+        self.added = [
+            (state, gain, products[block]) for state, gain, block in _gains_of(placed, gains, states)
+        ]
+
+    def step(self, t: int) -> None:
+        """Add what the state before step ``t`` does through this site."""
+        z = self.read[t - 1]
+        z = z if self.slope is None else self.slope[t] * z
+        torch.bmm(z.flatten(0, -2).expand(self.targets, -1, -1), self.weights, out=self.rows)
+        for state, gain, products in self.added:
+            state[t].addcmul_(gain[t], products)
+
+
+class _Backward:
+    """One site going backward: the gains gather what reaches its targets, the weight sends it back."""
+
+    def __init__(
+        self, placed: PlacedSite, states: Mapping[str, Steps], gains: SiteGains, out: torch.Tensor
+    ) -> None:
+        assert placed.weight is not None  # sites that read a state have one
+        self.back = placed.read_steps(states)
+        self.slope = None if placed.slope is None else placed.slope.unbind(0)
+        self.weight = placed.weight
+        self.columns = out.new_zeros(*out.shape[1:-1], len(placed.weight))
+        self.rows = self.columns.flatten(0, -2)
+        blocks = torch.split(self.columns, gains.stages[0].units, dim=-1)
+        self.written: list[tuple[Steps, Steps, torch.Tensor]] = []
+        self.added: list[tuple[Steps, Steps, torch.Tensor]] = []
+        begun: set[int] = set()
+        for state, gain, block in _gains_of(placed, gains, states):
+            (self.added if block in begun else self.written).append((state, gain, blocks[block]))
+            begun.add(block)
+
+    def step(self, t: int) -> None:
+        """Add what the state of step ``t`` sends back through this site."""
+        for state, gain, block in self.written:
+            torch.mul(gain[t], state[t], out=block)
+        for state, gain, block in self.added:
+            block.addcmul_(gain[t], state[t])
+        back = self.back[t - 1]
+        if self.slope is None:
+            back.view(self.rows.shape[0], -1).addmm_(self.rows, self.weight)
+        else:
+            back.addcmul_(self.slope[t], (self.rows @ self.weight).reshape(back.shape))
+
+
+def _components(gains: SiteGains, out: torch.Tensor) -> dict[str, Steps]:
+    """Return each component's views of the steps, ``[..., B, n]``."""
+    return {name: part.unbind(0) for name, part in gains.split(out).items()}
+
+
+def _gains_of(
+    placed: PlacedSite, gains: SiteGains, states: Mapping[str, Steps]
+) -> list[tuple[Steps, Steps, int]]:
+    """Return for each gain of a site the steps of its output, its own, and the block of its target."""
+    return [
+        (states[output.name], output.gains[target].unbind(0), block)
+        for output in gains.stages[0].outputs
+        for block, target in enumerate(placed.site.targets)
+        if target in output.gains
+    ]
+
+
+def _direct(gains: SiteGains, states: Mapping[str, Steps]) -> list[tuple[Steps, Steps, Steps]]:
+    """Return for each direct path the steps of its output, of its gain and of what it reads."""
+    return [
+        (states[output.name], gain.unbind(0), states[source])
+        for output in gains.stages[0].outputs
+        for source, gain in output.direct.items()
+    ]

@@ -13,7 +13,7 @@ from kpframe.flow._eligibilities import eligibilities
 from kpframe.flow._parameter_jacobian import ParameterJacobian, WeightGroup
 from kpframe.flow._parameter_operator import GroupProjector, ProductParameterOperator
 from kpframe.models._sites.gains import PlacedSite, SiteGains, add, gather, scatter
-from kpframe.models._sites.step_jacobian import SiteStepJacobian, pull_columns, push_columns
+from kpframe.models._sites.step_jacobian import SiteStepJacobian
 from kpframe.operators._base import Operator
 from kpframe.operators._elementary import IdentityOperator
 from kpframe.operators._memory import STRETCH_BYTES
@@ -175,6 +175,53 @@ def _moved_matrix(
     return placed.chain.jvp(tangents).reshape(*probes, *placed.chain.output.shape)
 
 
+def _push_columns(
+    gains: SiteGains, steps: slice, moved: Sequence[tuple[Sequence[str], torch.Tensor]], out: torch.Tensor
+) -> None:
+    """Write what targets' moves ``[..., t, B, G n]``, side by side, do to the state: ``[..., t, B, H]``."""
+    (stage,) = gains.stages
+    states, begun = gains.split(out), set()
+    for targets, y in moved:
+        for target, block in zip(targets, torch.split(y, stage.units, dim=-1), strict=True):
+            for output in stage.outputs:
+                if target not in output.gains:
+                    continue
+                if output.name in begun:
+                    states[output.name].addcmul_(output.gains[target][steps], block)
+                else:
+                    torch.mul(output.gains[target][steps], block, out=states[output.name])
+                    begun.add(output.name)
+    for name, state in states.items():
+        if name not in begun:
+            state.zero_()
+
+
+def _pull_columns(
+    gains: SiteGains, steps: slice, targets: Sequence[str], r: torch.Tensor
+) -> torch.Tensor | None:  # [..., t, B, H] -> [..., t, B, G n]
+    """Return what a state vector sends to targets, side by side; None where nothing reaches them."""
+    (stage,) = gains.stages
+    states = gains.split(r)
+    sent = {
+        target: [
+            (output.gains[target], states[output.name]) for output in stage.outputs if target in output.gains
+        ]
+        for target in targets
+    }
+    if not any(sent.values()):
+        return None
+    columns = r.new_empty(*r.shape[:-1], len(targets) * stage.units)
+    for entries, block in zip(sent.values(), torch.split(columns, stage.units, dim=-1), strict=True):
+        if not entries:
+            block.zero_()
+        for place, (gain, state) in enumerate(entries):
+            if place:
+                block.addcmul_(gain[steps], state)
+            else:
+                torch.mul(gain[steps], state, out=block)
+    return columns
+
+
 class SiteParameterJacobian(ParameterJacobian):
     """``J dtheta = D (dW z + db)``, one matrix product for each set of targets.
 
@@ -278,7 +325,7 @@ class SiteParameterJacobian(ParameterJacobian):
             part = out[..., steps, :, :]
             moved = [(group.targets, group.products(steps, weight)) for group, weight in live]
             if len(self.gains.stages) == 1:
-                push_columns(self.gains, steps, moved, part)
+                _push_columns(self.gains, steps, moved, part)
             else:
                 du: dict[str, torch.Tensor] = {}
                 for targets, y in moved:
@@ -303,7 +350,7 @@ class SiteParameterJacobian(ParameterJacobian):
     def _columns(self, steps: slice, r: torch.Tensor) -> Callable[[Sequence[str]], torch.Tensor | None]:
         """Return what a state vector ``[..., t, B, H]`` of a stretch sends to given targets, side by side."""
         if len(self.gains.stages) == 1:
-            return lambda targets: pull_columns(self.gains, steps, targets, r)
+            return lambda targets: _pull_columns(self.gains, steps, targets, r)
         _, pulled = self.gains.cotangent(steps, self.gains.split(r.contiguous()), state=False)
         return lambda targets: gather(targets, pulled)
 
