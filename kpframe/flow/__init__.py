@@ -20,6 +20,8 @@ from kpframe.flow._propagator import (
     ScanPropagator,
     StepwisePropagator,
     TransitionOperator,
+    TruncatedPropagator,
+    WindowedPropagator,
     shift,
     unshift,
 )
@@ -55,7 +57,9 @@ __all__ = [
     "SwitchedStepJacobian",
     "Trajectory",
     "TransitionOperator",
+    "TruncatedPropagator",
     "WeightGroup",
+    "WindowedPropagator",
     "eligibilities",
     "join_parameters",
     "match_parameters",

@@ -36,3 +36,22 @@ def test_product(benchmark, problem, name, probes) -> None:
 def test_linearize(benchmark, problem) -> None:
     flow = benchmark(linearize, *problem)
     assert flow.P.domain.shape[:2] == (20, 90)
+
+
+@pytest.mark.parametrize("probes", [1, 16])
+@pytest.mark.parametrize(
+    "part", ["all", "chunks of 10", "chunks of 10, 3 on", "2 terms", "88 terms", "90 terms"]
+)
+def test_parts_of_P(benchmark, problem, part, probes) -> None:
+    """Products with P* and with its chunks and truncations, which are to cost no more."""
+    P = linearize(*problem).P
+    made = {
+        "all": P,
+        "chunks of 10": P.chunked(10),
+        "chunks of 10, 3 on": P.chunked(10, 3),
+        "2 terms": P.truncated(2),
+        "88 terms": P.truncated(88),
+        "90 terms": P.truncated(90),
+    }[part]
+    r = torch.randn(probes, *P.domain.shape, device=P.device)
+    assert benchmark(made.T, r).shape == r.shape

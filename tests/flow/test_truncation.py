@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kpframe import linearize
-from kpframe.flow._propagator import ScanPropagator
+from kpframe.flow._propagator import ScanPropagator, TruncatedPropagator, WindowedPropagator
 from kpframe.flow._step_jacobian import DenseStepJacobian
 
 SEEDS = st.integers(0, 10_000)
@@ -104,3 +104,20 @@ def test_one_chunk_is_all_of_P_and_chunks_of_one_the_identity(lab) -> None:
     lab.close(P.chunked(5).to_dense(), P.to_dense())
     lab.close(P.chunked(1).to_dense(), torch.eye(20, dtype=torch.float64))
     lab.differ(P.chunked(5, 2).to_dense(), P.to_dense())
+
+
+@pytest.mark.parametrize("toy", ["rnn", "lstm", "plain"])
+def test_long_windows_are_a_scan(lab, toy) -> None:
+    model = lab.make(toy, seed=3)
+    long = linearize(model, **lab.trials(model, time=8)).P
+    kinds = {2: TruncatedPropagator, 5: TruncatedPropagator, 6: WindowedPropagator, 7: WindowedPropagator}
+    AZ = lab.dense_shift(long.A.blocks())
+    for window, kind in kinds.items():
+        made = long.truncated(window)
+        assert type(made) is kind
+        assert repr(made) == f"P_{window}"
+        lab.check_operator(made)
+        lab.close(made.to_dense(), series(AZ, [1.0] * window))
+        lab.differ(made.to_dense(), series(AZ, [1.0] * (window - 1)), 1e-12)
+    assert type(long.truncated(8)) is TruncatedPropagator
+    assert torch.equal(long.truncated(8).to_dense(), long.to_dense())

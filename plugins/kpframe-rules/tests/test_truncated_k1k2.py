@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kpframe_rules.windows import WindowedPropagator
 
 from kpframe import create_rule
 from kpframe.errors import ArgumentError
+from kpframe.flow import TruncatedPropagator, WindowedPropagator
 
 SEEDS = st.integers(0, 2**31 - 1)
 STARTS = st.sampled_from(["zero", "given", "trainable"])
@@ -69,7 +69,7 @@ def test_long_windows_drop_instead_of_add(problem, close, differ, name, window) 
     here = problem(name, time=8)
     flow = here.flow()
     own = create_rule("truncated_bptt", window=window).propagator(flow)
-    terms = flow.P.truncated(window)  # term by term
+    terms = TruncatedPropagator(flow.P, window)  # term by term
     close(own(here.err), terms(here.err))
     close(own.T(here.err), terms.T(here.err))
     assert repr(own) == repr(terms) == f"P_{window}"

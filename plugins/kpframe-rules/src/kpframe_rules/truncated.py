@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kpframe import LearningRule, Update
 from kpframe.errors import ArgumentError, mismatch, whole
-from kpframe_rules.windows import WindowedPropagator
+from kpframe.flow import WindowedPropagator
 
 MODES = ("sliding", "chunked", "k1k2")
 
@@ -72,7 +72,7 @@ class TruncatedBPTT(LearningRule):
             return _blocked(update, self.k1, self.k2)
         if self.mode == "chunked":
             return update.replace(P=update.propagator.chunked(self.window, self.offset))
-        return _sliding(update, self.window)
+        return update.replace(P=update.propagator.truncated(self.window))
 
     def __repr__(self) -> str:
         if self.mode == "k1k2":
@@ -80,17 +80,9 @@ class TruncatedBPTT(LearningRule):
         return f"TruncatedBPTT(window={self.window}, mode={self.mode!r}, offset={self.offset})"
 
 
-def _sliding(update: Update, k: int) -> Update:
-    time = update.A.steps
-    if k >= time or k - 1 <= time - k + 1:
-        return update.replace(P=update.propagator.truncated(k))
-    starts = [max(0, t - k + 1) for t in range(time)]
-    return update.replace(P=WindowedPropagator(update.A, starts, name=f"P_{k}"))
-
-
 def _blocked(update: Update, k1: int, k2: int) -> Update:
     if k1 == 1:
-        return _sliding(update, k2)
+        return update.replace(P=update.propagator.truncated(k2))
     if k1 == k2:
         return update.replace(P=update.propagator.chunked(k1))
     starts = [max(0, (t // k1 + 1) * k1 - k2) for t in range(update.A.steps)]
