@@ -73,7 +73,7 @@ def test_probes(randn, close, probes) -> None:
 @pytest.mark.parametrize(("dtype", "rtol"), [(F64, 1e-13), (F32, 1e-5)])
 @pytest.mark.parametrize(
     ("batch", "time", "hidden", "scale"),
-    [(1, 20_000, 1, 0.6), (1, 5000, 2, 0.4), (2, 1000, 8, 0.3), (1, 5000, 3, 1e-30), (4, 500, 16, 0.25)],
+    [(1, 3000, 1, 0.6), (1, 1000, 2, 0.4), (2, 500, 8, 0.3), (1, 500, 3, 1e-30), (4, 100, 16, 0.25)],
 )
 def test_long_sequences_are_as_the_scan_has_them(
     randn, close, differ, dtype, rtol, batch, time, hidden, scale
@@ -89,15 +89,15 @@ def test_long_sequences_are_as_the_scan_has_them(
 
 
 def test_neither_growing_nor_decaying(randn, close, differ) -> None:
-    """Rotations and held steps keep a change for 10,000 steps."""
-    blocks = rotations(0.01, 10_000)
-    blocks[:, 2000:5000] = torch.eye(2, dtype=F64)
+    """Rotations and held steps keep a change for 3,000 steps."""
+    blocks = rotations(0.01, 3_000)
+    blocks[:, 600:1500] = torch.eye(2, dtype=F64)
     P, expected = pair(blocks)
-    q = torch.zeros(1, 10_000, 2, dtype=F64)
+    q = torch.zeros(1, 3_000, 2, dtype=F64)
     q[:, 0, 0] = 1
     close(P(q), expected(q))
     assert float(P(q)[0, -1].norm()) == pytest.approx(1, rel=1e-11)
-    q = randn(0, 1, 10_000, 2)
+    q = randn(0, 1, 3_000, 2)
     close(P.T(q), expected.T(q))
     differ(P(q), P.T(q))
 
@@ -115,8 +115,8 @@ def test_chaos_is_scanned_where_products_grow(randn, close) -> None:
 
 def test_products_that_overflow_are_not_made(randn, close) -> None:
     """A growth of e^1000 overflows over the whole sequence; what is sent near its end does not."""
-    time = 20_000
-    P, expected = pair(math.exp(0.05) * rotations(0.3, time), growth=math.inf)
+    time = 2000
+    P, expected = pair(math.exp(0.5) * rotations(0.3, time), growth=math.inf)
     q = torch.zeros(1, time, 2, dtype=F64)
     q[:, -100:] = randn(0, 1, 100, 2)
     close(P(q), expected(q))
