@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-#: Trials, steps and states: single ones, odd ones, powers of two and their neighbours, more states than steps.
+#: Trials, steps, states: single ones, odd ones, powers of two and their neighbours, a wide state.
 SIZES = [
     (1, 1, 1),
     (1, 2, 1),

@@ -55,7 +55,9 @@ def test_depths(randn) -> None:
     assert pair(blocks)[0].depth == 2 * 9
     assert pair(blocks, growth=math.inf)[0].depth == 18
     assert pair(rotations(0.1, 1000))[0].depth == 18
-    assert pair(20.0 * rotations(0.1, 1000), growth=1e3)[0].depth == 999 // 2 + 2  # pairs, one after the other
+    assert (
+        pair(20.0 * rotations(0.1, 1000), growth=1e3)[0].depth == 999 // 2 + 2
+    )  # pairs, one after the other
     assert pair(200.0 * rotations(0.1, 1000), growth=1e3)[0].depth == 999  # A's own scan
 
 

@@ -6,9 +6,20 @@ import pytest
 import torch
 from kpframe_ssm.lru import LRU
 from kpframe_ssm.scan import choose, linear_scan, recur
+from kpframe_ssm.step import (
+    ChunkedModePropagator,
+    FFTModePropagator,
+    ModePropagator,
+    ModeStepJacobian,
+    SequentialModePropagator,
+    check_scan,
+    in_form,
+)
 
 from kpframe import create_model, linearize
-from kpframe.errors import ArgumentError
+from kpframe.errors import ArgumentError, UnsupportedError
+from kpframe.flow import DiagonalStepJacobian, ScanPropagator
+from kpframe.operators import state_space
 
 
 def draw_complex(*shape: int, seed: int) -> torch.Tensor:
@@ -110,7 +121,7 @@ def test_the_flow_says_which_and_takes_another(draw, close, differ) -> None:
     assert linearize(model, x[:, :8]).P.method == "sequential"
     twin = linearize(model, x, method="autograd").P
     for scan in ("sequential", "chunked", "fft"):
-        P = flow.P.using(scan)
+        P = flow.with_propagator(f"modes_{scan}").P
         assert P.method == scan
         assert repr(P) == "P"
         close(P(q), twin(q), 1e-12)
@@ -122,8 +133,57 @@ def test_the_flow_says_which_and_takes_another(draw, close, differ) -> None:
     assert held.P.method == "chunked"
     close(held.P(q), linearize(model, x, None, mask, method="autograd").P(q), 1e-12)
     differ(held.P(q), flow.P(q))
+    with pytest.raises(UnsupportedError, match="needs the same lambda at every step"):
+        held.with_propagator("modes_fft")
+
+
+@pytest.mark.parametrize("form", [SequentialModePropagator, ChunkedModePropagator, FFTModePropagator])
+@pytest.mark.parametrize("name", ["lru", "mamba"])
+def test_a_changed_A_keeps_the_form_where_it_fits(draw, close, differ, form, name) -> None:
+    model, x = create_model(name, input_size=2, hidden_size=3, seed=0).double(), draw(2, 40, 2, seed=1)
+    flow = linearize(model, x)
+    q = draw(2, 40, model.width, seed=2)
+    if form is FFTModePropagator and name == "mamba":
+        with pytest.raises(UnsupportedError, match="needs the same lambda at every step"):
+            form(flow.A)
+        return
+    P = form(flow.A, name="P_rule")
+    keep = torch.arange(40) % 7 != 3
+    twin = linearize(model, x, method="autograd").P
+    cut, reference = P.with_step(P.A.masked(keep)), twin.with_step(twin.A.masked(keep))
+    assert type(cut) is (ModePropagator if form is FFTModePropagator else form)
+    assert repr(cut) == "P_rule"
+    close(cut(q), reference(q), 1e-12)
+    close(cut.T(q), reference.T(q), 1e-12)
+    differ(cut(q), P(q))
+    assert isinstance(P.chunked(5), ModePropagator)
+    close(P.chunked(5).T(q), twin.chunked(5).T(q), 1e-12)
+    assert type(P.with_step(P.A.diagonal())) is ScanPropagator
+    assert type(P.with_step(P.A)) is form
+
+
+def test_a_convolution_is_not_taken_for_modes_that_grow(draw, close) -> None:
+    """Its error is eps of the largest power of lambda, here 1e21, whatever the product's size."""
+    lam = torch.full((1, 1, 1, 1), 1.05, dtype=torch.complex128)
+    A = ModeStepJacobian(lam, state_space(1, 1000, {"re": 1, "im": 1}))
+    with pytest.raises(UnsupportedError, match=r"needs \|lambda\| <= 1, got 1.05"):
+        FFTModePropagator(A)
+    assert type(in_form("fft", A)) is ModePropagator
+    q = torch.zeros(1, 1000, 2, dtype=torch.float64)
+    q[:, -20:] = draw(1, 20, 2, seed=1)
+    expected = ScanPropagator(A)(q)
+    close(in_form("fft", A)(q), expected, 1e-12)
+    convolved = A.propagate(q, "fft")
+    assert float((convolved - expected).norm()) > 1e-3 * float(expected.norm())
+
+
+def test_other_dynamics_have_no_modes(draw) -> None:
+    A = DiagonalStepJacobian(draw(1, 5, 2, seed=0))
+    for form in (ModePropagator, SequentialModePropagator, ChunkedModePropagator, FFTModePropagator):
+        with pytest.raises(UnsupportedError, match="it scans over modes that do not mix"):
+            form(A)
     with pytest.raises(ArgumentError, match="'chunked', 'fft', got 'parallel'"):
-        flow.P.using("parallel")
+        check_scan("parallel")
 
 
 @pytest.mark.parametrize("method", ["sequential", "chunked", "fft"])

@@ -60,8 +60,8 @@ class ParallelScanPropagator(Propagator):
         if needed > self.max_bytes:
             raise MemoryBudgetError(
                 f"products of steps of {A!r} on ({A.domain}): expected them within "
-                f"max_bytes={self.max_bytes}, got {needed} bytes ({needed / 2**30:.3g} GiB); take fewer trials "
-                "or steps at a time, raise max_bytes, or take another propagator ('scan')"
+                f"max_bytes={self.max_bytes}, got {needed} bytes ({needed / 2**30:.3g} GiB); take fewer "
+                "trials or steps at a time, raise max_bytes, or take another propagator ('scan')"
             )
 
     @classmethod

@@ -4,7 +4,7 @@ Two steps make one of the same kind. With ``t = 2 c + 1``::
 
     y_{2c+1} = (s_{2c+1} + A_{2c+1} s_{2c}) + (A_{2c+1} A_{2c}) y_{2c-1}
 
-is the recurrence of the odd steps alone, half as long; once it is solved, every even step is one product away::
+is the recurrence of the odd steps alone, half as long. Once it is solved, even steps are a product away::
 
     y_{2c} = s_{2c} + A_{2c} y_{2c-1}
 
@@ -13,9 +13,9 @@ recurrences in networks Martin & Cundy 2018, with matrices Lim et al. 2024). The
 not depend on the sources: they are composed once. The adjoint is the same tree read backward.
 
 **Rounding.** Whatever the brackets, the error of a product of matrices is bounded by the product of their
-moduli, ``|A_n| ... |A_1| |s|``. But a sum over few steps that nearly cancels stays as small as it is in a
-scan, step by step, and does not when a product of many steps was rounded first: by up to eps times the largest entry
-of that product. So no level is composed in which an entry exceeds ``growth``; what is left is scanned.
+moduli, ``|A_n| ... |A_1| |s|``. But where few steps nearly cancel, what they leave stays small in a scan; a
+product of many steps that was rounded before it met them misses that by eps times its largest entry. So no
+level is composed in which an entry exceeds ``growth``; the steps that are left are scanned.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from kpframe.plugin import ModelSpec, hookimpl
+from kpframe.plugin import ModelSpec, PropagatorSpec, hookimpl
 from kpframe_ssm.settings import (
     LRUSettings,
     LTISettings,
@@ -58,3 +58,36 @@ def kpframe_models() -> Iterator[ModelSpec]:
         api=1,
         summary="any of these by the setting kind, for studies that compare them",
     )
+
+
+@hookimpl
+def kpframe_propagators() -> Iterator[PropagatorSpec]:
+    """Offer the forms of the scan over modes that the models' setting ``scan`` chooses from."""
+    for name, factory, summary, fits in (
+        (
+            "modes",
+            "ModePropagator",
+            "a scan over modes, sequential or chunked, whichever is cheaper for a product",
+            "the A of s4d, s5, lru and mamba",
+        ),
+        (
+            "modes_sequential",
+            "SequentialModePropagator",
+            "a scan over modes, one elementwise step after the other",
+            "the A of s4d, s5, lru and mamba; fast where a step of all trials is large",
+        ),
+        (
+            "modes_chunked",
+            "ChunkedModePropagator",
+            "a scan over modes, within all chunks of sqrt(T) steps at once, then over their ends",
+            "the A of s4d, s5, lru and mamba; fast where a step is small and there are many",
+        ),
+        (
+            "modes_fft",
+            "FFTModePropagator",
+            "a convolution with the powers of lambda, by FFT",
+            "the A of s4d, s5 and lru without a mask, |lambda| <= 1",
+        ),
+    ):
+        factory = f"kpframe_ssm.step:{factory}"
+        yield PropagatorSpec(name=name, factory=factory, api=1, summary=summary, fits=fits)

@@ -11,7 +11,7 @@ from kpframe.flow import ProductParameterOperator
 from kpframe_ssm.modes import to_complex, to_real
 from kpframe_ssm.parameters import Coefficients, ModeParameterJacobian
 from kpframe_ssm.scan import linear_scan
-from kpframe_ssm.step import ModePropagator, ModeStepJacobian, check_scan
+from kpframe_ssm.step import ModePropagator, ModeStepJacobian, check_scan, in_form
 
 
 class ScanModel(Model):
@@ -44,7 +44,7 @@ class DiagonalModel(ScanModel):
     Args:
         input_size: inputs per step.
         modes: number n of complex modes; the state has width 2 n.
-        scan: form of the scan in P, see ``ModePropagator``.
+        scan: form of the scan in P, a key of ``kpframe_ssm.step.FORMS``.
         trainable_initial_state: makes ``h_0`` a parameter.
     """
 
@@ -92,7 +92,7 @@ class DiagonalModel(ScanModel):
 
     def propagator(self, trajectory: Trajectory) -> ModePropagator:
         """Return ``P``, a scan over modes."""
-        return ModePropagator(self._step_jacobian(trajectory, self.coefficients()), self.scan)
+        return in_form(self.scan, self._step_jacobian(trajectory, self.coefficients()))
 
     def parameter_operator(self, trajectory: Trajectory) -> ParameterOperator:
         """Return ``K`` of the dynamics' parameters; C and D move no state and have zero columns in ``J``."""

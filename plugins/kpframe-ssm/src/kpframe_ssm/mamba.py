@@ -15,13 +15,13 @@ from kpframe_ssm.construct import seeded
 from kpframe_ssm.mamba_operators import (
     MambaGains,
     MambaParameterJacobian,
-    MambaPropagator,
     MambaStepJacobian,
 )
 from kpframe_ssm.modes import unflatten
 from kpframe_ssm.scan import linear_scan
 from kpframe_ssm.selection import Selection, SelectionGains
 from kpframe_ssm.settings import MambaSettings
+from kpframe_ssm.step import ModePropagator, in_form
 
 
 class Mamba(ScanModel):
@@ -150,18 +150,18 @@ class Mamba(ScanModel):
 
     # -- the operators ---------------------------------------------------------------------------------------
 
-    def propagator(self, trajectory: Trajectory) -> MambaPropagator:
+    def propagator(self, trajectory: Trajectory) -> ModePropagator:
         """Return ``P``: shifts of the convolution's memory and a scan over modes."""
-        return MambaPropagator(self._step_jacobian(trajectory), self.scan)
+        return in_form(self.scan, self._step_jacobian(trajectory))
 
     def parameter_operator(self, trajectory: Trajectory) -> ParameterOperator:
         """Return ``K`` between the gains of the selection."""
         return self._between(self._step_jacobian(trajectory), trajectory)
 
-    def operators(self, trajectory: Trajectory) -> tuple[MambaPropagator, ParameterOperator]:
+    def operators(self, trajectory: Trajectory) -> tuple[ModePropagator, ParameterOperator]:
         """Return ``P`` and ``K``, the gains computed once for both."""
         A = self._step_jacobian(trajectory)
-        return MambaPropagator(A, self.scan), self._between(A, trajectory)
+        return in_form(self.scan, A), self._between(A, trajectory)
 
     def _step_jacobian(self, trajectory: Trajectory) -> MambaStepJacobian:
         with torch.no_grad():

@@ -14,13 +14,13 @@ import math
 import torch
 from attrs import evolve, frozen
 
-from kpframe import Propagator, StepJacobian
+from kpframe import Space
 from kpframe.flow import ParameterJacobian
-from kpframe.operators import Space
 from kpframe_ssm.drives import outer, product
 from kpframe_ssm.modes import probes_first, time_outermost, unflatten
-from kpframe_ssm.scan import choose, recur
+from kpframe_ssm.scan import recur
 from kpframe_ssm.selection import SelectionGains
+from kpframe_ssm.step import ScannedStepJacobian
 
 
 @frozen(eq=False)
@@ -98,14 +98,17 @@ class MambaGains:
         return torch.cat([shifted + self.select_adjoint(h).flatten(-2), out], dim=-1)
 
 
-class MambaStepJacobian(StepJacobian):
+class MambaStepJacobian(ScannedStepJacobian):
     """``A_t (conv, h) = (S conv, E_t o h + F_t conv)``."""
-
-    method = "modes"
 
     def __init__(self, gains: MambaGains, space: Space, *, name: str = "A") -> None:
         super().__init__(space, dtype=gains.decay.dtype, device=gains.decay.device, name=name)
         self.gains = gains
+
+    @property
+    def decay(self) -> torch.Tensor:
+        """``exp(Delta A)``, channel by channel."""
+        return self.gains.decay
 
     def step(self, t: int, v: torch.Tensor) -> torch.Tensor:
         """Return ``A_t v``."""
@@ -121,6 +124,29 @@ class MambaStepJacobian(StepJacobian):
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return probes_first(self.gains.product_adjoint(time_outermost(r)), r.shape[:-3])
 
+    def propagate(self, q: torch.Tensor, scan: str) -> torch.Tensor:
+        """Return ``(I - A Z)^{-1} q``: shifts of the convolution's memory, then a scan over modes."""
+        gains = self.gains
+        conv, h = gains.split(time_outermost(q))
+        if not gains.inner[1]:
+            return probes_first(recur(gains.decay, h, scan), q.shape[:-3])
+        conv = self._shifts(conv, scan)
+        h = torch.cat([h[:1], h[1:] + gains.at(slice(1, None)).select(conv[:-1])])
+        out = torch.cat([conv.flatten(-2), recur(gains.decay, h, scan)], dim=-1)
+        return probes_first(out, q.shape[:-3])
+
+    def propagate_adjoint(self, r: torch.Tensor, scan: str) -> torch.Tensor:
+        """Return ``(I - A Z)^{-*} r``: the adjoint scan over modes, then the shifts backward."""
+        gains = self.gains
+        conv, h = gains.split(time_outermost(r))
+        h = recur(gains.decay, h, scan, reverse=True)
+        if not gains.inner[1]:
+            return probes_first(h, r.shape[:-3])
+        conv = conv.clone()
+        conv[:-1] += gains.at(slice(1, None)).select_adjoint(h[1:])
+        out = torch.cat([self._shifts_adjoint(conv, scan).flatten(-2), h], dim=-1)
+        return probes_first(out, r.shape[:-3])
+
     def masked(self, keep: torch.Tensor, name: str | None = None) -> MambaStepJacobian:
         """Return ``A`` with ``A_t := 0`` where ``keep`` (bool, ``[T]`` or ``[B, T]``) is False."""
         label = super().masked(keep, name).name  # checks keep
@@ -135,87 +161,30 @@ class MambaStepJacobian(StepJacobian):
         t = t % self.steps
         return self.gains.at(slice(t, t + 1))
 
-
-class MambaPropagator(Propagator):
-    """P of the Mamba block; see the module's description.
-
-    Args:
-        A: the step Jacobian.
-        scan: ``"sequential"``, ``"chunked"``, or ``"auto"``, the cheapest for each product.
-        name: how it prints.
-    """
-
-    A: MambaStepJacobian
-
-    def __init__(self, A: MambaStepJacobian, scan: str = "auto", *, name: str = "P") -> None:
-        super().__init__(A, name=name)
-        self.scan = scan
-
-    @property
-    def method(self) -> str:
-        """How the scan of a product with one vector is computed: ``"sequential"`` or ``"chunked"``."""
-        decay = self.A.gains.decay
-        return choose(self.scan, decay, decay)
-
-    @classmethod
-    def fits(cls, A: StepJacobian) -> str | None:
-        """Return why this form cannot take a step Jacobian, or None where it can."""
-        return None if isinstance(A, MambaStepJacobian) else "it scans over the memory of a Mamba block"
-
-    @property
-    def settings(self) -> dict[str, str]:
-        """The form of the scan."""
-        return {"scan": self.scan}
-
-    def using(self, scan: str) -> MambaPropagator:
-        """Return the same operator with another form of the scan."""
-        return MambaPropagator(self.A, scan, name=self.name)
-
-    def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        gains = self.A.gains
-        conv, h = gains.split(time_outermost(q))
-        if not gains.inner[1]:
-            return probes_first(recur(gains.decay, h, self.scan), q.shape[:-3])
-        conv = self._shifts(conv)
-        h = torch.cat([h[:1], h[1:] + gains.at(slice(1, None)).select(conv[:-1])])
-        out = torch.cat([conv.flatten(-2), recur(gains.decay, h, self.scan)], dim=-1)
-        return probes_first(out, q.shape[:-3])
-
-    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        gains = self.A.gains
-        conv, h = gains.split(time_outermost(r))
-        h = recur(gains.decay, h, self.scan, reverse=True)
-        if not gains.inner[1]:
-            return probes_first(h, r.shape[:-3])
-        conv = conv.clone()
-        conv[:-1] += gains.at(slice(1, None)).select_adjoint(h[1:])
-        out = torch.cat([self._shifts_adjoint(conv).flatten(-2), h], dim=-1)
-        return probes_first(out, r.shape[:-3])
-
-    def _shifts(self, conv: torch.Tensor) -> torch.Tensor:  # [T, K, B, E, K-1]
+    def _shifts(self, conv: torch.Tensor, scan: str) -> torch.Tensor:  # [T, K, B, E, K-1]
         """Return P on the convolution's memory: place j takes what place j + 1 was a step before."""
         out = torch.empty_like(conv)
         for j in range(conv.shape[-1] - 1, -1, -1):
             source = conv[..., j].clone()
             if j + 1 < conv.shape[-1]:
                 arriving = out[:-1, ..., j + 1]
-                source[1:] += arriving if self.A.gains.move is None else self.A.gains.move[1:] * arriving
-            out[..., j] = self._held(source, reverse=False)
+                source[1:] += arriving if self.gains.move is None else self.gains.move[1:] * arriving
+            out[..., j] = self._held(source, scan, reverse=False)
         return out
 
-    def _shifts_adjoint(self, conv: torch.Tensor) -> torch.Tensor:
+    def _shifts_adjoint(self, conv: torch.Tensor, scan: str) -> torch.Tensor:
         out = torch.empty_like(conv)
         for j in range(conv.shape[-1]):
             source = conv[..., j].clone()
             if j:
                 leaving = out[1:, ..., j - 1]
-                source[:-1] += leaving if self.A.gains.move is None else self.A.gains.move[1:] * leaving
-            out[..., j] = self._held(source, reverse=True)
+                source[:-1] += leaving if self.gains.move is None else self.gains.move[1:] * leaving
+            out[..., j] = self._held(source, scan, reverse=True)
         return out
 
-    def _held(self, source: torch.Tensor, reverse: bool) -> torch.Tensor:
-        hold = self.A.gains.hold
-        return source if hold is None else recur(hold, source, self.scan, reverse)
+    def _held(self, source: torch.Tensor, scan: str, reverse: bool) -> torch.Tensor:
+        hold = self.gains.hold
+        return source if hold is None else recur(hold, source, scan, reverse)
 
 
 class MambaParameterJacobian(ParameterJacobian):
