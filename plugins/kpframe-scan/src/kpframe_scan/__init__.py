@@ -29,5 +29,5 @@ def kpframe_propagators() -> Iterator[PropagatorSpec]:
         settings=ParallelScanSettings,
         api=1,
         summary="products of steps, composed in a balanced tree once and used by every product with P",
-        fits="any A of up to 32 states in few trials; fast for long sequences, in more memory than A's blocks",
+        fits="any A of up to 32 states in few trials; fast for long sequences, in 4 times the memory of A",
     )
