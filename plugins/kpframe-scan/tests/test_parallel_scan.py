@@ -206,9 +206,10 @@ def test_settings_out_of_bounds(randn) -> None:
     A = DenseStepJacobian(randn(0, 1, 8, 2, 2))
     with pytest.raises(SettingsError, match=r"growth: expected .*>= 1, got 0.5"):
         ParallelScanPropagator(A, growth=0.5)
-    with pytest.raises(SettingsError, match=r"max_bytes: expected .*>= 1, got 0"):
+    with pytest.raises(SettingsError, match=r"max_bytes: expected .*>= 1048576, got 0"):
         ParallelScanPropagator(A, max_bytes=0)
-    needed = 4 * 8 * 4 * 8
-    ParallelScanPropagator(A, max_bytes=needed)
+    needed = 4 * 129 * 16 * 16 * 8
+    larger = DenseStepJacobian(randn(0, 1, 129, 16, 16))
+    ParallelScanPropagator(larger, max_bytes=needed)
     with pytest.raises(MemoryBudgetError, match=rf"max_bytes={needed - 1}, got {needed} bytes .*'scan'"):
-        ParallelScanPropagator(A, max_bytes=needed - 1)
+        ParallelScanPropagator(larger, max_bytes=needed - 1)

@@ -9,8 +9,14 @@ from kpframe_scan.propagator import ParallelScanPropagator
 import kpframe
 from kpframe import Model, create_model, create_rule, linearize
 from kpframe.errors import SettingsError, UnsupportedError
+from kpframe.testing import parametrize_with_checks
 
 MODELS = ["rnn", "gru", "lstm", "lru"]
+
+
+@parametrize_with_checks(["propagator:parallel_scan"])
+def test_conformance(check) -> None:
+    check()
 
 
 class Plain(Model):

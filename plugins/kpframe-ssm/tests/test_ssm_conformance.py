@@ -1,4 +1,4 @@
-"""The conformance kit on every kind; Hypothesis draws the forms, discretisations and scans."""
+"""The conformance kit on every kind and propagator; Hypothesis draws forms, discretisations and scans."""
 
 from __future__ import annotations
 
@@ -37,6 +37,12 @@ SPECS = [
 @parametrize_with_checks(SPECS)
 @pytest.mark.rows(3)
 def test_conformance(check) -> None:
+    check()
+
+
+@parametrize_with_checks([f"propagator:modes{form}" for form in ("", "_sequential", "_chunked", "_fft")])
+@pytest.mark.rows(3)
+def test_conformance_of_propagators(check) -> None:
     check()
 
 

@@ -17,7 +17,9 @@ class ParallelScanSettings:
         help="largest entry of a product of steps, beyond which no longer ones are made; "
         "unset: eps^(-1/4), which is 8192 in float64 and 54 in float32",
     )
-    max_bytes: int = setting(2**30, ge=1, help="largest memory of the products of steps [bytes]")
+    max_bytes: int = setting(
+        2**30, ge=2**20, help="largest memory that composing the products of steps takes [bytes]"
+    )
 
 
 @hookimpl
