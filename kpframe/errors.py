@@ -9,6 +9,40 @@ import difflib
 import operator
 from collections.abc import Iterable
 
+__all__ = [
+    "ArgumentError",
+    "AxisError",
+    "CheckpointError",
+    "DeviceError",
+    "DtypeError",
+    "KpframeError",
+    "MemoryBudgetError",
+    "MissingDependencyError",
+    "NonFiniteError",
+    "NonFiniteProductError",
+    "NotLinearError",
+    "OutputError",
+    "PluginError",
+    "SettingsError",
+    "ShapeError",
+    "SpaceMismatchError",
+    "StabilityWarning",
+    "UnknownNameError",
+    "UnsupportedError",
+    "as_whole",
+    "check_seed",
+    "closest",
+    "message_of",
+    "mismatch",
+    "nearest",
+    "one_line",
+    "printable",
+    "say",
+    "shown",
+    "told",
+    "whole",
+]
+
 
 class KpframeError(Exception):
     """Base of every error that kpframe raises on purpose."""

@@ -11,7 +11,9 @@ In a plugin's test file::
 ``check_model``, ``check_rule``, ``check_reducer``, ``check_propagator`` and ``check_parameter_operator``
 return a ``Report`` instead;
 ``strategies`` draws cases, ``identities`` states what must hold,
-``mutants`` holds wrong implementations that the checks catch. Needs ``kpframe[test]``.
+``mutants`` holds wrong implementations that the checks catch; ``Elman``, ``Gated`` and ``Plain`` are
+small models to test rules on that need no plugin; ``weight_sites`` measures of which form K is.
+Needs ``kpframe[test]``.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from kpframe.errors import MissingDependencyError
 
 _HOME = {
     "CheckFailure": "_residual",
+    "Elman": "_toys",
+    "Gated": "_toys",
+    "Plain": "_toys",
     "Report": "_report",
     "check_model": "_checks",
     "check_parameter_operator": "_checks",
@@ -30,10 +35,14 @@ _HOME = {
     "check_reducer": "_checks",
     "check_rule": "_checks",
     "parametrize_with_checks": "_parametrize",
+    "weight_sites": "_weight_sites",
 }
 
 __all__ = [
     "CheckFailure",
+    "Elman",
+    "Gated",
+    "Plain",
     "Report",
     "check_model",
     "check_parameter_operator",
@@ -44,6 +53,7 @@ __all__ = [
     "mutants",
     "parametrize_with_checks",
     "strategies",
+    "weight_sites",
 ]
 
 if TYPE_CHECKING:
@@ -58,6 +68,8 @@ if TYPE_CHECKING:
     from kpframe.testing._parametrize import parametrize_with_checks
     from kpframe.testing._report import Report
     from kpframe.testing._residual import CheckFailure
+    from kpframe.testing._toys import Elman, Gated, Plain
+    from kpframe.testing._weight_sites import weight_sites
 
 
 def __getattr__(name: str) -> object:

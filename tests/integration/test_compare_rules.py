@@ -10,7 +10,8 @@ import pytest
 import torch
 import xarray as xr
 
-from kpframe import LearningRule, Readout, create_model, create_task, linearize, wrap
+from kpframe import LearningRule, Readout, create_model, create_rule, create_task, linearize, wrap
+from kpframe.cli._compare import show
 from kpframe.errors import ArgumentError, CheckpointError, NotLinearError, UnsupportedError
 from kpframe.rules._comparison import FACINGS
 from kpframe.rules._parse import parse_rule
@@ -259,3 +260,25 @@ def test_a_page_shows_four_checkpoints_at_most(tmp_path: Path) -> None:
     assert page.count("<h3>") == 6 + 1  # and how the estimates were made
     for step in (0, 5):
         assert f"<h2>RNN-{step:06d}: Spectra</h2>" in page
+
+
+def test_figures_that_a_rule_does_not_have_are_told_as_none(capsys, tmp_path) -> None:
+    """Feedback of more outputs than units is no operator on states, so its flow has no figures."""
+    task = create_task("digits")
+    model = create_model("rnn", input_size=task.input_size, hidden_size=H, seed=1).to(F64)
+    readout = Readout(H, task.output_size, generator=2, dtype=F64)
+    trials = task.sample(B, generator=5, dtype=F64)
+    names = {"bptt": "bptt", "fa": "feedback_alignment", "eprop": "eprop"}
+    rules = {label: create_rule(name) for label, name in names.items()}
+    data = compare_rules(model, readout, trials, task.loss, rules, budget=20, values=3)
+    assert np.isnan(float(data.effective_rank.sel(rule="fa")))
+    assert np.isfinite(float(data.effective_rank.sel(rule="eprop")))
+    whole = xr.concat([data], dim=xr.Variable("checkpoint", ["now"]), coords="all")
+    whole = whole.assign_coords(step=("checkpoint", [0]), model=("checkpoint", ["rnn"]))
+    show(whole)
+    table = capsys.readouterr().out
+    assert table.count("none") == 3
+    assert "nan" not in table
+    page = write_comparison(whole, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count(">none<") == 3 + 4  # figures, and the methods by which they were found
+    assert ">nan" not in page

@@ -8,7 +8,7 @@ import torch
 from kpframe import create_model, linearize
 from kpframe.errors import ArgumentError, DtypeError, ShapeError, UnsupportedError
 from kpframe.operators import DiagonalOperator
-from kpframe.testing._weight_sites import weight_sites
+from kpframe.testing import weight_sites
 
 
 def jacobians(model, trajectory) -> tuple[torch.Tensor, torch.Tensor]:

@@ -23,7 +23,7 @@ from kpframe import (
     linearize,
 )
 from kpframe.errors import UnsupportedError
-from kpframe.study._training import operator_gradient
+from kpframe.training import operator_gradient
 
 F64 = torch.float64
 ALPHA, INPUTS, UNITS, OUTPUTS, STEPS = 0.4, 2, 3, 2, 4

@@ -15,10 +15,9 @@ from kpframe_tasks.digits import Digits
 from kpframe_tasks.flip_flop import FlipFlop
 from kpframe_tasks.memory_pro import MemoryPro
 
+from kpframe import create_task
 from kpframe.errors import SettingsError
-from kpframe.plugin._settings import build_settings
-from kpframe.tasks._error import accuracy, error, task_loss
-from kpframe.tasks._readout import Readout
+from kpframe.readout import Readout, accuracy, error, task_loss
 
 MAKERS = {
     "digits": Digits,
@@ -122,6 +121,5 @@ def test_the_hook_module_needs_no_torch():
     ],
 )
 def test_settings_are_checked_before_a_task_is_built(name, values, message):
-    specs = {spec.name: spec for spec in kpframe_tasks.kpframe_tasks()}
     with pytest.raises(SettingsError, match=message):
-        build_settings(specs[name].settings, values, owner=name)
+        create_task(name, **values)

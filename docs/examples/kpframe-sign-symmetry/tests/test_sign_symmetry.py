@@ -7,7 +7,7 @@ from kpframe_sign_symmetry.rule import SignSymmetry
 
 import kpframe
 from kpframe.errors import ArgumentError, UnsupportedError
-from kpframe.testing._toys import Elman, Gated, Plain
+from kpframe.testing import Elman, Gated, Plain
 
 TRIALS, STEPS, INPUTS, UNITS, OUTPUTS = 3, 7, 2, 5, 2
 SIZE = 0.4

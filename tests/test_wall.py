@@ -1,0 +1,140 @@
+"""The wall: bundled plugins and the examples import what a stranger may import, and nothing else.
+
+Public are the names in ``kpframe.__all__`` and those in ``__all__`` of the public modules.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import kpframe
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted([*ROOT.glob("plugins/*/src/**/*.py"), *ROOT.glob("docs/examples/**/*.py")])
+TESTS = sorted(ROOT.glob("plugins/*/tests/**/*.py"))
+#: A dotted path in a string, as tests hand to ``monkeypatch`` and specs give as a factory.
+PATH = re.compile(r"kpframe(\.\w+)+(:\w+)?")
+
+
+def offered(module: ModuleType) -> set[str]:
+    """Return the public names of a module, those of the public modules in it among them."""
+    return set(module.__all__) | (set(kpframe._MODULES) if module is kpframe else set())
+
+
+def refusals(module: ModuleType, path: list[str]) -> Iterator[str]:
+    """Yield what on a path of names from a module on is not public; it ends at what is no module."""
+    for name in path:
+        if name.startswith("__") and name.endswith("__"):
+            return
+        if name not in offered(module):
+            yield f"{module.__name__}.{name}"
+            return
+        found = getattr(module, name)
+        if not isinstance(found, ModuleType):
+            return
+        module = found
+
+
+def chain(node: ast.expr) -> list[str]:
+    """Return the names of ``a.b.c``, and nothing for what does not begin with a name."""
+    if isinstance(node, ast.Name):
+        return [node.id]
+    before = chain(node.value) if isinstance(node, ast.Attribute) else []
+    return [*before, node.attr] if before and isinstance(node, ast.Attribute) else []
+
+
+def trespasses(source: str) -> list[str]:
+    """Return every private name of kpframe that a file uses: imported, as an attribute, in a path."""
+    tree = ast.parse(source)
+    modules: dict[str, ModuleType] = {}  # what the file calls them
+    found: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                top, *path = alias.name.split(".")
+                if top != "kpframe":
+                    continue
+                refused = list(refusals(kpframe, path))
+                found += refused
+                if not refused:
+                    modules[alias.asname or top] = import_module(alias.name if alias.asname else top)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "kpframe":
+            _, *path = str(node.module).split(".")
+            for alias in node.names:
+                refused = list(refusals(kpframe, [*path, alias.name]))
+                found += refused
+                value = None if refused else getattr(import_module(str(node.module)), alias.name)
+                if isinstance(value, ModuleType):
+                    modules[alias.asname or alias.name] = value
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            name, *path = chain(node) or [""]
+            if name in modules:
+                found += refusals(modules[name], path)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and PATH.fullmatch(node.value):
+            found += refusals(kpframe, node.value.replace(":", ".").split(".")[1:])
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_public_names_are_used(path) -> None:
+    assert trespasses(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "private"),
+    [
+        ("from kpframe.flow._propagator import Propagator", "kpframe.flow._propagator"),
+        ("def f():\n    import kpframe.plugin._manager", "kpframe.plugin._manager"),
+        ("from kpframe.plugin import _manager", "kpframe.plugin._manager"),
+        ("import kpframe.cli", "kpframe.cli"),
+        ("from kpframe.flow import Model", "kpframe.flow.Model"),  # it is another module's
+        ("import kpframe\nkpframe.rules._rule.by_name", "kpframe.rules._rule"),
+        ("import kpframe as k\nx = k._HOME", "kpframe._HOME"),
+        ("import kpframe.flow as flow\nflow._flow.Flow", "kpframe.flow._flow"),
+        ("from kpframe import operators\noperators._base.Operator()", "kpframe.operators._base"),
+        ("patch('kpframe.study._run.train', None)", "kpframe.study._run"),
+    ],
+)
+def test_a_private_name_is_found(source, private) -> None:
+    assert trespasses(source) == [private]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from kpframe.flow import Propagator",
+        "from kpframe import Model, errors\nerrors.ArgumentError",
+        "import kpframe\nkpframe.readout.error\nkpframe.__version__\nkpframe.Model._anything",
+        "import kpframe.plugin as plugin\nplugin.setting()",
+        "from kpframe.testing import strategies",
+        "kpframe = 'kpframe_rules._private.thing'",
+    ],
+)
+def test_public_names_are_let_through(source) -> None:
+    assert trespasses(source) == []
+
+
+def test_every_public_module_says_what_it_offers() -> None:
+    for name in kpframe._MODULES:
+        module = import_module(f"kpframe.{name}")
+        assert module.__doc__, name
+        assert not [entry for entry in module.__all__ if entry.startswith("_")]
+        for entry in module.__all__:
+            value = getattr(module, entry)
+            if isinstance(value, type) or inspect.isroutine(value):
+                assert value.__doc__, f"{name}.{entry}"
+
+
+def test_the_files_are_found() -> None:
+    names = {path.name for path in FILES}
+    assert {"mlp.py", "bptt.py", "structured.py"} <= names
+    assert len(TESTS) > 50
