@@ -1,4 +1,4 @@
-"""The nodes that arithmetic builds: adjoint, composition, sum and scaling, with their tags."""
+"""The operators that arithmetic builds: adjoint, composition, sum and scaling, with their tags."""
 
 from __future__ import annotations
 

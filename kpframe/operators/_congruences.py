@@ -206,19 +206,22 @@ def _last_valid(operator: Operator, mask: torch.Tensor) -> Operator:
 def _bin_over(operator: Operator, lengths: Mapping[str, int]) -> Operator:
     check_axes(lengths, operator.codomain, operator.domain)
     for axis, length in lengths.items():
-        length = whole(length, f"bin({axis}=...)", expected="a window length >= 1")
-
-        def make(space: Space, axis: str = axis, length: int = length, like: Operator = operator) -> Operator:
-            size = space[axis].size
-            window = torch.arange(size, device=like.device) // length
-            rows = torch.arange(-(-size // length), device=like.device).unsqueeze(1)
-            directions = (window == rows).to(like.dtype)
-            means = directions / directions.sum(1, keepdim=True)  # [windows, size]
-            return ProjectMap(space, axis, means, axis, like=like)
-
-        left, right = _sides(operator, (axis,), make)
-        operator = Congruence(left, operator, right, before="<", after=f">_{{{axis}/{length}}}")
+        operator = _bin_one(
+            operator, axis, whole(length, f"bin({axis}=...)", expected="a window length >= 1")
+        )
     return operator
+
+
+def _bin_one(operator: Operator, axis: str, length: int) -> Operator:
+    def make(space: Space) -> Operator:
+        size = space[axis].size
+        window = torch.arange(size, device=operator.device) // length  # which one each entry lies in
+        rows = torch.arange(-(-size // length), device=operator.device).unsqueeze(1)
+        inside = (window == rows).to(operator.dtype)  # [windows, size]
+        return ProjectMap(space, axis, inside / inside.sum(1, keepdim=True), axis, like=operator)
+
+    left, right = _sides(operator, (axis,), make)
+    return Congruence(left, operator, right, before="<", after=f">_{{{axis}/{length}}}")
 
 
 @mean_over.register
@@ -237,15 +240,15 @@ def _sum_over(operator: Operator, axes: Sequence[str]) -> Operator:
 def _select(operator: Operator, indices: Mapping[str, Index]) -> Operator:
     check_axes(indices, operator.codomain, operator.domain)
     for axis, index in indices.items():
-        if isinstance(index, np.ndarray):
-            index = torch.tensor(index.tolist()) if index.dtype == bool else index.tolist()
-
-        def make(space: Space, axis: str = axis, index: Index = index, like: Operator = operator) -> Operator:
-            return SelectMap(space, axis, index, like=like)
-
-        left, right = _sides(operator, (axis,), make)
-        operator = Congruence(left, operator, right, after=f"[{axis}={_show(index)}]")
+        operator = _select_one(operator, axis, index)
     return operator
+
+
+def _select_one(operator: Operator, axis: str, index: Index) -> Operator:
+    if isinstance(index, np.ndarray):
+        index = torch.tensor(index.tolist()) if index.dtype == bool else index.tolist()
+    left, right = _sides(operator, (axis,), lambda space: SelectMap(space, axis, index, like=operator))
+    return Congruence(left, operator, right, after=f"[{axis}={_show(index)}]")
 
 
 @project.register

@@ -71,6 +71,8 @@ class Axis:
     parts: tuple[Part, ...] = ()
 
     def __attrs_post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise AxisError(mismatch("name of an axis", "a string", shown(self.name)))
         size = whole(self.size, f"size of axis {self.name!r}", 0, error=AxisError)
         object.__setattr__(self, "size", size)
 

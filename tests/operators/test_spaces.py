@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kpframe.errors import ArgumentError, AxisError, DtypeError, KpframeError, ShapeError
+from kpframe.operators import IdentityOperator
 from kpframe.operators._spaces import Axis, Part, Space, check_axes, parameter_space, state_space
 
 SPACE = Space.of(batch=2, time=5, hidden=3)
@@ -152,3 +153,12 @@ def test_a_size_is_a_whole_number(size) -> None:
     with pytest.raises(AxisError, match=r"size of axis 'time': expected a whole number >= 0, got"):
         Space.of(time=size)
     assert Space.of(time=0).size == 0
+
+
+def test_the_name_of_an_axis_is_a_string() -> None:
+    with pytest.raises(AxisError, match=r"^name of an axis: expected a string, got 3 \(int\)$"):
+        Axis(3, 2)
+    op = IdentityOperator(SPACE)
+    with pytest.raises(AxisError, match=r"^name of an axis: expected a string, got None"):
+        op.project(torch.ones(1, 3), "hidden", None)
+    assert op.project(torch.ones(1, 3), "hidden", "3").domain.names == ("batch", "time", "3")
