@@ -72,18 +72,18 @@ class Mamba(ScanModel):
     def _make(self, bias: bool, conv_bias: bool, dt_min: float, dt_max: float) -> torch.Tensor:
         """Make the layers in float32, whatever the default; return the bias of ``dt_proj`` in float64."""
         inner, modes, rank = self.hidden_size, self.state_size, self.dt_rank
-        drawn = {"dtype": torch.float32}
-        self.in_proj = torch.nn.Linear(self.input_size, 2 * inner, bias=bias, **drawn)
-        self.conv1d = torch.nn.Conv1d(inner, inner, self.conv_size, groups=inner, bias=conv_bias, **drawn)
-        self.x_proj = torch.nn.Linear(inner, rank + 2 * modes, bias=False, **drawn)
-        self.dt_proj = torch.nn.Linear(rank, inner, **drawn)
+        drawn = torch.float32
+        self.in_proj = torch.nn.Linear(self.input_size, 2 * inner, bias=bias, dtype=drawn)
+        self.conv1d = torch.nn.Conv1d(inner, inner, self.conv_size, groups=inner, bias=conv_bias, dtype=drawn)
+        self.x_proj = torch.nn.Linear(inner, rank + 2 * modes, bias=False, dtype=drawn)
+        self.dt_proj = torch.nn.Linear(rank, inner, dtype=drawn)
         low, high = math.log(dt_min), math.log(dt_max)
         dt = torch.exp(low + (high - low) * torch.rand(inner, dtype=torch.float64)).clamp(min=1e-4)
         with torch.no_grad():
             self.dt_proj.weight.uniform_(-(rank**-0.5), rank**-0.5)
         self.register_parameter("A_log", None)  # keeps its place among the parameters
         self.D = torch.nn.Parameter(torch.ones(inner))
-        self.out_proj = torch.nn.Linear(inner, self.input_size, bias=bias, **drawn)
+        self.out_proj = torch.nn.Linear(inner, self.input_size, bias=bias, dtype=drawn)
         return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
 
     # -- the recurrence --------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ class SignSymmetry(kpframe.LearningRule):
         return f"SignSymmetry(scale={self.scale}, readout={self.readout})"
 
 
-def recurrent_weights(model: kpframe.Model) -> dict[str, torch.Tensor]:
+def recurrent_weights(model: object) -> dict[str, torch.Tensor]:
     """Return the matrices that errors meet on the way back in time, by name, detached.
 
     Raises:
