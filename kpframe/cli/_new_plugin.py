@@ -24,12 +24,15 @@ SUMMARIES = {
     "rule": "backpropagation through time that discounts each step back",
     "reducer": "the average over the last steps",
     "task": "delayed recall: the output is the input of some steps before",
+    "propagator": "forward and backward substitution over blocks of steps",
+    "parameter_operator": "J M J* from J written out as a matrix",
 }
 
 #: what the implementations import, which a class must not hide
 IMPORTED = {
     *("None", "True", "False", "Mapping", "Site", "SiteModel", "Flow", "LearningRule", "Operator"),
-    *("Propagator", "StepJacobian", "Reducer", "Task", "Trials", "Split"),
+    *("Propagator", "StepJacobian", "ParameterOperator", "ParameterJacobian"),
+    *("Reducer", "Task", "Trials", "Split"),
 }
 
 
@@ -67,7 +70,7 @@ def new_plugin(name: str, kind: str, output: Path | None) -> None:
         f"pytest {shlex.quote(where)}",
     ):
         click.echo(f"  {command}")
-    click.echo(f"Then write your own {kind} in {folder / _implementation(kind, names)}.")
+    click.echo(f"Then write your own {said(kind)} in {folder / _implementation(kind, names)}.")
 
 
 def names_of(name: str) -> dict[str, str]:
@@ -114,6 +117,7 @@ def render(kind: str, names: dict[str, str]) -> dict[str, str]:
     facts = {
         **names,
         "kind": kind,
+        "said": said(kind),
         "spec": KINDS[kind].__name__,
         "summary": SUMMARIES[kind],
         "api": API_VERSION,
@@ -126,6 +130,11 @@ def render(kind: str, names: dict[str, str]) -> dict[str, str]:
     return {**written, f"{source}/py.typed": ""}
 
 
+def said(kind: str) -> str:
+    """Return a kind as it is written in a sentence."""
+    return kind.replace("_", " ")
+
+
 def _implementation(kind: str, names: dict[str, str]) -> str:
     return f"src/{names['package']}/{kind}.py"
 
@@ -135,8 +144,9 @@ def _check_free(kind: str, names: dict[str, str]) -> None:
     name = names["name"]
     own = [spec.name for spec in core().specs if spec.kind == kind]
     if name in own:
-        kinds = f"{kind.replace('_', ' ')}s"
-        raise ArgumentError(mismatch("NAME", f"none of the core's {kinds} ({', '.join(own)})", repr(name)))
+        raise ArgumentError(
+            mismatch("NAME", f"none of the core's {said(kind)}s ({', '.join(own)})", repr(name))
+        )
     for info in get_manager().plugins:
         if same_distribution(info.distribution, names["distribution"]):
             click.echo(
@@ -145,7 +155,7 @@ def _check_free(kind: str, names: dict[str, str]) -> None:
             )
         elif any((spec.kind, spec.name) == (kind, name) for spec in info.specs):
             click.echo(
-                f"Warning: {info.distribution} {info.version} offers the {kind} {name!r} too; with both "
-                f"installed the bare name is refused, and '{names['distribution']}:{name}' is yours",
+                f"Warning: {info.distribution} {info.version} offers the {said(kind)} {name!r} too; with "
+                f"both installed the bare name is refused, and '{names['distribution']}:{name}' is yours",
                 err=True,
             )

@@ -15,7 +15,7 @@ import pytest
 from kpframe.cli import _app as app
 from kpframe.cli import _new_plugin as new_plugin
 
-KINDS = ("model", "rule", "reducer", "task")
+KINDS = ("model", "rule", "reducer", "task", "propagator", "parameter_operator")
 
 
 @pytest.fixture
@@ -158,6 +158,7 @@ def test_the_next_commands_are_printed(run, tmp_path):
         ("Spike.Timing2", "kpframe-spike-timing2", "spike_timing2", "SpikeTiming2"),
         ("none", "kpframe-none", "none", "MyNone"),
         ("site-model", "kpframe-site-model", "site_model", "MySiteModel"),
+        ("parameter-operator", "kpframe-parameter-operator", "parameter_operator", "MyParameterOperator"),
     ],
 )
 def test_names_that_follow_from_one(name, distribution, offered, cls):
@@ -196,7 +197,8 @@ def test_a_folder_with_something_in_it_is_refused_and_kept(run, tmp_path):
     ("arguments", "message"),
     [
         (["kuramoto"], "Missing option '--kind'"),
-        (["kuramoto", "--kind", "propagator"], "Invalid value for '--kind'"),
+        (["kuramoto", "--kind", "propagater"], "Invalid value for '--kind'"),
+        (["scan", "--kind", "propagator"], "NAME: expected none of the core's propagators (scan, "),
         (["mean", "--kind", "reducer"], "NAME: expected none of the core's reducers (mean, "),
     ],
 )
