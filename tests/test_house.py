@@ -117,6 +117,53 @@ def test_import_brings_only_what_is_used() -> None:
     assert not loaded & {"click", "rich", "xarray", "matplotlib", "jinja2", "safetensors", "pytest"}
 
 
+#: Names that documentation and examples use right after ``import kpframe``, and what each comes to.
+ATTRIBUTES = {
+    "kpframe.readout.error": "function",
+    "kpframe.spectra": "module",
+    "kpframe.spectra.trace": "function",
+    "kpframe.gradient_flow": "module",
+    "kpframe.training.Trainer": "type",
+    "kpframe.study": "module",
+    "kpframe.study.compare_rules": "function",
+    "kpframe.linearize": "function",
+    "kpframe.readouts": "module 'kpframe' has no attribute 'readouts'",
+    "kpframe.readout.eror": "module 'kpframe.readout' has no attribute 'eror'",
+    "kpframe.study.compare_rule": "module 'kpframe.study' has no attribute 'compare_rule'",
+}
+#: Each name with no module of kpframe imported before but the package; torch is, from the second name on.
+EACH_FRESH = """
+import sys
+for name in {names}:
+    for module in [module for module in sys.modules if module.partition(".")[0] == "kpframe"]:
+        del sys.modules[module]
+    import kpframe
+    if name == {names}[0]:
+        print("torch" in sys.modules)
+    try:
+        print(type(eval(name)).__name__)
+    except AttributeError as error:
+        print(str(error).partition(". Did you")[0])
+"""
+
+
+def output_of(code: str) -> list[str]:
+    return subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
+
+
+def test_names_are_there_after_import_kpframe_alone_and_no_others() -> None:
+    assert output_of(EACH_FRESH.format(names=list(ATTRIBUTES))) == ["False", *ATTRIBUTES.values()]
+
+
+def test_importing_the_study_brings_neither_torch_nor_xarray() -> None:
+    code = "import sys; {}; print(*sorted({'torch', 'xarray', 'numpy'} & set(sys.modules)))"
+    for line in ("import kpframe.study", "import kpframe; kpframe.study"):
+        assert output_of(code.replace("{}", line)) == [""]
+    assert output_of(code.replace("{}", "import kpframe; kpframe.study.compare_rules")) == [
+        "numpy torch xarray"
+    ]
+
+
 def test_public_names_load_and_are_documented() -> None:
     assert {"linearize", "Model", "SiteModel", "Propagator", "ParameterOperator", "create_model"} <= set(
         kpframe.__all__
