@@ -66,7 +66,7 @@ def compare(
     import torch
 
     from kpframe.rules._parse import parse_rule
-    from kpframe.study._compare import compare_source, comparison_folder
+    from kpframe.study._compare_source import compare_source, comparison_folder
     from kpframe.study._labels import check_labels
     from kpframe.study._report.comparison import failed_comparisons, write_comparison
     from kpframe.study._results import read_dataset

@@ -29,8 +29,7 @@ def demo(ctx: click.Context, quick: bool, output: Path, seed: int, overwrite: bo
     from attrs import evolve
 
     from kpframe.cli._progress import training_progress
-    from kpframe.study._config import bundled_study
-    from kpframe.study._needs import check_plugins
+    from kpframe.study._config import bundled_study, check_plugins
     from kpframe.study._report.html import failed_rules, write_report
     from kpframe.study._results import read_dataset
     from kpframe.study._run import run_study, study_folder

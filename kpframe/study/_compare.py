@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 import xarray as xr
 
-from kpframe.errors import ArgumentError, OutputError, mismatch, told
+from kpframe.errors import ArgumentError, mismatch
 from kpframe.flow._flow import Flow
 from kpframe.models._linearize import linearize
 from kpframe.models._model import Model
@@ -20,13 +18,10 @@ from kpframe.rules._comparison import FACINGS, UpdateComparison, compare_update
 from kpframe.rules._rule import LearningRule
 from kpframe.rules._update import Update
 from kpframe.spectra import alignment, effective_rank, eigsh, svd
-from kpframe.study._folder import RunFolder, products, read_record
-from kpframe.study._labels import check_labels
 from kpframe.study._scores import SCORES
-from kpframe.study._sources import checkpoint_paths, load_network, shown_path, task_of
 from kpframe.tasks._error import output_error
 from kpframe.tasks._readout import Readout
-from kpframe.tasks._task import Loss, Task, Trials
+from kpframe.tasks._task import Loss, Trials
 
 _LONG_NAMES = {
     "update_cosine": "cosine of the rule's update with the exact gradient",
@@ -71,8 +66,6 @@ _FLOW_FIGURES: dict[str, float | bool] = {
 }
 #: How each was found, a coordinate along the rules.
 _METHODS = ("flow_alignment_method", "effective_rank_method", "singular_value_method", "symmetric_method")
-#: Bytes that the numbers and the page of a comparison take at least.
-LEAST = 150_000
 #: Largest residual of an eigenvalue or singular value that counts as converged, relative to itself.
 TOLERANCE = 1e-2
 
@@ -122,7 +115,7 @@ def compare_rules(
             one = compare_update(flow, None, rule, readout, output_err=output_err)
             update = rule.update(flow, readout)
             gradient = update.output_operator(output_err)
-            own = _of_flow(flow, flow_of(update), update.P, budget, values, 1000 * seed + place)
+            own = _flow_figures(flow, flow_of(update), update.P, budget, values, 1000 * seed + place)
         except Exception as error:
             if failures is None:
                 raise
@@ -133,7 +126,7 @@ def compare_rules(
         flows.append(own)
     if failures and not found:
         raise next(iter(failures.values()))
-    data = xr.Dataset(_of_updates(found), coords=_coordinates(found, flow))
+    data = xr.Dataset(_update_figures(found), coords=_coordinates(found, flow))
     cosines = [[cosine(one, other) for other in updates] for one in updates]
     data["rule_cosine"] = (("rule", "rule_other"), np.array(cosines))
     data = data.assign_coords(
@@ -163,7 +156,7 @@ def _coordinates(found: Mapping[str, UpdateComparison], flow: Flow) -> dict[str,
     }
 
 
-def _of_updates(found: Mapping[str, UpdateComparison]) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+def _update_figures(found: Mapping[str, UpdateComparison]) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
     """Return what ``compare_update`` gives, rule by rule."""
     all_found = list(found.values())
 
@@ -198,7 +191,7 @@ def formula_of(update: Update) -> str:
     return repr(flow_of(update) or update.output_flow_operator)
 
 
-def _of_flow(
+def _flow_figures(
     flow: Flow, operator: Operator | None, P_rule: Operator, budget: int, values: int, seed: int
 ) -> xr.Dataset:
     """Return spectra and likeness of a rule's flow, NaN where it has none."""
@@ -217,13 +210,13 @@ def _of_flow(
         leading = svd(operator, k=count, budget=spent, tol=TOLERANCE, generator=generator(2))
         singular, residuals = _numbers(leading.S), _numbers(leading.residual_norms)
         converged = leading.converged.cpu().numpy()
-        largest = _end(flow, operator, "largest", budget, generator(3))
-        smallest = _end(flow, operator, "smallest", budget, generator(3))
+        largest = _extreme_eigenvalue(flow, operator, "largest", budget, generator(3))
+        smallest = _extreme_eigenvalue(flow, operator, "smallest", budget, generator(3))
         estimates = (likeness.value, likeness.stderr, rank.value, rank.stderr)
         figures = dict(zip(_FLOW_FIGURES, (*estimates, *largest[:3], *smallest[:3]), strict=True))
         how = (likeness.method, rank.method, leading.method, f"{largest[3]}; {smallest[3]}")
         methods = dict(zip(_METHODS, how, strict=True))
-    apart, known = _apart(flow, P_rule, budget, generator(4))
+    apart, known = _propagator_error(flow, P_rule, budget, generator(4))
     return xr.Dataset(
         {name: ((), value) for name, value in figures.items()}
         | {name: ((), method) for name, method in methods.items()}
@@ -238,7 +231,7 @@ def _of_flow(
     )
 
 
-def _end(
+def _extreme_eigenvalue(
     flow: Flow, operator: Operator, which: str, budget: int, generator: torch.Generator
 ) -> tuple[float, float, bool, str]:
     """Return an end of the spectrum of a flow's symmetric part, its residual, whether it converged, and how.
@@ -264,7 +257,9 @@ def _numbers(values: torch.Tensor) -> np.ndarray:
     return values.double().cpu().numpy()
 
 
-def _apart(flow: Flow, P_rule: Operator, budget: int, generator: torch.Generator) -> tuple[float, bool]:
+def _propagator_error(
+    flow: Flow, P_rule: Operator, budget: int, generator: torch.Generator
+) -> tuple[float, bool]:
     """Return ``|P - P_rule| / |P|`` in the operator norm, and whether both norms converged."""
     if P_rule is flow.P:
         return 0.0, True
@@ -275,127 +270,4 @@ def _apart(flow: Flow, P_rule: Operator, budget: int, generator: torch.Generator
     return (
         float(difference.S[0]) / float(whole.S[0]),
         bool(difference.converged[0]) and bool(whole.converged[0]),
-    )
-
-
-def compare_source(
-    source: Path,
-    rules: Mapping[str, LearningRule],
-    *,
-    task: Task | None = None,
-    trials: int = 24,
-    budget: int = 60,
-    seed: int = 0,
-    report: Callable[[str], None] | None = None,
-    output: RunFolder | None = None,
-) -> xr.Dataset:
-    """Return the comparison on a checkpoint, or on every checkpoint of a run's folder.
-
-    A rule that raises an error on a checkpoint costs its own figures there, which are NaN; the reason is
-    recorded, and the others go on. A checkpoint on which all rules raise is left out.
-
-    Args:
-        source: a ``*.safetensors`` file, or a folder with ``checkpoints/``.
-        rules: label -> rule.
-        task: the source of trials; that of the checkpoint when left out.
-        trials, budget, seed: size of the probe batch, products for each estimate, seed of both.
-        report: called with the name of each checkpoint before it is compared.
-        output: a folder that is held (see ``comparison_folder``); ``comparison.nc`` in it holds what there is
-            after each checkpoint.
-
-    Returns:
-        As ``compare_rules``, with a dimension ``checkpoint``, its coordinates ``model`` and ``step``, and
-        ``failure``, the reason why a rule has no figures on a checkpoint; what was left out is told in the
-        attribute ``left_out``, a list in JSON.
-
-    Raises:
-        ArgumentError: when no task is known.
-        CheckpointError: when there is no checkpoint, or they are of several runs; as ``load_network``.
-        KpframeError: that of the first rule, where no rule can be compared on any checkpoint.
-    """
-    check_labels(rules, "rules")
-    names: list[str] = []
-    found: list[xr.Dataset] = []
-    steps: list[int] = []
-    models: list[str] = []
-    left_out: list[str] = []
-    first: Exception | None = None
-    data = None
-    for path in checkpoint_paths(source):
-        name = shown_path(path.stem)
-        if report is not None:
-            report(name)
-        model, readout, checkpoint = load_network(path)
-        own = task if task is not None else task_of(checkpoint, path)
-        probe = own.sample(trials, generator=seed, split="test", dtype=readout.weight.dtype)
-        failures: dict[str, Exception] = {}
-        try:
-            one = compare_rules(
-                model, readout, probe, own.loss, rules, budget=budget, seed=seed, failures=failures
-            )
-        except Exception as error:
-            first = first or error
-            left_out += [f"{name}, {label}: {told(why)}" for label, why in failures.items()]
-            if len(failures) < len(rules):
-                raise  # it is not the rules'
-            continue
-        one["failure"] = ("rule", [told(failures[label]) if label in failures else "" for label in rules])
-        names.append(name)
-        found.append(one)
-        steps.append(checkpoint.step)
-        models.append(str(checkpoint.model))
-        data = xr.concat(found, dim=xr.Variable("checkpoint", names), join="outer", coords="all")
-        data = data.assign_coords(step=("checkpoint", steps), model=("checkpoint", models))
-        data["failure"].attrs["long_name"] = "why a rule could not be compared on a checkpoint"
-        if output is not None:
-            output.write_dataset("comparison.nc", data)
-    if data is None:
-        assert first is not None
-        raise first
-    if left_out:
-        data.attrs["left_out"] = json.dumps(left_out)
-        if output is not None:
-            output.write_dataset("comparison.nc", data)
-    return data
-
-
-def comparison_folder(
-    output: Path,
-    source: Path,
-    rules: Mapping[str, LearningRule],
-    *,
-    overwrite: bool = False,
-    **settings: object,
-) -> RunFolder:
-    """Return the folder of a comparison, to be entered with ``with``.
-
-    Args:
-        output: the folder.
-        source, rules, settings: as of ``compare_source``, a task by its name.
-        overwrite: replace the run that the folder holds.
-
-    Raises:
-        CheckpointError: as ``compare_source``.
-        OutputError: for the folder of what is compared; on entering as ``RunFolder``.
-    """
-    paths = checkpoint_paths(source)
-    if {path.resolve() for path in paths} & {path.resolve() for path in products(output)}:
-        raise OutputError(
-            f"folder {str(output)!r} holds the checkpoints that are compared; give another --output"
-        )
-    record = read_record(source) or {}
-    return RunFolder(
-        output,
-        "compare",
-        {
-            "source": shown_path(source),
-            "run": record.get("id"),
-            "checkpoints": [shown_path(path.stem) for path in paths],
-            "rules": [[label, repr(rule)] for label, rule in rules.items()],
-            **settings,
-        },
-        title=f"Learning rules compared on {shown_path(source.resolve().name)}",
-        seed=int(str(settings.get("seed", 0))),
-        overwrite=overwrite,
-        needed=LEAST,
     )

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 from attrs import frozen
 
-from kpframe.errors import ArgumentError, SettingsError, closest, mismatch, whole
+from kpframe.errors import ArgumentError, SettingsError, UnknownNameError, closest, mismatch, whole
+from kpframe.plugin import get_manager
+from kpframe.plugin._discovery import normalized
 from kpframe.plugin._settings import build_settings, setting
 from kpframe.study._labels import check_labels
 from kpframe.study._training import TrainingSettings
@@ -146,3 +148,29 @@ def _named(cls: type[Named], row: Mapping[str, Any], owner: str) -> Named:
     if cls is NetworkSettings and "reads" in rest:
         values["reads"] = rest.pop("reads")
     return build_settings(cls, {**values, "settings": rest}, owner=owner)
+
+
+def check_plugins(study: StudySettings) -> None:
+    """Raise unless plugins offer the task, the networks and the rules of a study; computes nothing.
+
+    Raises:
+        UnknownNameError: naming the distributions to install, where the study says which it needs.
+    """
+    manager = get_manager()
+    wanted = [
+        ("task", study.task),
+        *(("model", network.name) for network in study.networks),
+        *(("rule", rule.name) for rule in study.rules),
+    ]
+    for kind, name in wanted:
+        try:
+            manager.find(kind, name)
+        except UnknownNameError as error:
+            installed = {normalized(info.distribution) for info in manager.plugins}
+            missing = [name for name in study.plugins if normalized(name) not in installed]
+            if not missing:  # they are disabled or broken, which the error says
+                raise
+            raise UnknownNameError(
+                f"no {kind} {name!r}: this study needs {', '.join(missing)}, not installed here: "
+                f"pip install {' '.join(missing)}"
+            ) from error

@@ -25,7 +25,7 @@ from kpframe.study._results import versions, write_dataset
 
 RECORD, LOCK = "run.json", ".lock"
 #: What runs write, as patterns; nothing else in a folder is ever removed.
-PRODUCTS = (
+RUN_FILES = (
     *("results.nc", "training.nc", "comparison.nc"),
     *("report.html", "training.html", "comparison.html"),
     *("steps/*.nc", "checkpoints/*.safetensors"),
@@ -86,7 +86,7 @@ class RunFolder:
 
     def __enter__(self) -> Self:
         check_folder(self.path)
-        held = sum(os.path.getsize(path) for path in products(self.path) if os.path.exists(path))
+        held = sum(os.path.getsize(path) for path in run_files(self.path) if os.path.exists(path))
         check_folder(self.path, max(0, self._needed - held))
         self._refuse()  # before anything is made
         self._made = [part for part in (self.path, *self.path.parents) if not os.path.lexists(part)]
@@ -95,7 +95,7 @@ class RunFolder:
         try:
             self._refuse()  # what a process that ended just now may have left
             self._record("running")
-            for path in (*self._temporary(), *products(self.path)):
+            for path in (*self._temporary(), *run_files(self.path)):
                 path.unlink(missing_ok=True)
         except BaseException as error:
             self._let_go()
@@ -113,7 +113,7 @@ class RunFolder:
         try:
             if kind is None:
                 self._record("finished")
-            elif not products(self.path):  # nothing came of it
+            elif not run_files(self.path):  # nothing came of it
                 (self.path / RECORD).unlink(missing_ok=True)
             else:
                 with suppress(OutputError):  # the error that ends the run is the one to tell
@@ -146,7 +146,7 @@ class RunFolder:
 
     def _refuse(self) -> None:
         """Raise ``OutputError`` where the folder holds what this run must not be mixed with."""
-        written = products(self.path)
+        written = run_files(self.path)
         if not self.path.is_dir():
             return
         if (self.path / RECORD).exists():
@@ -216,9 +216,9 @@ def read_record(path: Path) -> dict[str, Any] | None:
     return record if record["format"] <= _FORMAT else None
 
 
-def products(path: Path) -> list[Path]:
+def run_files(path: Path) -> list[Path]:
     """Return the files in a folder that a run may have written, and another may remove."""
-    return [found for pattern in PRODUCTS for found in path.glob(pattern)]
+    return [found for pattern in RUN_FILES for found in path.glob(pattern)]
 
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

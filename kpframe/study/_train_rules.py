@@ -29,7 +29,7 @@ from kpframe.study._run import test_trials
 from kpframe.study._scores import SCORES, scores_of
 from kpframe.study._seeds import gathered
 from kpframe.study._training import Progress, Trainer, TrainingSettings
-from kpframe.study._training_data import End, Measured, training_dataset
+from kpframe.study._training_data import Measured, TrainingResult, training_dataset
 from kpframe.tasks._error import output_error
 from kpframe.tasks._readout import Readout
 from kpframe.tasks._task import Task, Trials, create_task
@@ -164,11 +164,11 @@ def _from_one_seed(
             mismatch("model", "figures of the network before training", "; ".join(initial.problems))
         )
     run.save(None, model, readout, 0)
-    ends: dict[str, End] = {}
+    results: dict[str, TrainingResult] = {}
     for label, rule in rules.items():
-        ends[label] = run.trained(label, rule, (model, readout), ends, initial, report)
-        run.keep(ends, initial)
-    return run.dataset(ends, initial)
+        results[label] = run.trained(label, rule, (model, readout), results, initial, report)
+        run.keep(results, initial)
+    return run.dataset(results, initial)
 
 
 def training_folder(
@@ -240,30 +240,30 @@ class _Run:
         label: str,
         rule: LearningRule,
         network: tuple[Model, Readout],
-        ends: Mapping[str, End],
+        results: Mapping[str, TrainingResult],
         initial: Measured,
         report: Report,
-    ) -> End:
+    ) -> TrainingResult:
         """Train copies of the network by a rule, and write now and then, and on Ctrl-C, what there is of it.
 
-        ``ends`` are those of the rules before, of which the first is the one that others are compared with.
+        ``results`` are those of the rules before, the first of which the others are compared with.
         """
         losses = np.full(self.experiment.training.steps, np.nan)
 
         def keep() -> None:
-            self.keep({**ends, label: End(losses, "under way")}, initial)
+            self.keep({**results, label: TrainingResult(losses, "under way")}, initial)
 
         try:
-            end = self.end(label, rule, network, losses, report, keep)
-            if end.network is not None:
-                first = next(iter(ends.values())).network if ends else end.network
-                end = self.aligned(end, end.network, {"first": first, "initial": initial})
-            return end
+            result = self.result(label, rule, network, losses, report, keep)
+            if result.network is not None:
+                first = next(iter(results.values())).network if results else result.network
+                result = self.aligned(result, result.network, {"first": first, "initial": initial})
+            return result
         except KeyboardInterrupt:
             keep()
             raise
 
-    def end(
+    def result(
         self,
         label: str,
         rule: LearningRule,
@@ -271,19 +271,19 @@ class _Run:
         losses: np.ndarray,
         report: Report,
         keep: Callable[[], None],
-    ) -> End:
+    ) -> TrainingResult:
         """Train copies of the network, filling ``losses``; return what came of it."""
         model, readout = deepcopy(network)
         updates, made, saved = self.updates(rule, model, readout), 0, time.monotonic()
         while True:
             try:
                 update = next(updates, None)
-                end = None if update is not None else self.measured(model, readout)
+                measured = None if update is not None else self.measured(model, readout)
             except Exception as error:
-                return End.stopped(losses, made + 1, error)
+                return TrainingResult.stopped(losses, made + 1, error)
             if update is None:
                 self.save(label, model, readout, made)
-                return End(losses, "trained", network=end)
+                return TrainingResult(losses, "trained", network=measured)
             made = update.step
             losses[made - 1] = update.loss
             report(label, made, len(losses), update.loss)
@@ -291,8 +291,10 @@ class _Run:
                 keep()
                 saved = time.monotonic()
 
-    def aligned(self, end: End, network: Measured, others: Mapping[str, Measured | None]) -> End:
-        """Return the end of a rule with alignments; what could not be estimated is its failure."""
+    def aligned(
+        self, result: TrainingResult, network: Measured, others: Mapping[str, Measured | None]
+    ) -> TrainingResult:
+        """Return the result of a rule with alignments; what could not be estimated is its failure."""
         for name, other in others.items():
             if other is not None:
                 network.estimate(
@@ -302,9 +304,9 @@ class _Run:
                     partial(alignment, network.flow.Phi, other.flow.Phi, **self.options(len(network.ranks))),
                 )
         if not network.problems:
-            return end
-        after = len(end.losses) + 1.0
-        return evolve(end, outcome="failed", stopped_at=after, reason="; ".join(network.problems))
+            return result
+        after = len(result.losses) + 1.0
+        return evolve(result, outcome="failed", stopped_at=after, reason="; ".join(network.problems))
 
     def updates(self, rule: LearningRule, model: Model, readout: Readout) -> Iterator[Progress]:
         """Make the updates, a stochastic rule drawing anew for each."""
@@ -335,11 +337,11 @@ class _Run:
             )
         return found
 
-    def keep(self, ends: Mapping[str, End], initial: Measured) -> None:
+    def keep(self, results: Mapping[str, TrainingResult], initial: Measured) -> None:
         """Write what came of the rules so far."""
-        if self.folder is not None and ends:
+        if self.folder is not None and results:
             data = gathered(
-                [*self.before, self.dataset(ends, initial)], self.experiment.seed - len(self.before)
+                [*self.before, self.dataset(results, initial)], self.experiment.seed - len(self.before)
             )
             self.folder.write_dataset("training.nc", data)
 
@@ -368,11 +370,11 @@ class _Run:
             },
         )
 
-    def dataset(self, ends: Mapping[str, End], initial: Measured) -> xr.Dataset:
+    def dataset(self, results: Mapping[str, TrainingResult], initial: Measured) -> xr.Dataset:
         """Return what came of the rules so far."""
         steps = self.experiment.training.steps
-        files = {label: self.file(label) for label in ends}
-        return training_dataset(ends, initial, files, steps, SCORES[self.task.loss])
+        files = {label: self.file(label) for label in results}
+        return training_dataset(results, initial, files, steps, SCORES[self.task.loss])
 
 
 def _operators(flow: Flow) -> dict[str, Operator]:

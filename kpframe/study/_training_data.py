@@ -78,8 +78,8 @@ class Measured:
 
 
 @frozen(eq=False)
-class End:
-    """What came of a rule: its losses, NaN from ``stopped_at`` on, and the network unless it has none."""
+class TrainingResult:
+    """What came of a rule: losses, NaN from ``stopped_at`` on, and the network, None where it has none."""
 
     losses: np.ndarray
     outcome: Outcome
@@ -89,7 +89,7 @@ class End:
 
     @classmethod
     def stopped(cls, losses: np.ndarray, update: int, error: Exception) -> Self:
-        """Return the end of a rule that an error stopped at an update."""
+        """Return the result of a rule that an error stopped at an update."""
         cause = error.__cause__ if isinstance(error.__cause__, NonFiniteError) else error
         # a product may be too large for numbers where loss and states are not
         gone = isinstance(cause, NonFiniteError) and not isinstance(cause, NonFiniteProductError)
@@ -97,19 +97,23 @@ class End:
 
 
 def training_dataset(
-    ends: Mapping[str, End], initial: Measured, files: Mapping[str, str], steps: int, score: Score
+    results: Mapping[str, TrainingResult],
+    initial: Measured,
+    files: Mapping[str, str],
+    steps: int,
+    score: Score,
 ) -> xr.Dataset:
     """Return the dataset of a training, of the rules that have come to an end or are under way.
 
     Args:
-        ends: label -> what came of a rule.
+        results: label -> what came of a rule.
         initial: the network before training.
         files: label -> stem of the name of the rule's checkpoint.
         steps: updates in all.
         score: that of the task.
     """
-    labels, parameters = list(ends), list(initial.parameters)
-    networks = [end.network for end in ends.values()]
+    labels, parameters = list(results), list(initial.parameters)
+    networks = [result.network for result in results.values()]
     ranks = np.array([[_NONE if n is None else n.ranks[name] for name in initial.ranks] for n in networks])
     scores = np.array([_NONE if n is None else n.scores for n in networks])
     norms = np.array([[_norm(n, name) for name in parameters] for n in networks])
@@ -119,16 +123,18 @@ def training_dataset(
     stops = {
         f"{outcome}_at": (
             rule,
-            np.array([end.stopped_at if end.outcome == outcome else np.nan for end in ends.values()]),
+            np.array(
+                [result.stopped_at if result.outcome == outcome else np.nan for result in results.values()]
+            ),
         )
         for outcome in ("diverged", "failed")
     }
     data = xr.Dataset(
         {
-            "training_loss": (("rule", "update"), np.stack([end.losses for end in ends.values()])),
-            "outcome": (rule, np.array([end.outcome for end in ends.values()], dtype=object)),
+            "training_loss": (("rule", "update"), np.stack([result.losses for result in results.values()])),
+            "outcome": (rule, np.array([result.outcome for result in results.values()], dtype=object)),
             **stops,
-            "reason": (rule, np.array([end.reason for end in ends.values()], dtype=object)),
+            "reason": (rule, np.array([result.reason for result in results.values()], dtype=object)),
             "test_loss_before": ((), initial.scores[0]),
             f"{score.variable}_before": ((), initial.scores[1]),
             "test_loss": (rule, scores[:, 0]),
@@ -158,7 +164,7 @@ def training_dataset(
             "update": np.arange(1, steps + 1),
             "checkpoint": (
                 "rule",
-                ["" if end.network is None else files[label] for label, end in ends.items()],
+                ["" if result.network is None else files[label] for label, result in results.items()],
             ),
         },
     )

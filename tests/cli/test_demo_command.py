@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-import kpframe.study._needs
+import kpframe.study._config
 from kpframe.cli import _app as app
 from kpframe.plugin import ModelSpec, PluginManager, PluginWarning, RuleSpec, TaskSpec, hookimpl
 
@@ -34,7 +34,7 @@ def demo(monkeypatch, capsys, tmp_path):
     """A function that runs the demo with a manager and returns (exit code, errors)."""
 
     def call(manager):
-        monkeypatch.setattr(kpframe.study._needs, "get_manager", lambda: manager)
+        monkeypatch.setattr(kpframe.study._config, "get_manager", lambda: manager)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PluginWarning)
             code = app.run(["demo", "--quick", "--output", str(tmp_path / "out")])
@@ -80,6 +80,6 @@ def test_the_same_names_from_elsewhere_are_enough():
     manager = PluginManager(lambda: (), {})
     manager.register(Others(), distribution="kpf-others")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(kpframe.study._needs, "get_manager", lambda: manager)
+        patched.setattr(kpframe.study._config, "get_manager", lambda: manager)
         for name in ("demo", "demo_quick"):
-            kpframe.study._needs.check_plugins(bundled_study(name))
+            kpframe.study._config.check_plugins(bundled_study(name))

@@ -16,7 +16,7 @@ from kpframe.errors import KpframeError, OutputError, SettingsError
 from kpframe.plugin import RuleSpec, hookimpl, temporary
 from kpframe.rules._parse import parse_rule
 from kpframe.study._checkpoint import load_checkpoint
-from kpframe.study._compare import compare_source
+from kpframe.study._compare_source import compare_source
 from kpframe.study._config import StudySettings, parse_study
 from kpframe.study._folder import read_record
 from kpframe.study._report.comparison import write_comparison

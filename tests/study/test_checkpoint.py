@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from kpframe import Model
 from kpframe.errors import CheckpointError, OutputError, UnknownNameError
-from kpframe.study._checkpoint import load_checkpoint, load_weights, save_checkpoint
-from kpframe.study._checkpoint_header import FORMAT
+from kpframe.study._checkpoint import FORMAT, load_checkpoint, load_weights, save_checkpoint
 from kpframe.tasks._readout import Readout
 
 

@@ -37,7 +37,7 @@ class Table:
 
 
 def write_comparison(data: xr.Dataset, path: Path) -> Path:
-    """Write the page of a comparison (see ``kpframe.study._compare.compare_source``); return its path."""
+    """Write the page of a comparison (see ``compare_source``); return its path."""
     names = ", ".join(str(rule) for rule in data.rule.values)
     shown = data.isel(checkpoint=_shown(data.sizes["checkpoint"]))
     return write_page(

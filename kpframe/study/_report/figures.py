@@ -262,7 +262,7 @@ def panels_of(
     sharey: bool | Literal["row"] = False,
     square: bool = False,
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure and its panels, row by row, in the house's style."""
+    """Return a figure and its panels, row by row, in the style of all pages."""
     figure = Figure(figsize=size, layout="constrained")
     panels = np.array(figure.subplots(rows, columns, sharey=sharey, squeeze=False)).ravel().tolist()
     for panel in panels:

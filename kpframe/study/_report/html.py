@@ -43,7 +43,7 @@ def write_report(data: xr.Dataset, path: Path) -> Path:
 
 
 def write_page(path: Path, template: str, **values: object) -> Path:
-    """Write a page from a template of this room, whole or not at all; raises ``OutputError``."""
+    """Write a page from a template beside this file, whole or not at all; raises ``OutputError``."""
     environment = Environment(
         loader=PackageLoader("kpframe.study._report"), autoescape=True, undefined=StrictUndefined
     )

@@ -46,7 +46,7 @@ def check_checkpoint() -> None:
             assert said.endswith("it is damaged; copy it again"), said
 
 
-C, H = "study/_checkpoint.py", "study/_checkpoint_header.py"
+C = "study/_checkpoint.py"
 
 FAULTS = (
     Fault("a checkpoint of no step", C, '"step": step,', '"step": 0,', check_checkpoint),
@@ -61,7 +61,7 @@ FAULTS = (
     ),
     Fault(
         "a checksum of the first entries",
-        H,
+        C,
         "tensor.reshape(-1).view",
         "tensor.reshape(-1)[:1].view",
         check_checkpoint,

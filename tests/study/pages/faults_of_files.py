@@ -25,10 +25,10 @@ from kpframe.errors import (
     OutputError,
     SettingsError,
 )
+from kpframe.study import _compare_source as sources
 from kpframe.study import _folder as folders
 from kpframe.study import _labels as labelling
 from kpframe.study import _results as results
-from kpframe.study import _sources as sources
 from kpframe.study import _training_data as training_data
 from kpframe.testing._toys import Elman
 
@@ -40,7 +40,7 @@ FILES, FOLDER, LABELS, ENDS = (
     "study/_labels.py",
     "study/_training_data.py",
 )
-HEADER, SOURCES = "study/_checkpoint_header.py", "study/_sources.py"
+HEADER, SOURCES = "study/_checkpoint.py", "study/_compare_source.py"
 DATA = xr.Dataset({"a": ("x", [1.0, 2.0])})
 
 
@@ -184,9 +184,9 @@ def check_stops() -> None:
         (wrapped, "failed"),
         (torch.linalg.LinAlgError("no\nconvergence"), "failed"),
     ):
-        end = training_data.End.stopped(losses, 2, error)
-        assert (end.outcome, end.stopped_at, end.network) == (outcome, 2.0, None)
-    assert end.reason == "LinAlgError: no convergence"
+        result = training_data.TrainingResult.stopped(losses, 2, error)
+        assert (result.outcome, result.stopped_at, result.network) == (outcome, 2.0, None)
+    assert result.reason == "LinAlgError: no convergence"
 
 
 FAULTS = (
@@ -213,15 +213,15 @@ FAULTS = (
     Fault(
         "the old run's files beside the new",
         FOLDER,
-        "(*self._temporary(), *products(self.path))",
+        "(*self._temporary(), *run_files(self.path))",
         "(*self._temporary(),)",
         check_folder_of_another,
     ),
     Fault(
         "parts left for ever",
         FOLDER,
-        "(*self._temporary(), *products(self.path))",
-        "(*products(self.path),)",
+        "(*self._temporary(), *run_files(self.path))",
+        "(*run_files(self.path),)",
         check_folder_of_another,
     ),
     Fault(
@@ -241,7 +241,11 @@ FAULTS = (
         check_ends,
     ),
     Fault(
-        "an empty run that holds a folder", FOLDER, "elif not products(self.path):", "elif False:", check_ends
+        "an empty run that holds a folder",
+        FOLDER,
+        "elif not run_files(self.path):",
+        "elif False:",
+        check_ends,
     ),
     Fault("a name for two labels", LABELS, "used[name.casefold()] == 1", "name == name", check_labels),
     Fault("names without an end", LABELS, "[:LENGTH]", "", check_labels),

@@ -263,8 +263,8 @@ FAULTS = (
     Fault(
         "the other end of the spectrum",
         C,
-        '_end(flow, operator, "smallest"',
-        '_end(flow, operator, "largest"',
+        '_extreme_eigenvalue(flow, operator, "smallest"',
+        '_extreme_eigenvalue(flow, operator, "largest"',
         check_compare,
     ),
     Fault("the rank of each flow by its own definition", C, ', of="op op*")', ")", check_compare),
@@ -335,8 +335,8 @@ FAULTS = (
     Fault(
         "a divergence one update early",
         T,
-        "End.stopped(losses, made + 1, error)",
-        "End.stopped(losses, made, error)",
+        "TrainingResult.stopped(losses, made + 1, error)",
+        "TrainingResult.stopped(losses, made, error)",
         check_train,
     ),
     Fault(
