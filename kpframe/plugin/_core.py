@@ -70,36 +70,47 @@ class Directions:
     name: str = setting("output", help="the name of the axis of coordinates")
 
 
+@frozen
+class Memory:
+    """How much may be held."""
+
+    max_bytes: int = setting(2 * 2**30, ge=1, help="largest memory that the matrices may take [bytes]")
+
+
 @hookimpl
 def kpframe_propagators() -> Iterator[PropagatorSpec]:
     """Yield the propagators that any step Jacobian or model has."""
-    for name, factory, summary, fits in (
+    for name, factory, settings, summary, fits in (
         (
             "scan",
             "kpframe.flow:ScanPropagator",
+            None,
             "the step Jacobian's own pass through time",
             "any A; fast where A has a scan of its own, such as that of weight sites",
         ),
         (
             "stepwise",
             "kpframe.flow:StepwisePropagator",
+            None,
             "a loop over time, one product with the step Jacobian a step",
             "any A; the plain loop that the others are compared with",
         ),
         (
             "dense",
             "kpframe.flow:DensePropagator",
+            Memory,
             "step Jacobians written out as matrices [batch, time, hidden, hidden]",
             "any A of a narrow state; fast for many products, in the memory of the matrices",
         ),
         (
             "graph",
             "kpframe.models:GraphPropagator",
+            None,
             "derivatives of the graph of the whole roll-out",
-            "the A that automatic differentiation makes of a model; fast for one step method and wide states",
+            "the A that automatic differentiation makes of a model; fast for wide states",
         ),
     ):
-        yield PropagatorSpec(name, factory, summary=summary, fits=fits)
+        yield PropagatorSpec(name, factory, settings=settings, summary=summary, fits=fits)
 
 
 @hookimpl

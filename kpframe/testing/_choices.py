@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from attrs import NOTHING, Attribute, Factory, frozen
 
-from kpframe.errors import UnsupportedError
+from kpframe.errors import MemoryBudgetError, UnsupportedError
 from kpframe.plugin._settings import NoSettings, _hint, _limits, _settable
 from kpframe.study._weight_files import SUFFIXES
 from kpframe.testing._forms import examples
@@ -97,7 +97,7 @@ def smallest_settings(kind: str, reference: Any) -> dict[str, Any]:
     required, optional = choices_of(kind, reference)
     if not required and not optional:
         return {}
-    first: tuple[dict[str, Any], ValueError] | None = None
+    first: tuple[dict[str, Any], Exception] | None = None
     for settings in islice(_simplest_first(required, optional), _TRIES):
         refusal = _refusal(kind, reference, settings)
         if refusal is None:
@@ -128,7 +128,7 @@ def of_class(cls: type) -> tuple[Choices, Choices]:
     return required, optional
 
 
-def _refusal(kind: str, reference: Any, settings: Mapping[str, Any]) -> ValueError | None:
+def _refusal(kind: str, reference: Any, settings: Mapping[str, Any]) -> Exception | None:
     for arguments in [(value,) for value in examples(kind)] if kind in FORMS else [()]:
         try:
             with seeded(0):
@@ -137,7 +137,7 @@ def _refusal(kind: str, reference: Any, settings: Mapping[str, Any]) -> ValueErr
             continue  # it does not fit this one; the next one tells
         except CheckFailure:
             return None  # a check says it better
-        except ValueError as error:
+        except (ValueError, MemoryBudgetError) as error:
             return error
         return None
     return None

@@ -14,6 +14,7 @@ from attrs import field, frozen
 
 from kpframe.errors import (
     ArgumentError,
+    MemoryBudgetError,
     StabilityWarning,
     UnknownNameError,
     UnsupportedError,
@@ -124,6 +125,7 @@ def create(kind: str, reference: Any, settings: Mapping[str, Any], *arguments: A
         CheckFailure: when it cannot be built, or is something else.
         ArgumentError: (of which SettingsError) for settings that do not go together.
         UnsupportedError: for a form that does not fit what it would be made of.
+        MemoryBudgetError: for a form whose settings allow it too little memory.
     """
     base = BASES[kind]
     if isinstance(reference, base):
@@ -135,7 +137,7 @@ def create(kind: str, reference: Any, settings: Mapping[str, Any], *arguments: A
     except (ValueError, UnknownNameError):
         raise  # settings that do not go together are not drawn again; the caller tells them apart
     except (Exception, SystemExit) as error:
-        if arguments and isinstance(error, UnsupportedError):
+        if arguments and isinstance(error, UnsupportedError | MemoryBudgetError):
             raise
         raise CheckFailure(
             f"{show(reference)} cannot be built with {dict(settings)}: {say(error)}"

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 import kpframe
+from kpframe import Propagator
 from kpframe.errors import SettingsError, UnknownNameError
+from kpframe.flow import DensePropagator
 from kpframe.operators._reducer import Bin, LastValid, Mean, PartialTrace, Project, Select
-from kpframe.plugin import PluginManager, PluginWarning, PropagatorSpec, hookimpl
+from kpframe.plugin import PluginManager, PluginWarning, PropagatorSpec, get_manager, hookimpl
 from kpframe.plugin._core import core
 from kpframe.plugin._settings import describe
 
@@ -56,6 +58,19 @@ def test_the_core_is_held_and_is_no_plugin():
     for spec in core().specs:
         assert spec.summary
         assert all(info.help for info in describe(spec.settings))
+
+
+def test_the_forms_are_made_of_their_settings():
+    flow = kpframe.linearize(kpframe.wrap(torch.nn.GRUCell(2, 3)), torch.ones(1, 4, 2))
+    made = get_manager().create("propagator", "kpframe:dense", {"max_bytes": 1000}, Propagator, flow.A)
+    assert isinstance(made, DensePropagator)
+    assert (made.max_bytes, made.A) == (1000, flow.A)
+    whole = get_manager().create("propagator", "kpframe:dense", {}, Propagator, flow.A)
+    assert whole.max_bytes == DensePropagator(flow.A).max_bytes > 1000
+    with pytest.raises(
+        SettingsError, match=r"propagator 'kpframe:dense': max_bytes: expected int >= 1, got 0"
+    ):
+        get_manager().create("propagator", "kpframe:dense", {"max_bytes": 0}, Propagator, flow.A)
 
 
 def test_the_core_cannot_be_disabled():

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
 import pytest
 import torch
 from attrs import frozen
@@ -154,6 +159,23 @@ def test_a_wrong_form_shrinks() -> None:
     assert "batch=1" in case
     assert "time=2," in case or "time=3," in case
     assert "kind='normal'" in case
+
+
+@pytest.mark.parametrize("name", ["Doubling", "Written"])
+def test_the_forms_of_the_documentation(name, monkeypatch) -> None:
+    page = Path(__file__).parents[2] / "docs" / "plugins.md"
+    (source,) = [
+        code
+        for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+        if f"class {name}(" in code
+    ]
+    module = ModuleType("documented")
+    monkeypatch.setitem(sys.modules, "documented", module)
+    exec(compile(source, str(page), "exec", dont_inherit=True), module.__dict__)
+    check = check_propagator if name == "Doubling" else check_parameter_operator
+    report = check(getattr(module, name), examples=4)
+    assert report.passed, str(report)
+    assert all(result.verdict == "passed" for result in report.results)
 
 
 @pytest.mark.parametrize(
