@@ -29,17 +29,11 @@ __all__ = [
     "StabilityWarning",
     "UnknownNameError",
     "UnsupportedError",
-    "as_whole",
     "check_seed",
     "closest",
-    "message_of",
     "mismatch",
     "nearest",
-    "one_line",
-    "printable",
-    "say",
     "shown",
-    "told",
     "whole",
 ]
 

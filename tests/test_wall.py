@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import runpy
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -123,6 +124,43 @@ def test_public_names_are_let_through(source) -> None:
     assert trespasses(source) == []
 
 
+#: What an author of operators overrides, and what torch calls the parameters of a module.
+OVERRIDDEN = {"_apply", "_apply_adjoint", "_formula", "_parameters"}
+
+
+def borrowed(sources: list[str]) -> set[str]:
+    """Return the private attributes that the files of a plugin read and none of them defines."""
+    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    defined, read = set(OVERRIDDEN), set()
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            defined.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            defined.add(node.attr)
+        elif isinstance(node, ast.Attribute) and re.match(r"_[^_]", node.attr):
+            read.add(node.attr)
+    return read - defined
+
+
+@pytest.mark.parametrize(
+    "folder",
+    sorted([*ROOT.glob("plugins/*/src"), *ROOT.glob("docs/examples/*/src")]),
+    ids=lambda path: path.parent.name,
+)
+def test_no_private_attribute_of_an_object_is_used(folder) -> None:
+    sources = [path.read_text(encoding="utf-8") for path in folder.rglob("*.py")]
+    assert sources
+    assert borrowed(sources) == set()
+
+
+def test_a_private_attribute_is_found() -> None:
+    source = "class Mine:\n    def _own(self):\n        self._held = flow._made\n        self._own()"
+    assert borrowed([source]) == {"_made"}
+    assert borrowed([source, "def _made(): pass"]) == set()
+
+
 def test_every_public_module_says_what_it_offers() -> None:
     for name in kpframe._MODULES:
         module = import_module(f"kpframe.{name}")
@@ -132,6 +170,16 @@ def test_every_public_module_says_what_it_offers() -> None:
             value = getattr(module, entry)
             if isinstance(value, type) or inspect.isroutine(value):
                 assert value.__doc__, f"{name}.{entry}"
+
+
+def test_the_page_on_plugins_lists_what_is_public() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "tables" / "public_names.py"))
+    page = made["PAGE"].read_text(encoding="utf-8")
+    listed = made["TABLE"].search(page).group()
+    assert listed == made["table"](), "run: python docs/tables/public_names.py"
+    assert "`takes_settings`" in listed
+    assert "`GramParameterOperator`" in listed
+    assert "`by_name`" not in listed
 
 
 def test_the_files_are_found() -> None:

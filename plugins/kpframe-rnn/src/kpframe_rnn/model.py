@@ -161,8 +161,7 @@ class RNN(SiteModel):
         if weight not in known:
             raise ArgumentError(mismatch("weight", f"one of {known}", f"{weight!r}{closest(weight, known)}"))
         mask = check_mask(mask, weight, self._shapes.get(weight, (self.units, self.units)))
-        like = self._like()
-        assert like is not None  # there are parameters
+        like = next(self.parameters())
         self.register_buffer(weight.replace("weight", "mask"), mask.detach().to(like, copy=True))
         self.stages = tuple(
             evolve(
