@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 from attrs import frozen
 
-from kpframe.cli import _app as app
 from kpframe.cli import _plugins as plugins
-from kpframe.plugin import ModelSpec, PluginManager, RuleSpec, hookimpl, setting
+from kpframe.plugin import ModelSpec, RuleSpec, hookimpl, setting
 
 LONG = "a very long explanation that goes on and on " * 5
 
@@ -30,18 +29,9 @@ class Plugin:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """A function that runs the command line in this process: (exit code, output, errors)."""
-    manager = PluginManager(lambda: ())
-    manager.register(Plugin(), distribution="kpf-shown", version="4.2")
-    monkeypatch.setattr(plugins, "get_manager", lambda: manager)
-
-    def call(*arguments):
-        code = app.run(arguments)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+def run(run_on):
+    """The command line on a plugin with everything there is to show."""
+    return run_on(Plugin(), "kpf-shown")
 
 
 def test_show_prints_everything_there_is(run):

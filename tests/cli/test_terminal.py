@@ -98,8 +98,8 @@ def test_specs_infos_and_problems_are_printable():
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """A function that runs the command line on a hostile plugin: (exit code, output, errors)."""
+def run(run_on):
+    """The command line on a hostile plugin."""
     from attrs import frozen
 
     @frozen
@@ -113,16 +113,7 @@ def run(monkeypatch, capsys):
             yield ModelSpec("net", "a.b:Net", settings=Settings, summary=HOSTILE)
             yield ModelSpec("long_name", "a.b:Net")
 
-    manager = PluginManager(lambda: (), {})
-    manager.register(Plugin(), distribution="kpf-hostile", version="4.2")
-    monkeypatch.setattr(plugins, "get_manager", lambda: manager)
-
-    def call(*arguments):
-        code = app.run(arguments)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return run_on(Plugin(), "kpf-hostile")
 
 
 def clean(text):

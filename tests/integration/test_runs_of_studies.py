@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from kpframe import LearningRule
 from kpframe.errors import KpframeError, OutputError, SettingsError
-from kpframe.plugin import RuleSpec, hookimpl, temporary
 from kpframe.rules._parse import parse_rule
 from kpframe.study._checkpoint import load_checkpoint
 from kpframe.study._compare_source import compare_source
@@ -103,37 +98,19 @@ def test_every_network_and_rule_is_made_before_any_is_trained(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_rule_that_fails_costs_its_own_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Failing(LearningRule):
-        calls = 0
-
-        def change(self, update):
-            Failing.calls += 1
-            if Failing.calls == 2:
-                raise torch.linalg.LinAlgError("did not converge")
-            return update
-
-    module = types.ModuleType("kpf_fails")
-    module.build = Failing  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "kpf_fails", module)
-
-    class Offers:
-        @hookimpl
-        def kpframe_rules(self):
-            yield RuleSpec("fails", "kpf_fails:build")
-
-    rules = [{"name": "bptt"}, {"name": "fails"}]
-    with temporary(Offers()):
+def test_a_rule_that_fails_costs_its_own_figures(tmp_path: Path, failing_rule) -> None:
+    rules = [{"name": "bptt"}, {"name": "failing"}]
+    with failing_rule(2):
         run_study(study(["a"], rules=rules), tmp_path / "run")
     data = read_dataset(tmp_path / "run" / "results.nc")
     missing = data.gradient_cosine.isnull().sel(network="a")
     assert missing.sel(rule="bptt").values.tolist() == [False, False]
-    assert int(missing.sel(rule="fails").sum()) == 1
-    step = int(data.step[missing.sel(rule="fails")].item())
+    assert int(missing.sel(rule="failing").sum()) == 1
+    step = int(data.step[missing.sel(rule="failing")].item())
     when = f"after {step} update{'' if step == 1 else 's'}"
-    assert failed_rules(data) == [f"fails on a {when} (LinAlgError: did not converge)"]
+    assert failed_rules(data) == [f"failing on a {when} (LinAlgError: did not converge)"]
     page = write_report(data, tmp_path / "report.html").read_text(encoding="utf-8")
-    assert f"Failed: fails on a {when} (" in page
+    assert f"Failed: failing on a {when} (" in page
     run_study(study(["a"], rules=rules[:1]), tmp_path / "alone")
     alone = read_dataset(tmp_path / "alone" / "results.nc")
     for name in ("gradient_cosine", "flow_alignment", "effective_rank"):

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-import types
 from pathlib import Path
 
 import pytest
 import torch
 
-from kpframe import LearningRule
 from kpframe.cli import _app as app
-from kpframe.plugin import RuleSpec, hookimpl, temporary
 from kpframe.study._checkpoint import load_checkpoint
 from kpframe.study._labels import file_names
 from kpframe.study._results import read_dataset
@@ -97,28 +93,10 @@ def test_a_rule_that_diverges_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_rule_that_fails_is_told_and_the_others_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], failing_rule
 ) -> None:
-    class Failing(LearningRule):
-        calls = 0
-
-        def change(self, update):
-            Failing.calls += 1
-            if Failing.calls == 3:
-                raise torch.linalg.LinAlgError("did not converge")
-            return update
-
-    module = types.ModuleType("kpf_failing")
-    module.build = Failing  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "kpf_failing", module)
-
-    class Offers:
-        @hookimpl
-        def kpframe_rules(self):
-            yield RuleSpec("failing", "kpf_failing:build")
-
     output = tmp_path / "out"
-    with temporary(Offers()):
+    with failing_rule(3):
         rules = ["--rule", "failing", "--rule", "bptt"]
         assert app.run(["train", *rules, *SMALL, "--output", str(output)]) == 1
     out, err = capsys.readouterr()

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from kpframe import LearningRule, Model, Task, linearize, wrap
+from kpframe import Model, Task, linearize, wrap
 from kpframe.errors import ArgumentError
 from kpframe.study._training import Trainer, TrainingSettings
 from kpframe.tasks._readout import Readout
 from kpframe.tasks._task import Trials
+
+from ..toy_rules import Exact, Window  # noqa: TID252
 
 F64 = torch.float64
 B, T, H = 3, 5, 4
@@ -48,16 +50,6 @@ class Layers(Model):
 
     def _used(self, t: torch.Tensor) -> list[torch.Tensor]:
         return [self.W[int(k)] for k in t.unique()]
-
-
-class Exact(LearningRule):
-    def change(self, update):
-        return update
-
-
-class Window(LearningRule):
-    def change(self, update):
-        return update.replace(P=update.propagator.truncated(2))
 
 
 class Sum(Task):

@@ -11,28 +11,10 @@ from kpframe import LearningRule, Readout, linearize, wrap
 from kpframe.errors import ArgumentError, NonFiniteError, NotLinearError, ShapeError
 from kpframe.rules._comparison import FACINGS, compare_update
 
+from ..toy_rules import Exact, Uphill, Window  # noqa: TID252
+
 F64 = torch.float64
 B, T, H = 2, 5, 3
-
-
-class Exact(LearningRule):
-    def change(self, update):
-        return update
-
-
-class Window(LearningRule):
-    def __init__(self, window: int) -> None:
-        self.window = window
-
-    def change(self, update):
-        return update.replace(P=update.propagator.truncated(self.window))
-
-
-class Turned(LearningRule):
-    """Uphill: the exact gradient with the sign turned."""
-
-    def change(self, update):
-        return update.replace(P=-update.P)
 
 
 class Freeze(LearningRule):
@@ -123,7 +105,7 @@ def test_a_metric_turns_by_at_most_its_condition_number(flow, err) -> None:
     v = torch.tensor([math.sqrt(1 / (1 + k)), math.sqrt(k / (1 + k))], dtype=F64)
     turned = torch.tensor([k, 1.0], dtype=F64) * v
     assert float(turned @ v / turned.norm()) == pytest.approx(found.cosine)
-    uphill = compare_update(flow, err, Turned())
+    uphill = compare_update(flow, err, Uphill())
     assert uphill.metric_condition == math.inf
     assert uphill.cosine == pytest.approx(-1)
     assert uphill.loss_rate > 0

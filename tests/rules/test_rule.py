@@ -9,18 +9,10 @@ from kpframe import IdentityOperator, LearningRule, Readout, StochasticRule, lin
 from kpframe.errors import ArgumentError, NonFiniteError, NotLinearError, ShapeError, UnsupportedError
 from kpframe.rules._rule import ComposedRule
 
+from ..toy_rules import Exact, Window  # noqa: TID252
+
 F64 = torch.float64
 B, T, H, O = 2, 4, 3, 2  # noqa: E741
-
-
-class Exact(LearningRule):
-    def change(self, update):
-        return update
-
-
-class Window(LearningRule):
-    def change(self, update):
-        return update.replace(P=update.propagator.truncated(2))
 
 
 class Freeze(LearningRule):

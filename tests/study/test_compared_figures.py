@@ -18,28 +18,10 @@ from kpframe.study._results import read_dataset, write_dataset
 from kpframe.tasks._error import error
 from kpframe.tasks._task import Trials
 
+from ..toy_rules import Exact, Uphill, Window  # noqa: TID252
+
 F64 = torch.float64
 B, T, I, H, O = 4, 8, 2, 6, 2  # noqa: E741
-
-
-class Exact(LearningRule):
-    def change(self, update):
-        return update
-
-
-class Window(LearningRule):
-    def __init__(self, window: int) -> None:
-        self.window = window
-
-    def change(self, update):
-        return update.replace(P=update.propagator.truncated(self.window))
-
-
-class Turned(LearningRule):
-    """Uphill in every direction."""
-
-    def change(self, update):
-        return update.replace(P=-update.P)
 
 
 class Wrong(LearningRule):
@@ -51,7 +33,7 @@ class Wrong(LearningRule):
         return update.with_feedback(torch.linspace(-1, 1, 2 * H * H, dtype=F64).reshape(2 * H, H))
 
 
-RULES = {"exact": Exact(), **{f"window {k}": Window(k) for k in (1, 3, 6)}, "uphill": Turned()}
+RULES = {"exact": Exact(), **{f"window {k}": Window(k) for k in (1, 3, 6)}, "uphill": Uphill()}
 
 
 def trials(batch: int = B, outputs: int = O) -> Trials:
