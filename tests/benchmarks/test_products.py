@@ -16,6 +16,12 @@ from kpframe.study._bench.products import INPUTS, WRAPPED, make
 
 pytestmark = pytest.mark.slow
 NAMES = [*(spec.name for spec in get_manager().specs("model") if spec.name in LAYERS), WRAPPED]
+#: Forms of P for a small state over many steps; those of plugins where they are installed.
+SCANS = [
+    spec.name
+    for spec in get_manager().specs("propagator")
+    if spec.name in ("scan", "stepwise", "dense", "parallel_scan")
+]
 
 
 @pytest.fixture(params=NAMES)
@@ -55,3 +61,15 @@ def test_parts_of_P(benchmark, problem, part, probes) -> None:
     }[part]
     r = torch.randn(probes, *P.domain.shape, device=P.device)
     assert benchmark(made.T, r).shape == r.shape
+
+
+@pytest.mark.parametrize("probes", [1, 16])
+@pytest.mark.parametrize("adjoint", [False, True], ids=["P", "P*"])
+@pytest.mark.parametrize("form", SCANS)
+def test_long_sequence(benchmark, device, form, adjoint, probes) -> None:
+    model = make(WRAPPED, 8, torch.float32, device)
+    P = linearize(model, torch.randn(1, 2000, INPUTS, device=device), propagator=form).P
+    op = P.T if adjoint else P
+    q = torch.randn(probes, *op.domain.shape, device=op.device)
+    found = benchmark(op, q)
+    assert found.shape == q.shape

@@ -56,7 +56,7 @@ def compose(blocks: torch.Tensor, growth: float) -> Tree:
         if not bool(largest <= growth):  # NaN is not
             break
         # below the least normal number products have no digits left, and take a hundred times as long
-        longer.masked_fill_(longer.abs() < torch.finfo(longer.dtype).tiny, 0)
+        longer = torch.nn.functional.hardshrink(longer, torch.finfo(longer.dtype).tiny)
         levels.append((odd.contiguous(), blocks[2::2].contiguous()))
         blocks = longer
     return Tree(tuple(levels), blocks.contiguous())
