@@ -156,6 +156,48 @@ def test_cancellation_is_not_lost_in_long_products(randn) -> None:
     assert float((found - e).norm()) < 50 * growth * torch.finfo(F64).eps
 
 
+@pytest.mark.parametrize("kind", ["normal", "far apart", "rotations", "sparse", "slow"])
+def test_single_precision_is_as_exact_as_the_scan_has_it(randn, kind) -> None:
+    """Both against float64, decaying and growing, with sources everywhere, at one step, and cancelling."""
+    for seed in range(9):
+        batch, time, hidden = 1 + seed % 3, 5 + 13 * seed, 1 + seed % 5
+        blocks = 10 ** (-2 + seed / 4) / hidden**0.5 * randn(seed, batch, time, hidden, hidden)
+        if kind == "far apart":  # factors from 1e-6 to 100 between steps
+            blocks *= 10 ** (-2 + 4 * torch.tanh(randn(seed + 50, batch, time, 1, 1)))
+        elif kind == "rotations":
+            blocks = torch.linalg.qr(blocks).Q
+        elif kind == "sparse":
+            blocks *= randn(seed + 50, *blocks.shape) > 0.3
+        elif kind == "slow":
+            blocks = torch.eye(hidden, dtype=F64) + 0.05 * blocks
+        ours, theirs = pair(blocks.float())
+        exact = ScanPropagator(DenseStepJacobian(blocks.float().double()))
+        one = torch.zeros(batch, time, hidden)
+        one[:, time // 3] = 1
+        for q in (randn(seed + 99, batch, time, hidden, dtype=F32), one, theirs.inverse(one)):
+            for op, scan, reference in ((ours, theirs, exact), (ours.T, theirs.T, exact.T)):
+                right = reference(q.double(), check=False)
+                if not float(right.abs().max()) < 1e36:  # out of the range of float32
+                    continue
+                errors = [float((f(q).double() - right).norm() / right.norm()) for f in (op, scan)]
+                assert errors[0] <= 20 * errors[1] + 5e-6
+
+
+def test_blocks_that_are_not_finite_are_named(randn) -> None:
+    blocks = 0.5 * randn(0, 1, 64, 2, 2)
+    for value in (math.inf, math.nan):
+        blocks[0, 40, 0, 1] = value
+        P, expected = pair(blocks)
+        for op in (P, expected, P.T):
+            with pytest.raises(NonFiniteProductError, match="product of P"):
+                op(torch.ones(1, 64, 2, dtype=F64))
+    assert pair(blocks)[0].depth == 63  # A's own scan
+    q = torch.zeros(1, 64, 2, dtype=F64)
+    q[0, 41:] = 1
+    with pytest.raises(NonFiniteProductError):  # infinity times zero, as in the scan
+        pair(blocks)[0](q)
+
+
 def test_changed_A_stays_a_parallel_scan(randn, written_out, close, differ) -> None:
     blocks = 0.5 * randn(0, 2, 24, 3, 3)
     P = ParallelScanPropagator(DenseStepJacobian(blocks), growth=500.0, max_bytes=2**20, name="P_rule")
