@@ -1,11 +1,13 @@
-"""Which entries of the blocks ``A_t`` are kept: the units they belong to, and tables of entries."""
+"""Which entries of the blocks ``A_t`` are kept: the units they belong to, tables of entries, and masks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
+from kpframe.errors import DeviceError, DtypeError, ShapeError, mismatch
+from kpframe.operators._base import Operator
 from kpframe.operators._spaces import Axis
 
 #: ``columns(start, stop)`` gives ``A_t e_j`` ``[stop - start, B, T, H]`` for j in ``start:stop``.
@@ -79,3 +81,20 @@ def _places(pattern: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     longest = max(1, int(pattern.sum(dim=1).max()))
     order = pattern.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :longest]
     return order, pattern.gather(1, order)
+
+
+def check_steps(argument: str, mask: torch.Tensor, A: Operator) -> None:
+    """Raise unless a mask is a bool tensor ``[T]`` or ``[B, T]`` that fits ``A``."""
+    batch, time, _ = A.domain.shape
+    shapes = {f"[time={time}]": (time,), f"[batch={batch}, time={time}]": (batch, time)}
+    check_mask(argument, mask, A, shapes)
+
+
+def check_mask(argument: str, mask: torch.Tensor, A: Operator, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise unless a mask is a bool tensor of one of the named shapes, on the device of ``A``."""
+    if tuple(mask.shape) not in shapes.values():
+        raise ShapeError(mismatch(argument, f"shape {' or '.join(shapes)}", list(mask.shape)))
+    if mask.dtype != torch.bool:
+        raise DtypeError(mismatch(argument, "dtype torch.bool", mask.dtype))
+    if mask.device != A.device:
+        raise DeviceError(mismatch(argument, f"device {A.device}", mask.device))

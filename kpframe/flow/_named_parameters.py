@@ -1,8 +1,8 @@
-"""Parameters by name: patterns, values given by name, and the named parts of a flat vector."""
+"""Parameters and paths by name: patterns, values given by name, and the named parts of a flat vector."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
@@ -66,3 +66,42 @@ def split_parameters(space: Space, q: torch.Tensor) -> dict[str, torch.Tensor]:
 def join_parameters(space: Space, values: Mapping[str, torch.Tensor]) -> torch.Tensor:  # [M]
     """Return tensors by parameter name as one flat vector; the inverse of ``split_parameters`` for one."""
     return torch.cat([values[part.name].reshape(-1) for part in space[PARAMETER].parts])
+
+
+def match_paths(known: Sequence[str], paths: Sequence[str]) -> list[str]:
+    """Return the names among those known that names or patterns match, in their order.
+
+    Raises:
+        ArgumentError: for a string in the place of a list, and for what matches none; lists those there are.
+    """
+    if isinstance(paths, str):
+        raise ArgumentError(mismatch("paths", f"a list such as [{paths!r}]", repr(paths)))
+    chosen: set[str] = set()
+    for pattern in paths:
+        matched = [name for name in known if pattern == name or fnmatchcase(name, pattern)]
+        if not matched:
+            names = ", ".join(map(repr, known))
+            raise ArgumentError(
+                mismatch("paths", f"names among {names}", f"{pattern!r}{closest(pattern, known)}")
+            )
+        chosen.update(matched)
+    return [name for name in known if name in chosen]
+
+
+def check_weights(given: Iterable[str], known: Sequence[str]) -> None:
+    """Raise ``ArgumentError`` for the name of a weight that is not among those known."""
+    for name in given:
+        if name not in known:
+            expected = f"names among {list(known)}"
+            raise ArgumentError(mismatch("weights", expected, f"{name!r}{closest(name, known)}"))
+
+
+def all_names(names: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    """Return the names that several have, each once."""
+    return tuple(dict.fromkeys(name for own in names for name in own))
+
+
+def shared_out(chosen: Iterable[str], known: Iterable[Sequence[str]]) -> list[list[str]]:
+    """Return for each list of known names those that are chosen."""
+    chosen = list(chosen)
+    return [[name for name in chosen if name in own] for own in known]

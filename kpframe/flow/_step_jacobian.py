@@ -7,29 +7,34 @@ The abstract class first, with what a rule cuts out of A or puts in its place; t
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any, Protocol, Self, overload
+from typing import Any, Self, TypeVar, overload
 
 import torch
 
-from kpframe.errors import DeviceError, DtypeError, ShapeError, UnsupportedError, mismatch
-from kpframe.flow._entries import entry_tables, same_label, table_widths, units_by_width
+from kpframe.errors import (
+    ShapeError,
+    UnsupportedError,
+    mismatch,
+)
+from kpframe.flow._entries import (
+    check_mask,
+    check_steps,
+    entry_tables,
+    same_label,
+    table_widths,
+    units_by_width,
+)
+from kpframe.flow._named_parameters import all_names, check_weights, match_paths, shared_out
+from kpframe.flow._scans import KeptSteps, Scans
 from kpframe.operators._algebra import ScaledOperator, SumOperator, scaled_product
 from kpframe.operators._base import MEMORY_BUDGET, Operator
 from kpframe.operators._isolation import in_isolation
 from kpframe.operators._memory import CHUNK_BYTES, check_dense_memory
 from kpframe.operators._spaces import BATCH, HIDDEN, TIME, Space
 
-
-class Scans(Protocol):
-    """What P is computed by: see ``StepJacobian.scan``."""
-
-    def scan(self, q: torch.Tensor) -> torch.Tensor:
-        """Turn ``q`` ``[T, ..., B, H]`` into ``(I - A Z)^{-1} q`` in place, and return it."""
-
-    def scan_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        """Turn ``r`` ``[T, ..., B, H]`` into ``(I - A Z)^{-*} r`` in place, and return it."""
+Made = TypeVar("Made")
 
 
 class StepJacobian(Operator):
@@ -83,7 +88,7 @@ class StepJacobian(Operator):
 
     def scans(self, keep: torch.Tensor) -> Scans:
         """Return the scans of ``masked(keep)``; a form overrides it where it knows cheaper ones."""
-        return _StepsKept(self, keep)
+        return KeptSteps(self, keep)
 
     @property
     def steps(self) -> int:
@@ -168,6 +173,11 @@ class StepJacobian(Operator):
         """Return ``A`` by what goes around all weights, those between stages, too; raises like ``direct``."""
         return self.direct()
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The names that ``cut`` takes; raises like ``direct``."""
+        raise UnsupportedError(self._pathless("cut"))
+
     def cut(self, paths: Sequence[str]) -> StepJacobian:
         """Return ``A`` without some of its paths; raises like ``direct``."""
         raise UnsupportedError(self._pathless("cut"))
@@ -188,10 +198,12 @@ class StepJacobian(Operator):
         )
 
     def _pathless(self, method: str) -> str:
-        return (
-            f"{self!r} ({self.method} form) does not know its paths apart; {method} works on models written "
-            "as a SiteModel, and diagonal, unit_blocks, where and masked on any"
-        )
+        remedy = f"{method} works on models written as a SiteModel, "
+        if isinstance(self, DiagonalStepJacobian | EntryStepJacobian):
+            remedy += "before diagonal, unit_blocks or where take entries of their step Jacobian"
+        else:
+            remedy += "and diagonal, unit_blocks, where and masked on any"
+        return f"{self!r} ({self.method} form) does not know its paths apart; {remedy}"
 
     # -- sums and multiples are step Jacobians again ---------------------------------------------------------
 
@@ -229,25 +241,6 @@ class StepJacobian(Operator):
     def __rmul__(self, other: object) -> Operator: ...
     def __rmul__(self, other: object) -> Operator:
         return super().__rmul__(other)
-
-
-def check_steps(argument: str, mask: torch.Tensor, A: StepJacobian) -> None:
-    """Raise unless a mask is a bool tensor ``[T]`` or ``[B, T]`` that fits ``A``."""
-    batch, time, _ = A.domain.shape
-    shapes = {f"[time={time}]": (time,), f"[batch={batch}, time={time}]": (batch, time)}
-    check_mask(argument, mask, A, shapes)
-
-
-def check_mask(
-    argument: str, mask: torch.Tensor, A: StepJacobian, shapes: Mapping[str, tuple[int, ...]]
-) -> None:
-    """Raise unless a mask is a bool tensor of one of the named shapes, on the device of ``A``."""
-    if tuple(mask.shape) not in shapes.values():
-        raise ShapeError(mismatch(argument, f"shape {' or '.join(shapes)}", list(mask.shape)))
-    if mask.dtype != torch.bool:
-        raise DtypeError(mismatch(argument, "dtype torch.bool", mask.dtype))
-    if mask.device != A.device:
-        raise DeviceError(mismatch(argument, f"device {A.device}", mask.device))
 
 
 class DenseStepJacobian(StepJacobian):
@@ -380,31 +373,86 @@ class EntryStepJacobian(StepJacobian):
         return self._columns_table.product(slice(None), r.transpose(-3, -2)).transpose(-3, -2)
 
 
-class _StepsKept:
-    """The scans of a step Jacobian, one product after the other, but for the steps that are cut."""
+class CombinedStepJacobian(StepJacobian):
+    """A step Jacobian that is linear in others, its terms: cut, switched, a sum or a multiple.
 
-    def __init__(self, A: StepJacobian, keep: torch.Tensor) -> None:
-        rows = keep.expand(A.domain.shape[:2])
-        self._A, self._keep = A, rows.to(A.dtype).unsqueeze(-1)  # [B, T, 1]
-        self._any, self._all = rows.any(dim=0).tolist(), rows.all(dim=0).tolist()
+    What a rule makes of it is combined of what it makes of the terms.
+    """
 
-    def scan(self, q: torch.Tensor) -> torch.Tensor:
-        """Turn ``q`` ``[T, ..., B, H]`` into ``(I - A Z)^{-1} q`` in place, and return it."""
-        for t in range(1, len(q)):
-            if self._any[t]:
-                moved = self._A.step(t, q[t - 1])
-                q[t] += moved if self._all[t] else self._keep[:, t] * moved
-        return q
+    #: What it is made of.
+    parts: tuple[StepJacobian, ...]
 
-    def scan_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        """Turn ``r`` ``[T, ..., B, H]`` into ``(I - A Z)^{-*} r`` in place, and return it."""
-        for t in range(len(r) - 1, 0, -1):
-            if self._any[t]:
-                r[t - 1] += self._A.step_adjoint(t, r[t] if self._all[t] else self._keep[:, t] * r[t])
-        return r
+    @abstractmethod
+    def combine(self, parts: Sequence[StepJacobian]) -> StepJacobian:
+        """Return the same of other step Jacobians."""
+
+    @property
+    def units(self) -> torch.Tensor:
+        """Which unit each entry of the state belongs to, as the first part has it."""
+        return self.parts[0].units
+
+    def diagonal(self) -> DiagonalStepJacobian:
+        """Return the operator that keeps the diagonal of each ``A_t`` only."""
+        diagonal = self.combine([part.diagonal() for part in self.parts])
+        values = diagonal._apply(torch.ones(self.domain.shape, dtype=self.dtype, device=self.device))
+        return DiagonalStepJacobian(values, self.domain, name=f"diag({self.name})").keeping(self.valid)
+
+    def unit_blocks(self) -> StepJacobian:
+        """Return the entries within each unit, where all parts have the same units; else by H products."""
+        first, *others = [part.units for part in self.parts]
+        if not all(torch.equal(first, other) for other in others):
+            return super().unit_blocks()
+        return self._combined([part.unit_blocks() for part in self.parts])
+
+    def direct(self) -> StepJacobian:
+        """Return it of the parts' direct paths.
+
+        Raises:
+            UnsupportedError: where a part does not know its paths; says which.
+        """
+        return self._combined(self._each(lambda part: part.direct()))
+
+    def pointwise(self) -> StepJacobian:
+        """Return it of what goes around all weights of the parts; raises like ``direct``."""
+        return self._combined(self._each(lambda part: part.pointwise()))
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The names that ``cut`` takes: those of all parts; raises like ``direct``."""
+        return all_names(self._each(lambda part: part.paths))
+
+    def cut(self, paths: Sequence[str]) -> StepJacobian:
+        """Return it of the parts without those of the paths that they have; raises like ``direct``."""
+        known = self._each(lambda part: part.paths)
+        pairs = zip(self.parts, shared_out(match_paths(all_names(known), paths), known), strict=True)
+        return self._combined([part.cut(own) for part, own in pairs])
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The recurrent weights of the parts, of the first one that has it; raises like ``direct``."""
+        return {name: w for own in reversed(self._each(lambda part: part.weights)) for name, w in own.items()}
+
+    def replace(self, weights: Mapping[str, torch.Tensor]) -> StepJacobian:
+        """Return it with other weights in all parts that have them; raises like ``direct``."""
+        known = self._each(lambda part: tuple(part.weights))
+        check_weights(weights, all_names(known))
+        pairs = zip(self.parts, shared_out(weights, known), strict=True)
+        return self._combined([part.replace({name: weights[name] for name in own}) for part, own in pairs])
+
+    def _combined(self, parts: Sequence[StepJacobian]) -> StepJacobian:
+        return self.combine(parts).keeping(self.valid)
+
+    def _each(self, make: Callable[[StepJacobian], Made]) -> list[Made]:
+        """Return what is made of each part; one that refuses is named beside the whole."""
+        try:
+            return [make(part) for part in self.parts]
+        except UnsupportedError as error:
+            if len(self.parts) == 1:
+                raise
+            raise UnsupportedError(f"{self!r}: of its terms, {error}") from error
 
 
-class MaskedStepJacobian(StepJacobian):
+class MaskedStepJacobian(CombinedStepJacobian):
     """``A`` with ``A_t := 0`` at chosen steps, for all trials or for each."""
 
     def __init__(self, inner: StepJacobian, keep: torch.Tensor, *, name: str | None = None) -> None:
@@ -412,7 +460,7 @@ class MaskedStepJacobian(StepJacobian):
         super().__init__(
             inner.domain, dtype=inner.dtype, device=inner.device, name=name or f"{inner.name}[masked]"
         )
-        self.inner = inner
+        self.inner, self.parts = inner, (inner,)
         self.method, self.valid = inner.method, inner.valid
         self.keep = keep.clone()
         self._keep = keep.expand(self.domain.shape[:2]).to(inner.dtype).unsqueeze(-1)  # [B, T, 1]
@@ -447,47 +495,16 @@ class MaskedStepJacobian(StepJacobian):
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return self.inner._apply_adjoint(self._keep * r)
 
-    @property
-    def units(self) -> torch.Tensor:
-        """Which unit each entry of the state belongs to."""
-        return self.inner.units
-
-    def diagonal(self) -> DiagonalStepJacobian:
-        """Return the operator that keeps the diagonal of each ``A_t`` only."""
-        values = self._keep * self.inner.diagonal().values
-        return DiagonalStepJacobian(values, self.domain, name=f"diag({self.name})").keeping(self.valid)
-
-    def unit_blocks(self) -> StepJacobian:
-        """Return the operator that keeps the entries within each unit only."""
-        return self.inner.unit_blocks().masked(self.keep)
+    def combine(self, parts: Sequence[StepJacobian]) -> StepJacobian:
+        """Return another one cut at the same steps."""
+        return parts[0].masked(self.keep)
 
     def where(self, pattern: torch.Tensor, *, max_bytes: int = MEMORY_BUDGET) -> StepJacobian:
         """Return the operator that keeps the entries where a pattern is True."""
         return self.inner.where(pattern, max_bytes=max_bytes).masked(self.keep)
 
-    def direct(self) -> StepJacobian:
-        """Return ``A`` by its direct path only, cut at the same steps."""
-        return self.inner.direct().masked(self.keep)
 
-    def pointwise(self) -> StepJacobian:
-        """Return ``A`` by what goes around all weights, cut at the same steps."""
-        return self.inner.pointwise().masked(self.keep)
-
-    def cut(self, paths: Sequence[str]) -> StepJacobian:
-        """Return ``A`` without some of its paths, cut at the same steps."""
-        return self.inner.cut(paths).masked(self.keep)
-
-    @property
-    def weights(self) -> dict[str, torch.Tensor]:
-        """The recurrent weights on the paths of ``A``."""
-        return self.inner.weights
-
-    def replace(self, weights: Mapping[str, torch.Tensor]) -> StepJacobian:
-        """Return ``A`` with other weights on its paths, cut at the same steps."""
-        return self.inner.replace(weights).masked(self.keep)
-
-
-class SwitchedStepJacobian(StepJacobian):
+class SwitchedStepJacobian(CombinedStepJacobian):
     """``A`` with another step Jacobian in its place at chosen steps, for all trials or for each."""
 
     def __init__(self, inner: StepJacobian, other: StepJacobian, at: torch.Tensor) -> None:
@@ -497,14 +514,14 @@ class SwitchedStepJacobian(StepJacobian):
         name = f"{inner.name}|{other.name}"
         super().__init__(inner.domain, dtype=inner.dtype, device=inner.device, name=name)
         self.inner, self.other, self.at = inner, other, at.clone()
+        self.parts = (inner, other)
         self.method, self.valid = inner.method, inner.valid
         self._at = self.at.expand(self.domain.shape[:2]).unsqueeze(-1)  # [B, T, 1]
         self._all, self._any = self._at.all(dim=0).flatten().tolist(), self._at.any(dim=0).flatten().tolist()
 
-    @property
-    def units(self) -> torch.Tensor:
-        """Which unit each entry of the state belongs to."""
-        return self.inner.units
+    def combine(self, parts: Sequence[StepJacobian]) -> StepJacobian:
+        """Return two others, switched at the same steps."""
+        return parts[0].switched(parts[1], self.at)
 
     def step(self, t: int, v: torch.Tensor) -> torch.Tensor:
         """Return ``A_t v``."""
@@ -526,26 +543,15 @@ class SwitchedStepJacobian(StepJacobian):
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return torch.where(self._at, self.other._apply_adjoint(r), self.inner._apply_adjoint(r))
 
-    def direct(self) -> StepJacobian:
-        """Return the direct paths of both, switched at the same steps."""
-        return self.inner.direct().switched(self.other.direct(), self.at)
 
-    def pointwise(self) -> StepJacobian:
-        """Return what goes around all weights of both, switched at the same steps."""
-        return self.inner.pointwise().switched(self.other.pointwise(), self.at)
-
-    def cut(self, paths: Sequence[str]) -> StepJacobian:
-        """Return both without some of their paths, switched at the same steps."""
-        return self.inner.cut(paths).switched(self.other.cut(paths), self.at)
-
-
-class SumStepJacobian(SumOperator, StepJacobian):
+class SumStepJacobian(SumOperator, CombinedStepJacobian):
     """A sum of step Jacobians; made by ``A + B`` and ``A - B``."""
 
     def __init__(self, terms: Sequence[StepJacobian]) -> None:
         first = terms[0]
         StepJacobian.__init__(self, first.domain, dtype=first.dtype, device=first.device)
         self.terms: tuple[StepJacobian, ...] = tuple(terms)
+        self.parts = self.terms
         self.name = f"({self!r})"
         self.valid = next((term.valid for term in terms if term.valid is not None), None)
 
@@ -554,40 +560,33 @@ class SumStepJacobian(SumOperator, StepJacobian):
         """How the products are computed: the forms of the terms."""
         return " + ".join(dict.fromkeys(term.method for term in self.terms))
 
-    @property
-    def units(self) -> torch.Tensor:
-        """Which unit each entry of the state belongs to, as the first term has it."""
-        return self.terms[0].units
+    def combine(self, parts: Sequence[StepJacobian]) -> StepJacobian:
+        """Return the sum of others."""
+        return SumStepJacobian(parts)
 
     def step(self, t: int, v: torch.Tensor) -> torch.Tensor:
         """Return ``A_t v``."""
-        total = self.terms[0].step(t, v)
-        for term in self.terms[1:]:
-            total = total + term.step(t, v)
-        return total
+        return sum((term.step(t, v) for term in self.terms[1:]), self.terms[0].step(t, v))
 
     def step_adjoint(self, t: int, v: torch.Tensor) -> torch.Tensor:
         """Return ``A_t* v``."""
-        total = self.terms[0].step_adjoint(t, v)
-        for term in self.terms[1:]:
-            total = total + term.step_adjoint(t, v)
-        return total
+        return sum((term.step_adjoint(t, v) for term in self.terms[1:]), self.terms[0].step_adjoint(t, v))
 
 
-class ScaledStepJacobian(ScaledOperator, StepJacobian):
+class ScaledStepJacobian(ScaledOperator, CombinedStepJacobian):
     """``c A``; made by ``c * A``."""
 
     def __init__(self, scalar: float, inner: StepJacobian) -> None:
         StepJacobian.__init__(self, inner.domain, dtype=inner.dtype, device=inner.device)
         self.scalar = scalar
         self.inner: StepJacobian = inner
+        self.parts = (inner,)
         self.name = f"({self!r})"
         self.method, self.valid = inner.method, inner.valid
 
-    @property
-    def units(self) -> torch.Tensor:
-        """Which unit each entry of the state belongs to."""
-        return self.inner.units
+    def combine(self, parts: Sequence[StepJacobian]) -> StepJacobian:
+        """Return ``c`` times another."""
+        return self.scalar * parts[0]
 
     def step(self, t: int, v: torch.Tensor) -> torch.Tensor:
         """Return ``c A_t v``."""

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 
 import torch
 from attrs import evolve
 
-from kpframe.errors import ArgumentError, ShapeError, closest, mismatch
-from kpframe.flow._step_jacobian import DiagonalStepJacobian, Scans, StepJacobian
+from kpframe.errors import ArgumentError, ShapeError, mismatch
+from kpframe.flow._named_parameters import check_weights, match_paths
+from kpframe.flow._scans import Scans
+from kpframe.flow._step_jacobian import DiagonalStepJacobian, StepJacobian
 from kpframe.models._sites.declaration import PRIME
 from kpframe.models._sites.gains import (
     CutScan,
@@ -109,7 +110,8 @@ class SiteStepJacobian(StepJacobian):
             return DiagonalStepJacobian(self.diagonal().values, self.domain, name=name).keeping(self.valid)
         (stage,) = self.gains.stages
         outputs = tuple(PlacedOutput(output, {}, paths) for output, paths in _own_gains(stage).items())
-        return self._with(evolve(self.gains, stages=(evolve(stage, sites=(), outputs=outputs),)), name)
+        gains = evolve(self.gains, stages=(evolve(stage, sites=(), outputs=outputs),))
+        return UnitStepJacobian(gains, self, name=name).keeping(self.valid)
 
     def _with(self, gains: SiteGains, name: str) -> SiteStepJacobian:
         return SiteStepJacobian(gains, name=name).keeping(self.valid)
@@ -123,19 +125,15 @@ class SiteStepJacobian(StepJacobian):
             if placed.site.recurrent and placed.weight is not None
         }
 
-    def replace(self, weights: Mapping[str, torch.Tensor]) -> SiteStepJacobian:
+    def replace(self, weights: Mapping[str, torch.Tensor]) -> StepJacobian:
         """Return ``A`` with other weights on its paths, the gains unchanged.
 
         Args:
             weights: name of a site's weight -> matrix of the same shape.
         """
         known = self.weights
+        check_weights(weights, list(known))
         for name, weight in weights.items():
-            if name not in known:
-                names = list(known)
-                raise ArgumentError(
-                    mismatch("weights", f"names among {names}", f"{name!r}{closest(name, names)}")
-                )
             own = known[name]
             if weight.shape != own.shape:
                 raise ShapeError(
@@ -188,7 +186,7 @@ class SiteStepJacobian(StepJacobian):
         Raises:
             ArgumentError: for a name that is no path; lists those there are.
         """
-        chosen = self._match(paths)
+        chosen = match_paths(self.paths, paths)
 
         def cut(placed: PlacedSite) -> torch.Tensor:
             matrix, targets = _matrix(placed), placed.site.targets
@@ -208,19 +206,47 @@ class SiteStepJacobian(StepJacobian):
         outputs = tuple(evolve(output, direct={}) for output in stage.outputs)
         return self._with(evolve(kept.gains, stages=(evolve(stage, outputs=outputs),)), name)
 
-    def _match(self, paths: Sequence[str]) -> set[str]:
-        if isinstance(paths, str):
-            raise ArgumentError(mismatch("paths", f"a list such as [{paths!r}]", repr(paths)))
-        chosen: set[str] = set()
-        for pattern in paths:
-            matched = [name for name in self.paths if pattern == name or fnmatchcase(name, pattern)]
-            if not matched:
-                known = ", ".join(map(repr, self.paths))
-                raise ArgumentError(
-                    mismatch("paths", f"names among {known}", f"{pattern!r}{closest(pattern, self.paths)}")
-                )
-            chosen.update(matched)
-        return chosen
+
+class UnitStepJacobian(SiteStepJacobian):
+    """The entries of ``A`` within each unit, for a cell of one stage: pointwise, no weight matrix is left.
+
+    The paths are those of all of A: to cut one and to leave out what is between units is the same in either
+    order, and what goes around all weights is within units.
+    """
+
+    def __init__(self, gains: SiteGains, whole: SiteStepJacobian, *, name: str) -> None:
+        super().__init__(gains, name=name)
+        self.whole = whole
+
+    def unit_blocks(self) -> StepJacobian:
+        """Return the operator itself."""
+        return self
+
+    def direct(self) -> SiteStepJacobian:
+        """Return the direct path of all of A, which is within the units."""
+        return self.whole.direct()
+
+    def pointwise(self) -> SiteStepJacobian:
+        """Return what goes around all weights of A."""
+        return self.whole.pointwise()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The names that ``cut`` takes."""
+        return self.whole.paths
+
+    def cut(self, paths: Sequence[str]) -> StepJacobian:
+        """Return the entries within units of ``A`` without some of its paths."""
+        return self.whole.cut(paths).unit_blocks()
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The recurrent weights whose entries within units these are of."""
+        return self.whole.weights
+
+    def replace(self, weights: Mapping[str, torch.Tensor]) -> StepJacobian:
+        """Return the entries within units of ``A`` with other weights."""
+        return self.whole.replace(weights).unit_blocks()
 
 
 def _matrix(placed: PlacedSite) -> torch.Tensor:
