@@ -3,7 +3,7 @@
 Inference mode records no graph, autocast computes in half precision, caches of parametrisations cut weights
 out of a graph, a default device puts new tensors elsewhere, anomaly detection breaks batched passes. All that
 records, differentiates or multiplies runs under ``isolated``, which switches them off inside and leaves them
-as they were. Where nothing is switched on, as ever, it enters nothing.
+as they were. Where nothing is switched on, which is the rule, it enters nothing.
 """
 
 from __future__ import annotations
