@@ -59,7 +59,7 @@ def parameter_values(space: Space, values: Mapping[str, T], argument: str) -> di
 def split_parameters(space: Space, q: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return the named parts of parameter vectors ``[..., M]``, each ``[..., *shape]``, as views."""
     return {
-        part.name: q[..., part.slice].reshape(*q.shape[:-1], *part.shape) for part in space[PARAMETER].parts
+        part.name: q[..., part.slice].reshape((*q.shape[:-1], *part.shape)) for part in space[PARAMETER].parts
     }
 
 

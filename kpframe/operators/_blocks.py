@@ -121,10 +121,10 @@ class BlockOperator(Operator):
     ) -> torch.Tensor:
         probes = q.shape[:-1]
         parts = [
-            q[..., part.slice].reshape(*probes, *space.shape)
+            q[..., part.slice].reshape((*probes, *space.shape))
             for part, space in zip(stacked[BLOCK].parts, sources, strict=True)
         ]
-        totals = [q.new_zeros(*probes, *space.shape) for space in targets]
+        totals = [q.new_zeros((*probes, *space.shape)) for space in targets]
         for i, row in enumerate(self.rows):
             for j, block in enumerate(row):
                 if block is None or isinstance(block, ZeroOperator):

@@ -50,7 +50,7 @@ class SumMap(Operator):
         probes = r.shape[: r.ndim - len(self.codomain.axes)]
         for dim in sorted(len(self.domain.axes) + dim for dim in self._dims):
             r = r.unsqueeze(len(probes) + dim)
-        spread = r.expand(*probes, *self.domain.shape)
+        spread = r.expand((*probes, *self.domain.shape))
         return spread.contiguous() if self._weight == 1 else self._weight * spread
 
 
@@ -73,7 +73,7 @@ class SelectMap(Operator):
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         if self._drop:
             r = r.unsqueeze(self._dim if self._dim != -1 else r.ndim)
-        out = r.new_zeros(*r.shape[: r.ndim - len(self.domain.axes)], *self.domain.shape)
+        out = r.new_zeros((*r.shape[: r.ndim - len(self.domain.axes)], *self.domain.shape))
         return out.index_copy_(self._dim, self._index, r)
 
 

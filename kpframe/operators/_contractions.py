@@ -116,7 +116,7 @@ class BlockDiagonalOperator(_Contraction):
 
     def _contracted(self, inner: Operator, q: torch.Tensor) -> torch.Tensor:
         probes = q.shape[: q.ndim - len(inner.domain.axes)]
-        out = q.new_zeros(*probes, *inner.codomain.shape)
+        out = q.new_zeros((*probes, *inner.codomain.shape))
         front = tuple(range(len(self._axes)))
         source = q.movedim([inner.domain.dim(axis) for axis in self._axes], front)
         target = out.movedim([inner.codomain.dim(axis) for axis in self._axes], front)

@@ -9,7 +9,7 @@ from scipy.sparse.linalg import LinearOperator
 from kpframe.operators._base import Operator, cached, declare, to_dense, to_scipy
 from kpframe.operators._declared import declared
 from kpframe.operators._memory import check_dense_memory, chunk_size
-from kpframe.operators._spaces import Space
+from kpframe.operators._spaces import Space, unflatten
 
 
 def basis(space: Space, start: int, stop: int, like: Operator) -> torch.Tensor:  # [stop-start, *space]
@@ -48,11 +48,11 @@ class CachedOperator(Operator):
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         probes = q.shape[: q.ndim - len(self.domain.axes)]
-        return (q.reshape(*probes, self.domain.size) @ self.matrix.mT).reshape(*probes, *self.codomain.shape)
+        return unflatten(q.reshape(*probes, self.domain.size) @ self.matrix.mT, probes, self.codomain)
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         probes = r.shape[: r.ndim - len(self.codomain.axes)]
-        return (r.reshape(*probes, self.codomain.size) @ self.matrix).reshape(*probes, *self.domain.shape)
+        return unflatten(r.reshape(*probes, self.codomain.size) @ self.matrix, probes, self.domain)
 
     @property
     def self_adjoint(self) -> bool:

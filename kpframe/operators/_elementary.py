@@ -11,7 +11,7 @@ from kpframe.errors import ArgumentError, ShapeError, SpaceMismatchError, mismat
 from kpframe.operators._base import Operator, SelfAdjointOperator, check_operator, declare, diagonal
 from kpframe.operators._declared import check_declared, declared
 from kpframe.operators._formula import ATOM
-from kpframe.operators._spaces import Space, check_space, check_tensor
+from kpframe.operators._spaces import Space, check_space, check_tensor, unflatten
 
 
 class IdentityOperator(SelfAdjointOperator):
@@ -174,11 +174,11 @@ class MatrixOperator(Operator):
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         probes = q.shape[: q.ndim - len(self.domain.axes)]
-        return (q.reshape(*probes, -1) @ self.matrix.mT).reshape(*probes, *self.codomain.shape)
+        return unflatten(q.reshape(*probes, -1) @ self.matrix.mT, probes, self.codomain)
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         probes = r.shape[: r.ndim - len(self.codomain.axes)]
-        return (r.reshape(*probes, -1) @ self.matrix).reshape(*probes, *self.domain.shape)
+        return unflatten(r.reshape(*probes, -1) @ self.matrix, probes, self.domain)
 
     @cached_property
     def _symmetric(self) -> bool:
@@ -269,8 +269,8 @@ class OuterProductOperator(Operator):
 
 
 def _outer(u: torch.Tensor, v: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    inner = (q * v).sum(dim=tuple(range(-v.ndim, 0)))
-    return inner.reshape(*inner.shape, *[1] * u.ndim) * u
+    inner = (q * v).sum(dim=tuple(range(-v.ndim, 0))) if v.ndim else q * v  # a sum over no axes is over all
+    return inner.reshape((*inner.shape, *[1] * u.ndim)) * u
 
 
 class FunctionOperator(Operator):

@@ -94,6 +94,8 @@ def check_dense_memory(what: str, rows: int, columns: int, dtype: torch.dtype, m
 
 def _limit(max_bytes: object) -> float:
     """Return a number of bytes, anything else refused."""
+    if isinstance(max_bytes, int):
+        return max_bytes
     if not isinstance(max_bytes, Real) or math.isnan(max_bytes):
         raise ArgumentError(mismatch("max_bytes", "a number of bytes", shown(max_bytes)))
     return float(max_bytes)
@@ -186,7 +188,7 @@ def product_in_chunks(op: Applied, q: torch.Tensor, chunk: int | Literal["auto"]
     out = q.new_empty(len(rows), *op.codomain.shape)
     for start in range(0, len(rows), size):
         out[start : start + size] = op._apply(rows[start : start + size])
-    return out.reshape(*probes, *op.codomain.shape)
+    return out.reshape((*probes, *op.codomain.shape))
 
 
 def chunk_size(operator: Map, limit: int, held: int = 1) -> int:

@@ -205,6 +205,14 @@ class Space:
         return ", ".join(str(axis) for axis in self.axes)
 
 
+def unflatten(rows: torch.Tensor, probes: torch.Size, space: Space) -> torch.Tensor:
+    """Return flat vectors ``[*probes, n]`` of a space as ``[*probes, *space]``."""
+    if len(space.axes) == 1:
+        return rows
+    # sizes one by one are faster than a tuple of them, but reshape does not take none at all
+    return rows.reshape(*probes, *space.shape) if space.axes else rows.squeeze(-1)
+
+
 def check_tensor(value: object, argument: str, *, swapped: str = "") -> None:
     """Raise ``ShapeError`` unless ``value`` is a tensor, with a remedy.
 

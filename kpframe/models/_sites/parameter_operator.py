@@ -172,7 +172,7 @@ def _moved_matrix(
         moved[name].reshape(count, *own.shape) if name in moved else None
         for name, own in zip(placed.made_of, placed.chain.inputs, strict=True)
     ]
-    return placed.chain.jvp(tangents).reshape(*probes, *placed.chain.output.shape)
+    return placed.chain.jvp(tangents).reshape((*probes, *placed.chain.output.shape))
 
 
 def _push_columns(
@@ -280,7 +280,9 @@ class SiteParameterJacobian(ParameterJacobian):
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         probes = q.shape[:-1]
-        moved = {name: q[..., part.slice].reshape(*probes, *part.shape) for name, part in self._parts.items()}
+        moved = {
+            name: q[..., part.slice].reshape((*probes, *part.shape)) for name, part in self._parts.items()
+        }
         groups = self.groups(self._parts)
         return self.push(groups, [group.weight(moved, probes) for group in groups], moved.get("h0"), probes)
 
