@@ -147,7 +147,7 @@ sites = pytest.mark.parametrize("name", list(SITES))
 @given(seed=SEEDS, time=st.integers(2, 6))
 def test_errors_come_through_B(close, differ, name, seed, time) -> None:
     here = make(name, seed, time)
-    rule, flow = FeedbackAlignment(matrix=here.feedback), here.flow()
+    rule, flow = FeedbackAlignment.of_matrix(here.feedback), here.flow()
     update = rule.update_operator(flow, here.readout)(here.err)
     close(update, here.gradient(here.e @ here.feedback), 1e-10)
     differ(update, here.gradient(here.err))
@@ -158,7 +158,7 @@ def test_errors_come_through_B(close, differ, name, seed, time) -> None:
 def test_the_readouts_own_weights_give_backpropagation(close, differ, name) -> None:
     here = make(name)
     flow = here.flow()
-    own = FeedbackAlignment(matrix=here.readout.weight)
+    own = FeedbackAlignment.of_matrix(here.readout.weight)
     close(own.update_operator(flow, here.readout)(here.err), here.gradient(here.err), 1e-10)
     close(own.flow_operator(flow, here.readout)(here.err), flow.Phi(here.err), 1e-10)
     differ(FeedbackAlignment().update_operator(flow, here.readout)(here.err), here.gradient(here.err))
@@ -170,7 +170,7 @@ def test_linear_in_B(close, differ, name) -> None:
     flow, other = here.flow(), make(name, 7).feedback
 
     def update(matrix: torch.Tensor) -> torch.Tensor:
-        return FeedbackAlignment(matrix=matrix).update_operator(flow, here.readout)(here.err)
+        return FeedbackAlignment.of_matrix(matrix).update_operator(flow, here.readout)(here.err)
 
     close(update(2 * here.feedback - 0.3 * other), 2 * update(here.feedback) - 0.3 * update(other), 1e-10)
     differ(update(here.feedback + other), update(here.feedback) - update(other))
@@ -196,7 +196,7 @@ def test_a_random_rule_is_that_feedback_on_the_rule(close, differ) -> None:
     composed = (FeedbackAlignment(5) @ RFLO()).update_operator(flow, here.readout)(here.err)
     close(composed, RFLO(feedback="random", seed=5).update_operator(flow, here.readout)(here.err))
     differ(composed, RFLO().update_operator(flow, here.readout)(here.err))
-    both = FeedbackThroughTime() @ FeedbackAlignment(matrix=here.feedback)
+    both = FeedbackThroughTime() @ FeedbackAlignment.of_matrix(here.feedback)
     close(
         both.update_operator(flow, here.readout)(here.err),
         FeedbackThroughTime().update_operator(flow)(here.e @ here.feedback),
@@ -214,7 +214,7 @@ def test_dfa_does_not_go_back_in_time(close, differ, name, seed, time) -> None:
     flow, e = here.flow(), here.e
     later = e.flip(1).cumsum(1).flip(1)
     for through, expected in (("none", e), ("broadcast", later)):
-        rule = DirectFeedbackAlignment(through, matrix=here.feedback)
+        rule = DirectFeedbackAlignment.of_matrix(here.feedback, through=through)
         update = rule.update_operator(flow, here.readout)(here.err)
         close(update, here.gradient(expected @ here.feedback, window=1), 1e-10)
         differ(update, here.gradient(e @ here.feedback))
@@ -227,7 +227,7 @@ def test_dfa_does_not_go_back_in_time(close, differ, name, seed, time) -> None:
 def test_dfa_along_leaks_and_gates(close, differ, name, seed, time) -> None:
     here = make(name, seed, time)
     weight = here.model.get_parameter("weight_hh_l0")
-    rule = DirectFeedbackAlignment("direct", matrix=here.feedback)
+    rule = DirectFeedbackAlignment.of_matrix(here.feedback, through="direct")
     update = rule.update_operator(here.flow(), here.readout)(here.err)
     err = here.e @ here.feedback
     close(update, here.gradient(err, lambda z: z.detach() @ weight.T), 1e-10)
@@ -259,7 +259,7 @@ def test_errors_travel_through_B(close, differ, name, seed, time) -> None:
     here = make(name, seed, time)
     weight = here.model.get_parameter("weight_hh_l0")
     other = weight.detach().roll(1, 0) * 0.7
-    rule = FeedbackThroughTime(matrices={"weight_hh_l0": other})
+    rule = FeedbackThroughTime.of_matrices({"weight_hh_l0": other})
     update = rule.update_operator(here.flow())(here.err)
     close(update, here.gradient(here.err, lambda z: Aligned.apply(z, weight, other)), 1e-10)
     differ(update, here.gradient(here.err))
@@ -270,7 +270,9 @@ def test_the_weights_themselves_give_backpropagation(close, differ, name) -> Non
     here = make(name)
     flow = here.flow()
     own = {"weight_hh_l0": here.model.get_parameter("weight_hh_l0")}
-    close(FeedbackThroughTime(matrices=own).update_operator(flow)(here.err), here.gradient(here.err), 1e-10)
+    close(
+        FeedbackThroughTime.of_matrices(own).update_operator(flow)(here.err), here.gradient(here.err), 1e-10
+    )
     differ(FeedbackThroughTime().update_operator(flow)(here.err), here.gradient(here.err))
     repr_of = repr(FeedbackThroughTime().flow_operator(flow))
     assert repr_of == "P K P[B]*"
@@ -302,7 +304,7 @@ def test_refusals() -> None:
     with pytest.raises(UnsupportedError, match="readout: expected the readout that the error comes through"):
         FeedbackAlignment().update_operator(flow)
     with pytest.raises(ShapeError, match=r"matrix: expected shape \[2, 8\] or \[2, 4\], got \[3, 4\]"):
-        FeedbackAlignment(matrix=torch.ones(3, 4, dtype=F64)).update_operator(flow, here.readout)
+        FeedbackAlignment.of_matrix(torch.ones(3, 4, dtype=F64)).update_operator(flow, here.readout)
     with pytest.raises(
         UnsupportedError, match=r"dfa needs the direct path.*truncated_bptt work on any model"
     ):
@@ -317,25 +319,21 @@ def test_refusals() -> None:
     with pytest.raises(
         ShapeError, match=r"weights\['weight_hh_l0'\]: expected shape \[12, 4\], got \[4, 4\]"
     ):
-        FeedbackThroughTime(matrices={"weight_hh_l0": torch.eye(4, dtype=F64)}).update_operator(site)
+        FeedbackThroughTime.of_matrices({"weight_hh_l0": torch.eye(4, dtype=F64)}).update_operator(site)
 
 
 @pytest.mark.parametrize(
     ("make_rule", "message"),
     [
-        (lambda: FeedbackAlignment(-1), "seed: expected a whole number"),
-        (lambda: FeedbackAlignment(std=0.0), "std: expected a finite number > 0, got 0"),
-        (lambda: FeedbackAlignment(1, matrix=torch.eye(2)), "matrix: expected no seed and no std"),
+        (lambda: FeedbackAlignment(-1), "seed: expected int >= 0"),
+        (lambda: FeedbackAlignment(std=0.0), "std: expected .*> 0 .*, got 0"),
+        (lambda: FeedbackAlignment.of_matrix(torch.eye(2), seed=1), "matrix: expected no seed and no std"),
         (
             lambda: DirectFeedbackAlignment("leak"),
-            "through: expected 'none', 'direct' or 'broadcast', got 'leak'",
+            "through: expected one of 'none', 'direct', 'broadcast', got 'leak'",
         ),
         (lambda: FeedbackThroughTime("weight_hh_l0"), r"weights: expected a list such as \['weight_hh_l0'\]"),
-        (lambda: FeedbackThroughTime(std=float("nan")), "std: expected a finite number > 0"),
-        (
-            lambda: FeedbackThroughTime(["a"], matrices={}),
-            "matrices: expected no weights, seed or std beside",
-        ),
+        (lambda: FeedbackThroughTime(std=float("nan")), "std: expected .*, got nan"),
     ],
 )
 def test_arguments(make_rule, message) -> None:
@@ -345,7 +343,7 @@ def test_arguments(make_rule, message) -> None:
 
 def test_repr() -> None:
     assert repr(FeedbackAlignment(2, 0.1)) == "FeedbackAlignment(seed=2, std=0.1)"
-    assert repr(FeedbackAlignment(matrix=torch.eye(2))) == "FeedbackAlignment(matrix=[2, 2])"
+    assert repr(FeedbackAlignment.of_matrix(torch.eye(2))) == "FeedbackAlignment(matrix=[2, 2])"
     assert repr(DirectFeedbackAlignment()) == "DirectFeedbackAlignment(through='none', seed=0, std=None)"
     assert repr(FeedbackThroughTime(["w*"])) == "FeedbackThroughTime(weights=['w*'], seed=0, std=None)"
 

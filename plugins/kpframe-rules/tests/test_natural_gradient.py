@@ -129,9 +129,9 @@ def test_metric_is_the_damped_inverse(problem, close, differ, name, kind) -> Non
     expected = torch.linalg.solve(G.T @ C @ G + 1e-3 * torch.eye(G.shape[1], dtype=F64), here.backward())
     close(rule.update_operator(flow, readout)(here.err), expected, 1e-9)
     differ(rule.update_operator(flow, readout)(here.err), 1e3 * here.backward())
-    given_C = NaturalGradient(loss_curvature(flow, readout, kind), damping=1e-3)
+    given_C = NaturalGradient.of_curvature(loss_curvature(flow, readout, kind), damping=1e-3)
     close(given_C.update_operator(flow)(here.err), expected, 1e-9)
-    states = NaturalGradient(IdentityOperator(flow.P.domain, dtype=F64), damping=1e-3)
+    states = NaturalGradient.of_curvature(IdentityOperator(flow.P.domain, dtype=F64), damping=1e-3)
     close(states.update_operator(flow)(here.err), NaturalGradient().update_operator(flow)(here.err))
     differ(states.update_operator(flow)(here.err), expected)
 
@@ -221,7 +221,7 @@ def test_an_indefinite_curvature_is_refused(problem) -> None:
     flow = here.flow()
     minus = DiagonalOperator(-torch.ones(flow.P.domain.shape, dtype=F64), flow.P.domain)
     with pytest.raises(ArgumentError, match="curvature: expected an operator tagged positive"):
-        NaturalGradient(minus).update_operator(flow)
+        NaturalGradient.of_curvature(minus).update_operator(flow)
 
 
 def test_float32(problem, close) -> None:
@@ -237,11 +237,11 @@ def test_float32(problem, close) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"curvature": "hessian"}, "curvature: expected 'states', 'mse', 'cross_entropy' or an operator"),
-        ({"damping": 0}, "damping: expected a finite number > 0, got 0"),
-        ({"damping": float("inf")}, "damping: expected a finite number > 0, got inf"),
-        ({"tolerance": 1.0}, r"tolerance: expected a number in \(0, 1\), got 1.0"),
-        ({"max_iterations": 0}, "max_iterations: expected a whole number >= 1, or None, got 0"),
+        ({"curvature": "hessian"}, "curvature: expected one of 'states', 'mse', 'cross_entropy'"),
+        ({"damping": 0}, "damping: expected float > 0 .*, got 0"),
+        ({"damping": float("inf")}, "damping: expected .*, got inf"),
+        ({"tolerance": 1.0}, r"tolerance: expected float > 0 and < 1, got 1.0"),
+        ({"max_iterations": 0}, "max_iterations: expected .*>= 1, got 0"),
     ],
 )
 def test_arguments(arguments, message) -> None:
@@ -265,7 +265,7 @@ def test_refusals(problem) -> None:
         loss_curvature(flow, readout, "mse", torch.zeros(2, 6, dtype=torch.bool))
     wrong = IdentityOperator(flow.J.domain, dtype=F64)
     with pytest.raises(ArgumentError, match="curvature: expected an operator on"):
-        NaturalGradient(wrong).update_operator(flow)
+        NaturalGradient.of_curvature(wrong).update_operator(flow)
 
 
 def test_formulas(problem) -> None:

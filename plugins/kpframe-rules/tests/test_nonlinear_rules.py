@@ -135,10 +135,10 @@ def test_a_gradient_of_zero(problem) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Clipped(0), "max_norm: expected a finite number > 0, got 0"),
-        (lambda: Clipped(float("nan")), "max_norm: expected a finite number > 0, got nan"),
+        (lambda: Clipped(0), "max_norm: expected float > 0 .*, got 0"),
+        (lambda: Clipped(float("nan")), "max_norm: expected a number .*, got nan"),
         (lambda: Clipped(1.0, "bptt"), "rule: expected a LearningRule, or None for bptt, got 'bptt'"),
-        (lambda: AdamFromScratch(0), "eps: expected a finite number > 0, got 0"),
+        (lambda: AdamFromScratch(0), "eps: expected float > 0 .*, got 0"),
         (lambda: AdamFromScratch(rule=3), "rule: expected a LearningRule"),
     ],
 )

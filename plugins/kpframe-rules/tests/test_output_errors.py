@@ -311,7 +311,7 @@ def test_refusals() -> None:
         readout.weight[2] = readout.weight[0] + readout.weight[1]
     with pytest.raises(UnsupportedError, match="got 3 outputs of 8 units, of rank 2"):
         rule.update_operator(flow, readout)
-    own = FeedbackAlignment(matrix=readout.weight)  # its own weights need no outputs told apart
+    own = FeedbackAlignment.of_matrix(readout.weight)  # its own weights need no outputs told apart
     assert own.update(flow, readout).takes_hidden_errors
     with torch.no_grad():
         readout.weight[2, 0] += 1e-13

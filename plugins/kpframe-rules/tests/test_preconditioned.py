@@ -166,9 +166,9 @@ def test_adam_refusals(problem) -> None:
         FrozenAdam({key: value.float() for key, value in moments(flow).items()}).update_operator(flow)
     with pytest.raises(ArgumentError, match=r"second_moments\['w'\]: expected finite entries >= 0"):
         FrozenAdam({"w": torch.tensor([-1.0])})
-    with pytest.raises(ArgumentError, match="eps: expected a finite number > 0, got 0"):
+    with pytest.raises(ArgumentError, match=r"eps: expected float > 0 .*, got 0"):
         FrozenAdam({}, eps=0)
-    with pytest.raises(ArgumentError, match="second_moments: expected a mapping name -> tensor, got list"):
+    with pytest.raises(ArgumentError, match=r"second_moments: expected dict.*, got .*list"):
         FrozenAdam([])
     parameters = list(here.model.trainable().values())
     with pytest.raises(
@@ -186,9 +186,9 @@ def test_rates_refusals(problem) -> None:
     for rate in (-1.0, float("inf"), float("nan"), "fast", True):
         with pytest.raises(ArgumentError, match=r"rates\['w'\]: expected a finite number >= 0"):
             LearningRates({"w": rate})
-    with pytest.raises(ArgumentError, match="other: expected a finite number >= 0, got -1"):
+    with pytest.raises(ArgumentError, match=r"other: expected float >= 0 .*, got -1"):
         LearningRates({}, other=-1)
-    with pytest.raises(ArgumentError, match="rates: expected a mapping name -> rate, got float"):
+    with pytest.raises(ArgumentError, match=r"rates: expected dict.*, got .*float"):
         LearningRates(0.1)
 
 
@@ -219,7 +219,7 @@ def test_gradients_are_projected(problem, close, differ, name, side, seed) -> No
     shape = tuple(here.model.trainable()[key].shape)
     generator = torch.Generator().manual_seed(seed)
     U, V = (torch.randn(size, 2, generator=generator, dtype=F64) for size in shape)
-    rule = LowRankProjection(2, side, bases={key: (U, V)})
+    rule = LowRankProjection.of_bases({key: (U, V)}, side)
     update = by_name(flow, rule.update_operator(flow)(here.err))
     exact = by_name(flow, here.backward())
     close(update[key].reshape(shape), projected(exact[key].reshape(shape), U, V, side), 1e-9)
@@ -291,13 +291,13 @@ def test_each_weight_has_its_own_subspace(problem) -> None:
 
 def test_low_rank_refusals(problem) -> None:
     flow = problem("gru").flow()
-    with pytest.raises(ArgumentError, match="rank: expected a whole number >= 1, got 0"):
+    with pytest.raises(ArgumentError, match="rank: expected int >= 1, got 0"):
         LowRankProjection(0)
     with pytest.raises(
         ArgumentError, match="side: expected one of 'left', 'right', 'both', 'tangent', got 'top'"
     ):
         LowRankProjection(1, "top")
-    with pytest.raises(ArgumentError, match="basis: expected 'random' or 'weight', got 'svd'"):
+    with pytest.raises(ArgumentError, match="basis: expected one of 'random', 'weight', got 'svd'"):
         LowRankProjection(1, basis="svd")
     with pytest.raises(ArgumentError, match="weights: expected a list"):
         LowRankProjection(1, weights="weight*")
@@ -307,7 +307,7 @@ def test_low_rank_refusals(problem) -> None:
     with pytest.raises(
         ShapeError, match=r"bases\['weight_hh_l0'\]: U: expected \[\] \+ \[12, r\], got \[3, 1\]"
     ):
-        LowRankProjection(1, bases=bad).update_operator(flow)
+        LowRankProjection.of_bases(bad).update_operator(flow)
     with pytest.raises(ArgumentError, match="gradients: expected those of at least one matrix"):
         LowRankProjection.of_gradients({"b": torch.ones(3)}, 1)
 

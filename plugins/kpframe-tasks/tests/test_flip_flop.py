@@ -60,13 +60,13 @@ def test_scored_from_the_transient_on(transient):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"bits": 0}, r"input_size: expected a whole number >= 1, got 0"),
-        ({"steps": 0}, r"steps: expected a whole number >= 1, got 0"),
-        ({"probability": 1.5}, r"probability: expected a number from 0 to 1, got 1.5"),
-        ({"probability": float("nan")}, r"probability: expected a number from 0 to 1, got nan"),
+        ({"bits": 0}, r"bits: expected int >= 1, got 0"),
+        ({"steps": 0}, r"steps: expected int >= 1, got 0"),
+        ({"probability": 1.5}, r"probability: expected float >= 0 and <= 1, got 1.5"),
+        ({"probability": float("nan")}, r"probability: expected a number >= 0 and <= 1, got nan"),
         ({"steps": 5, "transient": 5}, r"transient: expected from 0 to 4, below steps, got 5"),
-        ({"transient": -1}, r"transient: expected from 0 to 49"),
-        ({"seed": -1}, r"seed: expected a whole number >= 0, got -1"),
+        ({"transient": -1}, r"transient: expected int >= 0, got -1"),
+        ({"seed": -1}, r"seed: expected int >= 0, got -1"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):

@@ -109,15 +109,15 @@ def test_the_rule_input_is_optional():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"variant": "memory"}, r"variant: expected one of pro, anti, delay_pro, delay_anti, got 'memory'"),
-        ({"fixation": 0}, r"fixation: expected a whole number >= 1, got 0"),
-        ({"memory": -1}, r"memory: expected a whole number >= 1, got -1"),
-        ({"jitter": -1}, r"jitter: expected a whole number >= 0, got -1"),
+        ({"variant": "memory"}, r"variant: expected one of 'pro', 'anti', .*, got 'memory'"),
+        ({"fixation": 0}, r"fixation: expected int >= 1, got 0"),
+        ({"memory": -1}, r"memory: expected int >= 1, got -1"),
+        ({"jitter": -1}, r"jitter: expected int >= 0, got -1"),
         ({"response": 3, "grace": 3}, r"grace: expected from 0 to 2, below response, got 3"),
-        ({"grace": -1}, r"grace: expected from 0 to 4"),
-        ({"noise": -0.1}, r"noise: expected a finite number >= 0, got -0.1"),
-        ({"noise": math.inf}, r"noise: expected a finite number >= 0, got inf"),
-        ({"seed": -1}, r"seed: expected a whole number >= 0, got -1"),
+        ({"grace": -1}, r"grace: expected int >= 0, got -1"),
+        ({"noise": -0.1}, r"noise: expected float >= 0 and < inf, got -0.1"),
+        ({"noise": math.inf}, r"noise: expected float >= 0 and < inf, got inf"),
+        ({"seed": -1}, r"seed: expected int >= 0, got -1"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):

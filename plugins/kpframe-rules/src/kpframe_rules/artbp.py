@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from itertools import product
 
 import torch
 
 from kpframe import StepJacobian, StochasticRule, Update
-from kpframe.errors import ArgumentError, mismatch
+from kpframe.plugin import takes_settings
+from kpframe_rules.specs_stochastic import ARTBPSettings
 
 
 class ARTBP(StochasticRule):
@@ -28,29 +28,21 @@ class ARTBP(StochasticRule):
     0.94 with ``length=50``; the root of the mean squared deviation is 2.9 and 0.6 times the gradient, and 2.0
     with ``length=10, alpha=4``.
 
-    Args:
-        length: mean number of steps between cuts, > 1; ``math.inf``: no cut.
-        alpha: None: ``c = 1 / length``, lengths are geometric. A number > 2: the paper's
-            ``c = (alpha - 1) / ((alpha - 2) length + k)``, k steps after the last cut, for which
-            the probability of more than k steps falls as ``k^(1 - alpha)`` (of finite variance for
-            alpha > 3), and long stretches are rarer by less.
-        shared: whether all trials are cut at the same steps, as when they go through one backward pass
-            together; otherwise each trial has its own draw, which makes the sum over trials vary less.
-        seed: of the draw.
+    ``alpha`` unset: ``c = 1 / length``, lengths are geometric. A number: the paper's
+    ``c = (alpha - 1) / ((alpha - 2) length + k)``, k steps after the last cut, for which the probability of
+    more than k steps falls as ``k^(1 - alpha)`` (of finite variance for alpha > 3), and long stretches are
+    rarer by less. ``length`` may be infinite: no cut. With ``shared`` all trials are cut at the same steps,
+    as when they go through one backward pass together; with a draw for each, the sum over trials varies
+    less.
 
     Raises:
-        ArgumentError: for a length that is not > 1, an alpha that is not > 2, or an unusable seed.
+        SettingsError: for a length that is not > 1, an alpha that is not > 2, or an unusable seed.
     """
 
-    def __init__(
-        self, length: float, alpha: float | None = None, shared: bool = False, seed: int = 0
-    ) -> None:
-        super().__init__(seed)
-        if not _is_number(length) or not length > 1:
-            raise ArgumentError(mismatch("length", "a number > 1", repr(length)))
-        if alpha is not None and (not _is_number(alpha) or not 2 < alpha < math.inf):
-            raise ArgumentError(mismatch("alpha", "None or a finite number > 2", repr(alpha)))
-        self.length, self.alpha, self.shared = float(length), alpha, bool(shared)
+    @takes_settings(ARTBPSettings)
+    def __init__(self, settings: ARTBPSettings) -> None:
+        super().__init__(settings.seed)
+        self.length, self.alpha, self.shared = settings.length, settings.alpha, settings.shared
         self.draws_by_trial = not self.shared
 
     def probability(self, k: int) -> float:
@@ -145,7 +137,3 @@ class WeightedStepJacobian(StepJacobian):
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return self.inner._apply_adjoint(self.factors * r)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

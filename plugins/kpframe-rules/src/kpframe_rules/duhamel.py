@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 
 from kpframe import LearningRule, Operator, Propagator, StepJacobian, Update
-from kpframe.errors import ArgumentError, mismatch, whole
 from kpframe.flow import shift, unshift
+from kpframe.plugin import takes_settings
 from kpframe_rules.leak import direct_path, leaky_path
+from kpframe_rules.specs_structural import DuhamelSettings
 
 #: Name of a base -> what makes it.
 BASES: dict[str, Callable[[Update], StepJacobian] | None] = {
@@ -33,21 +34,17 @@ class Duhamel(LearningRule):
     ``P_0`` alone, with one term, and by all of ``A_1`` else.
     Cost: k scans with A_0, and ``k - 1`` products with ``A - A_0`` over all steps at once.
 
-    Args:
-        order: number k of terms, >= 1; ``order=1`` is ``P_0`` itself.
-        base: A_0. ``"zero"``; ``"leak"``, the model's constant leak (one term: ``rflo``); ``"direct"``, its
-            direct path (``eprop``); ``"diagonal"``; or ``"units"``, the blocks within units (``snap1``).
+    With ``order=1`` the rule is ``P_0`` itself: ``rflo`` for ``base="leak"``, the model's constant leak;
+    ``eprop`` for ``"direct"``, its direct path; ``snap1`` for ``"units"``, the blocks within units.
 
     Raises:
-        ArgumentError: for an order below 1 or an unknown base.
+        SettingsError: for an order below 1 or an unknown base.
         UnsupportedError: when it is applied, for ``"leak"`` or ``"direct"`` on a model without.
     """
 
-    def __init__(self, order: int, base: str = "diagonal") -> None:
-        order = whole(order, "order")
-        if base not in BASES:
-            raise ArgumentError(mismatch("base", f"one of {', '.join(map(repr, BASES))}", repr(base)))
-        self.order, self.base = order, base
+    @takes_settings(DuhamelSettings)
+    def __init__(self, settings: DuhamelSettings) -> None:
+        self.order, self.base = settings.order, settings.base
 
     def change(self, update: Update) -> Update:
         """Return the update with the series in the place of P."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from kpframe import LearningRule, Update
+from kpframe.plugin import takes_settings
 from kpframe_rules.leak import direct_path
-from kpframe_rules.output_feedback import check_feedback, feed_back
+from kpframe_rules.output_feedback import feed_back
+from kpframe_rules.specs_structural import EPropSettings
 
 
 class EProp(LearningRule):
@@ -20,21 +22,16 @@ class EProp(LearningRule):
     from ``snap1``, which keeps ``W_ii``, and from ``rflo``, whose traces decay at a constant rate.
     Cost: one scan without any product with a recurrent weight, and one product with ``J*``.
 
-    Args:
-        feedback: ``"readout"`` (learning signals come through the readout's own weights) or ``"random"``
-            (through a fixed matrix: the readout is then needed).
-        seed: of the random matrix.
-
     Raises:
-        ArgumentError: for an unknown feedback or an unusable seed.
+        SettingsError: for an unknown feedback or an unusable seed.
         UnsupportedError: when it is applied, for a model whose paths are not known apart; ``snap1`` works
             on any model.
     """
 
-    def __init__(self, feedback: str = "readout", seed: int = 0) -> None:
-        seed = check_feedback(feedback, seed)
-        self.feedback, self.seed = feedback, seed
-        self.needs_readout = feedback == "random"
+    @takes_settings(EPropSettings)
+    def __init__(self, settings: EPropSettings) -> None:
+        self.feedback, self.seed = settings.feedback, settings.seed
+        self.needs_readout = settings.feedback == "random"
 
     def change(self, update: Update) -> Update:
         """Return the update through the direct path alone, and the feedback."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 
 from kpframe import LearningRule, Operator, StepJacobian, Trajectory, Update
-from kpframe.errors import ArgumentError, UnsupportedError, mismatch, whole
+from kpframe.errors import ArgumentError, UnsupportedError, mismatch
+from kpframe.plugin import takes_settings
 from kpframe_rules.gmres import gmres, neumann
+from kpframe_rules.specs_feedback import RecurrentBackpropagationSettings
 from kpframe_rules.units import row_units
 
 SOLVERS = {"gmres": gmres, "neumann": neumann}
@@ -27,37 +29,20 @@ class RecurrentBackpropagation(LearningRule):
     ``solver="neumann"`` sums ``(A*)^j Err``, the relaxation of the papers; it needs a stable fixed point.
     ``"gmres"`` needs none, and no more products with ``A*`` than the state is wide (in exact arithmetic).
 
-    Args:
-        settled: largest change of the state in the last step, relative to the state, that counts as an
-            equilibrium; > 0. The update is off by about that much, and more near an instability.
-        solver: ``"gmres"`` or ``"neumann"``.
-        tolerance: largest relative residual of a solution, in (0, 1); where rounding does not let it get
-            there (float32), what rounding leaves.
-        max_iterations: largest number of products with ``A*``.
+    The update is off by about the change that ``settled`` lets pass, and more near an instability. Where
+    rounding does not let a residual get to ``tolerance`` (float32), what rounding leaves counts.
 
     Raises:
-        ArgumentError: for unusable arguments; when the operator is applied, for a solution that did not
-            converge.
+        SettingsError: for unusable settings.
+        ArgumentError: when the operator is applied, for a solution that did not converge.
         UnsupportedError: when it is applied to a trajectory that has not settled, with its change in the last
             step; ``bptt`` works on any.
     """
 
-    def __init__(
-        self,
-        settled: float = 1e-6,
-        solver: str = "gmres",
-        tolerance: float = 1e-12,
-        max_iterations: int = 10_000,
-    ) -> None:
-        if isinstance(settled, bool) or not isinstance(settled, int | float) or not settled > 0:
-            raise ArgumentError(mismatch("settled", "a number > 0", repr(settled)))
-        if solver not in SOLVERS:
-            raise ArgumentError(mismatch("solver", "'gmres' or 'neumann'", repr(solver)))
-        if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 < tolerance < 1:
-            raise ArgumentError(mismatch("tolerance", "a number in (0, 1)", repr(tolerance)))
-        max_iterations = whole(max_iterations, "max_iterations")
-        self.settled, self.solver = settled, solver
-        self.tolerance, self.max_iterations = tolerance, max_iterations
+    @takes_settings(RecurrentBackpropagationSettings)
+    def __init__(self, settings: RecurrentBackpropagationSettings) -> None:
+        self.settled, self.solver = settings.settled, settings.solver
+        self.tolerance, self.max_iterations = settings.tolerance, settings.max_iterations
 
     def change(self, update: Update) -> Update:
         """Return the update with the equilibrium's response in the place of P."""

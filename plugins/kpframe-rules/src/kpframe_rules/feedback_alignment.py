@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Self
 
 import torch
 
 from kpframe import LearningRule, Readout, StepJacobian, Update
 from kpframe.errors import ArgumentError, ShapeError, UnsupportedError, mismatch
 from kpframe.flow import DiagonalStepJacobian
+from kpframe.plugin import takes_settings
 from kpframe_rules.leak import direct_path
-from kpframe_rules.output_feedback import check_feedback, random_feedback
-
-PATHS = ("none", "direct", "broadcast")
+from kpframe_rules.output_feedback import random_feedback
+from kpframe_rules.specs_feedback import DirectFeedbackAlignmentSettings, FeedbackAlignmentSettings
 
 
 class FeedbackAlignment(LearningRule):
@@ -24,30 +25,40 @@ class FeedbackAlignment(LearningRule):
     time, too: ``feedback_through_time() @ feedback_alignment()``.
     Needs the readout. Cost: that of backpropagation.
 
-    Args:
-        seed: of the random matrix. It is drawn as a readout's initial weights are, uniform in +-1/sqrt(n) for
-            n units that are read, and zero for the others; it does not change while the readout learns.
-        std: standard deviation of its entries instead; None for 1/sqrt(3 n), that of the above.
-        matrix: B itself, ``[O, H]``, or ``[O, n]`` for the units that are read.
+    The random matrix is drawn as a readout's initial weights are, uniform in +-1/sqrt(n) for n units that are
+    read, and zero for the others; it does not change while the readout learns. ``std`` scales it: unset is
+    1/sqrt(3 n), that of the above. ``of_matrix`` takes B itself.
 
     Raises:
-        ArgumentError: for an unusable seed or std, or both a matrix and one of these.
+        SettingsError: for an unusable seed or std.
         UnsupportedError: when it is applied without a readout.
-        ShapeError: when it is applied to a readout that B does not fit.
     """
 
     needs_readout = True
+    matrix: torch.Tensor | None = None
 
-    def __init__(
-        self, seed: int = 0, std: float | None = None, *, matrix: torch.Tensor | None = None
-    ) -> None:
-        seed = check_feedback("random", seed)
-        if std is not None and not (math.isfinite(std) and std > 0):
-            raise ArgumentError(mismatch("std", "a finite number > 0", std))
-        if matrix is not None and (seed != 0 or std is not None):
-            raise ArgumentError(mismatch("matrix", "no seed and no std beside a matrix", f"{seed=}, {std=}"))
-        self.seed, self.std = seed, std
-        self.matrix = None if matrix is None else matrix.detach().clone()
+    @takes_settings(FeedbackAlignmentSettings)
+    def __init__(self, settings: FeedbackAlignmentSettings) -> None:
+        self.seed, self.std = settings.seed, settings.std
+
+    @classmethod
+    def of_matrix(cls, matrix: torch.Tensor, **settings: Any) -> Self:
+        """Return the rule with a given B.
+
+        Args:
+            matrix: ``[O, H]``, or ``[O, n]`` for the n units that are read.
+            settings: others than those of the random matrix.
+
+        Raises:
+            ArgumentError: for a seed or std beside it.
+            ShapeError: when it is applied to a readout that B does not fit.
+        """
+        beside = [name for name in ("seed", "std") if name in settings]
+        if beside:
+            raise ArgumentError(mismatch("matrix", "no seed and no std beside a matrix", ", ".join(beside)))
+        rule = cls(**settings)
+        rule.matrix = matrix.detach().clone()
+        return rule
 
     def feedback(self, readout: Readout) -> torch.Tensor:  # [O, H]
         """Return B for a readout."""
@@ -103,27 +114,16 @@ class DirectFeedbackAlignment(FeedbackAlignment):
     trainable initial state counts as the state of step 0, which has no outputs of its own: with ``"none"`` it
     does not learn. Cost: one product with ``J*``, and for ``"direct"`` a scan without recurrent weights.
 
-    Args:
-        through: see above.
-        seed, std, matrix: as in ``FeedbackAlignment``.
-
     Raises:
-        ArgumentError: as ``FeedbackAlignment``, and for an unknown ``through``.
-        UnsupportedError: when it is applied with ``"direct"`` to a model whose paths are not known apart.
+        SettingsError: for an unknown ``through``, an unusable seed or std.
+        UnsupportedError: when it is applied without a readout, and with ``"direct"`` to a model whose paths
+            are not known apart.
     """
 
-    def __init__(
-        self,
-        through: str = "none",
-        seed: int = 0,
-        std: float | None = None,
-        *,
-        matrix: torch.Tensor | None = None,
-    ) -> None:
-        super().__init__(seed, std, matrix=matrix)
-        if through not in PATHS:
-            raise ArgumentError(mismatch("through", "'none', 'direct' or 'broadcast'", repr(through)))
-        self.through = through
+    @takes_settings(DirectFeedbackAlignmentSettings)
+    def __init__(self, settings: DirectFeedbackAlignmentSettings) -> None:
+        super().__init__(seed=settings.seed, std=settings.std)
+        self.through = settings.through
 
     def change(self, update: Update) -> Update:
         """Return the update with B and without the way back through the weights."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Self
 
 import torch
 
 from kpframe import LearningRule, Update
 from kpframe.errors import ArgumentError, UnsupportedError, closest, mismatch
-from kpframe_rules.output_feedback import check_feedback
+from kpframe.plugin import takes_settings
+from kpframe_rules.specs_feedback import FeedbackThroughTimeSettings
 
 
 class FeedbackThroughTime(LearningRule):
@@ -23,40 +24,33 @@ class FeedbackThroughTime(LearningRule):
     errors from stage to stage by the weights themselves.
     Needs a model written as a ``SiteModel``. Cost: that of backpropagation.
 
-    Args:
-        weights: names of the weights to replace; ``*`` and ``?`` match as in file names. None: all that read
-            the state, or what a stage before has computed in the same step.
-        seed: of the random matrices, normal; each weight has its own draw whichever others are replaced.
-        std: standard deviation of their entries; None: the root mean square of those of the weight, so that
-            in training the matrix keeps its direction and follows the weight's size.
-        matrices: name of a weight -> B of the same shape, in place of ``weights``, ``seed`` and ``std``.
+    Replaced are all weights that read the state, or what a stage before has computed in the same step, unless
+    ``weights`` names some. The random matrices are normal; each weight has its own draw whichever others are
+    replaced. ``std`` unset is the root mean square of the weight's entries, so that in training the matrix
+    keeps its direction and follows the weight's size. ``of_matrices`` takes B itself.
 
     Raises:
-        ArgumentError: for unusable arguments; when it is applied, for a name that no weight has.
-        ShapeError: when it is applied, for a matrix that does not have its weight's shape.
+        SettingsError: for unusable settings.
+        ArgumentError: when it is applied, for a name that no weight has.
         UnsupportedError: when it is applied to a model without weight sites.
     """
 
-    def __init__(
-        self,
-        weights: Sequence[str] | None = None,
-        seed: int = 0,
-        std: float | None = None,
-        *,
-        matrices: Mapping[str, torch.Tensor] | None = None,
-    ) -> None:
-        seed = check_feedback("random", seed)
-        if isinstance(weights, str):  # would be taken for a list of letters
-            raise ArgumentError(mismatch("weights", f"a list such as [{weights!r}]", repr(weights)))
-        if std is not None and not (math.isfinite(std) and std > 0):
-            raise ArgumentError(mismatch("std", "a finite number > 0", std))
-        if matrices is not None and (weights is not None or seed != 0 or std is not None):
-            raise ArgumentError(
-                mismatch("matrices", "no weights, seed or std beside it", f"{weights=}, {seed=}, {std=}")
-            )
-        self.weights = None if weights is None else tuple(weights)
-        self.seed, self.std = seed, std
-        self.matrices = None if matrices is None else {n: m.detach().clone() for n, m in matrices.items()}
+    matrices: Mapping[str, torch.Tensor] | None = None
+
+    @takes_settings(FeedbackThroughTimeSettings)
+    def __init__(self, settings: FeedbackThroughTimeSettings) -> None:
+        self.weights, self.seed, self.std = settings.weights, settings.seed, settings.std
+
+    @classmethod
+    def of_matrices(cls, matrices: Mapping[str, torch.Tensor]) -> Self:
+        """Return the rule with given matrices: name of a weight -> B of the same shape.
+
+        Raises:
+            ArgumentError, ShapeError: when it is applied, for a name that no weight has, or another shape.
+        """
+        rule = cls()
+        rule.matrices = {name: matrix.detach().clone() for name, matrix in matrices.items()}
+        return rule
 
     def change(self, update: Update) -> Update:
         """Return the update through the replaced weights."""

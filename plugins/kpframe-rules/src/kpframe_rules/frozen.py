@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from kpframe import LearningRule, Update
-from kpframe.errors import ArgumentError, mismatch
+from kpframe.plugin import takes_settings
+from kpframe_rules.specs_structural import FrozenSettings
 
 
 class Frozen(LearningRule):
@@ -14,18 +13,15 @@ class Frozen(LearningRule):
     Freezing the recurrent and input weights leaves a reservoir. The operators of the parameters one by
     one add up to K, and with all of them frozen nothing moves. Cost: that of the parameters left.
 
-    Args:
-        parameters: names of the frozen parameters; ``*`` and ``?`` match as in file names.
-
     Raises:
-        ArgumentError: for a string in place of a list; when it is applied, for a name that matches no
-            parameter of the model, listing those there are.
+        SettingsError: for a string in place of a list.
+        ArgumentError: when it is applied, for a name that matches no parameter of the model; lists those
+            there are.
     """
 
-    def __init__(self, parameters: Sequence[str]) -> None:
-        if isinstance(parameters, str):  # would be taken for a list of letters
-            raise ArgumentError(mismatch("parameters", f"a list such as [{parameters!r}]", repr(parameters)))
-        self.parameters = tuple(parameters)
+    @takes_settings(FrozenSettings)
+    def __init__(self, settings: FrozenSettings) -> None:
+        self.parameters = settings.parameters
 
     def change(self, update: Update) -> Update:
         """Return the update of the parameters that learn."""

@@ -8,7 +8,9 @@ from itertools import product
 import torch
 
 from kpframe import Flow, LearningRule, Operator, Readout, StepJacobian, StochasticRule, Update
-from kpframe.errors import ArgumentError, UnsupportedError, mismatch
+from kpframe.errors import UnsupportedError
+from kpframe.plugin import takes_settings
+from kpframe_rules.specs_structural import GateStopSettings, HDetachSettings
 
 
 class GateStop(LearningRule):
@@ -21,18 +23,18 @@ class GateStop(LearningRule):
     cut, ``eprop`` with errors through the readout. A trainable initial state learns by the paths that are
     left in the first step. Cost: that of backpropagation through time.
 
-    Args:
-        paths: preactivations that the state reaches (``"r"``, ``"z"``), weights by which it does so, or
-            ``"direct"``; ``*`` and ``?`` match as in file names.
+    A path is named by a preactivation that the state reaches (``"r"``, ``"z"``), by a weight through which it
+    does so, or ``"direct"``; ``*`` and ``?`` match as in file names.
 
     Raises:
-        ArgumentError: for a string in place of a list; when it is applied, for a name that is no path of
-            the model, listing those there are.
+        SettingsError: for a string in place of a list.
+        ArgumentError: when it is applied, for a name that is no path of the model; lists those there are.
         UnsupportedError: when it is applied, for a model whose paths are not known apart.
     """
 
-    def __init__(self, paths: Sequence[str] = ()) -> None:
-        self.paths = check_paths(paths)
+    @takes_settings(GateStopSettings)
+    def __init__(self, settings: GateStopSettings) -> None:
+        self.paths = settings.paths
 
     def change(self, update: Update) -> Update:
         """Return the update without the paths."""
@@ -54,26 +56,15 @@ class HDetach(StochasticRule):
     that ``expectation`` is exact at any length. With probability 0 it is backpropagation through time, with 1
     ``eprop``. Cost: that of backpropagation through time.
 
-    Args:
-        probability: p of a cut at each step, in [0, 1].
-        paths: what is cut, as in ``gate_stop``; None: every recurrent weight.
-        seed: of the draw.
-
     Raises:
-        ArgumentError: for a probability outside of [0, 1] or an unusable seed, and as ``gate_stop``.
-        UnsupportedError: as ``gate_stop``.
+        SettingsError: for a probability outside of [0, 1], an unusable seed, or a string in place of a list.
+        ArgumentError, UnsupportedError: as ``gate_stop``.
     """
 
-    def __init__(self, probability: float, paths: Sequence[str] | None = None, seed: int = 0) -> None:
-        super().__init__(seed)
-        if (
-            isinstance(probability, bool)
-            or not isinstance(probability, int | float)
-            or not 0 <= probability <= 1
-        ):
-            raise ArgumentError(mismatch("probability", "a number in [0, 1]", repr(probability)))
-        self.probability = float(probability)
-        self.paths = None if paths is None else check_paths(paths)
+    @takes_settings(HDetachSettings)
+    def __init__(self, settings: HDetachSettings) -> None:
+        super().__init__(settings.seed)
+        self.probability, self.paths = settings.probability, settings.paths
 
     def change(self, update: Update) -> Update:
         """Return the update with this seed's draw of cut steps."""
@@ -108,13 +99,6 @@ class HDetach(StochasticRule):
     def __repr__(self) -> str:
         paths = None if self.paths is None else list(self.paths)
         return f"HDetach(probability={self.probability}, paths={paths}, seed={self.seed})"
-
-
-def check_paths(paths: Sequence[str]) -> tuple[str, ...]:
-    """Return paths as a tuple; raises ``ArgumentError`` for a string in place of a list."""
-    if isinstance(paths, str):  # would be taken for a list of letters
-        raise ArgumentError(mismatch("paths", f"a list such as [{paths!r}]", repr(paths)))
-    return tuple(paths)
 
 
 def cut(update: Update, paths: Sequence[str] | None, rule: str) -> StepJacobian:

@@ -7,11 +7,11 @@ import math
 import torch
 
 from kpframe import IdentityOperator, LearningRule, MatrixOperator, Space, Update
-from kpframe.errors import ArgumentError, ShapeError, check_seed, mismatch
+from kpframe.errors import ArgumentError, ShapeError, mismatch
 from kpframe.operators import BATCH, HIDDEN, TIME, KroneckerOperator, check_finite
+from kpframe.plugin import takes_settings
 from kpframe_rules.leak import constant_leak, decaying
-
-KERNELS = ("identity", "random")
+from kpframe_rules.specs_structural import KeRNLSettings
 
 
 class KeRNL(LearningRule):
@@ -23,37 +23,45 @@ class KeRNL(LearningRule):
     initial state is taken to move ``h_t`` by ``A Lambda^t``.
     Cost: one scan without any product with a weight matrix, one product with A, and one with ``J*``.
 
-    Args:
-        kernel: ``"identity"``, ``"random"`` (normal, with variance 1/H) or a tensor ``[H, H]``.
-        decay: Lambda, the factor for one step, in [0, 1]: a number, or a tensor ``[H]``. None: the leak
-            ``1 - alpha`` of the model.
-        seed: of the random kernel.
+    A random kernel is normal, with variance 1/H. Tensors come in by ``of_kernel``.
 
     Raises:
-        ArgumentError: for an unknown kernel, a decay that is no such factor, or an unusable seed.
-        ShapeError: when it is applied, for a kernel or decay of another size than the state.
+        SettingsError: for an unknown kernel, a decay that is no such factor, or an unusable seed.
         UnsupportedError: when it is applied without ``decay``, for a model without a constant leak.
     """
 
-    def __init__(
-        self,
-        kernel: str | torch.Tensor = "identity",
-        decay: float | torch.Tensor | None = None,
-        seed: int = 0,
-    ) -> None:
-        if isinstance(kernel, torch.Tensor):
-            check_finite(kernel, "kernel")
-            kernel = kernel.detach().clone()
-        elif kernel not in KERNELS:
-            raise ArgumentError(mismatch("kernel", "'identity', 'random' or a tensor [H, H]", repr(kernel)))
-        if isinstance(decay, torch.Tensor):
-            inside = bool(((decay >= 0) & (decay <= 1)).all())
-            decay = decay.detach().clone()
+    @takes_settings(KeRNLSettings)
+    def __init__(self, settings: KeRNLSettings) -> None:
+        self.kernel: str | torch.Tensor = settings.kernel
+        self.decay: float | torch.Tensor | None = settings.decay
+        self.seed = settings.seed
+
+    @classmethod
+    def of_kernel(
+        cls, kernel: torch.Tensor | None = None, decay: float | torch.Tensor | None = None
+    ) -> KeRNL:
+        """Return the rule with a kernel, and a decay for each entry of the state.
+
+        Args:
+            kernel: A, ``[H, H]``; None for the identity.
+            decay: Lambda, the factor for one step, in [0, 1]: a number, or ``[H]``. None: the leak
+                ``1 - alpha`` of the model.
+
+        Raises:
+            ArgumentError, NonFiniteError: for a decay that is no such factor, NaN or infinity.
+            ShapeError: when it is applied, for a kernel or decay of another size than the state.
+        """
+        if not isinstance(decay, torch.Tensor):
+            rule = cls(decay=decay)
         else:
-            inside = decay is None or (not isinstance(decay, bool) and 0 <= decay <= 1)
-        if not inside:
-            raise ArgumentError(mismatch("decay", "None, or factors in [0, 1]", repr(decay)))
-        self.kernel, self.decay, self.seed = kernel, decay, check_seed(seed)
+            if not bool(((decay >= 0) & (decay <= 1)).all()):
+                raise ArgumentError(mismatch("decay", "None, or factors in [0, 1]", repr(decay)))
+            rule = cls()
+            rule.decay = decay.detach().clone()
+        if kernel is not None:
+            check_finite(kernel, "kernel")
+            rule.kernel = kernel.detach().clone()
+        return rule
 
     def change(self, update: Update) -> Update:
         """Return the update through the kernel and its decay."""

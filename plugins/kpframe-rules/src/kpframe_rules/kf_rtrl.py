@@ -7,10 +7,12 @@ from collections.abc import Iterator
 import torch
 
 from kpframe import IdentityOperator, Operator, StochasticRule, Update
-from kpframe.errors import UnsupportedError, whole
+from kpframe.errors import UnsupportedError
 from kpframe.flow import ParameterJacobian, WeightGroup, split_parameters
-from kpframe.operators import MEMORY_BUDGET, check_memory
+from kpframe.operators import check_memory
+from kpframe.plugin import takes_settings
 from kpframe_rules.random_draws import divided, sign_patterns, signs
+from kpframe_rules.specs_stochastic import KFRTRLSettings
 
 
 class KFRTRL(StochasticRule):
@@ -34,12 +36,8 @@ class KFRTRL(StochasticRule):
     ``lstm`` of one layer. In a ``gru`` input and recurrent weights act on different ones. Cost: one product
     of two H x H matrices for each step and trial; a matrix F and a vector u for each.
 
-    Args:
-        seed: of the draw.
-        max_bytes: largest memory that the matrices F may take.
-
     Raises:
-        ArgumentError: for a number of bytes below 1, or an unusable seed.
+        SettingsError: for a number of bytes below 1, or an unusable seed.
         MemoryBudgetError: when it is applied, for matrices over the budget.
         UnsupportedError: when it is applied, for a model with more than one set of preactivations, a
             trainable initial state, weights of each step, or without weight sites.
@@ -47,9 +45,10 @@ class KFRTRL(StochasticRule):
 
     draws_by_trial = True
 
-    def __init__(self, seed: int = 0, max_bytes: int = MEMORY_BUDGET) -> None:
-        super().__init__(seed)
-        self.max_bytes = whole(max_bytes, "max_bytes")
+    @takes_settings(KFRTRLSettings)
+    def __init__(self, settings: KFRTRLSettings) -> None:
+        super().__init__(settings.seed)
+        self.max_bytes = settings.max_bytes
 
     def change(self, update: Update) -> Update:
         """Return the update with this seed's draw."""

@@ -8,14 +8,12 @@ import torch
 from attrs import frozen
 
 from kpframe import LearningRule, Space, Update
-from kpframe.errors import ArgumentError, ShapeError, mismatch, whole
+from kpframe.errors import ArgumentError, ShapeError, mismatch
 from kpframe.flow import match_parameters, parameter_values
 from kpframe.operators import PARAMETER, Part, SelfAdjointOperator
+from kpframe.plugin import takes_settings
 from kpframe_rules.metrics import scaled
-from kpframe_rules.output_feedback import check_feedback
-
-SIDES = ("left", "right", "both", "tangent")
-BASES = ("random", "weight")
+from kpframe_rules.specs_feedback import LowRankProjectionSettings
 
 #: Orthonormal bases of a weight's columns ``[m, r]`` and rows ``[n, r]``.
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -42,43 +40,40 @@ class LowRankProjection(LearningRule):
     before (compose with ``frozen`` to stop them); a weight with another matrix at each step has a subspace
     for each. Cost: that of the rule and ``4 m n r`` operations a weight.
 
-    Args:
-        rank: r >= 1; a side of a weight with no more entries than this is kept whole.
-        side: see above.
-        basis: ``"random"`` (uniform over subspaces, by QR of a normal matrix) or ``"weight"`` (the leading
-            singular vectors of the weight as it is in the flow).
-        seed: of random bases; each weight has its own draw whichever others are projected.
-        weights: names of the weights; ``*`` and ``?`` match as in file names.
-        bases: name -> (U, V), whose columns are made orthonormal, instead of ``basis``, ``seed`` and
-            ``weights``; see ``of_gradients``.
+    A side of a weight with no more entries than the rank is kept whole. Random bases are uniform over
+    subspaces (QR of a normal matrix), and each weight has its own draw whichever others are projected;
+    ``basis="weight"`` takes the leading singular vectors of the weight as it is in the flow. ``of_bases`` and
+    ``of_gradients`` take others.
 
     Raises:
-        ArgumentError: for unusable arguments; when it is applied, for names that match no parameter, or no
-            matrix.
-        ShapeError: when it is applied, for given bases that do not fit their weight.
+        SettingsError: for unusable settings.
+        ArgumentError: when it is applied, for names that match no parameter, or no matrix.
     """
 
-    def __init__(
-        self,
-        rank: int,
-        side: str = "left",
-        basis: str = "random",
-        seed: int = 0,
-        weights: Sequence[str] = ("*",),
-        *,
-        bases: Mapping[str, Pair] | None = None,
-    ) -> None:
-        rank = whole(rank, "rank")
-        if side not in SIDES:
-            raise ArgumentError(mismatch("side", f"one of {', '.join(map(repr, SIDES))}", repr(side)))
-        if basis not in BASES:
-            raise ArgumentError(mismatch("basis", "'random' or 'weight'", repr(basis)))
-        seed = check_feedback("random", seed)
-        if isinstance(weights, str):  # would be taken for a list of letters
-            raise ArgumentError(mismatch("weights", f"a list such as [{weights!r}]", repr(weights)))
-        self.rank, self.side, self.basis, self.seed = rank, side, basis, seed
-        self.weights = tuple(weights) if bases is None else tuple(bases)
-        self.bases = None if bases is None else {name: _pair(name, pair) for name, pair in bases.items()}
+    bases: Mapping[str, Pair] | None = None
+
+    @takes_settings(LowRankProjectionSettings)
+    def __init__(self, settings: LowRankProjectionSettings) -> None:
+        self.rank, self.side, self.basis = settings.rank, settings.side, settings.basis
+        self.seed, self.weights = settings.seed, settings.weights
+
+    @classmethod
+    def of_bases(cls, bases: Mapping[str, Pair], side: str = "left") -> LowRankProjection:
+        """Return the projection onto given bases.
+
+        Args:
+            bases: name of a weight -> (U, V), ``[m, r]`` and ``[n, r]``, whose columns are made orthonormal.
+            side: see the class.
+
+        Raises:
+            ArgumentError: for what is no pair of matrices.
+            ShapeError: when it is applied, for bases that do not fit their weight.
+        """
+        made = {name: _pair(name, pair) for name, pair in bases.items()}
+        rank = max((matrix.shape[-1] for pair in made.values() for matrix in pair), default=1)
+        rule = cls(rank=rank, side=side, weights=tuple(made))
+        rule.bases = made
+        return rule
 
     @classmethod
     def of_gradients(
@@ -94,7 +89,9 @@ class LowRankProjection(LearningRule):
         matrices = {name: g for name, g in gradients.items() if g.ndim >= 2}
         if not matrices:
             raise ArgumentError(mismatch("gradients", "those of at least one matrix", list(gradients)))
-        return cls(rank, side, bases={name: _leading(g, rank) for name, g in matrices.items()})
+        rule = cls.of_bases({name: _leading(g, rank) for name, g in matrices.items()}, side)
+        rule.rank = rank
+        return rule
 
     def change(self, update: Update) -> Update:
         """Return the update with the projector as its metric."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any, Self
 
 import torch
 
 from kpframe import Flow, IdentityOperator, LearningRule, Operator, Update
-from kpframe.errors import ArgumentError, UnsupportedError, mismatch, whole
+from kpframe.errors import ArgumentError, UnsupportedError, mismatch
 from kpframe.operators import SelfAdjointOperator
+from kpframe.plugin import takes_settings
 from kpframe_rules.conjugate_gradients import damped_solve
 from kpframe_rules.curvature import LOSSES, check_curvature, loss_curvature
 from kpframe_rules.metrics import restricted
-
-CURVATURES = ("states", *LOSSES)
+from kpframe_rules.specs_feedback import NaturalGradientSettings
 
 
 class NaturalGradient(LearningRule):
@@ -35,43 +35,35 @@ class NaturalGradient(LearningRule):
     two products with J. They are at most as many as the rank of G and one, in exact arithmetic; a small
     lambda next to the largest eigenvalue of Phi takes more.
 
-    Args:
-        curvature: ``"states"`` (C = I), ``"mse"`` or ``"cross_entropy"`` (the Hessian of that loss, every
-            step scored that is not padded, see ``loss_curvature``; these need the readout), or a positive
-            operator on the state space.
-        damping: lambda > 0, in units of ``G* C G``, which sums over trials and steps (a mean loss has its 1/n
-            in C).
-        tolerance: largest relative residual of a solution, in (0, 1); where rounding does not let it get
-            there (float32), what rounding leaves.
-        max_iterations: largest number of iterations of a solution; None for ten times what exact arithmetic
-            takes.
+    ``"mse"`` and ``"cross_entropy"`` take the Hessian of that loss, every step scored that is not padded (see
+    ``loss_curvature``), and need the readout; ``of_curvature`` takes any other C. The damping is in units of
+    ``G* C G``, which sums over trials and steps (a mean loss has its 1/n in C). Where rounding does not let a
+    residual get to ``tolerance`` (float32), what rounding leaves counts. ``max_iterations`` unset is ten
+    times what exact arithmetic takes.
 
     Raises:
-        ArgumentError: for unusable arguments; when the operator is applied, for a solution that did not
-            converge.
+        SettingsError: for unusable settings.
+        ArgumentError: when the operator is applied, for a solution that did not converge.
         UnsupportedError: when it is applied without the readout that it needs.
     """
 
-    def __init__(
-        self,
-        curvature: str | Operator = "states",
-        damping: float = 1e-3,
-        tolerance: float = 1e-12,
-        max_iterations: int | None = None,
-    ) -> None:
-        if isinstance(curvature, str) and curvature not in CURVATURES:
-            expected = "'states', 'mse', 'cross_entropy' or an operator"
-            raise ArgumentError(mismatch("curvature", expected, repr(curvature)))
-        if isinstance(damping, bool) or not isinstance(damping, int | float) or not 0 < damping < math.inf:
-            raise ArgumentError(mismatch("damping", "a finite number > 0", repr(damping)))
-        if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 < tolerance < 1:
-            raise ArgumentError(mismatch("tolerance", "a number in (0, 1)", repr(tolerance)))
-        if max_iterations is not None:
-            expected = "a whole number >= 1, or None"
-            max_iterations = whole(max_iterations, "max_iterations", expected=expected)
-        self.curvature, self.damping = curvature, float(damping)
-        self.tolerance, self.max_iterations = tolerance, max_iterations
-        self.needs_readout = curvature in LOSSES if isinstance(curvature, str) else False
+    @takes_settings(NaturalGradientSettings)
+    def __init__(self, settings: NaturalGradientSettings) -> None:
+        self.curvature: str | Operator = settings.curvature
+        self.damping, self.tolerance = settings.damping, settings.tolerance
+        self.max_iterations = settings.max_iterations
+        self.needs_readout = settings.curvature in LOSSES
+
+    @classmethod
+    def of_curvature(cls, curvature: Operator, **settings: Any) -> Self:
+        """Return the rule with a given C, a positive operator on the state space, and other settings.
+
+        Raises:
+            ArgumentError: when it is applied, for an operator on another space, or one not tagged positive.
+        """
+        rule = cls(**settings)
+        rule.curvature, rule.needs_readout = curvature, False
+        return rule
 
     def change(self, update: Update) -> Update:
         """Return the update with the natural metric, on the one that is there."""

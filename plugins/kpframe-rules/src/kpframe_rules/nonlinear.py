@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NoReturn
 
 import torch
@@ -10,7 +9,9 @@ import torch
 from kpframe import Flow, LearningRule, Readout, Update
 from kpframe.errors import ArgumentError, NotLinearError, mismatch
 from kpframe.flow import join_parameters, split_parameters
+from kpframe.plugin import takes_settings
 from kpframe_rules.bptt import BPTT
+from kpframe_rules.specs_feedback import AdamFromScratchSettings, ClippedSettings
 
 
 class NonlinearRule(LearningRule):
@@ -63,19 +64,14 @@ class Clipped(NonlinearRule):
     with the norm over all parameters together, as ``torch.nn.utils.clip_grad_norm_`` has it (which adds 1e-6
     to the norm). Cost: that of the rule.
 
-    Args:
-        max_norm: > 0.
-        rule: whose gradient; None for backpropagation through time.
-
     Raises:
-        ArgumentError: for an unusable norm or rule.
+        SettingsError, ArgumentError: for an unusable norm or rule.
     """
 
-    def __init__(self, max_norm: float, rule: LearningRule | None = None) -> None:
-        super().__init__(rule)
-        if isinstance(max_norm, bool) or not isinstance(max_norm, int | float) or not 0 < max_norm < math.inf:
-            raise ArgumentError(mismatch("max_norm", "a finite number > 0", repr(max_norm)))
-        self.max_norm = max_norm
+    @takes_settings(ClippedSettings)
+    def __init__(self, settings: ClippedSettings) -> None:
+        super().__init__(settings.rule)
+        self.max_norm = settings.max_norm
 
     def _made_of(self, g: torch.Tensor) -> torch.Tensor:
         largest = float(g.abs().max()) or 1.0
@@ -98,19 +94,14 @@ class AdamFromScratch(NonlinearRule):
     whatever the betas. Almost the sign of the gradient, where ``frozen_adam`` is linear. Cost: that of the
     rule.
 
-    Args:
-        eps: > 0.
-        rule: whose gradient; None for backpropagation through time.
-
     Raises:
-        ArgumentError: for an unusable eps or rule.
+        SettingsError, ArgumentError: for an unusable eps or rule.
     """
 
-    def __init__(self, eps: float = 1e-8, rule: LearningRule | None = None) -> None:
-        super().__init__(rule)
-        if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < math.inf:
-            raise ArgumentError(mismatch("eps", "a finite number > 0", repr(eps)))
-        self.eps = eps
+    @takes_settings(AdamFromScratchSettings)
+    def __init__(self, settings: AdamFromScratchSettings) -> None:
+        super().__init__(settings.rule)
+        self.eps = settings.eps
 
     def _made_of(self, g: torch.Tensor) -> torch.Tensor:
         return g / (g.abs() + self.eps)

@@ -7,16 +7,7 @@ import math
 import torch
 
 from kpframe import Readout, Update
-from kpframe.errors import ArgumentError, UnsupportedError, check_seed, mismatch
-
-FEEDBACK = ("readout", "random")
-
-
-def check_feedback(feedback: str, seed: object) -> int:
-    """Return the seed; raises ``ArgumentError`` for an unknown feedback or an unusable seed."""
-    if feedback not in FEEDBACK:
-        raise ArgumentError(mismatch("feedback", "'readout' or 'random'", repr(feedback)))
-    return check_seed(seed)
+from kpframe.errors import UnsupportedError, mismatch
 
 
 def random_feedback(readout: Readout, seed: int) -> torch.Tensor:  # [O, H]

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 import torch
 
 from kpframe import Space, StochasticRule, Update
-from kpframe.errors import ArgumentError, mismatch, whole
 from kpframe.operators import SelfAdjointOperator
+from kpframe.plugin import takes_settings
 from kpframe_rules.random_draws import normals, sign_patterns, signs
+from kpframe_rules.specs_stochastic import PerturbationSettings
 
 DISTRIBUTIONS = {"signs": signs, "normal": normals}
 
@@ -23,22 +24,16 @@ DISTRIBUTIONS = {"signs": signs, "normal": normals}
 class Perturbation(StochasticRule):
     """What node and weight perturbation share: independent directions of covariance I, averaged.
 
-    Args:
-        directions: how many directions are drawn, each with a roll-out of its own.
-        distribution: of their entries: ``"signs"`` (+1 or -1) or ``"normal"``.
-        seed: of the draw.
+    Each direction costs a roll-out of its own.
 
     Raises:
-        ArgumentError: for a number of directions below 1, an unknown distribution or an unusable seed.
+        SettingsError: for a number of directions below 1, an unknown distribution or an unusable seed.
     """
 
-    def __init__(self, directions: int = 1, distribution: str = "signs", seed: int = 0) -> None:
-        super().__init__(seed)
-        self.directions = whole(directions, "directions")
-        if distribution not in DISTRIBUTIONS:
-            expected = " or ".join(map(repr, DISTRIBUTIONS))
-            raise ArgumentError(mismatch("distribution", expected, repr(distribution)))
-        self.distribution = distribution
+    @takes_settings(PerturbationSettings)
+    def __init__(self, settings: PerturbationSettings) -> None:
+        super().__init__(settings.seed)
+        self.directions, self.distribution = settings.directions, settings.distribution
 
     @abstractmethod
     def _shape(self, update: Update) -> tuple[int, ...]:

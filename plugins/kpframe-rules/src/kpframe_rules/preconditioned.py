@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,9 @@ from kpframe import DiagonalOperator, LearningRule, Model, Update
 from kpframe.errors import ArgumentError, DeviceError, DtypeError, ShapeError, mismatch
 from kpframe.flow import match_parameters, parameter_values
 from kpframe.operators import PARAMETER, Part
+from kpframe.plugin import takes_settings
 from kpframe_rules.metrics import scaled
+from kpframe_rules.specs_feedback import FrozenAdamSettings, LearningRatesSettings
 
 
 class LearningRates(LearningRule):
@@ -22,25 +23,16 @@ class LearningRates(LearningRule):
     coordinates that the rates stretch: ``M^1/2 M_inner M^1/2``. Frozen parameters stay frozen. A rate of 0
     freezes a parameter. Cost: that of the rule.
 
-    Args:
-        rates: name -> rate >= 0; ``*`` and ``?`` match as in file names, and of several patterns that match
-            a parameter the last one counts: ``{"*": 0.1, "weight_hh*": 0.01}``.
-        other: rate of the parameters that no pattern matches.
+    Of several patterns that match a parameter the last one counts: ``{"*": 0.1, "weight_hh*": 0.01}``.
 
     Raises:
-        ArgumentError: for a rate that is no finite number >= 0; when it is applied, for a name that matches
-            no parameter of the model, listing those there are.
+        SettingsError, ArgumentError: for a rate that is no finite number >= 0.
+        ArgumentError: when it is applied, for a name that matches no parameter; lists those there are.
     """
 
-    def __init__(self, rates: Mapping[str, float], other: float = 1.0) -> None:
-        _check_mapping("rates", rates, "rate")
-        for label, rate in {
-            **{f"rates[{name!r}]": rate for name, rate in rates.items()},
-            "other": other,
-        }.items():
-            if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < math.inf:
-                raise ArgumentError(mismatch(label, "a finite number >= 0", repr(rate)))
-        self.rates, self.other = dict(rates), other
+    @takes_settings(LearningRatesSettings)
+    def __init__(self, settings: LearningRatesSettings) -> None:
+        self.rates, self.other = dict(settings.rates), settings.other
 
     def change(self, update: Update) -> Update:
         """Return the update with the rates as its metric."""
@@ -65,25 +57,23 @@ class FrozenAdam(LearningRule):
     Another metric that is there already is taken in the stretched coordinates, as for ``learning_rates``.
     Cost: that of the rule.
 
-    Args:
-        second_moments: parameter -> ``v_hat`` of its shape, entries >= 0; every parameter that learns needs
-            one. ``of_optimizer`` and ``of_state_dict`` read them, bias corrected, from Adam or AdamW.
-        eps: added to the root, > 0.
+    ``second_moments`` has ``v_hat`` of every parameter that learns, of its shape, entries >= 0;
+    ``of_optimizer`` and ``of_state_dict`` read them, bias corrected, from Adam or AdamW.
 
     Raises:
-        ArgumentError: for an unusable eps, or moments that are negative or not finite; when it is applied,
-            for a parameter without.
+        SettingsError: for an unusable eps.
+        ArgumentError: for moments that are negative or not finite; when it is applied, for a parameter
+            without.
         ShapeError, DtypeError, DeviceError: when it is applied, for moments unlike their parameter.
     """
 
-    def __init__(self, second_moments: Mapping[str, torch.Tensor], eps: float = 1e-8) -> None:
-        _check_mapping("second_moments", second_moments, "tensor")
-        if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < math.inf:
-            raise ArgumentError(mismatch("eps", "a finite number > 0", repr(eps)))
+    @takes_settings(FrozenAdamSettings)
+    def __init__(self, settings: FrozenAdamSettings) -> None:
         self.second_moments = {
-            name: _moment(f"second_moments[{name!r}]", value) for name, value in second_moments.items()
+            name: _moment(f"second_moments[{name!r}]", value)
+            for name, value in settings.second_moments.items()
         }
-        self.eps = eps
+        self.eps = settings.eps
 
     @classmethod
     def of_optimizer(cls, optimizer: torch.optim.Optimizer, model: Model) -> FrozenAdam:
@@ -151,11 +141,6 @@ class FrozenAdam(LearningRule):
 
     def __repr__(self) -> str:
         return f"FrozenAdam(second_moments={list(self.second_moments)}, eps={self.eps})"
-
-
-def _check_mapping(argument: str, value: object, kind: str) -> None:
-    if not isinstance(value, Mapping):
-        raise ArgumentError(mismatch(argument, f"a mapping name -> {kind}", type(value).__name__))
 
 
 def _moment(label: str, value: object) -> torch.Tensor:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from kpframe import LearningRule, Update
+from kpframe.plugin import takes_settings
 from kpframe_rules.leak import leaky_path
-from kpframe_rules.output_feedback import check_feedback, feed_back
+from kpframe_rules.output_feedback import feed_back
+from kpframe_rules.specs_structural import RFLOSettings
 
 
 class RFLO(LearningRule):
@@ -20,21 +22,16 @@ class RFLO(LearningRule):
     through the readout give truncation to one step, in which an initial state does not learn.
     Cost: one scan without any product with a recurrent weight, and one product with ``J*``.
 
-    Args:
-        feedback: ``"readout"`` (errors come through the readout's own weights) or ``"random"`` (through a
-            fixed matrix: the readout is then needed).
-        seed: of the random matrix.
-
     Raises:
-        ArgumentError: for an unknown feedback or an unusable seed.
+        SettingsError: for an unknown feedback or an unusable seed.
         UnsupportedError: when it is applied, for a model without a constant leak; ``eprop`` takes the
             direct path as it is, and ``snap1`` works on any model.
     """
 
-    def __init__(self, feedback: str = "readout", seed: int = 0) -> None:
-        seed = check_feedback(feedback, seed)
-        self.feedback, self.seed = feedback, seed
-        self.needs_readout = feedback == "random"
+    @takes_settings(RFLOSettings)
+    def __init__(self, settings: RFLOSettings) -> None:
+        self.feedback, self.seed = settings.feedback, settings.seed
+        self.needs_readout = settings.feedback == "random"
 
     def change(self, update: Update) -> Update:
         """Return the update through the leak alone, and the feedback."""

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import torch
 
 from kpframe import Flow, IdentityOperator, LearningRule, MatrixOperator, Readout, Update
-from kpframe.errors import whole
 from kpframe.flow import split_parameters
-from kpframe.operators import MEMORY_BUDGET, check_memory, chunk_size, in_isolation
+from kpframe.operators import check_memory, chunk_size, in_isolation
+from kpframe.plugin import takes_settings
+from kpframe_rules.specs_structural import RTRLSettings
 
 
 class RTRL(LearningRule):
@@ -23,18 +24,16 @@ class RTRL(LearningRule):
     Cost: M products with A at each step. Memory: B H M numbers for ``gradient`` and ``contributions``, which
     go online, and T times as many for the operators.
 
-    Args:
-        max_bytes: largest memory that influence matrices may take.
-
     Raises:
-        ArgumentError: for ``max_bytes`` below 1.
+        SettingsError: for ``max_bytes`` below 1.
         MemoryBudgetError: when it is applied, for influence matrices over the budget.
     """
 
     exact = True
 
-    def __init__(self, max_bytes: int = MEMORY_BUDGET) -> None:
-        self.max_bytes = whole(max_bytes, "max_bytes")
+    @takes_settings(RTRLSettings)
+    def __init__(self, settings: RTRLSettings) -> None:
+        self.max_bytes = settings.max_bytes
 
     def change(self, update: Update) -> Update:
         """Return the update with the influence matrices of all steps in the place of J and P."""

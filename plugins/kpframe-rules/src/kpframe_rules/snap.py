@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import torch
 
 from kpframe import IdentityOperator, LearningRule, Operator, StepJacobian, Update
-from kpframe.errors import whole
 from kpframe.flow import ScanPropagator
 from kpframe.operators import chunk_size
+from kpframe.plugin import takes_settings
+from kpframe_rules.specs_structural import SnapNSettings
 
 
 class Snap1(LearningRule):
@@ -46,15 +47,13 @@ class SnapN(LearningRule):
     Cost: as many products with A and ``J*`` as there are units, once, to see what is reached; then one scan
     and one product with ``J*`` for each set S, of which there are at most as many as units.
 
-    Args:
-        n: number of steps, >= 1.
-
     Raises:
-        ArgumentError: for an n below 1.
+        SettingsError: for an n below 1.
     """
 
-    def __init__(self, n: int) -> None:
-        self.n = whole(n, "n")
+    @takes_settings(SnapNSettings)
+    def __init__(self, settings: SnapNSettings) -> None:
+        self.n = settings.n
 
     def change(self, update: Update) -> Update:
         """Return the update through the influences that are kept."""

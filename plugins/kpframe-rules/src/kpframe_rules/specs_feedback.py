@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import Factory, frozen
 
+from kpframe.errors import ArgumentError, mismatch
 from kpframe.plugin import RuleSpec, setting
 
 
@@ -56,6 +57,11 @@ class LearningRatesSettings:
         Factory(dict), help="parameter -> rate >= 0; * and ? match, and the last match counts"
     )
     other: float = setting(1.0, ge=0, lt=math.inf, help="rate of all other parameters")
+
+    def __attrs_post_init__(self) -> None:
+        for name, rate in self.rates.items():
+            if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < math.inf:
+                raise ArgumentError(mismatch(f"rates[{name!r}]", "a finite number >= 0", repr(rate)))
 
 
 @frozen

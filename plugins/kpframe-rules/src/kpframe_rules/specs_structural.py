@@ -2,6 +2,7 @@
 
 from attrs import frozen
 
+from kpframe.errors import ArgumentError, mismatch
 from kpframe.plugin import RuleSpec, setting
 
 _PATHS = "names of preactivations, of weights, or direct; * and ? match"
@@ -35,12 +36,31 @@ class TruncatedBPTTSettings:
     k1: int | None = setting(None, ge=1, help="k1k2 only: steps between two backward passes")
     k2: int | None = setting(None, ge=1, help="k1k2 only: steps a backward pass goes through, at least k1")
 
+    def __attrs_post_init__(self) -> None:
+        blocks = {"k1": self.k1, "k2": self.k2}
+        taken, refused = (blocks, {"window": self.window})
+        if self.mode != "k1k2":
+            taken, refused = refused, blocks
+        for name, value in refused.items():
+            if value is not None:
+                raise ArgumentError(mismatch(name, f"nothing with mode={self.mode!r}", value))
+        least = 1
+        for name, value in taken.items():
+            if value is None or value < least:
+                bound = f"{least} (k1)" if least > 1 else "1"
+                expected = f"a whole number >= {bound} with mode={self.mode!r}"
+                raise ArgumentError(mismatch(name, expected, value))
+            least = value
+        last = self.window - 1 if self.mode == "chunked" and self.window is not None else 0
+        if self.offset > last:
+            raise ArgumentError(mismatch("offset", f"a whole number in [0, {last}]", self.offset))
+
 
 @frozen
 class RTRLSettings:
     """Settings of the rule ``rtrl``."""
 
-    max_bytes: int = setting(2 * 2**30, ge=2**20, help="largest memory of influence matrices [bytes]")
+    max_bytes: int = setting(2 * 2**30, ge=1, help="largest memory of influence matrices [bytes]")
 
 
 @frozen

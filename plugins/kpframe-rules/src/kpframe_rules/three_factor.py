@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from kpframe import LearningRule, Readout, Update
-from kpframe.errors import ArgumentError, UnsupportedError, mismatch
+from kpframe.errors import UnsupportedError, mismatch
 from kpframe.flow import ParameterJacobian
+from kpframe.plugin import takes_settings
 from kpframe_rules.leak import decaying, direct_path
-from kpframe_rules.output_feedback import check_feedback, random_feedback
-
-POST = ("none", "state")
-MODULATORS = ("error", "neuron", "global")
+from kpframe_rules.output_feedback import random_feedback
+from kpframe_rules.specs_feedback import ThreeFactorSettings
 
 
 class ThreeFactor(LearningRule):
@@ -42,28 +39,17 @@ class ThreeFactor(LearningRule):
     Needs a model written as a ``SiteModel`` of one stage. Cost: one scan without weight matrices, and one
     product with ``J*``.
 
-    Args:
-        post, trace, modulator: see above; ``trace`` in [0, 1].
-        seed: of B.
-
     Raises:
-        ArgumentError: for unusable arguments.
+        SettingsError: for unusable settings.
         UnsupportedError: when it is applied to a model without weight sites or of several stages, or without
             the readout that a random modulator needs.
     """
 
-    def __init__(
-        self, post: str = "none", trace: float | None = None, modulator: str = "error", seed: int = 0
-    ) -> None:
-        if post not in POST:
-            raise ArgumentError(mismatch("post", "'none' or 'state'", repr(post)))
-        if modulator not in MODULATORS:
-            raise ArgumentError(mismatch("modulator", "'error', 'neuron' or 'global'", repr(modulator)))
-        if trace is not None and (isinstance(trace, bool) or not (math.isfinite(trace) and 0 <= trace <= 1)):
-            raise ArgumentError(mismatch("trace", "a number in [0, 1], or None", repr(trace)))
-        seed = check_feedback("random", seed)
-        self.post, self.trace, self.modulator, self.seed = post, trace, modulator, seed
-        self.needs_readout = modulator != "error"
+    @takes_settings(ThreeFactorSettings)
+    def __init__(self, settings: ThreeFactorSettings) -> None:
+        self.post, self.trace = settings.post, settings.trace
+        self.modulator, self.seed = settings.modulator, settings.seed
+        self.needs_readout = settings.modulator != "error"
 
     def change(self, update: Update) -> Update:
         """Return the update with the eligibility trace, without gains, and modulated."""

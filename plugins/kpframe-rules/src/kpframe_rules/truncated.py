@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from kpframe import LearningRule, Update
-from kpframe.errors import ArgumentError, mismatch, whole
 from kpframe.flow import WindowedPropagator
-
-MODES = ("sliding", "chunked", "k1k2")
+from kpframe.plugin import takes_settings
+from kpframe_rules.specs_structural import TruncatedBPTTSettings
 
 
 class TruncatedBPTT(LearningRule):
@@ -31,38 +30,15 @@ class TruncatedBPTT(LearningRule):
     In all modes a trainable initial state is reached from the first step by all of ``A_1``, as the parameters
     of that step are: by the errors whose window or chunk has the first step in it.
 
-    Args:
-        window: number of terms (sliding) or of steps in a chunk (chunked), >= 1.
-        mode: ``"sliding"``, ``"chunked"`` or ``"k1k2"``.
-        offset: step at which the first cut lies, in [0, window); chunked only.
-        k1: steps between two backward passes, >= 1; k1k2 only.
-        k2: steps that a backward pass goes through, >= k1; k1k2 only.
-
     Raises:
-        ArgumentError: for an unknown mode, a number out of bounds, or one that the mode does not take.
+        SettingsError, ArgumentError: for an unknown mode, a number out of bounds, or one that the mode does
+            not take.
     """
 
-    def __init__(
-        self,
-        window: int | None = None,
-        mode: str = "sliding",
-        offset: int = 0,
-        k1: int | None = None,
-        k2: int | None = None,
-    ) -> None:
-        if mode not in MODES:
-            raise ArgumentError(mismatch("mode", f"one of {', '.join(map(repr, MODES))}", repr(mode)))
-        if mode == "k1k2":
-            _refuse("window", window, mode)
-            k1 = whole(k1, "k1", expected=f"a whole number >= 1 with mode={mode!r}")
-            k2 = whole(k2, "k2", k1, expected=f"a whole number >= {k1} (k1) with mode={mode!r}")
-        else:
-            _refuse("k1", k1, mode)
-            _refuse("k2", k2, mode)
-            window = whole(window, "window", expected=f"a whole number >= 1 with mode={mode!r}")
-        bound = window if mode == "chunked" and window is not None else 1
-        offset = whole(offset, "offset", 0, bound - 1)
-        self.window, self.mode, self.offset, self.k1, self.k2 = window, mode, offset, k1, k2
+    @takes_settings(TruncatedBPTTSettings)
+    def __init__(self, settings: TruncatedBPTTSettings) -> None:
+        self.window, self.mode, self.offset = settings.window, settings.mode, settings.offset
+        self.k1, self.k2 = settings.k1, settings.k2
 
     def change(self, update: Update) -> Update:
         """Return the update with a truncated propagator."""
@@ -87,8 +63,3 @@ def _blocked(update: Update, k1: int, k2: int) -> Update:
         return update.replace(P=update.propagator.chunked(k1))
     starts = [max(0, (t // k1 + 1) * k1 - k2) for t in range(update.A.steps)]
     return update.replace(P=WindowedPropagator(update.A, starts, name=f"P_({k1},{k2})"))
-
-
-def _refuse(argument: str, value: object, mode: str) -> None:
-    if value is not None:
-        raise ArgumentError(mismatch(argument, f"nothing with mode={mode!r}", repr(value)))

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import torch
 
 from kpframe import IdentityOperator, Operator, StochasticRule, Update
-from kpframe.errors import whole
 from kpframe.flow import eligibilities
-from kpframe.operators import MEMORY_BUDGET, check_memory
+from kpframe.operators import check_memory
+from kpframe.plugin import takes_settings
 from kpframe_rules.random_draws import divided, sign_patterns, signs
+from kpframe_rules.specs_stochastic import UOROSettings
 
 
 class UORO(StochasticRule):
@@ -32,25 +33,17 @@ class UORO(StochasticRule):
     Cost: one product with A and one with ``J*`` at each step, and memory for as many numbers as there are
     trials times steps times parameters.
 
-    Args:
-        normalise: whether the factors rho are used; else they are 1.
-        draws: how many independent estimates are averaged.
-        seed: of the draw.
-        max_bytes: largest memory that the vectors theta may take.
-
     Raises:
-        ArgumentError: for a number of draws or bytes below 1, or an unusable seed.
+        SettingsError: for a number of draws or bytes below 1, or an unusable seed.
         MemoryBudgetError: when it is applied, for vectors over the budget.
     """
 
     draws_by_trial = True
 
-    def __init__(
-        self, normalise: bool = True, draws: int = 1, seed: int = 0, max_bytes: int = MEMORY_BUDGET
-    ) -> None:
-        super().__init__(seed)
-        self.normalise = bool(normalise)
-        self.draws, self.max_bytes = whole(draws, "draws"), whole(max_bytes, "max_bytes")
+    @takes_settings(UOROSettings)
+    def __init__(self, settings: UOROSettings) -> None:
+        super().__init__(settings.seed)
+        self.normalise, self.draws, self.max_bytes = settings.normalise, settings.draws, settings.max_bytes
 
     def change(self, update: Update) -> Update:
         """Return the update with this seed's draw."""

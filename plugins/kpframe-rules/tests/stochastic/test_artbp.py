@@ -135,11 +135,11 @@ def test_printed(tiny) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((1,), r"length: expected a number > 1, got 1"),
+        ((1,), r"length: expected float > 1, got 1"),
         ((math.nan,), r"length: expected a number > 1, got nan"),
-        (("5",), r"length: expected a number > 1, got '5'"),
-        ((5, 2), r"alpha: expected None or a finite number > 2, got 2"),
-        ((5, None, False, -1), r"seed: expected a whole number in \[0, 2\*\*63\), got -1"),
+        (("5",), r"length: expected float > 1, got '5'"),
+        ((5, 2), r"alpha: expected .* > 2 .*, got 2"),
+        ((5, None, False, -1), r"seed: expected int >= 0 .*, got -1"),
     ],
 )
 def test_refusals(arguments, message) -> None:

@@ -121,7 +121,7 @@ def test_refusals(tiny) -> None:
     assert float(both.update_operator(started.flow())(started.err).norm()) > 0
     with pytest.raises(MemoryBudgetError, match="the matrices F of all trials and steps"):
         KFRTRL(max_bytes=10).update_operator(tiny("vanilla").flow())
-    with pytest.raises(ArgumentError, match="max_bytes: expected a whole number >= 1, got 0"):
+    with pytest.raises(ArgumentError, match="max_bytes: expected int >= 1, got 0"):
         KFRTRL(max_bytes=0)
 
 

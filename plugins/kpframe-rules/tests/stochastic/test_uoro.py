@@ -119,6 +119,6 @@ def test_refusals(tiny) -> None:
     flow = tiny("vanilla", time=30, units=4).flow()
     with pytest.raises(MemoryBudgetError, match="the vectors theta of all trials and steps"):
         UORO(max_bytes=1000).update_operator(flow)
-    with pytest.raises(ArgumentError, match="draws: expected a whole number >= 1, got 0"):
+    with pytest.raises(ArgumentError, match="draws: expected int >= 1, got 0"):
         UORO(draws=0)
     assert create_rule("uoro", draws=2).draws == 2

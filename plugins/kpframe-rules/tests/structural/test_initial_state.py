@@ -65,7 +65,7 @@ def test_constant_decay(make, dense, close, differ, leaky, masked) -> None:
     kernel, decay = normal(5, 4, 4), torch.tensor([0.2, 0.5, 0.9, 1.0], dtype=F64)
     A = constant(here, 1.0)
     A = torch.where(here.mask[..., None, None], decay.diag(), A) if masked else decay.diag().expand_as(A)
-    found = KeRNL(kernel, decay).gradient(here.flow(), here.err)["h0"]
+    found = KeRNL.of_kernel(kernel, decay).gradient(here.flow(), here.err)["h0"]
     close(found, back(A, here.err @ kernel))
     differ(found, back(A, here.err))
     for trace in (0.0, 0.8):
@@ -152,7 +152,7 @@ def test_feedback(make, gradient, stopped, dense, close, differ, known, masked) 
     direct = gradient(here, lambda t, h: stopped(known, here.model, here.x[:, t], h), through_B)[:size]
     close_or_zero(found["direct"], direct, close)
     B = normal(6, *here.model.weight_hh_l0.shape)
-    replaced = FeedbackThroughTime(matrices={"weight_hh_l0": B})
+    replaced = FeedbackThroughTime.of_matrices({"weight_hh_l0": B})
     own = here.model.weight_hh_l0.detach().clone()
     A = here.flow().A.pointwise().blocks() + through_weight(here, B)
     close(here.flow().A.pointwise().blocks() + through_weight(here, own), loops.A)

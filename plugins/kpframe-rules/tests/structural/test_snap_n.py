@@ -137,5 +137,5 @@ def test_formula_and_refusals(make) -> None:
     assert repr(rule.flow_operator(flow)) == "P J G_1*"
     with pytest.raises(SettingsError, match="rule 'snap_n': n: expected int >= 1, got 0"):
         create_rule("snap_n", n=0)
-    with pytest.raises(ArgumentError, match=r"n: expected a whole number >= 1, got 1\.5"):
+    with pytest.raises(ArgumentError, match=r"n: expected int >= 1, got 1\.5"):
         type(rule)(1.5)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from attrs import frozen
 
+from kpframe.errors import ArgumentError, mismatch
 from kpframe.plugin import TaskSpec, hookimpl, setting
 
 VARIANTS = ("pro", "anti", "delay_pro", "delay_anti")
@@ -30,9 +32,16 @@ class MemoryProSettings:
     response: int = setting(5, ge=1, help="steps from the go cue to the trial's end")
     jitter: int = setting(0, ge=0, help="each epoch lasts up to this many steps longer, at random")
     grace: int = setting(1, ge=0, help="steps after the go cue that are not scored")
-    noise: float = setting(0.0, ge=0, help="standard deviation of the input noise, per channel and step")
+    noise: float = setting(
+        0.0, ge=0, lt=math.inf, help="standard deviation of the input noise, per channel and step"
+    )
     rule: bool = setting(True, help="add four input channels that name the variant")
     seed: int = setting(0, ge=0, help="seed of unseeded draws")
+
+    def __attrs_post_init__(self) -> None:
+        if self.grace >= self.response:
+            expected = f"from 0 to {self.response - 1}, below response"
+            raise ArgumentError(mismatch("grace", expected, self.grace))
 
 
 @frozen
@@ -44,6 +53,11 @@ class FlipFlopSettings:
     probability: float = setting(0.1, ge=0, le=1, help="chance of a pulse, per channel and step")
     transient: int = setting(0, ge=0, help="steps at the start that are not scored")
     seed: int = setting(0, ge=0, help="seed of unseeded draws")
+
+    def __attrs_post_init__(self) -> None:
+        if self.transient >= self.steps:
+            expected = f"from 0 to {self.steps - 1}, below steps"
+            raise ArgumentError(mismatch("transient", expected, self.transient))
 
 
 @hookimpl

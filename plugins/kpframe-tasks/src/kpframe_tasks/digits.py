@@ -7,7 +7,9 @@ import torch
 from sklearn.datasets import load_digits
 
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.plugin import takes_settings
 from kpframe.tasks import SPLITS, Split, Task, Trials, check_split, seeded_generator
+from kpframe_tasks import DigitsSettings
 
 
 class Digits(Task):
@@ -25,22 +27,18 @@ class Digits(Task):
     Repository, data set 80, doi:10.24432/C50P49, license CC BY 4.0. scikit-learn carries its test part, by 13
     writers; our split is over images, so the writers of the two splits are the same.
 
-    Args:
-        test_fraction: share of each class that is held out for testing, between 0 and 1, both excluded.
-        seed: seed of the split and of the draws without a generator.
-
     Raises:
-        ArgumentError: for a fraction that leaves a split empty, or a negative seed.
+        SettingsError: for a fraction outside of (0, 1), or a negative seed.
+        ArgumentError: for a fraction that leaves a split empty.
     """
 
-    def __init__(self, test_fraction: float = 0.25, seed: int = 0) -> None:
-        if not 0 < test_fraction < 1:
-            raise ArgumentError(mismatch("test_fraction", "a number between 0 and 1", test_fraction))
-        super().__init__(input_size=8, output_size=10, loss="cross_entropy", seed=seed)
+    @takes_settings(DigitsSettings)
+    def __init__(self, settings: DigitsSettings) -> None:
+        super().__init__(input_size=8, output_size=10, loss="cross_entropy", seed=settings.seed)
         data = load_digits()
         self._images = torch.from_numpy(data.images / 16)  # [1797, 8, 8], exact in float32 as well
         self._labels = torch.from_numpy(data.target.astype(np.int64))
-        self._rows = self._split(test_fraction)
+        self._rows = self._split(settings.test_fraction)
 
     def _split(self, test_fraction: float) -> dict[str, torch.Tensor]:
         """Return the sorted indices of each split."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from kpframe.errors import ArgumentError, mismatch, whole
+from kpframe.plugin import takes_settings
 from kpframe.tasks import Split, Task, Trials
+from kpframe_tasks import FlipFlopSettings
 
 
 class FlipFlop(Task):
@@ -22,29 +23,19 @@ class FlipFlop(Task):
     Source: Sussillo & Barak (2013), Opening the black box, Neural Computation 25:626, which has 3 bits.
     Ours departs from it in the pulse at the first step and in the pulses' length of exactly one step.
 
-    Args:
-        bits: number of channels.
-        steps: number of steps of a trial, ``T``.
-        probability: chance of a pulse, per channel and step.
-        transient: number of first steps that are not scored.
-        seed: seed of the draws without a generator.
-
     Raises:
-        ArgumentError: for a setting out of bounds.
+        SettingsError, ArgumentError: for a setting out of bounds.
     """
 
-    def __init__(
-        self, bits: int = 3, steps: int = 50, probability: float = 0.1, transient: int = 0, seed: int = 0
-    ) -> None:
-        if not 0 <= probability <= 1:
-            raise ArgumentError(mismatch("probability", "a number from 0 to 1", probability))
-        steps = whole(steps, "steps")
-        bound = f"from 0 to {steps - 1}, below steps"
-        transient = whole(transient, "transient", 0, steps - 1, expected=bound)
-        super().__init__(input_size=bits, output_size=bits, loss="mse", seed=seed)
-        self.steps = steps
-        self.probability = probability
-        self.transient = transient
+    @takes_settings(FlipFlopSettings)
+    def __init__(self, settings: FlipFlopSettings) -> None:
+        bits = settings.bits
+        super().__init__(input_size=bits, output_size=bits, loss="mse", seed=settings.seed)
+        self.steps, self.probability, self.transient = (
+            settings.steps,
+            settings.probability,
+            settings.transient,
+        )
 
     def draw(self, batch_size: int, generator: torch.Generator, split: Split) -> Trials:
         """Return random trials; the splits differ in their random stream only."""

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import torch
 
-from kpframe.errors import ArgumentError, mismatch, whole
+from kpframe.plugin import takes_settings
 from kpframe.tasks import Split, Task, Trials
-from kpframe_tasks import VARIANTS
+from kpframe_tasks import VARIANTS, MemoryProSettings
 
 EPOCHS = ("fixation", "stimulus", "memory", "response", "padding")
 FIXATION, STIMULUS, MEMORY, RESPONSE, PADDING = range(len(EPOCHS))
@@ -49,48 +49,19 @@ class MemoryPro(Task):
     fixation twice, and the first 100 ms nothing); ``noise`` is the standard deviation itself. The default
     lengths are the published test trial of 0.5, 0.5, 1 and 0.5 s at 100 ms a step.
 
-    Args:
-        variant: ``"pro"``, ``"anti"``, ``"delay_pro"`` or ``"delay_anti"``.
-        fixation, stimulus, memory, response: least length of each epoch [steps].
-        jitter: most steps that chance adds to each epoch.
-        grace: steps from the go cue on that are not scored; fewer than ``response``.
-        noise: standard deviation of the Gaussian noise on every input channel of existing steps.
-        rule: whether the inputs name the variant.
-        seed: seed of the draws without a generator.
-
     Raises:
-        ArgumentError: for a setting out of bounds.
+        SettingsError, ArgumentError: for a setting out of bounds.
     """
 
-    def __init__(
-        self,
-        variant: str = "pro",
-        fixation: int = 5,
-        stimulus: int = 5,
-        memory: int = 10,
-        response: int = 5,
-        jitter: int = 0,
-        grace: int = 1,
-        noise: float = 0.0,
-        rule: bool = True,
-        seed: int = 0,
-    ) -> None:
-        if variant not in VARIANTS:
-            raise ArgumentError(mismatch("variant", f"one of {', '.join(VARIANTS)}", repr(variant)))
-        lengths = {"fixation": fixation, "stimulus": stimulus, "memory": memory, "response": response}
-        lengths = {name: whole(length, name) for name, length in lengths.items()}
-        jitter, response = whole(jitter, "jitter", 0), lengths["response"]
-        grace = whole(grace, "grace", 0, response - 1, expected=f"from 0 to {response - 1}, below response")
-        if not 0 <= noise < math.inf:
-            raise ArgumentError(mismatch("noise", "a finite number >= 0", noise))
-        super().__init__(input_size=3 + len(VARIANTS) * rule, output_size=3, loss="mse", seed=seed)
-        self.variant = variant
-        self.lengths = torch.tensor(list(lengths.values()), device="cpu")
-        self.jitter = jitter
-        self.grace = grace
-        self.noise = noise
-        self.rule = rule
-        self.steps = sum(lengths.values()) + len(lengths) * jitter
+    @takes_settings(MemoryProSettings)
+    def __init__(self, settings: MemoryProSettings) -> None:
+        c = settings
+        super().__init__(input_size=3 + len(VARIANTS) * c.rule, output_size=3, loss="mse", seed=c.seed)
+        self.variant, self.jitter, self.grace = c.variant, c.jitter, c.grace
+        self.noise, self.rule = c.noise, c.rule
+        lengths = [c.fixation, c.stimulus, c.memory, c.response]
+        self.lengths = torch.tensor(lengths, device="cpu")
+        self.steps = sum(lengths) + len(lengths) * c.jitter
 
     def draw(self, batch_size: int, generator: torch.Generator, split: Split) -> Trials:
         """Return random trials; the splits differ in their random stream only."""
