@@ -32,7 +32,7 @@ SUMMARIES = {
 IMPORTED = {
     *("None", "True", "False", "Mapping", "Site", "SiteModel", "Flow", "LearningRule", "Operator"),
     *("Propagator", "StepJacobian", "ParameterOperator", "ParameterJacobian"),
-    *("Reducer", "Task", "Trials", "Split"),
+    *("Reducer", "Settings", "Task", "Trials", "Split", "Update"),
 }
 
 

@@ -5,6 +5,8 @@ import math
 import torch
 
 import kpframe
+from kpframe.plugin import takes_settings
+from kpframe_fitzhugh_nagumo import Settings
 
 
 class FitzHughNagumo(kpframe.Model):
@@ -16,22 +18,12 @@ class FitzHughNagumo(kpframe.Model):
     of the rest: so the cubic term does not explode, however strong the current.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        dt: float = 0.1,
-        a: float = 0.7,
-        b: float = 0.8,
-        tau: float = 12.5,
-        seed: int | None = None,
-    ) -> None:
-        super().__init__(input_size=input_size, state={"v": hidden_size, "w": hidden_size})
-        self.dt, self.a, self.b, self.tau = dt, a, b, tau
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
-        coupling = torch.randn(hidden_size, hidden_size, generator=generator) / hidden_size**0.5
-        drive = torch.randn(hidden_size, input_size, generator=generator) / input_size**0.5
-        self.coupling, self.drive = torch.nn.Parameter(0.5 * coupling), torch.nn.Parameter(drive)
+    @takes_settings(Settings)
+    def __init__(self, settings: Settings) -> None:
+        n = settings.hidden_size
+        super().__init__(input_size=settings.input_size, state={"v": n, "w": n})
+        self.dt, self.a, self.b, self.tau = settings.dt, settings.a, settings.b, settings.tau
+        self.coupling, self.drive = initial_weights(settings)
 
     def step(self, x: torch.Tensor, h: torch.Tensor, t: torch.Tensor | None = None) -> torch.Tensor:
         """Return the next state: x ``[N, I]``, h ``[N, 2 n]`` -> ``[N, 2 n]``."""
@@ -40,3 +32,12 @@ class FitzHughNagumo(kpframe.Model):
         kicked = math.exp(self.dt) * v / torch.sqrt(1 + math.expm1(2 * self.dt) / 3 * v**2)
         dw = (v + self.a - self.b * w) / self.tau
         return torch.cat([kicked + self.dt * (current - w), w + self.dt * dw], dim=-1)
+
+
+def initial_weights(settings: Settings) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
+    """Return the coupling ``[n, n]`` and the drive ``[n, I]``, normal numbers of the settings' seed."""
+    n, inputs, seed = settings.hidden_size, settings.input_size, settings.seed
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    coupling = torch.randn(n, n, generator=generator) / n**0.5
+    drive = torch.randn(n, inputs, generator=generator) / inputs**0.5
+    return torch.nn.Parameter(0.5 * coupling), torch.nn.Parameter(drive)

@@ -6,35 +6,27 @@ from collections.abc import Mapping
 import torch
 
 import kpframe
+from kpframe.plugin import takes_settings
+from kpframe_fitzhugh_nagumo import Settings
+from kpframe_fitzhugh_nagumo.model import initial_weights
 
 
 class FitzHughNagumoSites(kpframe.SiteModel):
     """The network of :class:`~kpframe_fitzhugh_nagumo.model.FitzHughNagumo`, parameter by parameter."""
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        dt: float = 0.1,
-        a: float = 0.7,
-        b: float = 0.8,
-        tau: float = 12.5,
-        seed: int | None = None,
-    ) -> None:
+    @takes_settings(Settings)
+    def __init__(self, settings: Settings) -> None:
         super().__init__(
-            input_size,
-            hidden_size,
+            settings.input_size,
+            settings.hidden_size,
             components=("v", "w"),
             sites=(
                 kpframe.Site("coupling", source="v", targets=("current",)),
                 kpframe.Site("drive", source="input", targets=("current",)),
             ),
         )
-        self.dt, self.a, self.b, self.tau = dt, a, b, tau
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
-        coupling = torch.randn(hidden_size, hidden_size, generator=generator) / hidden_size**0.5
-        drive = torch.randn(hidden_size, input_size, generator=generator) / input_size**0.5
-        self.coupling, self.drive = torch.nn.Parameter(0.5 * coupling), torch.nn.Parameter(drive)
+        self.dt, self.a, self.b, self.tau = settings.dt, settings.a, settings.b, settings.tau
+        self.coupling, self.drive = initial_weights(settings)
 
     def combine(
         self, u: Mapping[str, torch.Tensor], h: Mapping[str, torch.Tensor], t: torch.Tensor | None = None

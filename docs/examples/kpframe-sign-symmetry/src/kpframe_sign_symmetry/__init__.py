@@ -1,5 +1,6 @@
 """The learning rule ``sign_symmetry`` for kpframe: settings and hook. No torch here: listing stays fast."""
 
+import math
 from collections.abc import Iterator
 
 from attrs import frozen
@@ -12,7 +13,10 @@ class Settings:
     """Settings of the rule ``sign_symmetry``."""
 
     scale: float | None = setting(
-        None, gt=0, help="size of every feedback weight; unset: the mean size of the forward weights' entries"
+        None,
+        gt=0,
+        lt=math.inf,
+        help="size of every feedback weight; unset: the mean size of the forward weights' entries",
     )
     readout: bool = setting(True, help="whether errors from the outputs, too, come by signs; needs a readout")
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 import kpframe
-from kpframe.errors import ArgumentError, UnsupportedError, mismatch
+from kpframe.errors import UnsupportedError, mismatch
+from kpframe.plugin import takes_settings
+from kpframe_sign_symmetry import Settings
 
 _INSTEAD = "feedback_alignment (of kpframe-rules), at the outputs alone, works on any model"
 
@@ -25,23 +25,19 @@ class SignSymmetry(kpframe.LearningRule):
     Exact where all entries of each weight that are not zero have one size, and scale is that size or None.
     Needs a model written as a ``SiteModel``. Cost: that of backpropagation.
 
-    Args:
-        scale: size of all feedback weights; None for the mean size of the entries of each W that are not
-            zero, for which ``scale sign(W)`` is nearest to W in the Frobenius norm.
-        readout: whether errors come by signs from the outputs, too, which needs the readout; else they come
-            through the readout's own weights.
+    The scale is one for all weights, or for each W the mean size of its entries that are not zero, for which
+    ``scale sign(W)`` is nearest to W in the Frobenius norm.
 
     Raises:
-        ArgumentError: for a scale that is no finite number > 0.
+        SettingsError: for a scale that is no finite number > 0.
         UnsupportedError: when it is applied to a model without recurrent weight sites; without a readout
             where ``readout`` is set.
     """
 
-    def __init__(self, scale: float | None = None, readout: bool = True) -> None:
-        if scale is not None and not (math.isfinite(scale) and scale > 0):
-            raise ArgumentError(mismatch("scale", "a finite number > 0, or None", scale))
-        self.scale, self.readout = scale, readout
-        self.needs_readout = readout
+    @takes_settings(Settings)
+    def __init__(self, settings: Settings) -> None:
+        self.scale, self.readout = settings.scale, settings.readout
+        self.needs_readout = settings.readout
 
     def change(self, update: kpframe.Update) -> kpframe.Update:
         """Return the update whose errors travel through signs."""
