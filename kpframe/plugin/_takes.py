@@ -13,7 +13,7 @@
 >>> Oscillator(3, dt=1).step
 1.0
 >>> inspect.signature(Oscillator)
-<Signature (hidden_size: int, dt: float = 0.05)>
+<Signature (hidden_size: int, dt: float = 0.05) -> None>
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def takes_settings(cls: Callable[P, S]) -> _Decorator[P, S]:
             return function(*before, _read(settings, signature, given, keywords, owner))
 
         own = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)] if is_method else []
-        result = inspect.signature(function).return_annotation
+        result = None if is_method else inspect.signature(function).return_annotation
         call.__signature__ = signature.replace(  # type: ignore[attr-defined]
             parameters=[*own, *signature.parameters.values()], return_annotation=result
         )

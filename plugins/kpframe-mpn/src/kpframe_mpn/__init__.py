@@ -2,15 +2,29 @@
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 
 from attrs import frozen
 
+from kpframe.errors import ArgumentError, mismatch
 from kpframe.plugin import ModelSpec, hookimpl, setting
 
 SHAPES = ("scalar", "pre", "post", "matrix")
 
 #: One number, one for each entry row by row, or rows of them.
 Values = float | tuple[float, ...] | tuple[tuple[float, ...], ...]
+
+
+def _entries(name: str, values: Values) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Return the entries of a rate, row by row, and the shape in which they were given."""
+    if not isinstance(values, tuple):
+        return (values,), ()
+    rows = [row for row in values if isinstance(row, tuple)]
+    if not rows:
+        return tuple(value for value in values if not isinstance(value, tuple)), (len(values),)
+    if len({len(row) for row in rows}) > 1:
+        raise ArgumentError(mismatch(name, "rows of one length", values))
+    return tuple(chain(*rows)), (len(rows), len(rows[0]))
 
 
 @frozen
@@ -65,6 +79,36 @@ class MPNSettings:
     seed: int | None = setting(
         None, ge=0, lt=2**32, help="seed of the initial weights; unset: torch's own generator"
     )
+
+    def __attrs_post_init__(self) -> None:
+        least = 0.0 if self.eta_constraint == "positive" else -math.inf
+        self._check_rate("eta", self.eta, self.eta_shape, (least, math.inf), self.train_eta)
+        self._check_rate("lam", self.lam, self.lam_shape, (0.0, self.lam_max), self.train_lam)
+
+    def _check_rate(
+        self, name: str, values: Values, shape: str, bounds: tuple[float, float], trained: bool
+    ) -> None:
+        """Raise ``ArgumentError`` for another number of entries, or values out of bounds.
+
+        These are open while the rate trains, closed while it is fixed.
+        """
+        n, k = self.hidden_size, self.input_size
+        size = {"scalar": (), "pre": (k,), "post": (n,), "matrix": (n, k)}[shape]
+        entries, given = _entries(name, values)
+        flat = len(given) == 1 and len(entries) == math.prod(size)
+        if given and not (size and (flat or given == size)):
+            expected = (
+                f"one number, or {math.prod(size)} for its shape {list(size)}" if size else "one number"
+            )
+            raise ArgumentError(mismatch(name, expected, f"shape {list(given)}"))
+        low, high = min(entries), max(entries)
+        got = f"{low:g}" if len(entries) == 1 else f"values from {low:g} to {high:g}"
+        least, most = bounds
+        if trained and not least < low <= high < most:
+            below = "" if math.isinf(most) else f" and < {most:g}"
+            raise ArgumentError(mismatch(name, f"numbers > {least:g}{below}, where it trains", got))
+        if not least <= low <= high <= most:
+            raise ArgumentError(mismatch(name, f"numbers from {least:g} to {most:g}", got))
 
 
 @hookimpl

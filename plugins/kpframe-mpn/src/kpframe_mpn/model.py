@@ -62,8 +62,7 @@ class MPN(Model):
     parameter ``h0`` [n + n k].
 
     Raises:
-        SettingsError: listing the settings that are unusable.
-        ArgumentError: for rates of another shape or out of range.
+        SettingsError: for settings that are out of bounds or do not go together.
 
     Warns:
         StabilityWarning: when M is known to grow without bound; see ``kpframe_mpn.stability``.
@@ -81,8 +80,8 @@ class MPN(Model):
         self.normalization, self.nonlinearity = c.normalization, c.nonlinearity
         self.weight_ih_l0 = torch.nn.Parameter(torch.empty(size))
         self.bias_ih_l0 = torch.nn.Parameter(torch.empty(c.hidden_size)) if c.bias else None
-        self.eta = Rate("eta", c.eta, c.eta_shape, size, CONSTRAINTS[c.eta_constraint], c.train_eta)
-        self.lam = Rate("lam", c.lam, c.lam_shape, size, Range(0.0, c.lam_max), c.train_lam)
+        self.eta = Rate(c.eta, c.eta_shape, size, CONSTRAINTS[c.eta_constraint], c.train_eta)
+        self.lam = Rate(c.lam, c.lam_shape, size, Range(0.0, c.lam_max), c.train_lam)
         self.reset_parameters(c.seed)
         warn_if_unstable(self)
 

@@ -7,7 +7,6 @@ import math
 import torch
 from attrs import frozen
 
-from kpframe.errors import ArgumentError, mismatch
 from kpframe_mpn import Values
 
 
@@ -60,34 +59,26 @@ class Rate(torch.nn.Module):
     which is exact in every dtype.
 
     Args:
-        name: the argument's name, for messages.
-        values: one number, or one for each entry.
+        values: one number, or one for each entry; ``MPNSettings`` has checked them.
         shape: ``"scalar"`` ``[]``, ``"pre"`` ``[k]``, ``"post"`` ``[n]`` or ``"matrix"`` ``[n, k]``.
         size: ``(n, k)``.
         within: its range, open while it trains, closed while it is fixed.
         trained: whether it is a parameter.
-
-    Raises:
-        ArgumentError: for another number of entries, or values out of range.
     """
 
     raw: torch.Tensor
     fixed: float | None
 
     def __init__(
-        self, name: str, values: Values, shape: str, size: tuple[int, int], within: Range, trained: bool
+        self, values: Values, shape: str, size: tuple[int, int], within: Range, trained: bool
     ) -> None:
         super().__init__()
         neurons, inputs = size
         sizes = {"scalar": (), "pre": (inputs,), "post": (neurons,), "matrix": size}
         self.shape, self.range, self.trained, self.fixed = shape, within, trained, None
-        value = _entries(name, values, sizes[shape])
+        given = torch.tensor(values, dtype=torch.float64, device="cpu")
+        value = given.reshape(sizes[shape]) if given.ndim else given.expand(sizes[shape]).clone()
         low, high = float(value.min()), float(value.max())
-        if trained and not within.low < low <= high < within.high:
-            raise ArgumentError(mismatch(name, f"{within}, where it trains", _show(value)))
-        if not within.low <= low <= high <= within.high:
-            closed = f"numbers from {within.low:g} to {within.high:g}"
-            raise ArgumentError(mismatch(name, closed, _show(value)))
         if trained:
             self.raw = torch.nn.Parameter(within.raw(value).to(torch.empty(0)))  # of the default's kind
         elif low == high:
@@ -123,24 +114,3 @@ def gather(synapses: torch.Tensor, shape: str) -> torch.Tensor:  # [..., n, k] -
     if shape == "matrix":
         return synapses
     return synapses.sum(dim=-2 if shape == "pre" else -1)
-
-
-def _entries(name: str, values: Values, shape: tuple[int, ...]) -> torch.Tensor:
-    """Return the entries in float64; raise ``ArgumentError`` where they do not fit the shape."""
-    try:
-        given = torch.as_tensor(values, dtype=torch.float64, device="cpu")
-    except ValueError as error:
-        raise ArgumentError(mismatch(name, "rows of one length", repr(values))) from error
-    if given.ndim == 0:
-        return given.expand(shape).clone()
-    flat = given.ndim == 1 and given.numel() == math.prod(shape)
-    if not shape or not (flat or tuple(given.shape) == shape):
-        expected = f"one number, or {math.prod(shape)} for its shape {list(shape)}" if shape else "one number"
-        raise ArgumentError(mismatch(name, expected, f"shape {list(given.shape)}"))
-    return given.reshape(shape)
-
-
-def _show(value: torch.Tensor) -> str:
-    if value.numel() == 1:
-        return f"{value.item():g}"
-    return f"values from {value.min().item():g} to {value.max().item():g}"
