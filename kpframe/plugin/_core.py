@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import frozen
 
@@ -21,6 +21,10 @@ from kpframe.plugin._specs import ParameterOperatorSpec, PluginInfo, PropagatorS
 
 CORE = "kpframe"
 _REDUCER = "kpframe.operators"
+
+
+class Tensor(Protocol):
+    """A ``torch.Tensor``, named where torch is not imported; what takes it checks it."""
 
 
 @frozen
@@ -58,14 +62,14 @@ class Indices:
 class Mask:
     """Which steps are valid."""
 
-    mask: Any = setting(help="bool tensor [batch, time], True at valid steps")
+    mask: Tensor = setting(help="bool tensor [batch, time], True at valid steps")
 
 
 @frozen
 class Directions:
     """What is projected onto."""
 
-    directions: Any = setting(help="tensor [k, size of the axis], a direction a row")
+    directions: Tensor = setting(help="tensor [k, size of the axis], a direction a row")
     axis: str = setting("hidden", help="the axis that is replaced")
     name: str = setting("output", help="the name of the axis of coordinates")
 

@@ -87,6 +87,7 @@ def source_of(spec: object, kind: str = "model", label: str | None = None) -> So
         return spec
     if isinstance(spec, str):
         head, _, rest = spec.partition(":")
+        head = head.replace("-", "_")  # as the command line writes kinds, too
         if rest and (head in KINDS or head == "operator"):
             kind, spec = head, rest
         if (kind, spec) == ("operator", ALGEBRA):

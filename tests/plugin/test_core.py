@@ -136,7 +136,7 @@ def test_the_reducers_are_made_of_their_settings():
     [
         ("mean", {"axis": ["time"]}, "reducer 'mean': axis: expected one of its settings"),
         ("mean", {"axes": "time"}, "reducer 'mean': axes: expected tuple"),
-        ("last_valid", {}, "reducer 'last_valid': mask: expected Any, got nothing"),
+        ("last_valid", {}, "reducer 'last_valid': mask: expected Tensor, got nothing"),
         ("project", {"directions": None, "axes": "hidden"}, "reducer 'project': axes: .*did you mean 'axis'"),
     ],
 )

@@ -200,11 +200,11 @@ def test_what_cannot_be_checked_as_asked(call, spec, message) -> None:
         call(spec)
 
 
-@pytest.mark.parametrize("name", ["propagator:dense", "parameter_operator:gram"])
+@pytest.mark.parametrize("name", ["propagator:kpframe:dense", "parameter-operator:gram"])
 def test_verify_prints_a_table(name, capsys) -> None:
     assert app.run(["verify", name, "--examples", "2"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(name.replace("_", " ").replace(":", " "))
+    assert out.startswith(name.replace("-", " ").replace("kpframe:", "").replace(":", " "))
     (line,) = [line for line in out.splitlines() if line.startswith(("products_equal", " products_equal"))][
         :1
     ]
