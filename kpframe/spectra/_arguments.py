@@ -10,6 +10,8 @@ from kpframe.errors import ArgumentError, SpaceMismatchError, closest, mismatch,
 from kpframe.flow._flow import Flow
 from kpframe.flow._step_jacobian import StepJacobian
 from kpframe.operators import Operator
+from kpframe.spectra._numerics.matvecs import Matvecs
+from kpframe.spectra._numerics.probes import random_rows
 
 #: How far the budget may grow, as a multiple of ``budget``, when ``rtol`` asks for more.
 GROWTH = 16
@@ -46,6 +48,24 @@ def check_square(op: Operator, what: str) -> None:
         raise SpaceMismatchError(
             f"{what} of {op!r}: expected a square operator, "
             f"got one that maps ({op.domain}) to ({op.codomain})"
+        )
+
+
+def probe_symmetry(op: Operator, matvec: Matvecs, generator: torch.Generator) -> None:
+    """Compare <A x, y> with <x, A y> for two random vectors."""
+    pair = random_rows(op, 2, generator)
+    images = matvec(pair)
+    forward, backward = float(images[0] @ pair[1]), float(pair[0] @ images[1])
+    lengths = torch.linalg.vector_norm(images, dim=1) * torch.linalg.vector_norm(pair.flip(0), dim=1)
+    check_symmetric(op, abs(forward - backward), float(lengths.sum()))
+
+
+def check_symmetric(op: Operator, difference: float, scale: float) -> None:
+    """Raise when ``difference`` is more than rounding of ``scale``."""
+    if difference > torch.finfo(op.dtype).eps ** (2 / 3) * scale:
+        raise ArgumentError(
+            mismatch("op", "a self-adjoint operator", f"{op!r}, which differs from its adjoint")
+            + "; svd takes any operator"
         )
 
 

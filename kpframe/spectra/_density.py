@@ -17,8 +17,13 @@ from attrs import frozen
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.operators import Operator
 from kpframe.operators._isolation import in_isolation
-from kpframe.spectra._arguments import check_count, check_positive, check_square
-from kpframe.spectra._eigsh import check_symmetric, probe_symmetry
+from kpframe.spectra._arguments import (
+    check_count,
+    check_positive,
+    check_square,
+    check_symmetric,
+    probe_symmetry,
+)
 from kpframe.spectra._numerics.lanczos import lanczos
 from kpframe.spectra._numerics.matvecs import Matvecs
 from kpframe.spectra._numerics.probes import new_generator, random_rows

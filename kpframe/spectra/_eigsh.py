@@ -10,13 +10,21 @@ from attrs import frozen
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.operators import Operator
 from kpframe.operators._isolation import in_isolation
-from kpframe.spectra._arguments import check_count, check_name, check_positive, check_rank, check_square
+from kpframe.spectra._arguments import (
+    check_count,
+    check_name,
+    check_positive,
+    check_rank,
+    check_square,
+    check_symmetric,
+    probe_symmetry,
+)
 from kpframe.spectra._numerics.block_diagonal import block_diagonal_lanczos, diagonal_blocks
 from kpframe.spectra._numerics.block_lanczos import best, block_lanczos
 from kpframe.spectra._numerics.convergence import SORT_KEYS, Tolerance, converged_flags
 from kpframe.spectra._numerics.linalg import row_signs, symmetric_eigen
 from kpframe.spectra._numerics.matvecs import Matvecs
-from kpframe.spectra._numerics.probes import new_generator, random_rows
+from kpframe.spectra._numerics.probes import new_generator
 
 #: Without a budget, operators up to this dimension are solved densely.
 DENSE = 256
@@ -138,21 +146,3 @@ def eigsh(
         matvec.count,
         method,
     )
-
-
-def probe_symmetry(op: Operator, matvec: Matvecs, generator: torch.Generator) -> None:
-    """Compare <A x, y> with <x, A y> for two random vectors."""
-    pair = random_rows(op, 2, generator)
-    images = matvec(pair)
-    forward, backward = float(images[0] @ pair[1]), float(pair[0] @ images[1])
-    lengths = torch.linalg.vector_norm(images, dim=1) * torch.linalg.vector_norm(pair.flip(0), dim=1)
-    check_symmetric(op, abs(forward - backward), float(lengths.sum()))
-
-
-def check_symmetric(op: Operator, difference: float, scale: float) -> None:
-    """Raise when ``difference`` is more than rounding of ``scale``."""
-    if difference > torch.finfo(op.dtype).eps ** (2 / 3) * scale:
-        raise ArgumentError(
-            mismatch("op", "a self-adjoint operator", f"{op!r}, which differs from its adjoint")
-            + "; svd takes any operator"
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,17 @@ from kpframe.study._folder import RunFolder
 from kpframe.study._labels import file_names
 from kpframe.study._measure import measure
 from kpframe.study._scores import SCORES
-from kpframe.study._training import Trainer
+from kpframe.study._training import ProgressCallback, Trainer
 from kpframe.tasks._readout import Readout
 from kpframe.tasks._task import Task, Trials, create_task
 
 #: Bytes that the numbers of a network at a step take at least.
 LEAST = 30_000
 
-#: Called with a network's label, the steps made, the steps in all and the latest loss.
-Report = Callable[[str, int, int, float], None]
 
-
-def run_study(settings: StudySettings, output: Path | RunFolder, report: Report | None = None) -> xr.Dataset:
+def run_study(
+    settings: StudySettings, output: Path | RunFolder, report: ProgressCallback | None = None
+) -> xr.Dataset:
     """Run a study and write its files below ``output``.
 
     ``steps/<network>-<step>.nc`` holds what was measured at a step, ``checkpoints/`` the networks at
@@ -88,7 +86,7 @@ def study_folder(settings: StudySettings, output: Path, *, overwrite: bool = Fal
     )
 
 
-def _run(settings: StudySettings, folder: RunFolder, report: Report | None) -> xr.Dataset:
+def _run(settings: StudySettings, folder: RunFolder, report: ProgressCallback | None) -> xr.Dataset:
     task = create_task(settings.task, **settings.task_settings)
     rules = {rule.label: create_rule(rule.name, **rule.settings) for rule in settings.rules}
     dtype = getattr(torch, settings.dtype)
@@ -129,7 +127,7 @@ def _run_network(
     probe: Trials,
     test: Trials,
     folder: RunFolder,
-    report: Report | None,
+    report: ProgressCallback | None,
 ) -> xr.Dataset:
     model, readout = _network(network, settings, task)
     trainer = Trainer(model, readout, task, settings.training, seed=settings.seed)

@@ -28,14 +28,11 @@ from kpframe.study._labels import check_labels, file_names
 from kpframe.study._run import test_trials
 from kpframe.study._scores import SCORES, scores_of
 from kpframe.study._seeds import gathered
-from kpframe.study._training import Progress, Trainer, TrainingSettings
+from kpframe.study._training import Progress, ProgressCallback, Trainer, TrainingSettings
 from kpframe.study._training_data import Measured, TrainingResult, training_dataset
 from kpframe.tasks._error import output_error
 from kpframe.tasks._readout import Readout
 from kpframe.tasks._task import Task, Trials, create_task
-
-#: Called with a rule's label, the updates made, the updates in all and the latest loss.
-Report = Callable[[str, int, int, float], None]
 
 #: Bytes that the numbers and the page take at least, beside the checkpoints.
 LEAST = 90_000
@@ -98,7 +95,7 @@ def train_rules(
     rules: Mapping[str, LearningRule],
     experiment: Experiment,
     output: Path | RunFolder | None = None,
-    report: Report | None = None,
+    report: ProgressCallback | None = None,
 ) -> xr.Dataset:
     """Train copies of one initial network, each by its own rule, on the same trials.
 
@@ -146,7 +143,7 @@ def _from_one_seed(
     rules: Mapping[str, LearningRule],
     experiment: Experiment,
     folder: RunFolder | None,
-    report: Report,
+    report: ProgressCallback,
     before: Sequence[xr.Dataset],
 ) -> xr.Dataset:
     """Train the network of one seed; what there is is written with the trainings ``before``."""
@@ -242,7 +239,7 @@ class _Run:
         network: tuple[Model, Readout],
         results: Mapping[str, TrainingResult],
         initial: Measured,
-        report: Report,
+        report: ProgressCallback,
     ) -> TrainingResult:
         """Train copies of the network by a rule, and write now and then, and on Ctrl-C, what there is of it.
 
@@ -269,7 +266,7 @@ class _Run:
         rule: LearningRule,
         network: tuple[Model, Readout],
         losses: np.ndarray,
-        report: Report,
+        report: ProgressCallback,
         keep: Callable[[], None],
     ) -> TrainingResult:
         """Train copies of the network, filling ``losses``; return what came of it."""

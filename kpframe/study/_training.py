@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from attrs import frozen
@@ -16,6 +16,9 @@ from kpframe.rules._rule import LearningRule
 from kpframe.tasks._error import accuracy, output_error, task_loss
 from kpframe.tasks._readout import Readout
 from kpframe.tasks._task import Task, Trials
+
+#: Called after an update, with a label, the updates made, the updates in all and the latest loss.
+ProgressCallback = Callable[[str, int, int, float], None]
 
 
 @frozen

@@ -155,11 +155,12 @@ def exists_above(
     eigenvalues, and p the Chebyshev polynomial T_j of degree j on [low, c], where |p| <= 1. As p(A) v lies in
     the Krylov space, its Rayleigh quotient is at most c, hence
 
-        0 >= <p(A) v, (A - c) p(A) v> >= (level - c) w p(level)^2 - (c - low),
+        0 >= <p(A) v, (A - c) p(A) v> >= (level - c) w p(level)^2 - (c - low)
 
-    with p(level) = T_j(1 + 2 g) = cosh(j arcosh(1 + 2 g)) and g = (level - c) / (c - low). So there is none
-    once ``w p(level)^2 > 1 / g``, that is ``j arcosh(1 + 2 g) > arcosh(sqrt(n / g) / RISK)``.
-    (For the smallest eigenvalues this is said of -A, for the magnitude of A and of -A.)
+    (other eigenvalues above c only add to it), with g = (level - c) / (c - low) and p(level) =
+    T_j(1 + 2 g) = cosh(j arcosh(1 + 2 g)). So there is none once ``w p(level)^2 > 1 / g``, that is
+    ``j arcosh(1 + 2 g) > arcosh(sqrt(n / g) / RISK)``. (For the smallest eigenvalues this is said of -A, for
+    the magnitude of A and of -A.)
 
     Source: J. Kuczynski, H. Wozniakowski, "Estimating the largest eigenvalue by the power and Lanczos
     algorithms with a random start", SIAM J. Matrix Anal. Appl. 1992, for the argument.
@@ -188,7 +189,6 @@ def exists_above(
         # After step + 1 products the Krylov space holds p(A) v for polynomials of degree j = step.
         gain = (level - top) / (top - low)
         needed = math.acosh(max(1.0, (size / gain) ** 0.5 / RISK))
-        # the Krylov space of step + 1 products from v holds p(A) v for polynomials p of degree j = step
         if step * math.acosh(1 + 2 * gain) >= needed:
             return Answer.NO
         rest = outside(images[:, None], basis)[:, 0]

@@ -4,12 +4,12 @@ G. H. Golub, F. T. Luk, M. L. Overton, "A block Lanczos method for computing the
 corresponding singular vectors of a matrix", ACM TOMS 1981; C. Musco, C. Musco, "Randomized block Krylov
 methods for stronger and faster approximate singular value decomposition", 2015.
 
-It is block Lanczos for A* A that keeps both sides, so that small singular values are not squared. Right
-vectors V and left vectors U (columns) grow by turns:
+It is block Lanczos for A* A that keeps both sides, so that singular values are not squared and small ones
+keep their digits. Right vectors V and left vectors U (columns) grow by turns:
 
     A V = U B,    A* U = V B* + R E*,
 
-with R what the products of A* with the newest left vectors leave outside V, and E* picks these. A singular
+with R what the products of A* with the newest left vectors leave outside V; E picks these. A singular
 triplet (x, sigma, y) of B gives u = U x and v = V y with A v = sigma u, and the residual of the adjoint,
 A* u - sigma v = R E* x, is all there is.
 """
