@@ -1,7 +1,7 @@
 """The operators of a linearized trajectory, a symbol of the paper a file.
 
 A (``_step_jacobian``), J (``_parameter_jacobian``), P and Z (``_propagator``), K and M
-(``_parameter_operator``), and the trajectory that they belong to.
+(``_parameter_operator``), Phi and G (``_neural_tangent``), and the trajectory that they belong to.
 """
 
 from kpframe.flow._eligibilities import eligibilities
@@ -12,6 +12,7 @@ from kpframe.flow._named_parameters import (
     parameter_values,
     split_parameters,
 )
+from kpframe.flow._neural_tangent import neural_tangent, total_jacobian
 from kpframe.flow._parameter_jacobian import ParameterJacobian, WeightGroup
 from kpframe.flow._parameter_operator import GroupProjector, ParameterOperator, ProductParameterOperator
 from kpframe.flow._propagator import (
@@ -63,8 +64,10 @@ __all__ = [
     "eligibilities",
     "join_parameters",
     "match_parameters",
+    "neural_tangent",
     "parameter_values",
     "shift",
     "split_parameters",
+    "total_jacobian",
     "unshift",
 ]

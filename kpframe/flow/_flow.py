@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from kpframe.errors import ArgumentError, mismatch, shown
+from kpframe.flow._neural_tangent import neural_tangent, total_jacobian
 from kpframe.flow._parameter_jacobian import ParameterJacobian
 from kpframe.flow._parameter_operator import ParameterOperator
 from kpframe.flow._propagator import Propagator
@@ -90,7 +91,12 @@ class Flow:
     @cached_property
     def Phi(self) -> Operator:
         """The neural tangent operator ``P K P*``; equals ``G G*`` with ``G = dh/dtheta = P J``."""
-        return self.P.around(self.K)
+        return neural_tangent(self.P, self.K)
+
+    @cached_property
+    def G(self) -> Operator:
+        """The total derivative ``dh/dtheta = P J``, parameter space -> state space."""
+        return total_jacobian(self.P, self.J)
 
     @cached_property
     def unread(self) -> frozenset[str]:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from kpframe.errors import ArgumentError, UnsupportedError, mismatch, whole
-from kpframe.flow._parameter_operator import ParameterOperator
 from kpframe.flow._step_jacobian import StepJacobian
 from kpframe.operators._base import MEMORY_BUDGET, Operator
 from kpframe.operators._memory import check_dense_memory
@@ -71,10 +70,6 @@ class Propagator(Operator):
         if self.fits(A) is None:
             return type(self)(A, name=name, **self.settings)
         return ScanPropagator(A, name=name)
-
-    def around(self, K: ParameterOperator) -> Operator:
-        """Return ``P K P*``."""
-        return self @ K @ self.T
 
     def _inverse(self) -> Operator:
         """Return ``I - A Z``, the exact inverse, in one pass without a scan."""

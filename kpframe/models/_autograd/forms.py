@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property, partial
 
 import torch
@@ -90,27 +91,32 @@ class AutogradParameterJacobian(ParameterJacobian):
         states = trajectory.states
         super().__init__(model.parameter_space, trajectory.space, dtype=states.dtype, device=states.device)
         self._parts = self.domain.axes[0].parts
-        self._model, self._trajectory = model, trajectory
+        self.model, self.trajectory = model, trajectory
 
     @cached_property
     def _linearization(self) -> Linearization:
-        return Linearization.of(partial(_record_steps, self._model, self._trajectory), self.device)
+        return Linearization.of(partial(_record_steps, self.model, self.trajectory), self.device)
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        probes = q.shape[:-1]
         if not self._parts:
-            return q.new_zeros(*probes, *self.codomain.shape)
-        rows = q.reshape(-1, q.shape[-1])
-        tangents = [rows[:, part.slice].reshape(-1, *part.shape) for part in self._parts]
-        return self._linearization.jvp(tangents).reshape(*probes, *self.codomain.shape)
+            return q.new_zeros(*q.shape[:-1], *self.codomain.shape)
+        return self._linearization.jvp(self.tangents(q)).reshape(*q.shape[:-1], *self.codomain.shape)
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        probes = r.shape[:-3]
-        rows = r.reshape(-1, *self.codomain.shape)
-        gradients = self._linearization.vjp(rows)
+        gradients = self._linearization.vjp(r.reshape(-1, *self.codomain.shape))
+        return self.joined(gradients, r)
+
+    def tangents(self, q: torch.Tensor) -> list[torch.Tensor]:
+        """Return parameter vectors ``[..., M]`` as a tensor ``[k, *shape]`` for each parameter."""
+        rows = q.reshape(-1, q.shape[-1])
+        return [rows[:, part.slice].reshape(-1, *part.shape) for part in self._parts]
+
+    def joined(self, gradients: Sequence[torch.Tensor], r: torch.Tensor) -> torch.Tensor:
+        """Return gradients ``[k, *shape]`` as parameter vectors ``[..., M]``, probes as those of r."""
         if not gradients:
-            return r.new_zeros(*probes, 0)
-        return torch.cat([g.reshape(len(rows), -1) for g in gradients], dim=-1).reshape(*probes, -1)
+            return r.new_zeros(*r.shape[:-3], 0)
+        flat = [gradient.reshape(len(gradient), -1) for gradient in gradients]
+        return torch.cat(flat, dim=-1).reshape(*r.shape[:-3], -1)
 
 
 def _record_steps(model: Recorded, trajectory: Trajectory) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:

@@ -7,16 +7,20 @@ parameters, which gives ``G = dh/dtheta = P J`` and ``Phi = G G*`` in one pass e
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 
+from kpframe.flow._neural_tangent import neural_tangent, total_jacobian
+from kpframe.flow._parameter_jacobian import ParameterJacobian
 from kpframe.flow._parameter_operator import ParameterOperator
 from kpframe.flow._propagator import Propagator
 from kpframe.flow._step_jacobian import StepJacobian
 from kpframe.flow._trajectory import Trajectory
-from kpframe.models._autograd.forms import AutogradStepJacobian
+from kpframe.models._autograd.forms import AutogradParameterJacobian, AutogradStepJacobian
 from kpframe.models._autograd.linearization import Linearization
 from kpframe.models._autograd.recorded import Recorded
 from kpframe.operators._base import Operator, SelfAdjointOperator
@@ -54,33 +58,35 @@ class RolloutGraph:
         self._linearization = Linearization.of(recipe, trajectory.states.device)
         self._learning = len(model.trainable())
 
-    def from_kicks(self, q: torch.Tensor) -> torch.Tensor:
-        """Return how the states ``[k, B, T, H]`` move with what is added to them, ``P q``."""
+    def jvp(self, q: torch.Tensor) -> torch.Tensor:
+        """Return how the states ``[k, B, T, H]`` move with perturbations of all states, ``P q``."""
         return self._linearization.jvp([q, *[None] * self._learning])
 
-    def to_kicks(self, r: torch.Tensor) -> torch.Tensor:
+    def vjp(self, r: torch.Tensor) -> torch.Tensor:
         """Return ``P* r``."""
         return self._linearization.vjp(r, only=slice(0, 1))[0]
 
-    def there_and_back(self, q: torch.Tensor) -> torch.Tensor:
-        """Return ``G G* q``."""
-        if not self._learning:
-            return torch.zeros_like(q)
-        return self._linearization.jvp([None, *self._linearization.vjp(q, only=slice(1, None))])
+    def parameter_jvp(self, tangents: Sequence[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+        """Return ``G dtheta`` for tangents ``[k, *shape]``; zeros like a tensor where nothing learns."""
+        return self._linearization.jvp([None, *tangents]) if self._learning else torch.zeros_like(like)
+
+    def parameter_vjp(self, r: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return ``G* r``, a gradient ``[k, *shape]`` for each parameter that learns."""
+        return self._linearization.vjp(r, only=slice(1, None)) if self._learning else ()
 
 
 def _record(model: Recorded, trajectory: Trajectory) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     states = trajectory.states
-    kicks = torch.zeros_like(states, requires_grad=True)  # [B, T, H]
+    perturbations = torch.zeros_like(states, requires_grad=True)  # [B, T, H]
     h = trajectory.initial_state
     if not trajectory.given:  # it may depend on theta
         h = model.initial_state(len(states)).to(states)
     out = []
-    for t, kick in enumerate(kicks.unbind(1)):
-        h = model._advance(trajectory, t, h) + kick
+    for t, perturbation in enumerate(perturbations.unbind(1)):
+        h = model._advance(trajectory, t, h) + perturbation
         out.append(h)
     states = _Stack.apply(*out)  # type: ignore[no-untyped-call]
-    return states, (kicks, *model.trainable().values())
+    return states, (perturbations, *model.trainable().values())
 
 
 class GraphPropagator(Propagator):
@@ -114,15 +120,32 @@ class GraphPropagator(Propagator):
         )
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        return self.graph.from_kicks(q.reshape(-1, *self.domain.shape)).reshape(q.shape)
+        return self.graph.jvp(q.reshape(-1, *self.domain.shape)).reshape(q.shape)
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        return self.graph.to_kicks(r.reshape(-1, *self.domain.shape)).reshape(r.shape)
+        return self.graph.vjp(r.reshape(-1, *self.domain.shape)).reshape(r.shape)
 
-    def around(self, K: ParameterOperator) -> Operator:
-        """Return ``P K P*``, through the graph to the parameters and back if K has no metric."""
-        own = K.method == "autograd" and isinstance(K.metric, IdentityOperator)
-        return GraphTangent(self, K) if own else super().around(K)
+
+@neural_tangent.register
+def _(P: GraphPropagator, K: ParameterOperator) -> Operator:
+    """Through the graph to the parameters and back, where K is of the same roll-out and has no metric."""
+    reached = _reaches(P, K.jacobian) and isinstance(K.metric, IdentityOperator)
+    return GraphTangent(P, K) if reached else P @ K @ P.T
+
+
+@total_jacobian.register
+def _(P: GraphPropagator, J: ParameterJacobian) -> Operator:
+    """Through the graph to the parameters, where J is of the same roll-out."""
+    if _reaches(P, J) and isinstance(J, AutogradParameterJacobian):
+        return GraphJacobian(P, J)
+    return P @ J
+
+
+def _reaches(P: GraphPropagator, J: ParameterJacobian) -> bool:
+    """Whether J is of the model and trajectory whose graph P keeps."""
+    return (
+        isinstance(J, AutogradParameterJacobian) and J.model is P.A.model and J.trajectory is P.A.trajectory
+    )
 
 
 class GraphTangent(SelfAdjointOperator):
@@ -138,7 +161,28 @@ class GraphTangent(SelfAdjointOperator):
         return True
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        return self.P.graph.there_and_back(q.reshape(-1, *self.domain.shape)).reshape(q.shape)
+        rows, graph = q.reshape(-1, *self.domain.shape), self.P.graph
+        return graph.parameter_jvp(graph.parameter_vjp(rows), rows).reshape(q.shape)
 
     def _formula(self) -> tuple[str, int]:
         return f"{self.P.name} {self.K.name} {self.P.name}*", PRODUCT
+
+
+class GraphJacobian(Operator):
+    """``G = P J`` from one graph; it prints as that."""
+
+    def __init__(self, P: GraphPropagator, J: AutogradParameterJacobian) -> None:
+        super().__init__(J.domain, P.codomain, dtype=P.dtype, device=P.device)
+        self.P, self.J = P, J
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        like = q.new_empty(math.prod(q.shape[:-1]), *self.codomain.shape)
+        found = self.P.graph.parameter_jvp(self.J.tangents(q), like)
+        return found.reshape(*q.shape[:-1], *self.codomain.shape)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        gradients = self.P.graph.parameter_vjp(r.reshape(-1, *self.codomain.shape))
+        return self.J.joined(gradients, r)
+
+    def _formula(self) -> tuple[str, int]:
+        return f"{self.P.name} {self.J.name}", PRODUCT
