@@ -18,7 +18,7 @@ DEFAULTS = ParallelScanSettings()
 #: Widest state for which composing pays: two steps cost H^3, a product with one of them H^2.
 WIDTH = 32
 #: Most entries of A in one step of all trials; more fill a step of a scan, which then takes no longer.
-STEP_ENTRIES = 2**12
+STEP_ENTRIES = 2**11
 #: How many times the memory of A's blocks composing takes: twice what is kept, those of all levels.
 HELD = 4
 
@@ -38,7 +38,7 @@ class ParallelScanPropagator(Propagator):
         why: why the products are computed so.
 
     Raises:
-        UnsupportedError: for a state wider than 32, or a step of more than 2^12 entries of A.
+        UnsupportedError: for a state wider than 32, or a step of more than 2^11 entries of A.
         MemoryBudgetError: for products of steps that need more than ``max_bytes``.
         SettingsError: for settings out of their bounds.
     """
