@@ -124,3 +124,32 @@ def test_formula_and_refusals(make) -> None:
         type(rule)(True)
     with pytest.raises(ArgumentError, match="base: expected one of 'zero', 'leak'"):
         type(rule)(1, "A_0")
+
+
+def test_the_base_is_in_the_form_of_P(make, close) -> None:
+    flow = make("rate", 0, 5).flow()
+    other = flow.with_propagator("stepwise")
+    rule = create_rule("duhamel", order=2, base="diagonal")
+    found, plain = rule.propagator(other), rule.propagator(flow)
+    assert (found.method, plain.method) == ("stepwise", "diagonal")
+    close(found.to_dense(), plain.to_dense())
+
+
+@pytest.mark.parametrize(
+    ("rule", "arguments"),
+    [
+        ("duhamel", {"order": 2, "base": "diagonal"}),
+        ("truncated_bptt", {"window": 2}),
+        ("truncated_bptt", {"mode": "k1k2", "k1": 2, "k2": 3}),
+    ],
+)
+def test_what_stands_for_P_is_the_inverse_of_no_step(make, close, differ, rule, arguments) -> None:
+    """Hence no Propagator: another rule that takes A from it would leave out what this one did."""
+    flow = make("rate", 0, 6).flow()
+    update = create_rule(rule, **arguments).update(flow)
+    identity = torch.eye(flow.P.domain.size, dtype=flow.P.dtype)
+    inverse = flow.P.inverse.to_dense()
+    close(flow.P.to_dense() @ inverse, identity)
+    differ(update.P.to_dense() @ inverse, identity)
+    with pytest.raises(UnsupportedError, match="is no propagator of a step Jacobian any more"):
+        _ = update.A
