@@ -1,10 +1,19 @@
 """Learning rules beside backpropagation through time, on one trajectory and one error.
 
-Gradients are compared whole, and step by step in both facings: a gradient is a sum over pairs (t, s) of
-an error at step t that reaches the parameters' use at step s. Summed over s, what is left is the
-contribution of each error (*past-facing*: an error at t looks back); summed over t, the contribution of
-each use (*future-facing*). Comparing the one facing of a rule with the other facing of the exact gradient
-gives small cosines even for rules that agree (Marschall, Cho, Savin, JMLR 2020).
+Gradients are compared whole, and step by step in both facings. A gradient is a sum over pairs of steps, of an
+error at step t and the parameters' use at step s that it reaches::
+
+    g = M J* P* Err = Sum_{s <= t} g_ts,     g_ts = M J_s* P[t, s]* Err_t                                  (1)
+
+Summed over s, what is left is the contribution of each error (*past-facing*: an error at t looks back);
+summed over t, the contribution of each use (*future-facing*). Comparing the one facing of a rule with the
+other facing of the exact gradient gives small cosines even for rules that agree (Marschall, Cho & Savin 2020,
+JMLR 21:135).
+
+The loss falls along ``-g_rule`` at the rate ``<g, g_rule>``, to which each pair adds its part. With the exact
+gradient g on the left, all pairs of one t come from one product with P*, as::
+
+    <g, M J_s* q_s> = <J_s M* g, q_s>     for q = P* (Err at step t alone)                                 (2)
 """
 
 from __future__ import annotations
@@ -140,8 +149,7 @@ class _Facings:
         P, J, M, flow = update.P, update.J, update.K.metric, update.flow
         steps = error.shape[1]
         exact = (flow.J.T @ flow.P.T)(hidden)
-        # <g, M J* q> = <J_rule M* g, q>, which takes the product with each pair apart by the step of q
-        weight = J(M.T(exact))
+        weight = J(M.T(exact))  # (2)
         past, pairs = [], []
         chunk = chunk_size(P, steps, held=2)
         for start in range(0, steps, chunk):
@@ -164,10 +172,10 @@ class _Facings:
 
 
 def _condition(cosine: float) -> float:
-    """Return the least condition number of a positive matrix that turns a vector by an angle.
+    """Return the least condition number of a positive matrix that turns a vector by an angle a.
 
     The largest angle by which a matrix of condition number k turns a vector has the sine
-    ``(k - 1) / (k + 1)`` (Gustafson 1968).
+    ``(k - 1) / (k + 1)`` (Gustafson 1968), hence ``k = (1 + sin a) / (1 - sin a)``.
     """
     if not cosine > 0:
         return math.inf

@@ -1,7 +1,13 @@
 """What a learning step does: predicted loss rates, where they come from, and prediction against fact.
 
-All figures are per unit learning rate eta, to first order: along the update ``g`` of a rule the
-parameters move by ``-eta g``, the states by ``dh = -eta P J g`` and the loss by ``<Err, dh>``.
+All figures are per unit learning rate eta, to first order: along the update g of a rule::
+
+    d theta = -eta g,     g = M J* P_rule* Err                                                             (1)
+    dh      = -eta P J g = -eta Phi_rule Err                                                               (2)
+    d loss  = <Err, dh> = -eta <Err, Phi_rule Err> = -eta <J* P* Err, g>                                   (3)
+
+The last form of (3) takes the rate apart by parameters, the one before by trials and steps: of the Err on the
+left, whose loss falls, or of that on the right, which made the update.
 """
 
 from __future__ import annotations
@@ -98,14 +104,14 @@ def contributions(
     hidden = Update.exact(flow, readout).incoming(err, output_err)
     made = _update(flow, rule, readout)
     incoming = made.incoming(err, output_err)
-    forward = -hidden.double() * made.moved(incoming)  # squares of float32 leave its range
+    forward = -hidden.double() * made.moved(incoming)  # (3) by the left Err; float32 would leave its range
     if output_err is None:
         assert err is not None  # one of the two is there
         backward = -err.double() * made.flow_operator.T(hidden)
     else:
         backward = -output_err.double() * made.output_flow_operator.T(hidden)
     exact = (flow.J.T @ flow.P.T)(hidden)
-    update = made.back(incoming)
+    update = made.back(incoming)  # (3), its last form
     groups = {
         part.name: -float(exact[part.slice].double() @ update[part.slice].double())
         for part in flow.J.domain[PARAMETER].parts
@@ -203,7 +209,7 @@ def cross_flow(test: Flow, train: Flow) -> Operator:
 
 @in_isolation
 def effective_dimension(y: torch.Tensor) -> float:
-    """Return ``tr(C)^2 / tr(C^2)`` of ``C = y (x)_{batch,time} y*``, the Gram matrix over units.
+    """Return ``tr(C)^2 / tr(C^2)`` of ``C = Sum_{b,t} y_bt y_bt^T``, the Gram matrix over units.
 
     For ``y = K v`` or ``Phi v`` it counts the directions in which learning moves the state: few of them
     is the simplicity bias of gradient descent.
@@ -219,6 +225,7 @@ def effective_dimension(y: torch.Tensor) -> float:
     if not y.any():
         raise ArgumentError(mismatch("y", "a state vector other than zero", "zero"))
     rows = divided(y, unit_of(y)).reshape(-1, y.shape[-1])
+    # Y Y^T and Y^T Y have the same eigenvalues but for zeros: the smaller one
     gram = rows.mT @ rows if rows.shape[1] <= rows.shape[0] else rows @ rows.mT
     return float(gram.trace()) ** 2 / float((gram * gram).sum())
 

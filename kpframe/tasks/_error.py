@@ -1,7 +1,16 @@
 """The losses, their derivative, and Err: the instantaneous error that drives learning.
 
-Err is the derivative of the loss with respect to the states *through the readout only*: what flows on
-through time is the propagator's work.
+For a loss L of the outputs ``y_t = W h_t + b``, with n scored steps and O outputs::
+
+    e_t   = dL / dy_t                                       output_error        (1)
+    Err_t = dL / dh_t = W^T e_t                             error               (2)
+
+Err is the derivative *through the readout of the same step only*: what flows on through time is the
+propagator's work, and the gradient is ``J* P* Err``. With one-hot targets c and ``p = softmax(y)``, as the
+derivative of ``log Sum_k exp y_k`` is p::
+
+    cross entropy    L = (1/n) Sum_t (log Sum_k exp y_tk - y_t . c_t)        e_t = (p_t - c_t) / n       (3)
+    mse              L = 1/(n O) Sum_t |y_t - target_t|^2                    e_t = 2 (y_t - target_t) / (n O)
 """
 
 from __future__ import annotations
@@ -33,7 +42,7 @@ def task_loss(outputs: torch.Tensor, trials: Trials, kind: Loss) -> torch.Tensor
 
 @in_isolation
 def output_error(outputs: torch.Tensor, trials: Trials, kind: Loss) -> torch.Tensor:
-    """Return d loss / d outputs ``[B, T, O]``, detached; exactly 0 at steps that are not scored.
+    """Return ``e``, d loss / d outputs ``[B, T, O]``, detached; exactly 0 at steps that are not scored.
 
     With n scored steps: ``(softmax(y) - onehot) / n``, or ``2 (y - target) / (n O)``.
 
@@ -42,7 +51,7 @@ def output_error(outputs: torch.Tensor, trials: Trials, kind: Loss) -> torch.Ten
     """
     scored, targets = _scored(outputs.detach(), trials, kind)
     if kind == "cross_entropy":
-        onehot = torch.nn.functional.one_hot(targets, scored.shape[1])
+        onehot = torch.nn.functional.one_hot(targets, scored.shape[1])  # (3)
         slope = (scored.softmax(dim=1) - onehot) / scored.shape[0]
     else:
         slope = 2 * (scored - targets) / scored.numel()
@@ -53,7 +62,7 @@ def output_error(outputs: torch.Tensor, trials: Trials, kind: Loss) -> torch.Ten
 
 @in_isolation
 def error(readout: Readout, states: torch.Tensor, trials: Trials, kind: Loss) -> torch.Tensor:
-    """Return Err ``[B, T, H]``: d loss / d h through the readout only, detached.
+    """Return Err, the error of the paper, ``[B, T, H]``: d loss / d h through the readout only, detached.
 
     ``Err = W^T d loss / d y``: exactly 0 at padded and unscored steps and where the readout does not
     look; dtype and device are those of ``states``. A rule with random feedback (feedback alignment)
@@ -70,7 +79,7 @@ def error(readout: Readout, states: torch.Tensor, trials: Trials, kind: Loss) ->
     with torch.no_grad():
         slope = output_error(readout(states), trials, kind)
         result = torch.zeros_like(states, requires_grad=False)
-        result[..., readout.hidden] = slope @ readout.weight
+        result[..., readout.hidden] = slope @ readout.weight  # (2), each state a row
     return result
 
 
@@ -90,7 +99,7 @@ def accuracy(outputs: torch.Tensor, trials: Trials) -> float:
     scored, targets = _scored(outputs.detach(), trials, "mse" if regression else "cross_entropy")
     if not regression:
         return float((scored.argmax(dim=1) == targets).double().mean())
-    spread = norm(targets - targets.mean(dim=0))
+    spread = norm(targets - targets.mean(dim=0))  # a constant at each output explains none of it
     if spread == 0:
         raise ArgumentError(mismatch("targets", "values that vary over the scored steps", "constant ones"))
     return 1 - (norm(scored - targets) / spread) ** 2
