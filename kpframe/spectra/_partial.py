@@ -75,11 +75,11 @@ def partial_trace(
         return MatrixEstimate(
             total.to(op.dtype), torch.zeros_like(total, dtype=op.dtype), matvec.count, "exact"
         )
-    # For z with independent signs on the traced axes, E[z_a z_a'] = 1 where a = a' and 0 elsewhere, so that
-    # entry (r, c), sum_a op[a, r; a, c], is the mean of sum_(a, a') z_a op[a, r; a', c] z_a'.
     num = budget // columns
     if num < 1:
         raise ArgumentError(mismatch("budget", f"at least {columns} products, for one probe", budget))
+    # For z with independent signs on the traced axes, E[z_a z_a'] = 1 where a = a' and 0 elsewhere, so that
+    # entry (r, c), sum_a op[a, r; a, c], is the mean of sum_(a, a') z_a op[a, r; a', c] z_a'.
     signs = probes(
         traced, num, generator=source, kind="rademacher", dtype=op.dtype, device=op.device
     ).flatten(1)
