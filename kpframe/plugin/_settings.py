@@ -256,7 +256,7 @@ def _convert(hint: Any, value: Any) -> Any:
             return _convert_items(hint, arguments, items)
     elif _is_instance(value, origin or hint):
         return value
-    if isinstance(value, str) and any(get_origin(arm) is tuple for arm in (hint, *arguments)):
+    if isinstance(value, str) and tuple[str, ...] in (hint, *arguments):
         raise _Refused(f"a list such as [{value!r}]")
     raise _Refused(_text(hint))
 

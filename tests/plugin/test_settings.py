@@ -350,3 +350,15 @@ def test_the_host_checks_once():
     other = NoSettings()
     with pytest.raises(SettingsError, match="hidden_size"):
         call_with(Units, other)
+
+
+def test_a_name_where_names_are_expected_is_told_how_to_write_a_list():
+    @frozen
+    class Lists:
+        names: tuple[str, ...] | None = setting(None)
+        rates: float | tuple[float, ...] = setting(0.1, gt=0)
+
+    with pytest.raises(SettingsError, match=r"names: expected a list such as \['h'\], got 'h' \(str\)"):
+        Lists(names="h")
+    with pytest.raises(SettingsError, match=r"rates: expected float \| tuple\[float, ...\] > 0, got 'h'"):
+        Lists(rates="h")
