@@ -136,7 +136,7 @@ def propagators(spec: Any, **fixed: Any) -> st.SearchStrategy[PropagatorCase]:
     """Return a form of propagator, with settings, on step Jacobians that it fits.
 
     They belong to small models of the kit, and to those that the plugin of the form offers. With a fixed
-    ``step``, one of ``kpframe.testing._forms.STEPS`` or a strategy of them, it need not fit.
+    ``step`` (``"own"``, ``"autograd"``, ``"dense"`` ..., or a strategy of them) it need not fit.
     """
     return _forms(source_of(spec, "propagator"), PropagatorCase, STEPS, "step", fixed)
 

@@ -18,6 +18,7 @@ from kpframe.testing._forms import (
     blocks_of,
     inverse_of,
     matrix,
+    metric_of,
     shifted,
     step_jacobian,
     transition_of,
@@ -220,6 +221,33 @@ def with_step_keeps_the_form(case: PropagatorCase) -> Residual:
 
 
 with_step_keeps_the_form.differs(_larger)
+
+
+@identity(
+    "propagator",
+    source="docs/mathematics.md: Phi = P K P* = G G*, G = dh/dtheta",
+    look="around(K), where the form has one of its own: it is P K P* of any K, also with a metric",
+)
+def around_equals_three_products(case: PropagatorCase) -> Residual:
+    """``P.around(K)`` is ``P K P*``, for any form of K, and with a metric."""
+    P, dense = case.P, inverse_of(case.blocks)
+    problem, found = case.flow.problem, []
+    kernels = [problem.flow.K, problem.twin.K]
+    J = kernels[1].jacobian
+    if J.domain.size:
+        kernels.append(kernels[1].with_metric(metric_of("diagonal", J, case.flow.seed)))
+    for K in kernels:
+        written = matrix(K)
+        scale = float(dense.norm()) ** 2 * float(written.norm())
+        what = f"P.around({K!r}) ({K.method} form)"
+        found.append(compare(matrix(P.around(K)), dense @ written @ dense.mT, what, scale=scale))
+    return worst(*found)
+
+
+@around_equals_three_products.differs
+def _without_P(case: PropagatorCase) -> Residual | None:
+    Phi = matrix(case.P.around(case.flow.problem.flow.K))
+    return contrast(Phi, 1.1 * Phi)
 
 
 @identity(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from kpframe.flow._parameter_operator import ParameterOperator
 from kpframe.flow._propagator import (
     InversePropagator,
     Propagator,
@@ -91,6 +92,15 @@ class FallsBack(ScanPropagator):
         return ScanPropagator(A, name=self.name if name is None else name)
 
 
+class ForgetsMetric(ScanPropagator):
+    """Phi of a K without its metric."""
+
+    def around(self, K: ParameterOperator) -> Operator:
+        """Return ``P J J* P*``."""
+        G = self @ K.jacobian
+        return G @ G.T
+
+
 class ProbesForTrials(ScanPropagator):
     """Adds probes up as if they were steps."""
 
@@ -163,6 +173,7 @@ MUTANTS = tuple(
         (NoOffset, "chunked_equals_cut_steps", "P.chunked("),
         (ForgetsSteps, "with_step_keeps_the_form", "its A is another"),
         (FallsBack, "with_step_keeps_the_form", "expected a FallsBack, which fits its A"),
+        (ForgetsMetric, "around_equals_three_products", "P.around(K_M)"),
         (ProbesForTrials, "probes_batched", "P of probes [2, 2]"),
         (DropsTiny, "linear_at_every_scale", "P(8e-31 q)"),
         (Spoils, "products_are_pure", "P: it changed its argument"),
