@@ -46,20 +46,20 @@ class EntryTable:
         self.values = values  # [T, B, H, k]
 
     def product(self, t: int | slice, v: torch.Tensor) -> torch.Tensor:  # [..., B, H] -> [..., B, H]
-        """Return the products of step t, or of a stretch of steps ``[..., T, B, H]``."""
+        """Return the products of step t, or of a slice of steps ``[..., T, B, H]``."""
         return (self.values[t] * v[..., self.index]).sum(dim=-1)
 
 
-def entry_tables(pattern: torch.Tensor, columns: Columns, stretch: int) -> tuple[EntryTable, EntryTable]:
+def entry_tables(pattern: torch.Tensor, columns: Columns, count: int) -> tuple[EntryTable, EntryTable]:
     """Return the entries where a pattern ``[H, H]`` is True, by row and, for the adjoint, by column.
 
-    ``stretch`` columns are formed at a time.
+    ``count`` columns are formed at a time.
     """
     hidden = len(pattern)
     rows, filled = _places(pattern.mT)  # [H, l]: the rows of the entries of each column
     parts: list[torch.Tensor] = []
-    for start in range(0, hidden, stretch):
-        part = slice(start, min(start + stretch, hidden))
+    for start in range(0, hidden, count):
+        part = slice(start, min(start + count, hidden))
         out = columns(part.start, part.stop)  # [n, B, T, H]
         chosen = rows[part, None, None].expand(-1, *out.shape[1:3], -1)
         parts.append((out.gather(-1, chosen) * filled[part, None, None]).permute(2, 1, 0, 3))

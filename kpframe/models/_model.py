@@ -99,7 +99,7 @@ class Model(torch.nn.Module, ABC):
         """Width H of the state, all components together."""
         return sum(self.components.values())
 
-    def stretch(self, component: str) -> slice:
+    def component_slice(self, component: str) -> slice:
         """Return where a component lies in the state; raises ``ArgumentError`` for an unknown one."""
         if component not in self.components:
             known = ", ".join(map(repr, self.components))

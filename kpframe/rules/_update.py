@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from attrs import evolve, frozen
 
-from kpframe.errors import ArgumentError, ShapeError, UnsupportedError, mismatch
+from kpframe.errors import ArgumentError, ShapeError, SpaceMismatchError, UnsupportedError, mismatch, shown
 from kpframe.flow._flow import Flow, check_flow
 from kpframe.flow._parameter_operator import ParameterOperator
 from kpframe.flow._propagator import Propagator, ScanPropagator
@@ -78,9 +78,30 @@ class Update:
         start = InitialJacobian.of(self.flow)
         return () if start is None else tuple(part.name for part in start.parts)
 
-    def replace(self, **parts: Any) -> Update:
-        """Return the update with other parts: ``P``, ``K``, ``J``."""
-        return evolve(self, **parts)
+    def replace(
+        self, *, P: Operator | None = None, K: ParameterOperator | None = None, J: Operator | None = None
+    ) -> Update:
+        """Return the update with other parts in the place of those that are given.
+
+        Args:
+            P: on the state space.
+            K: ``J M J*`` with the rule's metric; J there is the flow's own.
+            J: parameter space -> state space, on the way back.
+
+        Raises:
+            ArgumentError: for what is no operator, or no parameter operator.
+            SpaceMismatchError: for an operator between other spaces.
+        """
+        update = self
+        if P is not None:
+            update = evolve(update, P=_part("P", P, self.flow.P))
+        if K is not None:
+            if not isinstance(K, ParameterOperator):
+                raise ArgumentError(mismatch("K", "a parameter operator (K.with_metric gives one)", shown(K)))
+            update = evolve(update, K=_part("K", K, self.flow.K))
+        if J is not None:
+            update = evolve(update, J=_part("J", J, self.flow.J))
+        return update
 
     def through(self, A: StepJacobian, name: str) -> Update:
         """Return the update with ``P[A] = (I - A Z)^{-1}`` for another step Jacobian, in the form of P.
@@ -253,6 +274,16 @@ class Update:
         if self.readout is None:
             raise UnsupportedError(mismatch("readout", "the readout through which the error comes", None))
         return self.readout
+
+
+def _part(name: str, part: Operator, own: Operator) -> Any:
+    """Return a part of an update, refused unless it lies between the spaces of the flow's own."""
+    if not isinstance(part, Operator):
+        raise ArgumentError(mismatch(name, "an operator", shown(part)))
+    if (part.domain, part.codomain) != (own.domain, own.codomain):
+        expected = f"an operator from ({own.domain}) to ({own.codomain})"
+        raise SpaceMismatchError(mismatch(name, expected, f"one from ({part.domain}) to ({part.codomain})"))
+    return part
 
 
 class _HiddenMap(Operator):

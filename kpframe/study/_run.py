@@ -114,7 +114,7 @@ def _network(network: NetworkSettings, settings: StudySettings, task: Task) -> t
     with torch.random.fork_rng():  # initial weights follow the study's seed, torch's own stream does not
         torch.manual_seed(settings.seed)
         model = create_model(network.name, **_settings(network, task)).to(dtype)
-    hidden = None if network.reads is None else model.stretch(network.reads)
+    hidden = None if network.reads is None else model.component_slice(network.reads)
     return model, Readout(model.width, task.output_size, hidden=hidden, generator=settings.seed, dtype=dtype)
 
 

@@ -82,7 +82,7 @@ class Experiment:
         with torch.random.fork_rng():  # as in a study: torch's own stream is left alone
             torch.manual_seed(self.seed)
             model = create_model(self.model, **self.settings(task)).to(getattr(torch, self.dtype))
-        hidden = None if self.reads is None else model.stretch(self.reads)
+        hidden = None if self.reads is None else model.component_slice(self.reads)
         dtype = getattr(torch, self.dtype)
         return model, Readout(model.width, task.output_size, hidden=hidden, generator=self.seed, dtype=dtype)
 

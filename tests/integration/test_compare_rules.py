@@ -205,7 +205,7 @@ def test_a_readout_of_a_component(tmp_path: Path) -> None:
     task = create_task("memory_pro", **TASK)
     settings = {"input_size": task.input_size, "hidden_size": 4, "seed": 0}
     model = create_model("lstm", **settings).to(F64)
-    hidden = model.stretch("h")
+    hidden = model.component_slice("h")
     readout = Readout(model.width, task.output_size, hidden=hidden, generator=0, dtype=F64)
     extra = {
         "task": {"name": "memory_pro", "settings": TASK},

@@ -119,7 +119,7 @@ class Constrained(SiteModel):
 
 
 class Parts(SiteModel):
-    """Sites that read stretches, currents without weights, constants that learn, a fixed matrix, a tie."""
+    """Sites that read slices, currents without weights, constants that learn, a fixed matrix, a tie."""
 
     def __init__(self) -> None:
         sites = (
@@ -336,6 +336,6 @@ def test_a_weight_of_the_wrong_shape_is_named() -> None:
 
 def test_where_a_component_lies() -> None:
     model = Projected()
-    assert (model.stretch("h"), model.stretch("c")) == (slice(0, 2), slice(2, 7))
+    assert (model.component_slice("h"), model.component_slice("c")) == (slice(0, 2), slice(2, 7))
     with pytest.raises(ArgumentError, match=r"component: expected one of 'h', 'c', got 'c1'; did you"):
-        model.stretch("c1")
+        model.component_slice("c1")

@@ -1,8 +1,13 @@
 """Both products of a Jacobian from one retained autograd graph.
 
-The vector-Jacobian product is a reverse pass. The Jacobian-vector product is a reverse pass through
-that reverse pass, which is linear in its cotangent; so no forward mode is needed, which fused kernels
+The vector-Jacobian product (vjp) is a reverse pass. The Jacobian-vector product (jvp) is a reverse pass
+through that reverse pass, which is linear in its cotangent; so no forward mode is needed, which fused kernels
 often lack. Used wherever a model brings no structure of its own.
+
+In equations, a reverse pass computes ``g(v) = J* v``. It is recorded once for a ``v`` that is a leaf itself
+(its value does not matter: g is linear). Its own reverse pass, for the cotangent d, is ``(dg/dv)* d = J d``:
+the derivative of ``<J* v, d> = <v, J d>`` by v. (J. Townsend, "A new trick for calculating Jacobian vector
+products", 2017.)
 """
 
 from __future__ import annotations

@@ -29,20 +29,21 @@ class Site:
     """One place where a weight matrix acts: ``W z + b``, its rows split evenly over ``targets``.
 
     Attributes:
-        weight: name of the matrix ``[len(targets) * n, width read]``, a parameter, or a buffer that does
-            not learn. None: the input's own columns are the target (no bias), or, without a source, the
-            bias is (a constant for each unit that learns).
+        weight: name of the matrix ``[len(targets) * n, width read]``: a parameter, or a buffer, which does
+            not learn. None in two cases: the input enters a target as it is, without weight or bias; or
+            there is no source either, and the site is a bias alone.
         source: ``"input"``, the name of a state component, or an output of an earlier stage of the same
             step with a prime (``"h'"``).
-        targets: names of the preactivations the row blocks add to, in order.
+        targets: names of the preactivations that the product is added to: the first n rows of the matrix
+            make the first one, the next n rows the second ...
         bias: name of the parameter ``[len(targets) * n]``, or None.
         transform: pointwise function of the source (``torch.tanh``), or None for the identity.
-        columns: stretch of the source that is read; None for all of it.
+        columns: slice of the source's entries that is read, ``slice(0, 3)``; None for all of them.
         parameters: what the matrix is made of, where it is not itself a parameter: the model's
             ``site_weight(weight)`` returns the matrix (masks, Dale's law, products of low rank).
-        per_step: the weight is ``[T, len(targets) * n, width read]`` and the bias
-            ``[T, len(targets) * n]``, another one at each step.
-        unitwise: that each entry of ``parameters`` acts on rows of one unit alone, as under masks.
+        per_step: whether each step has a weight and a bias of its own: ``[T, len(targets) * n, width read]``
+            and ``[T, len(targets) * n]``.
+        unitwise: whether each entry of ``parameters`` changes the rows of one unit alone, as under a mask.
     """
 
     weight: str | None

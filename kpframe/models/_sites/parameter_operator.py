@@ -16,7 +16,7 @@ from kpframe.models._sites.gains import PlacedSite, SiteGains, add, gather, scat
 from kpframe.models._sites.step_jacobian import SiteStepJacobian
 from kpframe.operators._base import Operator
 from kpframe.operators._elementary import IdentityOperator
-from kpframe.operators._memory import STRETCH_BYTES
+from kpframe.operators._memory import SLICE_BYTES
 from kpframe.operators._spaces import Space
 
 
@@ -58,7 +58,7 @@ class SiteGroup:
             return gains.join(gains.tangent(slice(None), {}, du), (count, time, batch))
 
     def products(self, steps: slice, weight: torch.Tensor) -> torch.Tensor:  # [..., T, B, G n]
-        """Return the products of a weight ``[..., G n, m]`` with what is read in a stretch of steps."""
+        """Return the products of a weight ``[..., G n, m]`` with what is read in a slice of steps."""
         z = self.z[steps]
         if self.per_step:
             return z @ weight[..., steps, :, :].mT
@@ -66,7 +66,7 @@ class SiteGroup:
         return y.reshape(*y.shape[:-2], *z.shape[:2], -1)
 
     def accumulate(self, steps: slice, columns: torch.Tensor, totals: list[torch.Tensor]) -> None:
-        """Add the adjoint of ``products`` for ``columns`` ``[..., T, B, G n]`` of a stretch of steps."""
+        """Add the adjoint of ``products`` for ``columns`` ``[..., T, B, G n]`` of a slice of steps."""
         z = self.z[steps]
         if self.per_step:
             totals.append(columns.mT @ z)
@@ -225,7 +225,7 @@ def _pull_columns(
 class SiteParameterJacobian(ParameterJacobian):
     """``J dtheta = D (dW z + db)``, one matrix product for each set of targets.
 
-    The products run over stretches of steps, whose temporaries are all that is held besides the result.
+    The products run over slices of steps, whose temporaries are all that is held besides the result.
 
     Args:
         gains: along a trajectory, those of the model's A: ``flow.A.gains``.
@@ -234,8 +234,8 @@ class SiteParameterJacobian(ParameterJacobian):
     """
 
     method = "sites"
-    #: Most memory that the temporaries of a stretch take, if a step needs no more [bytes].
-    stretch_bytes = STRETCH_BYTES
+    #: Most memory that the temporaries of a slice take, if a step needs no more [bytes].
+    slice_bytes = SLICE_BYTES
 
     def __init__(self, gains: SiteGains, domain: Space, trains_start: bool) -> None:
         super().__init__(domain, gains.space, dtype=gains.like.dtype, device=gains.like.device)
@@ -323,7 +323,7 @@ class SiteParameterJacobian(ParameterJacobian):
         batch, time, hidden = self.codomain.shape
         out = self.gains.like.new_empty(*probes, time, batch, hidden)
         live = [(group, w) for group, w in zip(groups, weights, strict=True) if w is not None]
-        for steps in self._stretches(probes):
+        for steps in self._slices(probes):
             part = out[..., steps, :, :]
             moved = [(group.targets, group.products(steps, weight)) for group, weight in live]
             if len(self.gains.stages) == 1:
@@ -341,7 +341,7 @@ class SiteParameterJacobian(ParameterJacobian):
         """Return what reaches the groups' weights for a state vector ``[..., B, T, H]``; None: nothing."""
         found: list[list[torch.Tensor]] = [[] for _ in groups]
         turned = r.transpose(-3, -2)
-        for steps in self._stretches(r.shape[:-3]):
+        for steps in self._slices(r.shape[:-3]):
             columns_of = self._columns(steps, turned[..., steps, :, :])
             for group, totals in zip(groups, found, strict=True):
                 columns = columns_of(group.targets)
@@ -350,7 +350,7 @@ class SiteParameterJacobian(ParameterJacobian):
         return [group.total(totals) if totals else None for group, totals in zip(groups, found, strict=True)]
 
     def _columns(self, steps: slice, r: torch.Tensor) -> Callable[[Sequence[str]], torch.Tensor | None]:
-        """Return what a state vector ``[..., t, B, H]`` of a stretch sends to given targets, side by side."""
+        """Return what a state vector ``[..., t, B, H]`` of a slice sends to given targets, side by side."""
         if len(self.gains.stages) == 1:
             return lambda targets: _pull_columns(self.gains, steps, targets, r)
         _, pulled = self.gains.cotangent(steps, self.gains.split(r.contiguous()), state=False)
@@ -361,12 +361,12 @@ class SiteParameterJacobian(ParameterJacobian):
         assert self.first_step is not None
         return self.first_step.step_adjoint(0, r[..., 0, :]).sum(dim=-2)
 
-    def _stretches(self, probes: torch.Size) -> list[slice]:
+    def _slices(self, probes: torch.Size) -> list[slice]:
         """Return slices of steps whose states and preactivations are held at once, all probes together."""
         batch, time, hidden = self.codomain.shape
         targets = sum(stage.units * len(stage.targets) for stage in self.gains.stages)
         each = max(1, math.prod(probes)) * batch * (hidden + targets) * self.dtype.itemsize
-        length = max(1, min(time, self.stretch_bytes // each))
+        length = max(1, min(time, self.slice_bytes // each))
         return [slice(start, min(start + length, time)) for start in range(0, time, length)]
 
 
@@ -399,6 +399,11 @@ class GramParameterOperator(ProductParameterOperator):
     ``K = Sum D (Z Z^T + c 1 1^T) D*``, two matrix products for each set of targets. Groups that a
     restriction froze cost nothing. With a metric that mixes parameters it is the three products.
     """
+
+    # At a step s of a trial, J dtheta is D_s (dW z_s + db); J* r adds up D_s* r_s z_s^T for dW and D_s* r_s
+    # for db. So (K r)_s = D_s Sum_s' (z_s . z_s' + c) D_s'* r_s' over all steps and trials, with c biases:
+    # a Gram matrix [T B, T B] of what is read. It is of rank m + 1 and never formed: its two factors are the
+    # product of ``pull``, [G n, T B] by [T B, m], and that of ``push``, [G n, m] by [m, T B].
 
     jacobian: SiteParameterJacobian
 

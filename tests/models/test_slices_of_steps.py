@@ -1,4 +1,4 @@
-"""Products of J and K taken in several stretches of steps, a short last one included."""
+"""Products of J and K taken in several slices of steps, a short last one included."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ MODELS = {
 @pytest.mark.parametrize("probes", [(), (2,)])
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.rows(3)
-def test_stretches_make_no_difference(name: str, probes: tuple[int, ...], steps: int) -> None:
+def test_slices_make_no_difference(name: str, probes: tuple[int, ...], steps: int) -> None:
     torch.manual_seed(0)
     model: Model = MODELS[name]().double()
     x = torch.randn(2, STEPS, model.input_size, dtype=torch.float64)
@@ -85,8 +85,8 @@ def test_stretches_make_no_difference(name: str, probes: tuple[int, ...], steps:
     J = flow.J
     count = 2 if probes else 1
     targets = sum(stage.units * len(stage.targets) for stage in model.stages)
-    J.stretch_bytes = steps * count * 2 * (model.width + targets) * 8
-    lengths = [part.stop - part.start for part in J._stretches(torch.Size(probes))]
+    J.slice_bytes = steps * count * 2 * (model.width + targets) * 8
+    lengths = [part.stop - part.start for part in J._slices(torch.Size(probes))]
     assert lengths == [steps] * (STEPS // steps) + [STEPS % steps] * bool(STEPS % steps)
     r, d = torch.randn(*probes, 2, STEPS, model.width).double(), torch.randn(*probes, J.domain.size).double()
     for found, expected in (
@@ -98,6 +98,6 @@ def test_stretches_make_no_difference(name: str, probes: tuple[int, ...], steps:
     ):
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
     last = torch.zeros_like(r)
-    last[..., -1, :] = r[..., -1, :]  # what a stretch that is left out would lose
+    last[..., -1, :] = r[..., -1, :]  # what a slice that is left out would lose
     assert float(J.T(last).norm()) > 1e-3
     assert float(flow.K(r)[..., 0, -1, :].norm()) > 1e-3
