@@ -135,7 +135,7 @@ def test_the_reducers_are_made_of_their_settings():
     ("name", "settings", "message"),
     [
         ("mean", {"axis": ["time"]}, "reducer 'mean': axis: expected one of its settings"),
-        ("mean", {"axes": "time"}, "reducer 'mean': axes: expected tuple"),
+        ("mean", {"axes": "time"}, "reducer 'mean': axes: expected a list such as"),
         ("last_valid", {}, "reducer 'last_valid': mask: expected Tensor, got nothing"),
         ("project", {"directions": None, "axes": "hidden"}, "reducer 'project': axes: .*did you mean 'axis'"),
     ],
