@@ -25,6 +25,9 @@ MAKERS = {
     "flip_flop_transient": lambda seed=0: FlipFlop(bits=1, steps=9, transient=4, seed=seed),
     "memory_pro": MemoryPro,
     "memory_jitter": lambda seed=0: MemoryPro(variant="delay_anti", jitter=4, noise=0.1, seed=seed),
+    "memory_mixed": lambda seed=0: MemoryPro(
+        variant=("pro", "anti", "delay_pro"), cue=2, jitter=1, distractor=3, seed=seed
+    ),
 }
 
 

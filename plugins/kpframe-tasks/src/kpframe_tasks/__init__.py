@@ -25,8 +25,12 @@ class DigitsSettings:
 class MemoryProSettings:
     """Settings of ``memory_pro``; lengths are in steps."""
 
-    variant: str = setting("pro", choices=VARIANTS, help="respond to (pro) or away from (anti) the stimulus")
-    fixation: int = setting(5, ge=1, help="steps before the stimulus")
+    variant: str | tuple[str, ...] = setting(
+        "pro",
+        choices=VARIANTS,
+        help="respond to (pro) or away from (anti) the stimulus; several are mixed in each batch",
+    )
+    fixation: int = setting(5, ge=0, help="steps before the stimulus")
     stimulus: int = setting(5, ge=1, help="steps from the stimulus' onset to the memory epoch")
     memory: int = setting(10, ge=1, help="steps between the stimulus epoch and the go cue")
     response: int = setting(5, ge=1, help="steps from the go cue to the trial's end")
@@ -37,11 +41,41 @@ class MemoryProSettings:
     )
     rule: bool = setting(True, help="add four input channels that name the variant")
     seed: int = setting(0, ge=0, help="seed of unseeded draws")
+    cue: int = setting(
+        0, ge=0, help="steps of a first epoch, which alone shows the rule; 0: the whole trial shows it"
+    )
+    distractor: int = setting(0, ge=0, help="steps of a second angle in the memory epoch, to be ignored")
+    directions: int = setting(0, ge=0, help="equally spaced angles to draw from; 0: the whole circle")
+    encoding: str = setting(
+        "circle", choices=("circle", "one_hot"), help="angles as cosine and sine, or a channel per direction"
+    )
+    amplitude: float = setting(1.0, gt=0, lt=math.inf, help="size of stimulus and response")
 
     def __attrs_post_init__(self) -> None:
         if self.grace >= self.response:
             expected = f"from 0 to {self.response - 1}, below response"
             raise ArgumentError(mismatch("grace", expected, self.grace))
+        if not self.variants or len(set(self.variants)) < len(self.variants):
+            raise ArgumentError(mismatch("variant", "different names, at least one", list(self.variants)))
+        sides = {name.endswith("anti") for name in self.variants}
+        if len(sides) > 1 and not self.rule:
+            raise ArgumentError(mismatch("rule", "True where pro and anti are mixed", self.rule))
+        if self.cue and not self.rule:
+            raise ArgumentError(mismatch("cue", "0 without rule channels (rule=False)", self.cue))
+        if self.distractor > self.memory:
+            raise ArgumentError(mismatch("distractor", f"at most memory, {self.memory}", self.distractor))
+        if self.encoding == "one_hot":
+            if self.directions < 2:
+                expected = "at least 2, one channel for each, with encoding 'one_hot'"
+                raise ArgumentError(mismatch("directions", expected, self.directions))
+            if self.directions % 2 and True in sides:
+                expected = "an even number, so that each direction has an opposite"
+                raise ArgumentError(mismatch("directions", expected, self.directions))
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The variants that are mixed; a single one stands alone."""
+        return (self.variant,) if isinstance(self.variant, str) else self.variant
 
 
 @frozen

@@ -1,0 +1,58 @@
+"""A small network learns each task: its loss on unseen trials, beside those of simpler answers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kpframe import create_task
+from kpframe.readout import task_loss
+
+VARIANTS = ("pro", "anti", "delay_pro", "delay_anti")
+
+
+class Network(torch.nn.Module):
+    def __init__(self, task, units: int = 64) -> None:
+        super().__init__()
+        self.cell = torch.nn.GRU(task.input_size, units, batch_first=True)
+        self.readout = torch.nn.Linear(units, task.output_size)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.readout(self.cell(inputs)[0])
+
+
+def learn(task, steps: int, rate: float = 0.01) -> tuple[float, float]:
+    """Return the loss on 500 unseen trials: of a fresh network with a fitted bias, and of a trained one."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Network(task)
+    optimizer = torch.optim.Adam(network.parameters(), rate)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        trials = task.sample(32, generator=generator)
+        optimizer.zero_grad()
+        task_loss(network(trials.inputs), trials, task.loss).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+    test = task.sample(500, generator=5, split="test")
+    constant = test.targets[test.scored].mean(dim=0).expand_as(test.targets)
+    with torch.no_grad():
+        return (
+            float(task_loss(constant, test, task.loss)),
+            float(task_loss(network(test.inputs), test, task.loss)),
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "settings", "steps", "share"),
+    [
+        ("memory_pro", {"variant": VARIANTS}, 200, 0.05),
+        ("memory_pro", {"variant": VARIANTS[:2], "cue": 3, "fixation": 0, "memory": 5}, 350, 0.05),
+        ("memory_pro", {"distractor": 3}, 200, 0.05),
+    ],
+)
+def test_a_network_learns_it(name, settings, steps, share) -> None:
+    """``share`` is the part of a constant answer's loss that is left."""
+    constant, trained = learn(create_task(name, **settings), steps)
+    assert trained < share * constant
