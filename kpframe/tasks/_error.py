@@ -20,8 +20,9 @@ import torch
 from kpframe.errors import ArgumentError, DeviceError, DtypeError, NonFiniteError, ShapeError, mismatch
 from kpframe.operators._isolation import in_isolation
 from kpframe.operators._scale import norm
+from kpframe.tasks._own_data import where_non_finite
 from kpframe.tasks._readout import Readout
-from kpframe.tasks._task import LOSSES, Loss, Trials, where_non_finite
+from kpframe.tasks._task import LOSSES, Loss, Trials
 
 
 def task_loss(outputs: torch.Tensor, trials: Trials, kind: Loss) -> torch.Tensor:

@@ -17,6 +17,7 @@ from attrs import evolve, field, frozen
 from kpframe.errors import ArgumentError, DeviceError, DtypeError, NonFiniteError, ShapeError, mismatch, whole
 from kpframe.operators._isolation import in_isolation, isolated
 from kpframe.plugin._manager import create
+from kpframe.tasks._own_data import read_own_data, where_non_finite
 
 Loss: TypeAlias = Literal["cross_entropy", "mse"]
 
@@ -119,6 +120,46 @@ class Trials:
                 raise ShapeError(
                     mismatch(f"trial[{name!r}]", f"shape {shape[:1]}", f"shape {list(np.shape(values))}")
                 )
+
+    @classmethod
+    def from_tensors(
+        cls,
+        x: torch.Tensor | np.ndarray[Any, Any],
+        y: torch.Tensor | np.ndarray[Any, Any],
+        mask: torch.Tensor | np.ndarray[Any, Any] | None = None,
+        scored: torch.Tensor | np.ndarray[Any, Any] | None = None,
+        *,
+        trial: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    ) -> Trials:
+        """Return trials of one's own data, tensors or NumPy arrays::
+
+            Trials.from_tensors(x, y)  # every step exists and, as y has a target for each, is scored
+            Trials.from_tensors(x, labels)  # one class a trial: the last step is scored
+            Trials.from_tensors(x, labels, lengths)  # trials of several lengths, padded at their end
+
+        Nothing is cast but classes to int64, and nothing is moved: arrays go beside ``x``. What stands at
+        padded steps of ``x`` is replaced by 0, so that it may be NaN. Epochs are named ``"response"`` where
+        a step is scored, ``"trial"`` and ``"padding"``.
+
+        Args:
+            x: inputs ``[B, T, I]``, floating point.
+            y: targets: numbers ``[B, T, O]`` of the dtype of ``x``, or classes ``[B, T]`` of any integer
+                dtype. Or one target a trial, numbers ``[B, O]`` or classes ``[B]``, which stands at all steps
+                and is scored at the trial's last one.
+            mask: the steps that exist, bool ``[B, T]``, or the number of them, integers ``[B]``; all when
+                left out.
+            scored: bool ``[B, T]``, the steps whose output counts; all that exist, or the last of each trial,
+                when left out.
+            trial: per-trial coordinates, name -> ``[B]``. Classes ``[B]`` become the coordinate ``label``.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError, NonFiniteError, ArgumentError: naming the argument, what was
+                expected and what came; also for numbers ``[B, T]``, which could be T outputs of a trial, and
+                for negative classes at scored steps.
+        """
+        own = read_own_data(x, y, mask, scored)
+        labels = {} if own.labels is None else {"label": own.labels}
+        return cls(own.inputs, own.targets, own.mask, own.scored, own.epoch, {**labels, **(trial or {})})
 
     def __repr__(self) -> str:
         batch, time, width = self.inputs.shape
@@ -287,13 +328,6 @@ def check_split(split: str) -> str:
     if split not in SPLITS:
         raise ArgumentError(mismatch("split", f"one of {', '.join(SPLITS)}", repr(split)))
     return split
-
-
-def where_non_finite(tensor: torch.Tensor) -> str:
-    """Describe the first NaN or infinity of ``[B, T, ...]`` by trial and step, earliest step first."""
-    steps = (~tensor.detach().isfinite()).flatten(start_dim=2).any(dim=2)
-    step, trial = steps.T.nonzero()[0].tolist()
-    return f"NaN or infinity from trial {trial}, step {step}"
 
 
 def _check_tensor(name: str, tensor: object, inputs: object) -> None:
