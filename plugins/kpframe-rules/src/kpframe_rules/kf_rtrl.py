@@ -37,7 +37,7 @@ class KFRTRL(StochasticRule):
     of two H x H matrices for each step and trial; a matrix F and a vector u for each.
 
     Raises:
-        SettingsError: for a number of bytes below 1, or an unusable seed.
+        SettingsError: for a budget below 1 MiB, or an unusable seed.
         MemoryBudgetError: when it is applied, for matrices over the budget.
         UnsupportedError: when it is applied, for a model with more than one set of preactivations, a
             trainable initial state, weights of each step, or without weight sites.

@@ -25,7 +25,7 @@ class RTRL(LearningRule):
     go online, and T times as many for the operators.
 
     Raises:
-        SettingsError: for ``max_bytes`` below 1.
+        SettingsError: for ``max_bytes`` below 1 MiB.
         MemoryBudgetError: when it is applied, for influence matrices over the budget.
     """
 

@@ -31,7 +31,7 @@ class UOROSettings:
     normalise: bool = setting(True, help="whether the factors rho keep the two vectors of one size")
     draws: int = setting(1, ge=1, help="independent estimates that are averaged")
     seed: int = setting(0, ge=0, lt=2**63, help=_SEED)
-    max_bytes: int = setting(2 * 2**30, ge=1, help="largest memory of the vectors theta [bytes]")
+    max_bytes: int = setting(2 * 2**30, ge=2**20, help="largest memory of the vectors theta [bytes]")
 
 
 @frozen
@@ -48,7 +48,7 @@ class KFRTRLSettings:
     """Settings of the rule ``kf_rtrl``."""
 
     seed: int = setting(0, ge=0, lt=2**63, help=_SEED)
-    max_bytes: int = setting(2 * 2**30, ge=1, help="largest memory of the matrices F [bytes]")
+    max_bytes: int = setting(2 * 2**30, ge=2**20, help="largest memory of the matrices F [bytes]")
 
 
 SPECS: tuple[RuleSpec, ...] = (

@@ -60,7 +60,7 @@ class TruncatedBPTTSettings:
 class RTRLSettings:
     """Settings of the rule ``rtrl``."""
 
-    max_bytes: int = setting(2 * 2**30, ge=1, help="largest memory of influence matrices [bytes]")
+    max_bytes: int = setting(2 * 2**30, ge=2**20, help="largest memory of influence matrices [bytes]")
 
 
 @frozen

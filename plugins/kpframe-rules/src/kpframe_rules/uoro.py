@@ -34,7 +34,7 @@ class UORO(StochasticRule):
     trials times steps times parameters.
 
     Raises:
-        SettingsError: for a number of draws or bytes below 1, or an unusable seed.
+        SettingsError: for a number of draws below 1, a budget below 1 MiB, or an unusable seed.
         MemoryBudgetError: when it is applied, for vectors over the budget.
     """
 
