@@ -9,6 +9,7 @@ import torch
 from hypothesis.strategies import integers, sampled_from
 
 from kpframe.errors import KpframeError, UnsupportedError, say
+from kpframe.flow._neural_tangent import neural_tangent
 from kpframe.flow._propagator import Propagator
 from kpframe.flow._step_jacobian import StepJacobian
 from kpframe.operators import Operator
@@ -226,10 +227,10 @@ with_step_keeps_the_form.differs(_larger)
 @identity(
     "propagator",
     source="docs/mathematics.md: Phi = P K P* = G G*, G = dh/dtheta",
-    look="around(K), where the form has one of its own: it is P K P* of any K, also with a metric",
+    look="neural_tangent.register, where the form has its own: it is P K P* of any K, also with a metric",
 )
-def around_equals_three_products(case: PropagatorCase) -> Residual:
-    """``P.around(K)`` is ``P K P*``, for any form of K, and with a metric."""
+def neural_tangent_equals_three_products(case: PropagatorCase) -> Residual:
+    """``neural_tangent(P, K)`` is ``P K P*``, for any form of K, and with a metric."""
     P, dense = case.P, inverse_of(case.blocks)
     problem, found = case.flow.problem, []
     kernels = [problem.flow.K, problem.twin.K]
@@ -239,14 +240,14 @@ def around_equals_three_products(case: PropagatorCase) -> Residual:
     for K in kernels:
         written = matrix(K)
         scale = float(dense.norm()) ** 2 * float(written.norm())
-        what = f"P.around({K!r}) ({K.method} form)"
-        found.append(compare(matrix(P.around(K)), dense @ written @ dense.mT, what, scale=scale))
+        what = f"neural_tangent(P, {K!r}) ({K.method} form)"
+        found.append(compare(matrix(neural_tangent(P, K)), dense @ written @ dense.mT, what, scale=scale))
     return worst(*found)
 
 
-@around_equals_three_products.differs
+@neural_tangent_equals_three_products.differs
 def _without_P(case: PropagatorCase) -> Residual | None:
-    Phi = matrix(case.P.around(case.flow.problem.flow.K))
+    Phi = matrix(neural_tangent(case.P, case.flow.problem.flow.K))
     return contrast(Phi, 1.1 * Phi)
 
 

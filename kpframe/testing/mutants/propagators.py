@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from kpframe.flow._neural_tangent import neural_tangent
 from kpframe.flow._parameter_operator import ParameterOperator
 from kpframe.flow._propagator import (
     InversePropagator,
@@ -95,10 +96,12 @@ class FallsBack(ScanPropagator):
 class ForgetsMetric(ScanPropagator):
     """Phi of a K without its metric."""
 
-    def around(self, K: ParameterOperator) -> Operator:
-        """Return ``P J J* P*``."""
-        G = self @ K.jacobian
-        return G @ G.T
+
+@neural_tangent.register
+def _(P: ForgetsMetric, K: ParameterOperator) -> Operator:
+    """Return ``P J J* P*``."""
+    G = P @ K.jacobian
+    return G @ G.T
 
 
 class ProbesForTrials(ScanPropagator):
@@ -173,7 +176,7 @@ MUTANTS = tuple(
         (NoOffset, "chunked_equals_cut_steps", "P.chunked("),
         (ForgetsSteps, "with_step_keeps_the_form", "its A is another"),
         (FallsBack, "with_step_keeps_the_form", "expected a FallsBack, which fits its A"),
-        (ForgetsMetric, "around_equals_three_products", "P.around(K_M)"),
+        (ForgetsMetric, "neural_tangent_equals_three_products", "neural_tangent(P, K_M)"),
         (ProbesForTrials, "probes_batched", "P of probes [2, 2]"),
         (DropsTiny, "linear_at_every_scale", "P(8e-31 q)"),
         (Spoils, "products_are_pure", "P: it changed its argument"),
