@@ -18,12 +18,16 @@ from kpframe.flow._trajectory import Trajectory
 from kpframe.operators._base import Operator
 from kpframe.operators._elementary import IdentityOperator
 from kpframe.operators._isolation import isolated
-from kpframe.plugin._manager import create
+from kpframe.plugin._manager import create, get_manager
 
 #: A form by its name among what plugins and the core offer, or its class, or any ``factory(A, **settings)``.
 PropagatorForm = str | Callable[..., Propagator]
 #: The same for ``factory(J, **settings)``.
 ParameterOperatorForm = str | Callable[..., ParameterOperator]
+
+
+#: Asks for the form, among those that plugins offer, that is known to be the fastest for an A.
+FASTEST = "fastest"
 
 
 class Dynamics(Protocol):
@@ -111,7 +115,8 @@ class Flow:
 
         Args:
             propagator: a name (``"scan"``, ``"stepwise"``, ``"dense"``, ``"graph"``, or what a plugin
-                offers), a class, or any ``factory(A, **settings)``.
+                offers), a class, or any ``factory(A, **settings)``; ``"fastest"`` takes the first form of an
+                installed plugin that prefers this A (``Propagator.prefers``), and P as it is where none does.
             settings: of that form.
 
         Raises:
@@ -119,6 +124,9 @@ class Flow:
             UnsupportedError: for a form that does not fit A; says why.
             ArgumentError: for a factory that makes something else than a propagator on A's space.
         """
+        if propagator == FASTEST:
+            preferred = _fastest(self.A)
+            return self if preferred is None else self.with_propagator(preferred, **settings)
         P = make_propagator(propagator, self.A, **settings)
         return Flow(self.model, self.trajectory, P, self.K)
 
@@ -146,6 +154,17 @@ def check_flow(flow: object, argument: str = "flow") -> None:
     """Raise ``ArgumentError`` unless ``flow`` is one, with a remedy."""
     if not isinstance(flow, Flow):
         raise ArgumentError(mismatch(argument, "a Flow", shown(flow)) + "; linearize(model, x) returns one")
+
+
+def _fastest(A: StepJacobian) -> str | None:
+    """Return the name of the first form among those of plugins that prefers A; None where none does."""
+    manager = get_manager()
+    for spec in manager.specs("propagator"):
+        form = manager.factory(spec)
+        own = isinstance(form, type) and issubclass(form, Propagator)
+        if own and form.fits(A) is None and form.prefers(A):
+            return f"{manager.plugin_of(spec).distribution}:{spec.name}"
+    return None
 
 
 def make_propagator(form: PropagatorForm, A: StepJacobian, **settings: Any) -> Propagator:

@@ -54,6 +54,14 @@ class Propagator(Operator):
         """Return why this form cannot take a step Jacobian, or None where it can."""
         return None
 
+    @classmethod
+    def prefers(cls, A: StepJacobian) -> bool:
+        """Return whether this form is known to be the fastest for products with ``A``, of those that it fits.
+
+        ``propagator="fastest"`` asks the forms of plugins, and takes the first that prefers A.
+        """
+        return False
+
     @property
     def settings(self) -> dict[str, Any]:
         """What a form takes beside A, its name and why: the keywords that ``with_step`` hands on."""

@@ -331,6 +331,13 @@ class DiagonalStepJacobian(StepJacobian):
         """Return the scans of the operator with zeros at the steps that are cut."""
         return DiagonalStepJacobian(self.values * keep.unsqueeze(-1), self.domain)
 
+    def masked(self, keep: torch.Tensor, name: str | None = None) -> DiagonalStepJacobian:
+        """Return ``A`` with ``A_t := 0`` where ``keep`` is False: diagonal as before."""
+        check_steps("keep", keep, self)
+        kept = torch.where(keep.expand(self.domain.shape[:2]).unsqueeze(-1), self.values, 0.0)
+        made = DiagonalStepJacobian(kept, self.domain, name=name or f"{self.name}[masked]")
+        return made.keeping(self.valid)
+
     def diagonal(self) -> DiagonalStepJacobian:
         """Return the operator itself."""
         return self

@@ -9,7 +9,7 @@ import torch
 from attrs import evolve
 
 from kpframe.errors import ArgumentError, mismatch, say
-from kpframe.flow._flow import Flow, ParameterOperatorForm, PropagatorForm
+from kpframe.flow._flow import FASTEST, Flow, ParameterOperatorForm, PropagatorForm
 from kpframe.flow._parameter_operator import ParameterOperator, ProductParameterOperator
 from kpframe.flow._propagator import Propagator, ScanPropagator
 from kpframe.flow._step_jacobian import DenseStepJacobian
@@ -62,7 +62,9 @@ def linearize(
             graph for each step and is the independent twin that the others are tested against.
         propagator: how P is computed from that A: the name of a form (``"scan"``, ``"stepwise"``,
             ``"dense"``, ``"graph"``, or what a plugin offers), its class, or any ``factory(A)``, such as
-            ``functools.partial(DensePropagator, max_bytes=2**34)``. ``"auto"`` is the one that suits A.
+            ``functools.partial(DensePropagator, max_bytes=2**34)``. ``"auto"`` is the one that suits A
+            among those that the model and the core bring, whatever is installed; ``"fastest"`` asks the
+            forms of plugins, too, see ``Flow.with_propagator``.
         parameter_operator: how K is computed from that J: ``"product"``, ``"gram"`` or what a plugin offers,
             likewise.
         max_bytes: largest memory that recording may take, about; most of what is free when left out.
@@ -84,7 +86,7 @@ def linearize(
     if method not in METHODS:
         raise ArgumentError(mismatch("method", f"one of {', '.join(map(repr, METHODS))}", repr(method)))
     for kind, form in (("propagator", propagator), ("parameter_operator", parameter_operator)):
-        if isinstance(form, str) and form != "auto":
+        if isinstance(form, str) and form not in ("auto", FASTEST):
             get_manager().find(kind, form)  # a misspelt name is refused before any work
     with isolated(getattr(x, "device", None), "linearize"):
         flow = _linearize(model, x, h0, mask, method, max_bytes)

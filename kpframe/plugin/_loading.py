@@ -135,16 +135,22 @@ def settings_of(spec: Spec, values: Mapping[str, Any], *, owner: str) -> Any:
     return build_settings(cls, gather(values) if gather else values, owner=owner)
 
 
+def factory_of(spec: Spec) -> Any:
+    """Import the factory of ``spec``; raises what the import raises, TypeError for what cannot be called."""
+    module, _, attribute = spec.factory.partition(":")
+    factory = attrgetter(attribute)(import_module(module))
+    if not callable(factory):
+        raise TypeError(mismatch(attribute, "something to call", repr(factory)))
+    return factory
+
+
 def load_factory(spec: Spec, keywords: Mapping[str, Any], arguments: Sequence[Any] = ()) -> Any:
     """Import the factory of ``spec`` and check that it takes ``arguments`` and ``keywords``.
 
     Raises:
         Exception: whatever the import raises; TypeError when the factory does not take them.
     """
-    module, _, attribute = spec.factory.partition(":")
-    factory = attrgetter(attribute)(import_module(module))
-    if not callable(factory):
-        raise TypeError(mismatch(attribute, "something to call", repr(factory)))
+    factory = factory_of(spec)
     try:
         signature = inspect.signature(factory)
     except ValueError:  # written in C; the call itself will tell

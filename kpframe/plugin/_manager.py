@@ -23,7 +23,7 @@ from kpframe.plugin._discovery import (
 )
 from kpframe.plugin._environment import Choice
 from kpframe.plugin._isolated import Interrupted, interruptible
-from kpframe.plugin._loading import load_factory, same_distribution, settings_of, wrong_result
+from kpframe.plugin._loading import factory_of, load_factory, same_distribution, settings_of, wrong_result
 from kpframe.plugin._problems import explain, explain_ambiguous, explain_unknown, named
 from kpframe.plugin._specs import KINDS, PluginInfo, PluginProblem, PluginWarning, Spec
 from kpframe.plugin._takes import call_with, keywords_of
@@ -116,6 +116,13 @@ class PluginManager:
     def specs(self, kind: str) -> list[Spec]:
         """Return every spec of a kind: ``model``, ``rule``, ``task`` ..."""
         return [spec for _, spec in self._offers(kind)]
+
+    def factory(self, spec: Spec) -> Any:
+        """Import what builds a spec; raises ``PluginError`` where that fails."""
+        try:
+            return factory_of(spec)
+        except Exception as error:
+            raise self._unusable(self.plugin_of(spec), spec, error) from error
 
     def find(self, kind: str | None, name: str) -> Spec:
         """Return the one spec called ``name`` or ``distribution:name``; ``kind=None`` looks at all kinds.

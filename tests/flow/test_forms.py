@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,12 +14,14 @@ from kpframe.errors import ArgumentError, KpframeError, MemoryBudgetError, Unkno
 from kpframe.flow import (
     DensePropagator,
     DenseStepJacobian,
+    DiagonalStepJacobian,
     ProductParameterOperator,
     ScanPropagator,
     StepwisePropagator,
 )
 from kpframe.models import GramParameterOperator, GraphPropagator
 from kpframe.operators import DiagonalOperator
+from kpframe.plugin import PropagatorSpec, hookimpl, temporary
 
 FORMS = [ScanPropagator, StepwisePropagator, DensePropagator, GraphPropagator]
 NAMES = ["scan", "stepwise", "dense", "graph"]
@@ -190,3 +194,48 @@ def test_the_bases_are_abstract(lab) -> None:
         with pytest.raises(TypeError, match="abstract"):
             base(argument)
         assert base.fits(argument) is None
+
+
+class Long(StepwisePropagator):
+    """A form that prefers long sequences."""
+
+    @classmethod
+    def prefers(cls, A) -> bool:
+        return A.steps >= 4
+
+
+class Offer:
+    @hookimpl
+    def kpframe_propagators(self):
+        yield PropagatorSpec("function", "tests_of_forms:make")
+        yield PropagatorSpec("long", "tests_of_forms:Long")
+
+
+def test_the_fastest_is_a_plugin_s_form_that_prefers_A_and_else_what_there_is(lab, monkeypatch) -> None:
+    model = lab.make("rnn", seed=2)
+    trials = lab.trials(model)
+    flow = linearize(model, **trials)
+    assert flow.A.steps >= 4
+    assert flow.with_propagator("fastest") is flow
+    monkeypatch.setitem(sys.modules, "tests_of_forms", SimpleNamespace(Long=Long, make=ScanPropagator))
+    with temporary(Offer(), distribution="kpf-long"):
+        for fastest in (flow.with_propagator("fastest"), linearize(model, **trials, propagator="fastest")):
+            assert type(fastest.P) is Long
+            assert fastest.P.why == "propagator='kpf-long:long'"
+            lab.close(fastest.P.to_dense(), flow.P.to_dense())
+        assert type(linearize(model, **trials).P) is ScanPropagator
+        x = trials["x"][:, :3]
+        assert type(linearize(model, x, propagator="fastest").P) is ScanPropagator
+
+
+def test_a_diagonal_A_stays_diagonal_where_steps_are_cut() -> None:
+    values = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [float("nan"), 5.0], [6.0, 7.0]]], dtype=torch.float64)
+    A = DiagonalStepJacobian(values)
+    keep = torch.tensor([True, True, False, True])
+    cut = A.masked(keep)
+    assert isinstance(cut, DiagonalStepJacobian)
+    assert torch.equal(cut.values[0], torch.tensor([[1, 2], [3, 4], [0, 0], [6, 7]], dtype=torch.float64))
+    P = ScanPropagator(cut).to_dense()
+    assert P[6, 4].item() == 6.0
+    assert P[4, 2].item() == 0.0
+    assert not torch.equal(P, ScanPropagator(DiagonalStepJacobian(values.nan_to_num(1))).to_dense())

@@ -92,6 +92,20 @@ def test_refusals_by_name(randn) -> None:
         flow.with_propagator("parallel_scan", growth=-1)
 
 
+@pytest.mark.parametrize(
+    ("trials", "steps", "taken"), [(1, 500, True), (8, 200, True), (1, 100, False), (64, 500, False)]
+)
+def test_fastest_takes_it_where_it_wins(randn, trials: int, steps: int, taken: bool) -> None:
+    x = randn(0, trials, steps, 3)
+    flow = linearize(make("rnn", 1.0), x, propagator="fastest")
+    assert isinstance(flow.P, ParallelScanPropagator) is taken
+    plain = linearize(make("rnn", 1.0), x)
+    assert (flow.P.method == plain.P.method) is not taken
+    q = randn(1, *flow.P.domain.shape)
+    assert float((flow.P(q) - plain.P(q)).norm()) <= 1e-12 * float(plain.P(q).norm())
+    assert float((flow.P(q) - flow.P.T(q)).norm()) > 0.1 * float(flow.P(q).norm())
+
+
 def test_auto_does_not_take_what_happens_to_be_installed(randn) -> None:
     P = linearize(make("rnn", 1.0), randn(0, 1, 500, 3)).P
     assert not isinstance(P, ParallelScanPropagator)

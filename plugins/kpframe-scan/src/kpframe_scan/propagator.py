@@ -19,6 +19,8 @@ DEFAULTS = ParallelScanSettings()
 WIDTH = 32
 #: Most entries of A in one step of all trials; more fill a step of a scan, which then takes no longer.
 STEP_ENTRIES = 2**11
+#: What ``"fastest"`` asks of A: so many steps, of few trials, and few entries of A in one step of all.
+LONG, FEW_TRIALS, SMALL_STEP = 200, 8, 2**7
 #: How many times the memory of A's blocks composing takes: twice what is kept, those of all levels.
 HELD = 4
 
@@ -79,6 +81,12 @@ class ParallelScanPropagator(Propagator):
                 f"and A has {batch * hidden**2}; take fewer trials at a time"
             )
         return None
+
+    @classmethod
+    def prefers(cls, A: StepJacobian) -> bool:
+        """Return whether it was several times faster for a vector, and no slower for many; see the README."""
+        batch, time, hidden = A.domain.shape
+        return time >= LONG and batch <= FEW_TRIALS and batch * hidden**2 <= SMALL_STEP
 
     @property
     def method(self) -> str:
