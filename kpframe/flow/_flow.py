@@ -25,7 +25,6 @@ PropagatorForm = str | Callable[..., Propagator]
 #: The same for ``factory(J, **settings)``.
 ParameterOperatorForm = str | Callable[..., ParameterOperator]
 
-
 #: Asks for the form, among those that plugins offer, that is known to be the fastest for an A.
 FASTEST = "fastest"
 

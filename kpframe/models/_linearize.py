@@ -32,7 +32,6 @@ from kpframe.plugin._manager import get_manager
 
 T = TypeVar("T")
 
-
 #: How the operators of a flow can be computed.
 METHODS = ("auto", "autograd", "graph", "dense")
 

@@ -23,12 +23,9 @@ from kpframe.models._model import Model
 
 PURE = "a step that depends on its arguments, parameters and buffers alone, row by row"
 
-
 OWN = "a step that learns its own parameters"
 
-
 _ADAPTIVE = "(an adaptive solver does so: give it a fixed step, or tighter tolerances)"
-
 
 #: Relative differences that count as rounding: of states, and of derivatives, where other rows give zeros.
 #: A solver that chooses its steps by all rows together stays within at its usual tolerances.

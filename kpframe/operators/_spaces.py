@@ -35,7 +35,7 @@ BATCH, TIME, HIDDEN, PARAMETER, OUTPUT = "batch", "time", "hidden", "parameter",
 
 @frozen
 class Part:
-    """A named stretch ``start:stop`` of an axis that holds an array of ``shape``.
+    """A named slice ``start:stop`` of an axis that holds an array of ``shape``.
 
     A parameter that a model shares between places has further names there, ``aliases``; each of its names
     means the one parameter, all of it.

@@ -16,7 +16,7 @@ class Readout(torch.nn.Module):
     Args:
         hidden_size: width of the state, all components together, ``H``.
         output_size: number of outputs, ``O``.
-        hidden: the stretch of the state that is read, such as ``axis.part("h").slice``; None for all.
+        hidden: the slice of the state that is read, such as ``axis.part("h").slice``; None for all.
         generator: a seed or a CPU generator for the initial values; None for torch's global one.
         dtype: of the parameters; None for torch's default. The draw does not depend on it.
         device: of the parameters; None for the CPU.
@@ -26,7 +26,7 @@ class Readout(torch.nn.Module):
         bias: ``[O]``. Both start uniform in ``+-1/sqrt(n)``, as in ``torch.nn.Linear``.
 
     Raises:
-        ArgumentError: for a size below 1 or a stretch that does not lie inside the state.
+        ArgumentError: for a size below 1 or a slice that does not lie inside the state.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Readout(torch.nn.Module):
         hidden_size, output_size = whole(hidden_size, "hidden_size"), whole(output_size, "output_size")
         self.hidden_size = hidden_size
         self.output_size = output_size
-        self.hidden = _stretch(hidden, hidden_size)
+        self.hidden = _slice_of(hidden, hidden_size)
         if generator is not None and not isinstance(generator, torch.Generator):
             generator = seeded_generator(generator)
         width = self.hidden.stop - self.hidden.start
@@ -90,7 +90,7 @@ def _check_like(name: str, tensor: torch.Tensor, whose: str, reference: torch.Te
         )
 
 
-def _stretch(hidden: slice | None, size: int) -> slice:
+def _slice_of(hidden: slice | None, size: int) -> slice:
     """Return ``hidden`` with explicit ends; nothing is clipped silently."""
     if hidden is None:
         return slice(0, size)

@@ -70,8 +70,8 @@ class Problem:
         """Return ``h_0``, with its graph where it is a parameter."""
         return self.model.initial_state(len(self.x)).to(self.x) if self.h0 is None else self.h0
 
-    def loop(self, kicks: torch.Tensor | None = None) -> torch.Tensor:  # [B, T, H]
-        """Return the states by a loop of ``step``; ``kicks`` ``[B, T, H]`` are added step by step."""
+    def loop(self, perturbations: torch.Tensor | None = None) -> torch.Tensor:  # [B, T, H]
+        """Return the states by a loop of ``step``; ``perturbations`` ``[B, T, H]`` are added step by step."""
         h, states = self.start(), []
         for t in range(self.x.shape[1]):
             x = self.x[:, t]
@@ -80,7 +80,7 @@ class Problem:
             else:
                 on = self.mask[:, t, None]
                 h = torch.where(on, self.step(x.masked_fill(~on, 0), h, t), h)
-            h = h if kicks is None else h + kicks[:, t]
+            h = h if perturbations is None else h + perturbations[:, t]
             states.append(h)
         return torch.stack(states, dim=1)
 
@@ -97,9 +97,9 @@ class Problem:
 
     @cached_property
     def transitions(self) -> torch.Tensor:  # [B T H, B T H]
-        """``dh_t / dh_s``: how the states answer to a kick after step s."""
-        kicks = torch.zeros_like(self.states, requires_grad=True)
-        return jacobian(self.loop(kicks), [kicks])
+        """``dh_t / dh_s``: how the states answer to a perturbation after step s."""
+        perturbations = torch.zeros_like(self.states, requires_grad=True)
+        return jacobian(self.loop(perturbations), [perturbations])
 
     def _one_step(self, previous: torch.Tensor) -> torch.Tensor:  # [B, T, H]
         """Return each step from its own ``h_{t-1}``, all at once."""

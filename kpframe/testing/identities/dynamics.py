@@ -175,7 +175,7 @@ def _with_self_connections(case: FlowCase) -> Residual | None:
 
 @identity("model", source=_SOURCE, look=_P)
 def P_equals_state_transitions(case: FlowCase) -> Residual:
-    """``P[t, s] = dh_t / dh_s``: how the roll-out answers to a kick of the state after step s."""
+    """``P[t, s] = dh_t / dh_s``: how the roll-out answers to a perturbation of the state after step s."""
     problem = case.problem
     return compare(problem.flow.P.to_dense(), problem.transitions, "P", spaces=_state(problem))
 

@@ -27,7 +27,7 @@ def synapse_sites(settings: NetworkSettings) -> tuple[Site, ...]:
         return (
             Site("weight_synapses", "s", ("g_synapses", "gE_synapses"), parameters=made_of, unitwise=True),
         )
-    stretches = {"excitatory": slice(0, excitatory), "inhibitory": slice(excitatory, n)}
+    slices = {"excitatory": slice(0, excitatory), "inhibitory": slice(excitatory, n)}
     return tuple(
         Site(
             f"weight_{kind}",
@@ -37,7 +37,7 @@ def synapse_sites(settings: NetworkSettings) -> tuple[Site, ...]:
             parameters=(f"weight_{kind}",) if settings.nonnegative or not settings.autapses else (),
             unitwise=True,
         )
-        for kind, columns in stretches.items()
+        for kind, columns in slices.items()
         if columns.start < columns.stop
     )
 
