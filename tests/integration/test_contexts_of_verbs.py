@@ -110,7 +110,18 @@ def test_training(gradient: str) -> None:
     assert losses(inside=True) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["digits", "memory_pro", "flip_flop"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "digits",
+        "memory_pro",
+        "flip_flop",
+        "adding",
+        "delayed_addition",
+        "contextual_integration",
+        "low_rank_forecast",
+    ],
+)
 def test_tasks_and_errors(name: str) -> None:
     task = create_task(name)
     expected = task.sample(4, generator=3, dtype=torch.float32)

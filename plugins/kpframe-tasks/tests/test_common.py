@@ -11,8 +11,12 @@ import kpframe_tasks
 import pytest
 import torch
 from attrs import fields
+from kpframe_tasks.adding import Adding
+from kpframe_tasks.contextual_integration import ContextualIntegration
+from kpframe_tasks.delayed_addition import DelayedAddition
 from kpframe_tasks.digits import Digits
 from kpframe_tasks.flip_flop import FlipFlop
+from kpframe_tasks.low_rank_forecast import LowRankForecast
 from kpframe_tasks.memory_pro import MemoryPro
 
 from kpframe import create_task
@@ -27,6 +31,14 @@ MAKERS = {
     "memory_jitter": lambda seed=0: MemoryPro(variant="delay_anti", jitter=4, noise=0.1, seed=seed),
     "memory_mixed": lambda seed=0: MemoryPro(
         variant=("pro", "anti", "delay_pro"), cue=2, jitter=1, distractor=3, seed=seed
+    ),
+    "adding": lambda seed=0: Adding(delay=2, jitter=3, seed=seed),
+    "delayed_addition": DelayedAddition,
+    "contextual_integration": ContextualIntegration,
+    "contextual_jitter": lambda seed=0: ContextualIntegration(jitter=2, levels=(0.1, 0.4), seed=seed),
+    "low_rank_forecast": LowRankForecast,
+    "low_rank_sine": lambda seed=0: LowRankForecast(
+        dynamics="tanh", observation="sine", horizon=3, noise=0.1, seed=seed
     ),
 }
 
@@ -100,7 +112,15 @@ def test_a_step_against_err_lowers_the_loss(make):
 
 def test_the_hook_offers_tasks_whose_settings_are_the_factories_arguments():
     specs = {spec.name: spec for spec in kpframe_tasks.kpframe_tasks()}
-    assert set(specs) == {"digits", "memory_pro", "flip_flop"}
+    assert set(specs) == {
+        "digits",
+        "memory_pro",
+        "flip_flop",
+        "adding",
+        "delayed_addition",
+        "contextual_integration",
+        "low_rank_forecast",
+    }
     for spec in specs.values():
         module, name = spec.factory.split(":")
         arguments = inspect.signature(getattr(import_module(module), name)).parameters

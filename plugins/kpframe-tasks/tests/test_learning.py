@@ -50,6 +50,11 @@ def learn(task, steps: int, rate: float = 0.01) -> tuple[float, float]:
         ("memory_pro", {"variant": VARIANTS}, 200, 0.05),
         ("memory_pro", {"variant": VARIANTS[:2], "cue": 3, "fixation": 0, "memory": 5}, 350, 0.05),
         ("memory_pro", {"distractor": 3}, 200, 0.05),
+        ("adding", {"steps": 10, "delay": 3}, 400, 0.1),
+        ("delayed_addition", {"lags": (2, 4), "steps": 20}, 300, 0.1),
+        ("contextual_integration", {"noise": 0.05, "stimulus": 10}, 500, 0.2),
+        ("low_rank_forecast", {"horizon": 2, "steps": 15}, 200, 0.05),
+        ("low_rank_forecast", {"dynamics": "tanh", "observation": "sine", "steps": 15}, 300, 0.1),
     ],
 )
 def test_a_network_learns_it(name, settings, steps, share) -> None:

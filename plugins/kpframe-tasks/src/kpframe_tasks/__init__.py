@@ -94,6 +94,90 @@ class FlipFlopSettings:
             raise ArgumentError(mismatch("transient", expected, self.transient))
 
 
+@frozen
+class AddingSettings:
+    """Settings of ``adding``."""
+
+    steps: int = setting(20, ge=2, help="steps that show values, two of them marked")
+    delay: int = setting(0, ge=0, help="empty steps between the last value and the response")
+    response: int = setting(1, ge=1, help="steps that ask for the sum and are scored")
+    jitter: int = setting(0, ge=0, help="the delay lasts up to this many steps longer, at random")
+    low: float = setting(-1.0, gt=-math.inf, lt=math.inf, help="least value")
+    high: float = setting(1.0, gt=-math.inf, lt=math.inf, help="greatest value")
+    seed: int = setting(0, ge=0, help="seed of unseeded draws")
+
+    def __attrs_post_init__(self) -> None:
+        if self.low >= self.high:
+            raise ArgumentError(mismatch("low", f"below high, {self.high}", self.low))
+
+
+@frozen
+class DelayedAdditionSettings:
+    """Settings of ``delayed_addition``; lags are in steps."""
+
+    lags: tuple[int, ...] = setting((3, 8), ge=0, help="how far back the added inputs are")
+    weights: tuple[float, ...] = setting(
+        (0.5, -0.25), gt=-math.inf, lt=math.inf, help="what each of them is multiplied by"
+    )
+    offset: float = setting(0.5, gt=-math.inf, lt=math.inf, help="what is added to their sum")
+    probability: float = setting(0.5, ge=0, le=1, help="chance of an input of 1, per step")
+    steps: int = setting(50, ge=1, help="steps per trial")
+    seed: int = setting(0, ge=0, help="seed of unseeded draws")
+
+    def __attrs_post_init__(self) -> None:
+        if not self.lags or len(set(self.lags)) < len(self.lags):
+            raise ArgumentError(mismatch("lags", "different lags, at least one", list(self.lags)))
+        if len(self.weights) != len(self.lags):
+            expected = f"one for each of the {len(self.lags)} lags"
+            raise ArgumentError(mismatch("weights", expected, list(self.weights)))
+        if max(self.lags) >= self.steps:
+            raise ArgumentError(mismatch("lags", f"below steps, {self.steps}", list(self.lags)))
+
+
+@frozen
+class ContextualIntegrationSettings:
+    """Settings of ``contextual_integration``; lengths are in steps."""
+
+    fixation: int = setting(3, ge=0, help="steps before the streams, the context shown")
+    stimulus: int = setting(20, ge=1, help="steps of the two streams")
+    delay: int = setting(0, ge=0, help="steps between the streams and the response, the context shown")
+    response: int = setting(2, ge=1, help="steps from the end of the context to the trial's end")
+    jitter: int = setting(0, ge=0, help="each epoch lasts up to this many steps longer, at random")
+    strength: float = setting(
+        0.25, gt=0, lt=math.inf, help="largest mean of a stream; drawn from -strength to strength"
+    )
+    levels: tuple[float, ...] = setting(
+        (), gt=0, lt=math.inf, help="sizes of the means, all equally likely; none: the whole range"
+    )
+    noise: float = setting(0.5, ge=0, lt=math.inf, help="standard deviation of each stream, per step")
+    seed: int = setting(0, ge=0, help="seed of unseeded draws")
+
+
+@frozen
+class LowRankForecastSettings:
+    """Settings of ``low_rank_forecast``."""
+
+    rank: int = setting(3, ge=1, help="latent variables")
+    input_size: int = setting(20, ge=1, help="channels that are observed")
+    output_size: int = setting(20, ge=1, help="channels that are forecast")
+    horizon: int = setting(1, ge=0, help="steps from an observation to its forecast")
+    steps: int = setting(30, ge=1, help="steps per trial")
+    dynamics: str = setting("linear", choices=("linear", "tanh"), help="how the latent state moves")
+    observation: str = setting("linear", choices=("linear", "sine"), help="how it is observed and forecast")
+    mixing: float = setting(0.2, gt=0, lt=0.5, help="share of the latent state that is renewed in a step")
+    gain: float = setting(2.0, gt=0, lt=math.inf, help="what tanh dynamics multiply the latent state by")
+    noise: float = setting(
+        0.0, ge=0, lt=math.inf, help="standard deviation of the observations, per channel and step"
+    )
+    transient: int = setting(0, ge=0, help="steps at the start that are not scored")
+    seed: int = setting(0, ge=0, help="seed of the system and of unseeded draws")
+
+    def __attrs_post_init__(self) -> None:
+        if self.transient >= self.steps:
+            expected = f"from 0 to {self.steps - 1}, below steps"
+            raise ArgumentError(mismatch("transient", expected, self.transient))
+
+
 @hookimpl
 def kpframe_tasks() -> Iterator[TaskSpec]:
     """Offer the tasks of this distribution."""
@@ -117,4 +201,32 @@ def kpframe_tasks() -> Iterator[TaskSpec]:
         settings=FlipFlopSettings,
         api=1,
         summary="k bits, each set by the last pulse on its own channel",
+    )
+    yield TaskSpec(
+        name="adding",
+        factory="kpframe_tasks.adding:Adding",
+        settings=AddingSettings,
+        api=1,
+        summary="the sum of two marked values of a long sequence, after a delay",
+    )
+    yield TaskSpec(
+        name="delayed_addition",
+        factory="kpframe_tasks.delayed_addition:DelayedAddition",
+        settings=DelayedAdditionSettings,
+        api=1,
+        summary="a weighted sum of inputs some steps back, at every step",
+    )
+    yield TaskSpec(
+        name="contextual_integration",
+        factory="kpframe_tasks.contextual_integration:ContextualIntegration",
+        settings=ContextualIntegrationSettings,
+        api=1,
+        summary="integrate the one of two noisy streams that the context names",
+    )
+    yield TaskSpec(
+        name="low_rank_forecast",
+        factory="kpframe_tasks.low_rank_forecast:LowRankForecast",
+        settings=LowRankForecastSettings,
+        api=1,
+        summary="forecast many channels that few latent variables drive",
     )
