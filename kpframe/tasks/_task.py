@@ -20,14 +20,9 @@ from kpframe.plugin._manager import create
 from kpframe.tasks._own_data import read_own_data, where_non_finite
 
 Loss: TypeAlias = Literal["cross_entropy", "mse"]
-
-
 Split: TypeAlias = Literal["train", "test"]
 
-
 LOSSES: tuple[str, ...] = get_args(Loss)
-
-
 SPLITS: tuple[str, ...] = get_args(Split)
 
 

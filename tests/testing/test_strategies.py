@@ -158,7 +158,7 @@ class Choosy(Plain):
 
 def test_the_smallest_settings_leave_out_what_is_not_needed(monkeypatch) -> None:
     spec = ModelSpec(name="choosy", factory=f"{__name__}:Choosy", settings=Picky)
-    monkeypatch.setattr("kpframe.testing._sources.load_factory", lambda spec, keywords: Choosy)
+    monkeypatch.setattr("kpframe.testing._sources.load_factory", lambda spec, keywords, arguments: Choosy)
     assert smallest_settings("model", spec) == {"input_size": 1, "hidden_size": 2}
     monkeypatch.setattr(Choosy, "refuse", staticmethod(lambda mode, pair: mode != "b"))
     assert smallest_settings("model", spec) == {"input_size": 1, "hidden_size": 2, "mode": "b"}
