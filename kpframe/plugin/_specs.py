@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NoReturn, Self
 
 from attrs import Attribute, field, fields_dict, frozen, has
@@ -50,6 +51,22 @@ def _check_api(spec: Spec, attribute: Attribute[int], value: object) -> None:
         raise PluginError(mismatch(f"api of {spec.kind} {spec.name!r}", "an integer", repr(value)))
 
 
+def _check_wraps(spec: Spec, attribute: Attribute[Any], value: object) -> None:
+    label = f"wraps of {spec.kind} {spec.name!r}"
+    if not isinstance(value, Mapping) or not all(
+        isinstance(kind, str)
+        and isinstance(names, tuple | list)
+        and all(isinstance(name, str) for name in names)
+        for kind, names in value.items()
+    ):
+        expected = "a mapping of 'package.module.Class' to names of its attributes"
+        raise PluginError(mismatch(label, expected, repr(value)))
+    known = set() if spec.settings is None else set(fields_dict(spec.settings))
+    unknown = sorted({name for names in value.values() for name in names} - known)
+    if unknown:
+        raise PluginError(mismatch(label, f"names of its settings {sorted(known)}", unknown))
+
+
 def _words(name: str) -> Any:
     def convert(value: Any) -> str:
         if not isinstance(value, str):
@@ -88,9 +105,15 @@ class Spec:
 
 @frozen
 class ModelSpec(Spec):
-    """A recurrent model."""
+    """A recurrent model.
+
+    ``wraps`` names the foreign modules whose parameters the model takes over by their names, and for each
+    the attributes that say its settings: ``{"torch.nn.modules.rnn.GRU": ("input_size", "hidden_size")}``.
+    ``wrap`` of such a module then returns this model.
+    """
 
     kind = "model"
+    wraps: Mapping[str, tuple[str, ...]] = field(factory=dict, validator=_check_wraps, hash=False)
 
 
 @frozen

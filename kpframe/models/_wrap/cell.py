@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal, overload
 
 import torch
 from torch.nn.parameter import is_lazy
@@ -10,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from kpframe.errors import ArgumentError, as_whole, mismatch
 from kpframe.models._model import Model
 from kpframe.models._step_check import check_parameters
+from kpframe.models._wrap.layers import layers_of, wrap_layers
 from kpframe.models._wrap.purity import check_modes, check_trial, modal_parts
 from kpframe.models._wrap.signature import Signature, Start, Step, read_signature
 
@@ -97,6 +99,15 @@ class WrappedCell(Model):
         return f"input_size={self.input_size}, state={self.shapes}, call={called}, returns={returns!r}"
 
 
+@overload
+def wrap(  # type: ignore[overload-overlap]
+    module: torch.nn.RNNBase,
+    call: Literal["x,h"] = "x,h",
+    *,
+    trainable_initial_state: bool = False,
+    check: bool = True,
+) -> Model: ...
+@overload
 def wrap(
     module: torch.nn.Module,
     call: str | Step = "x,h",
@@ -109,8 +120,28 @@ def wrap(
     trainable_initial_state: bool = False,
     initial_state: Start | None = None,
     check: bool = True,
-) -> WrappedCell:
+) -> WrappedCell: ...
+def wrap(
+    module: torch.nn.Module,
+    call: str | Step = "x,h",
+    *,
+    input_size: int | None = None,
+    state: int | Mapping[str, int | tuple[int, ...]] | None = None,
+    returns: str = "state",
+    container: type | None = None,
+    constants: Mapping[str, object] | None = None,
+    trainable_initial_state: bool = False,
+    initial_state: Start | None = None,
+    check: bool = True,
+) -> Model:
     """Return a cell as a model; ``torch.nn.RNNCell``, ``GRUCell`` and ``LSTMCell`` need no other argument.
+
+    Nor do ``torch.nn.RNN``, ``GRU`` and ``LSTM``, which run whole sequences through several layers: the model
+    makes their steps, with the module's own parameters under their names (``weight_ih_l0``); training one
+    trains the other. It is the model of an installed plugin that stands for them, which knows its weight
+    sites, else one of automatic differentiation. Its components are ``h`` (of an LSTM ``h`` and ``c``), with
+    several layers ``h_l0, h_l1 ...``; inputs are ``[B, T, I]`` whatever ``batch_first`` says. Dropout between
+    layers must be switched off (``module.eval()``), and there is no step of a bidirectional network.
 
     The module itself is used, not a copy. It computes one step of N independent rows from inputs ``[N, I]``
     and states ``[N, *shape]``, and reads nothing but its arguments, parameters and buffers. Theta is what
@@ -154,6 +185,21 @@ def wrap(
         ArgumentError: (of which ShapeError) naming the argument that is missing or unusable.
         DtypeError: when the cell returns a state of another dtype than it was given.
     """
+    if (kind := layers_of(module)) is not None and not callable(call):
+        given: dict[str, object] = {
+            "call": None if call == "x,h" else call,
+            "input_size": input_size,
+            "state": state,
+            "returns": None if returns == "state" else returns,
+            "container": container,
+            "constants": constants,
+            "initial_state": initial_state,
+        }
+        if named := next((name for name, value in given.items() if value is not None), ""):
+            expected = f"none beside a torch.nn.{kind.__name__}, which says it itself"
+            raise ArgumentError(mismatch(named, expected, repr(given[named])))
+        assert isinstance(module, kind)
+        return wrap_layers(module, kind, trainable_initial_state=trainable_initial_state, check=check)
     _check_module(module, call)
     owner, constants = type(module).__name__, dict(constants or {})
     _check_arguments(call, returns, container, constants)

@@ -35,4 +35,5 @@ def kpframe_models() -> Iterator[ModelSpec]:
         settings=GRUSettings,
         api=1,
         summary="gated recurrent unit: exactly torch.nn.GRU, and the form that resets before the product",
+        wraps={"torch.nn.modules.rnn.GRU": ("input_size", "hidden_size", "num_layers", "bias")},
     )

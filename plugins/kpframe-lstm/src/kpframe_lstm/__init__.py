@@ -49,4 +49,5 @@ def kpframe_models() -> Iterator[ModelSpec]:
         settings=LSTMSettings,
         api=1,
         summary="long short-term memory, exactly torch.nn.LSTM, with layers and projections",
+        wraps={"torch.nn.modules.rnn.LSTM": ("input_size", "hidden_size", "num_layers", "bias", "proj_size")},
     )

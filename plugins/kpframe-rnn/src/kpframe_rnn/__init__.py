@@ -92,6 +92,9 @@ def kpframe_models() -> Iterator[ModelSpec]:
         settings=RNNSettings,
         api=1,
         summary="vanilla RNN (exactly torch.nn.RNN) and leaky forms; layers, masks, Dale's law, low rank",
+        wraps={
+            "torch.nn.modules.rnn.RNN": ("input_size", "hidden_size", "nonlinearity", "num_layers", "bias")
+        },
     )
     yield ModelSpec(
         name="noisy_rnn",
