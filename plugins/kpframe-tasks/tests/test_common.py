@@ -120,6 +120,7 @@ def test_the_hook_offers_tasks_whose_settings_are_the_factories_arguments():
         "delayed_addition",
         "contextual_integration",
         "low_rank_forecast",
+        "neurogym",
     }
     for spec in specs.values():
         module, name = spec.factory.split(":")

@@ -178,6 +178,16 @@ class LowRankForecastSettings:
             raise ArgumentError(mismatch("transient", expected, self.transient))
 
 
+@frozen
+class NeurogymSettings:
+    """Settings of ``neurogym``."""
+
+    environment: str = setting("PerceptualDecisionMaking-v0", help="name among neurogym's environments")
+    dt: int | None = setting(None, ge=1, help="length of a step [ms]; None: the environment's own")
+    steps: int = setting(0, ge=0, help="steps that trials are padded to; 0: those of the batch's longest")
+    seed: int = setting(0, ge=0, help="seed of unseeded draws")
+
+
 @hookimpl
 def kpframe_tasks() -> Iterator[TaskSpec]:
     """Offer the tasks of this distribution."""
@@ -229,4 +239,11 @@ def kpframe_tasks() -> Iterator[TaskSpec]:
         settings=LowRankForecastSettings,
         api=1,
         summary="forecast many channels that few latent variables drive",
+    )
+    yield TaskSpec(
+        name="neurogym",
+        factory="kpframe_tasks.neurogym:Neurogym",
+        settings=NeurogymSettings,
+        api=1,
+        summary="whole trials of the environments of neurogym, which is installed apart",
     )
