@@ -11,6 +11,7 @@ import torch
 from kpframe import LearningRule, Update
 from kpframe.errors import ArgumentError, UnsupportedError, closest, mismatch
 from kpframe.plugin import takes_settings
+from kpframe_rules.leak import DECLARE
 from kpframe_rules.specs_feedback import FeedbackThroughTimeSettings
 
 
@@ -93,8 +94,8 @@ def recurrent_weights(update: Update) -> dict[str, torch.Tensor]:
     except UnsupportedError as error:
         raise UnsupportedError(
             "feedback_through_time needs the weights of the step Jacobian apart from its gains, which a "
-            f"model written as a SiteModel knows; got {A!r} ({A.method} form). feedback_alignment, at the "
-            "outputs alone, works on any model"
+            f"model written as a SiteModel knows; got {A!r} ({A.method} form). {DECLARE}. feedback_alignment"
+            ", at the outputs alone, works on any model"
         ) from error
     if not found:
         raise UnsupportedError("feedback_through_time: expected a model with recurrent weights, got none")

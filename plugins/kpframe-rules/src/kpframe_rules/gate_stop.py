@@ -10,6 +10,7 @@ import torch
 from kpframe import Flow, LearningRule, Operator, Readout, StepJacobian, StochasticRule, Update
 from kpframe.errors import UnsupportedError
 from kpframe.plugin import takes_settings
+from kpframe_rules.leak import DECLARE
 from kpframe_rules.specs_structural import GateStopSettings, HDetachSettings
 
 
@@ -115,7 +116,7 @@ def cut(update: Update, paths: Sequence[str] | None, rule: str) -> StepJacobian:
     except UnsupportedError as error:
         raise UnsupportedError(
             f"{rule} needs a model that knows its paths apart, one written as a SiteModel; got {update.A!r} "
-            f"({update.A.method} form). snap1 and truncated_bptt work on any model"
+            f"({update.A.method} form). {DECLARE}. snap1 and truncated_bptt work on any model"
         ) from error
     mask = update.flow.trajectory.mask
     return without if mask is None else without.switched(update.A, ~mask)

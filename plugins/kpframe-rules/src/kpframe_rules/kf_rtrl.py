@@ -11,6 +11,7 @@ from kpframe.errors import UnsupportedError
 from kpframe.flow import ParameterJacobian, WeightGroup, split_parameters
 from kpframe.operators import check_memory
 from kpframe.plugin import takes_settings
+from kpframe_rules.leak import DECLARE
 from kpframe_rules.random_draws import divided, sign_patterns, signs
 from kpframe_rules.specs_stochastic import KFRTRLSettings
 
@@ -99,11 +100,11 @@ def single_group(update: Update) -> WeightGroup:
     """
     J, names = update.J, update.K.parameters
     if not isinstance(J, ParameterJacobian):
-        raise UnsupportedError(_refusal(f"{J!r}"))
+        raise UnsupportedError(_refusal(f"{J!r}", DECLARE))
     try:
         groups = J.weight_groups(names)
     except UnsupportedError as error:
-        raise UnsupportedError(_refusal(f"{J!r} ({J.method} form)")) from error
+        raise UnsupportedError(_refusal(f"{J!r} ({J.method} form)", DECLARE)) from error
     if set(names).intersection(update.initial_state_parameters):
         raise UnsupportedError(_refusal("a trainable initial state (freeze h0: kf_rtrl @ frozen)"))
     if len(groups) != 1:
@@ -147,10 +148,10 @@ class KroneckerInfluence(Operator):
         return out
 
 
-def _refusal(got: str) -> str:
+def _refusal(got: str, remedy: str = "") -> str:
     return (
         "kf_rtrl needs one set of preactivations that all learning parameters act on, as in an rnn of one "
-        f"layer; got {got}. uoro is unbiased on any model"
+        f"layer; got {got}. {remedy + '. ' if remedy else ''}uoro is unbiased on any model"
     )
 
 

@@ -10,6 +10,12 @@ from kpframe.flow import DiagonalStepJacobian, MaskedStepJacobian
 
 #: How far a leak may be from constant, in units of rounding.
 ROUNDING = 8
+#: How a model gets to know its weights and paths, for messages.
+DECLARE = (
+    "A cell knows them once its weights are declared: a class of kpframe.SiteModel with sites=(Site('W', "
+    "'input', 'u'), Site('U', 'h', 'u')) and combine(u, h) -> {'h': (1 - a) * h['h'] + a * tanh(u['u'])} is "
+    "a leaky network, and so is create_model('rnn', form='rate', alpha=a)"
+)
 
 
 def direct_path(A: StepJacobian, rule: str) -> StepJacobian:
@@ -23,7 +29,8 @@ def direct_path(A: StepJacobian, rule: str) -> StepJacobian:
     except UnsupportedError as error:
         raise UnsupportedError(
             f"{rule} needs the direct path of the step Jacobian, around the weights, which a model written "
-            f"as a SiteModel knows; got {A!r} ({A.method} form). snap1 and truncated_bptt work on any model"
+            f"as a SiteModel knows; got {A!r} ({A.method} form). {DECLARE}. snap1 and truncated_bptt work on "
+            "any model"
         ) from error
 
 
