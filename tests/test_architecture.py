@@ -17,7 +17,7 @@ from kpframe import LearningRule, Readout, Trials, Update
 from kpframe.testing._toys import Elman
 
 ROOT = Path(kpframe.__file__).parent
-PAGE = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
 F64 = torch.float64
 BATCH, TIME, INPUTS, UNITS = 4, 10, 3, 8
 
