@@ -121,6 +121,7 @@ def test_the_hook_offers_tasks_whose_settings_are_the_factories_arguments():
         "contextual_integration",
         "low_rank_forecast",
         "neurogym",
+        "time_series",
     }
     for spec in specs.values():
         module, name = spec.factory.split(":")

@@ -62,6 +62,18 @@ def test_a_network_learns_an_environment_of_neurogym() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("name", "steps"), [("japanese_vowels", 150), ("basic_motions", 80)])
+def test_a_network_learns_recorded_series(name, steps) -> None:
+    """The share of unseen series that are named right; guessing has 1 in 9 and 1 in 4."""
+    pytest.importorskip("sktime", reason="sktime is not installed", exc_type=ImportError)
+    task = create_task("time_series", dataset=name)
+    network, test = trained(task, steps), task.dataset("test")
+    with torch.no_grad():
+        right = network(test.inputs).argmax(dim=2) == test.targets
+    assert float(right[test.scored].double().mean()) > 0.85
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings", "steps", "share"),
     [

@@ -188,6 +188,17 @@ class NeurogymSettings:
     seed: int = setting(0, ge=0, help="seed of unseeded draws")
 
 
+@frozen
+class TimeSeriesSettings:
+    """Settings of ``time_series``."""
+
+    dataset: str = setting(
+        "japanese_vowels", choices=("japanese_vowels", "basic_motions"), help="which recordings"
+    )
+    standardize: bool = setting(True, help="give each channel of the training series mean 0, deviation 1")
+    seed: int = setting(0, ge=0, help="seed of unseeded draws")
+
+
 @hookimpl
 def kpframe_tasks() -> Iterator[TaskSpec]:
     """Offer the tasks of this distribution."""
@@ -246,4 +257,11 @@ def kpframe_tasks() -> Iterator[TaskSpec]:
         settings=NeurogymSettings,
         api=1,
         summary="whole trials of the environments of neurogym, which is installed apart",
+    )
+    yield TaskSpec(
+        name="time_series",
+        factory="kpframe_tasks.time_series:TimeSeries",
+        settings=TimeSeriesSettings,
+        api=1,
+        summary="recorded series of several lengths to be named, from sktime, which is installed apart",
     )
