@@ -172,6 +172,22 @@ def test_every_public_module_says_what_it_offers() -> None:
                 assert value.__doc__, f"{name}.{entry}"
 
 
+def test_what_is_private_is_marked() -> None:
+    """A file that is no public module has an underscore in its path; commands are no modules for others."""
+    package = Path(kpframe.__file__).parent
+    paths = [path.relative_to(package).with_suffix("") for path in package.rglob("*.py")]
+    unmarked = {
+        ".".join(path.parts)
+        for path in paths
+        if not any(part.startswith("_") and part != "__init__" for part in path.parts)
+    }
+    unmarked = {name.removesuffix(".__init__") for name in unmarked} - {"__init__", "cli"}
+    kit = {name for name in unmarked if name.startswith("testing.")}
+    assert unmarked - kit == set(kpframe._MODULES)
+    parts = {name.split(".")[1] for name in kit}
+    assert parts == {"identities", "mutants", "pytest_plugin", "strategies"}
+
+
 def test_the_page_on_plugins_lists_what_is_public() -> None:
     made = runpy.run_path(str(ROOT / "docs" / "tables" / "public_names.py"))
     page = made["PAGE"].read_text(encoding="utf-8")

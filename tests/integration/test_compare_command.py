@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-import kpframe.study._compare
+import kpframe.study._compare_source
 from kpframe import LearningRule, Readout, create_model, create_task
 from kpframe.cli import _app as app
 from kpframe.plugin import RuleSpec, hookimpl, temporary
@@ -189,7 +189,7 @@ def test_a_checkpoint_on_which_no_rule_can_be_compared(
 @pytest.mark.slow
 def test_what_was_compared_before_ctrl_c_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, output = run_of(tmp_path / "run", "gru", "rnn"), tmp_path / "o"
-    load = kpframe.study._compare.load_network
+    load = kpframe.study._compare_source.load_network
 
     def interrupted(path: Path):
         if path.stem.startswith("rnn"):
@@ -198,7 +198,7 @@ def test_what_was_compared_before_ctrl_c_can_be_read(tmp_path: Path, monkeypatch
 
     arguments = ["compare", str(run), "--rules", "bptt", *SMALL, "--output", str(output)]
     with monkeypatch.context() as patched:
-        patched.setattr(kpframe.study._compare, "load_network", interrupted)
+        patched.setattr(kpframe.study._compare_source, "load_network", interrupted)
         assert app.run(arguments) == 130
     assert read_dataset(output / "comparison.nc").checkpoint.values.tolist() == ["gru-000000"]
     assert sorted(path.name for path in output.iterdir()) == ["comparison.nc", "run.json"]

@@ -105,7 +105,7 @@ def test_layers_of_torch_with_a_function_that_makes_a_step() -> None:
     check_against_backward(model, x)
     close(model.rollout(x).states[..., 4:].detach(), layers(x)[0].detach())
     with pytest.raises(
-        ArgumentError, match=r"a cell that computes one step \(.*\), or a function as call, got"
+        ArgumentError, match=r"state: expected none beside a torch.nn.GRU, which says it itself, got"
     ):
         wrap(layers, state={"h": (2, 4)})
 
