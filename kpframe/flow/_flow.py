@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 
-from kpframe.errors import ArgumentError, mismatch, shown
+from kpframe.errors import ArgumentError, PluginError, mismatch, shown
 from kpframe.flow._neural_tangent import neural_tangent, total_jacobian
 from kpframe.flow._parameter_jacobian import ParameterJacobian
 from kpframe.flow._parameter_operator import ParameterOperator
@@ -19,6 +20,7 @@ from kpframe.operators._base import Operator
 from kpframe.operators._elementary import IdentityOperator
 from kpframe.operators._isolation import isolated
 from kpframe.plugin._manager import create, get_manager
+from kpframe.plugin._specs import PluginWarning
 
 #: A form by its name among what plugins and the core offer, or its class, or any ``factory(A, **settings)``.
 PropagatorForm = str | Callable[..., Propagator]
@@ -156,10 +158,17 @@ def check_flow(flow: object, argument: str = "flow") -> None:
 
 
 def _fastest(A: StepJacobian) -> str | None:
-    """Return the name of the first form among those of plugins that prefers A; None where none does."""
+    """Return the name of the first form among those of plugins that prefers A; None where none does.
+
+    A plugin whose form cannot be imported is warned of, and the others are asked.
+    """
     manager = get_manager()
     for spec in manager.specs("propagator"):
-        form = manager.factory(spec)
+        try:
+            form = manager.factory(spec)
+        except PluginError as error:
+            warnings.warn(str(error), PluginWarning, stacklevel=3)
+            continue
         own = isinstance(form, type) and issubclass(form, Propagator)
         if own and form.fits(A) is None and form.prefers(A):
             return f"{manager.plugin_of(spec).distribution}:{spec.name}"

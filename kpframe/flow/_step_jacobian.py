@@ -327,10 +327,6 @@ class DiagonalStepJacobian(StepJacobian):
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return self.values * r
 
-    def scans(self, keep: torch.Tensor) -> Scans:
-        """Return the scans of the operator with zeros at the steps that are cut."""
-        return DiagonalStepJacobian(self.values * keep.unsqueeze(-1), self.domain)
-
     def masked(self, keep: torch.Tensor, name: str | None = None) -> DiagonalStepJacobian:
         """Return ``A`` with ``A_t := 0`` where ``keep`` is False: diagonal as before."""
         check_steps("keep", keep, self)

@@ -84,8 +84,11 @@ def linearize(
         )
     if method not in METHODS:
         raise ArgumentError(mismatch("method", f"one of {', '.join(map(repr, METHODS))}", repr(method)))
-    for kind, form in (("propagator", propagator), ("parameter_operator", parameter_operator)):
-        if isinstance(form, str) and form not in ("auto", FASTEST):
+    for kind, form, own in (
+        ("propagator", propagator, ("auto", FASTEST)),
+        ("parameter_operator", parameter_operator, ("auto",)),
+    ):
+        if isinstance(form, str) and form not in own:
             get_manager().find(kind, form)  # a misspelt name is refused before any work
     with isolated(getattr(x, "device", None), "linearize"):
         flow = _linearize(model, x, h0, mask, method, max_bytes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from functools import partial
 from types import SimpleNamespace
 
@@ -208,6 +209,7 @@ class Offer:
     @hookimpl
     def kpframe_propagators(self):
         yield PropagatorSpec("function", "tests_of_forms:make")
+        yield PropagatorSpec("gone", "tests_of_forms:gone")
         yield PropagatorSpec("long", "tests_of_forms:Long")
 
 
@@ -218,7 +220,8 @@ def test_the_fastest_is_a_plugin_s_form_that_prefers_A_and_else_what_there_is(la
     assert flow.A.steps >= 4
     assert flow.with_propagator("fastest") is flow
     monkeypatch.setitem(sys.modules, "tests_of_forms", SimpleNamespace(Long=Long, make=ScanPropagator))
-    with temporary(Offer(), distribution="kpf-long"):
+    with temporary(Offer(), distribution="kpf-long"), warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
         for fastest in (flow.with_propagator("fastest"), linearize(model, **trials, propagator="fastest")):
             assert type(fastest.P) is Long
             assert fastest.P.why == "propagator='kpf-long:long'"
@@ -226,6 +229,14 @@ def test_the_fastest_is_a_plugin_s_form_that_prefers_A_and_else_what_there_is(la
         assert type(linearize(model, **trials).P) is ScanPropagator
         x = trials["x"][:, :3]
         assert type(linearize(model, x, propagator="fastest").P) is ScanPropagator
+    assert len(warned) == 3
+    assert all("kpf-long" in str(w.message) and "tests_of_forms:gone" in str(w.message) for w in warned)
+
+
+def test_only_a_propagator_can_be_the_fastest(lab) -> None:
+    model = lab.make("rnn", seed=2)
+    with pytest.raises(UnknownNameError, match="no parameter operator 'fastest'"):
+        linearize(model, **lab.trials(model), parameter_operator="fastest")
 
 
 def test_a_diagonal_A_stays_diagonal_where_steps_are_cut() -> None:

@@ -78,6 +78,11 @@ class MemoryProSettings:
         return (self.variant,) if isinstance(self.variant, str) else self.variant
 
 
+def _check_transient(transient: int, steps: int) -> None:
+    if transient >= steps:
+        raise ArgumentError(mismatch("transient", f"from 0 to {steps - 1}, below steps", transient))
+
+
 @frozen
 class FlipFlopSettings:
     """Settings of ``flip_flop``."""
@@ -89,9 +94,7 @@ class FlipFlopSettings:
     seed: int = setting(0, ge=0, help="seed of unseeded draws")
 
     def __attrs_post_init__(self) -> None:
-        if self.transient >= self.steps:
-            expected = f"from 0 to {self.steps - 1}, below steps"
-            raise ArgumentError(mismatch("transient", expected, self.transient))
+        _check_transient(self.transient, self.steps)
 
 
 @frozen
@@ -173,9 +176,7 @@ class LowRankForecastSettings:
     seed: int = setting(0, ge=0, help="seed of the system and of unseeded draws")
 
     def __attrs_post_init__(self) -> None:
-        if self.transient >= self.steps:
-            expected = f"from 0 to {self.steps - 1}, below steps"
-            raise ArgumentError(mismatch("transient", expected, self.transient))
+        _check_transient(self.transient, self.steps)
 
 
 @frozen
