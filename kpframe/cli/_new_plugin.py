@@ -14,6 +14,7 @@ from kpframe.errors import ArgumentError, mismatch
 from kpframe.plugin import API_VERSION, KINDS, get_manager
 from kpframe.plugin._core import core
 from kpframe.plugin._loading import same_distribution
+from kpframe.plugin._specs import plural
 from kpframe.study._files import check_folder, make_folder, write_text
 
 PREFIX = "kpframe-"
@@ -117,6 +118,7 @@ def render(kind: str, names: dict[str, str]) -> dict[str, str]:
     facts = {
         **names,
         "kind": kind,
+        "hook": f"kpframe_{plural(kind)}",
         "said": said(kind),
         "spec": KINDS[kind].__name__,
         "summary": SUMMARIES[kind],

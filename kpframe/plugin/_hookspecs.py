@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ModelSpec,
         ParameterOperatorSpec,
         PropagatorSpec,
+        QuantitySpec,
         ReducerSpec,
         RuleSpec,
         TaskSpec,
@@ -58,4 +59,10 @@ def kpframe_parameter_operators() -> Iterable[ParameterOperatorSpec]:
 @hookspec
 def kpframe_tasks() -> Iterable[TaskSpec]:
     """Yield tasks; each factory returns a ``kpframe.Task``."""
+    raise NotImplementedError
+
+
+@hookspec
+def kpframe_quantities() -> Iterable[QuantitySpec]:
+    """Yield what studies can record; each factory returns a ``kpframe.study.Quantity``."""
     raise NotImplementedError

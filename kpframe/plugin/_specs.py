@@ -159,11 +159,28 @@ class TaskSpec(Spec):
     kind = "task"
 
 
+@frozen
+class QuantitySpec(Spec):
+    """Something that studies record of a network at a step of its training."""
+
+    kind = "quantity"
+
+
 KINDS: dict[str, type[Spec]] = {
     cls.kind: cls
-    for cls in (ModelSpec, RuleSpec, ReducerSpec, PropagatorSpec, ParameterOperatorSpec, TaskSpec)
+    for cls in (
+        *(ModelSpec, RuleSpec, ReducerSpec, PropagatorSpec, ParameterOperatorSpec, TaskSpec),
+        QuantitySpec,
+    )
 }
-HOOKS: dict[str, type[Spec]] = {f"kpframe_{kind}s": cls for kind, cls in KINDS.items()}
+
+
+def plural(kind: str) -> str:
+    """Return the plural of a kind, as in the names of hooks."""
+    return f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
+
+
+HOOKS: dict[str, type[Spec]] = {f"kpframe_{plural(kind)}": cls for kind, cls in KINDS.items()}
 
 
 Status = Literal["loaded", "disabled", "broken", "not loaded"]

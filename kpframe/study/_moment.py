@@ -1,0 +1,217 @@
+"""``Moment``: a network at one step of its training, and what quantities measure it along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+import torch
+from attrs import field, frozen
+
+from kpframe.errors import ArgumentError, closest, mismatch
+from kpframe.flow._flow import Flow
+from kpframe.models._linearize import linearize
+from kpframe.models._model import Model
+from kpframe.operators._base import Operator
+from kpframe.rules._rule import LearningRule
+from kpframe.tasks._error import output_error
+from kpframe.tasks._readout import Readout
+from kpframe.tasks._task import Loss, Trials
+
+#: The operators that are measured unless others are asked for; all of them positive.
+OPERATORS = ("P P*", "K", "Phi")
+
+
+@frozen(eq=False)
+class Probe:
+    """The inputs along which the operators of a moment are built.
+
+    Attributes:
+        inputs: ``[B, T, I]``.
+        mask: ``[B, T]`` bool, the steps that exist; None for all.
+        trials: the same with targets, epochs and coordinates; None where only inputs are known.
+    """
+
+    inputs: torch.Tensor
+    mask: torch.Tensor | None = None
+    trials: Trials | None = None
+
+    @classmethod
+    def of(cls, trials: Trials) -> Self:
+        """Return the probe of trials."""
+        return cls(trials.inputs, trials.mask, trials)
+
+
+@frozen(eq=False)
+class Surroundings:
+    """What is the same at all moments of a training.
+
+    Attributes:
+        probes: name -> inputs along which the operators are built, the first of them the main ones.
+        loss: of the task.
+        test: trials on which loss and accuracy are given; None where there are none.
+        rules: label -> learning rule to compare with the exact gradient.
+        operators: those that are measured, as products of P, K, Phi, J, G and their adjoints: ``"P P*"``.
+        budget: operator products for each estimate.
+        seed: of the random probes.
+        same_probes: whether all steps draw the same random probes; each its own otherwise.
+    """
+
+    probes: Mapping[str, Probe]
+    loss: Loss | None = None
+    test: Trials | None = None
+    rules: Mapping[str, LearningRule] = field(factory=dict)
+    operators: Sequence[str] = OPERATORS
+    budget: int = 60
+    seed: int = 0
+    same_probes: bool = False
+
+
+class Moment:
+    """A network at one step of its training; what is costly is computed once for all quantities.
+
+    Args:
+        model: the network; left as it is.
+        readout: its readout; None where there is none.
+        around: what is the same at all steps.
+        step: updates made.
+        first, previous: return the moments of the network before training, and of the step recorded before.
+        learning_rate: of the training; None where it is not known.
+
+    Attributes:
+        inputs: the name of the set of inputs that it is measured along.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        readout: Readout | None,
+        around: Surroundings,
+        *,
+        step: int = 0,
+        first: Callable[[], Moment | None] | None = None,
+        previous: Callable[[], Moment | None] | None = None,
+        learning_rate: float | None = None,
+    ) -> None:
+        self.model, self.readout, self.around, self.step = model, readout, around, step
+        self.learning_rate = learning_rate
+        self.inputs = next(iter(around.probes))
+        self._first, self._previous = first, previous
+        self._along: dict[str, Moment] = {self.inputs: self}
+
+    def along(self, inputs: str) -> Moment:
+        """Return this moment along another of the sets of inputs."""
+        if inputs not in self.around.probes:
+            expected = f"one of {', '.join(self.around.probes)}"
+            raise ArgumentError(
+                mismatch("inputs", expected, repr(inputs)) + closest(inputs, list(self.around.probes))
+            )
+        if inputs not in self._along:
+            other = copy(self)
+            for name in ("flow", "output_err", "operators", "first", "previous"):
+                other.__dict__.pop(name, None)
+            other.inputs = inputs
+            self._along[inputs] = other
+        return self._along[inputs]
+
+    @property
+    def probe(self) -> Probe:
+        """The inputs, and what is known of them."""
+        return self.around.probes[self.inputs]
+
+    @property
+    def trials(self) -> Trials:
+        """The trials that it is measured along.
+
+        Raises:
+            ArgumentError: where only inputs are known.
+        """
+        if self.probe.trials is None:
+            raise ArgumentError(mismatch("probe", "trials with targets", "inputs alone"))
+        return self.probe.trials
+
+    @cached_property
+    def flow(self) -> Flow:
+        """The operators along the inputs."""
+        return linearize(self.model, self.probe.inputs, mask=self.probe.mask)
+
+    @cached_property
+    def operators(self) -> dict[str, Operator]:
+        """The operators that are measured, by their names."""
+        return {name: operator_of(self.flow, name) for name in self.around.operators}
+
+    @cached_property
+    def output_err(self) -> torch.Tensor:
+        """The error at the outputs, ``[B, T, O]``: the derivative of the loss.
+
+        Raises:
+            ArgumentError: without a readout or targets.
+        """
+        if self.readout is None or self.around.loss is None:
+            lacking = "readout" if self.readout is None else "loss"
+            raise ArgumentError(mismatch(lacking, "one, through which the error comes", None))
+        with torch.no_grad():
+            return output_error(self.readout(self.flow.trajectory.states), self.trials, self.around.loss)
+
+    @cached_property
+    def first(self) -> Moment | None:
+        """The network before training, along the same inputs; None where it is not known."""
+        return self._other(self._first)
+
+    @cached_property
+    def previous(self) -> Moment | None:
+        """The network at the step recorded before, along the same inputs; None at the first one."""
+        return self._other(self._previous)
+
+    def _other(self, get: Callable[[], Moment | None] | None) -> Moment | None:
+        found = None if get is None else get()
+        return None if found is None else found.along(self.inputs)
+
+    def generator(self, place: int = 0) -> torch.Generator:
+        """Return a new source of random numbers, a function of the seed, the step and ``place`` alone."""
+        seed = self.around.seed + (0 if self.around.same_probes else self.step)
+        return torch.Generator().manual_seed(1000 * seed + place)
+
+    def shared_generator(self, place: int = 0) -> torch.Generator:
+        """Return the same as ``generator``, equal at all steps of a training."""
+        return torch.Generator().manual_seed(1000 * self.around.seed + 500 + place)
+
+    def trial_coordinates(self) -> dict[str, tuple[str, np.ndarray]]:
+        """Return the coordinates of the trials along the dimension ``trial``."""
+        if self.probe.trials is None:
+            return {}
+        return {
+            f"trial_{name}": ("trial", np.asarray(values)) for name, values in self.probe.trials.trial.items()
+        }
+
+
+def operator_of(flow: Flow, text: str) -> Operator:
+    """Return an operator of a flow by its formula: a product such as ``"P P*"``, ``"P K"`` or ``"Phi"``.
+
+    Raises:
+        ArgumentError: for another symbol than P, K, Phi, J, G, each with ``*`` for the adjoint, and for
+            products that do not map states to states.
+    """
+    symbols = {"P": flow.P, "K": flow.K, "Phi": flow.Phi, "J": flow.J, "G": flow.G}
+    factors = []
+    for word in text.split():
+        name = word.removesuffix("*")
+        if name not in symbols:
+            expected = f"a product of {', '.join(symbols)} and their adjoints (P*)"
+            raise ArgumentError(mismatch("operator", expected, repr(text)) + closest(name, list(symbols)))
+        factors.append(symbols[name].T if word.endswith("*") else symbols[name])
+    if not factors:
+        raise ArgumentError(mismatch("operator", "a product such as 'P P*'", repr(text)))
+    if text.split() == ["P", "K", "P*"]:
+        return flow.Phi
+    product: Operator = factors[0]
+    for factor in factors[1:]:
+        if product.domain != factor.codomain:
+            raise ArgumentError(mismatch("operator", "factors that fit each other", repr(text)))
+        product = product @ factor
+    if product.domain != flow.P.domain or product.codomain != flow.P.domain:
+        raise ArgumentError(mismatch("operator", "a product that maps states to states", repr(text)))
+    return product
