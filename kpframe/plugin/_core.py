@@ -14,10 +14,17 @@ from typing import Any, Protocol
 from attrs import frozen
 
 from kpframe import __version__
+from kpframe.plugin._core_quantities import quantities
 from kpframe.plugin._hookspecs import hookimpl
 from kpframe.plugin._loading import collect
 from kpframe.plugin._settings import setting
-from kpframe.plugin._specs import ParameterOperatorSpec, PluginInfo, PropagatorSpec, ReducerSpec
+from kpframe.plugin._specs import (
+    ParameterOperatorSpec,
+    PluginInfo,
+    PropagatorSpec,
+    QuantitySpec,
+    ReducerSpec,
+)
 
 CORE = "kpframe"
 _REDUCER = "kpframe.operators"
@@ -148,6 +155,12 @@ def kpframe_reducers() -> Iterator[ReducerSpec]:
         ("block_diagonal", "BlockDiagonal.over", Axes, "entries at which both copies of the axes are equal"),
     ):
         yield ReducerSpec(name, f"{_REDUCER}:{factory}", settings=settings, summary=summary)
+
+
+@hookimpl
+def kpframe_quantities() -> Iterator[QuantitySpec]:
+    """Yield what studies can record."""
+    yield from quantities()
 
 
 @cache

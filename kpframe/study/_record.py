@@ -26,8 +26,9 @@ def record(moment: Moment, quantities: Mapping[str, Quantity]) -> xr.Dataset:
         quantities: label -> quantity; where a label is not the quantity's registered name, see ``labelled``.
 
     Returns:
-        The variables of all quantities, and ``failure`` along ``quantity``: why one could not be measured,
-        empty where it could. With several sets of inputs figures along them have the dimension ``inputs``.
+        The variables of all quantities, and ``quantity_failure`` along ``quantity``: why one could not be
+        measured, empty where it could. With several sets of inputs figures along them have the
+        dimension ``inputs``.
     """
     parts, failures = [], []
     for label, quantity in quantities.items():
@@ -38,10 +39,10 @@ def record(moment: Moment, quantities: Mapping[str, Quantity]) -> xr.Dataset:
             failures.append(told(error))
     data = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
     data = data.assign_coords(quantity=("quantity", list(quantities)))
-    data["failure"] = (
+    data["quantity_failure"] = (
         "quantity",
         np.array(failures, dtype=object),
-        {"long_name": "why a quantity could not be measured"},
+        {"long_name": "why a quantity could not be measured", "units": "1"},
     )
     return data
 

@@ -10,12 +10,14 @@ import kpframe.plugin
 from kpframe.errors import KpframeError, PluginError
 from kpframe.plugin import KINDS, ModelSpec, ParameterOperatorSpec, PropagatorSpec, RuleSpec, setting
 from kpframe.plugin import _hookspecs as hookspecs
+from kpframe.plugin._specs import HOOKS, plural
 
 
 def test_each_kind_has_a_hook_and_each_hook_a_kind():
     hooks = {name for name in dir(hookspecs) if name.startswith("kpframe_")}
-    assert hooks == {f"kpframe_{kind}s" for kind in KINDS}
-    assert len(hooks) == 6
+    assert hooks == {f"kpframe_{plural(kind)}" for kind in KINDS} == set(HOOKS)
+    assert len(hooks) == 7
+    assert "kpframe_quantities" in hooks  # not "quantitys"
 
 
 def test_a_spec_is_a_frozen_value():

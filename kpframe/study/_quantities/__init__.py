@@ -1,0 +1,1 @@
+"""What the core records of a network: registered quantities, one family a file."""
