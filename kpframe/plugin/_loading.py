@@ -116,7 +116,9 @@ def wrong_result(made: object, cls: type) -> PluginError:
     return PluginError(mismatch("its result", f"a kpframe.{cls.__name__}", got))
 
 
-def settings_of(spec: Spec, values: Mapping[str, Any], *, owner: str) -> Any:
+def settings_of(
+    spec: Spec, values: Mapping[str, Any], *, owner: str, joint: str = ": ", of: str = "its settings"
+) -> Any:
     """Return the settings object that ``values`` make.
 
     A settings class that has no names of its own for what it takes (an index for each axis, whatever the
@@ -125,14 +127,14 @@ def settings_of(spec: Spec, values: Mapping[str, Any], *, owner: str) -> Any:
     Args:
         spec: what is to be made.
         values: the settings, by name.
-        owner: whose settings they are, for messages.
+        owner, joint, of: for messages, as in ``build_settings``.
 
     Raises:
         SettingsError: listing everything that is wrong with ``values``.
     """
     cls: Any = spec.settings or NoSettings
     gather = getattr(cls, "gather", None)
-    return build_settings(cls, gather(values) if gather else values, owner=owner)
+    return build_settings(cls, gather(values) if gather else values, owner=owner, joint=joint, of=of)
 
 
 def factory_of(spec: Spec) -> Any:

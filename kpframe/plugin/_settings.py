@@ -128,8 +128,17 @@ def setting(
     return field(default=default, kw_only=True, converter=converter, metadata={_KEY: limits})
 
 
-def build_settings(cls: type[T], values: Mapping[str, Any], *, owner: str) -> T:
+def build_settings(
+    cls: type[T], values: Mapping[str, Any], *, owner: str, joint: str = ": ", of: str = "its settings"
+) -> T:
     """Return ``cls(**values)``, or say everything that is wrong with ``values`` at once.
+
+    Args:
+        cls: an attrs class.
+        values: the settings, by name.
+        owner: whose settings they are; with ``joint`` and a setting's name what a line begins with.
+        joint: stands between the two, ``"."`` for the path of a key.
+        of: what an unknown name is none of.
 
     Raises:
         SettingsError: one line for each unknown, missing, mistyped or out-of-bounds setting.
@@ -137,8 +146,7 @@ def build_settings(cls: type[T], values: Mapping[str, Any], *, owner: str) -> T:
     known = {attribute.alias or attribute.name: attribute for attribute in _settable(cls)}
     have = ", ".join(known) or "no settings"
     problems = [
-        f"{owner}: {name}: expected one of its settings ({have}), got an unknown name"
-        f"{closest(str(name), known)}"
+        f"{owner}{joint}{name}: expected one of {of} ({have}), got an unknown name{closest(str(name), known)}"
         for name in values
         if name not in known
     ]
@@ -146,10 +154,10 @@ def build_settings(cls: type[T], values: Mapping[str, Any], *, owner: str) -> T:
     for name, attribute in known.items():
         try:
             if name in values:
-                clean[name] = _check(cls, attribute, values[name], f"{owner}: {name}")
+                clean[name] = _check(cls, attribute, values[name], f"{owner}{joint}{name}")
             elif attribute.default is NOTHING:
                 expected = _limits(attribute).expected(_text(_hint(cls, attribute)))
-                problems.append(mismatch(f"{owner}: {name}", expected, "nothing (it is required)"))
+                problems.append(mismatch(f"{owner}{joint}{name}", expected, "nothing (it is required)"))
         except SettingsError as error:
             problems.append(str(error))
     if problems:

@@ -10,18 +10,25 @@ A run's folder holds, for each cell:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import PurePath
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
+from kpframe.errors import SettingsError, mismatch
+from kpframe.study._labels import marked_names
+from kpframe.study._rule_text import text_of
 from kpframe.study._settings import (
     MeasureSettings,
     NetworkSettings,
     QuantitySettings,
     RuleSettings,
+    StudySettings,
 )
+from kpframe.study._sweep import with_values
 from kpframe.study._training import TrainingSettings
 
 
@@ -66,6 +73,80 @@ class Cell:
             str(value) if name in ("network", "trained_by") else f"{name} {value}"
             for name, value in self.coordinates.items()
         )
+
+
+def expand(study: StudySettings) -> list[Cell]:
+    """Return the trainings of a study: networks by rules by points of the sweep by seeds.
+
+    The name of a cell follows from its coordinates; where two would differ in upper and lower case alone, or
+    one holds what is not for files, it has a mark at its end.
+
+    Cells that start from the same network and are measured in the same way, and differ in what trains them
+    alone, share their step 0, which is recorded in files of the first of them.
+
+    Raises:
+        SettingsError: for a value of the sweep that a setting of the study itself cannot take, and for a step
+            beyond the training.
+    """
+    cells = list(_cells(study))
+    identities = {json.dumps(dict(cell.coordinates)): _text(cell) for cell in cells}
+    names = dict(zip(identities, marked_names(identities).values(), strict=True))
+    found: list[Cell] = []
+    started: dict[str, str] = {}
+    for cell in cells:
+        name = names[json.dumps(dict(cell.coordinates))]
+        first = started.setdefault(_start(cell), name)
+        found.append(evolve(cell, name=name, initial_of=None if first == name else first))
+    return found
+
+
+def _cells(study: StudySettings) -> Iterator[Cell]:
+    points = list(product(*(axis.values for axis in study.sweep)))
+    for place, network in enumerate(study.networks):
+        for trained_by in study.trained_by or (None,):
+            for values in points:
+                one = with_values(study, {a.path: v for a, v in zip(study.sweep, values, strict=True)})
+                if max(one.measure.steps) > one.training.steps:
+                    expected = f"steps of the training, which has {one.training.steps}"
+                    raise SettingsError(mismatch("measure.steps", expected, max(one.measure.steps)))
+                coordinates: dict[str, Any] = {"network": network.label}
+                if trained_by is not None:
+                    coordinates["trained_by"] = trained_by
+                coordinates |= {axis.name: v for axis, v in zip(study.sweep, values, strict=True)}
+                for seed in study.seeds:
+                    own = coordinates | ({"seed": seed} if len(study.seeds) > 1 else {})
+                    yield Cell(
+                        name="",
+                        coordinates=own,
+                        network=one.networks[place],
+                        task=one.task,
+                        task_settings=one.task_settings,
+                        training=one.training,
+                        rule=None if trained_by is None else text_of(trained_by, one.rules),
+                        rules=one.rules,
+                        measure=one.measure,
+                        quantities=one.quantities,
+                        seed=seed,
+                        dtype=one.dtype,
+                        threads=one.threads,
+                    )
+
+
+def _text(cell: Cell) -> str:
+    """Return the readable text of a cell that its name is made of."""
+    return "-".join(
+        str(value) if name in ("network", "trained_by") else f"{name}={value}"
+        for name, value in cell.coordinates.items()
+    )
+
+
+def _start(cell: Cell) -> str:
+    """Return all that step 0 follows from; the learning rate is in it, as moments know it."""
+    parts = (
+        *(cell.network, cell.task, cell.task_settings, cell.rules, cell.measure, cell.quantities),
+        *(cell.seed, cell.dtype, cell.training.learning_rate),
+    )
+    return repr(parts) if 0 in cell.measure.steps else repr(cell.coordinates)
 
 
 def record_file(name: str, step: int) -> PurePath:

@@ -195,23 +195,40 @@ def operator_of(flow: Flow, text: str) -> Operator:
         ArgumentError: for another symbol than P, K, Phi, J, G, each with ``*`` for the adjoint, and for
             products that do not map states to states.
     """
-    symbols = {"P": flow.P, "K": flow.K, "Phi": flow.Phi, "J": flow.J, "G": flow.G}
+    if problem := operator_problem(text):
+        raise ArgumentError(f"operator: {problem}")
     factors = []
     for word in text.split():
-        name = word.removesuffix("*")
-        if name not in symbols:
-            expected = f"a product of {', '.join(symbols)} and their adjoints (P*)"
-            raise ArgumentError(mismatch("operator", expected, repr(text)) + closest(name, list(symbols)))
-        factors.append(symbols[name].T if word.endswith("*") else symbols[name])
-    if not factors:
-        raise ArgumentError(mismatch("operator", "a product such as 'P P*'", repr(text)))
+        symbol: Operator = getattr(flow, word.removesuffix("*"))
+        factors.append(symbol.T if word.endswith("*") else symbol)
     if text.split() == ["P", "K", "P*"]:
         return flow.Phi
-    product: Operator = factors[0]
+    product = factors[0]
     for factor in factors[1:]:
-        if product.domain != factor.codomain:
-            raise ArgumentError(mismatch("operator", "factors that fit each other", repr(text)))
         product = product @ factor
-    if product.domain != flow.P.domain or product.codomain != flow.P.domain:
-        raise ArgumentError(mismatch("operator", "a product that maps states to states", repr(text)))
     return product
+
+
+def operator_problem(text: str) -> str:
+    """Return what is wrong with the formula of an operator that maps states to states; empty for nothing."""
+    words = text.split()
+    if not words:
+        return mismatch("", "a product such as 'P P*'", repr(text)).removeprefix(": ")
+    for word in words:
+        if word.removesuffix("*") not in _SPACES:
+            expected = f"a product of {', '.join(_SPACES)} and their adjoints (P*)"
+            return f"expected {expected}, got {text!r}{closest(word.removesuffix('*'), _SPACES)}"
+    spaces = [_SPACES[word.removesuffix("*")][:: -1 if word.endswith("*") else 1] for word in words]
+    for word, left, after, right in zip(words, spaces, words[1:], spaces[1:], strict=False):
+        if left[1] != right[0]:
+            why = f"{word} takes {_NAMES[left[1]]}, {after} makes {_NAMES[right[0]]}"
+            return f"expected factors that fit each other, got {text!r}: {why}"
+    if spaces[0][0] != "h" or spaces[-1][1] != "h":
+        ends = f"{_NAMES[spaces[-1][1]]} to {_NAMES[spaces[0][0]]}"
+        return f"expected a product that maps states to states, got {text!r}, which maps {ends}"
+    return ""
+
+
+#: What each operator makes and takes: states (h) or parameters (p).
+_SPACES = {"P": "hh", "K": "hh", "Phi": "hh", "J": "hp", "G": "pp"}
+_NAMES = {"h": "states", "p": "parameters"}
