@@ -48,7 +48,13 @@ def record(moment: Moment, quantities: Mapping[str, Quantity]) -> xr.Dataset:
 
 
 def labelled(label: str, data: xr.Dataset) -> xr.Dataset:
-    """Return a quantity's data under a label, ``"late:singular_value"``, where it has one with a colon."""
+    """Return a quantity's data under a label, ``"late:singular_value"``, where it has one with a colon.
+
+    Each variable says in its attribute ``quantity`` whose it is.
+    """
+    data = data.copy()
+    for variable in data.data_vars.values():
+        variable.attrs["quantity"] = label
     prefix, colon, _ = label.partition(":")
     if not colon:
         return data
