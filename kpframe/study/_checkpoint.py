@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from attrs import field, frozen
 
-from kpframe.errors import CheckpointError, mismatch, shown
+from kpframe.errors import CheckpointError, mismatch, nearest, shown
 from kpframe.models._model import Model, create_model
 from kpframe.study._files import write_bytes
 from kpframe.study._weight_files import TORCH, kind_of, read_safetensors, read_torch, safetensors_module
@@ -101,7 +101,7 @@ class Checkpoint:
 
     def load_into(self, module: torch.nn.Module, prefix: str = "model") -> None:
         """Load the tensors under ``prefix``; raises ``CheckpointError`` listing all that do not fit."""
-        _load(module, _under(self.tensors, prefix), prefix, "checkpoint")
+        load_tensors(module, _under(self.tensors, prefix), prefix, "checkpoint")
 
 
 def save_checkpoint(
@@ -220,7 +220,7 @@ def load_into(module: torch.nn.Module, path: str | Path, prefix: str | None = No
     if prefix is None and {name.partition(".")[0] for name in tensors} == {"model", "readout"}:
         prefix = "model"
     found = tensors if prefix is None else _under(tensors, prefix)
-    _load(module, _renamed(found, module), prefix, str(path))
+    load_tensors(module, by_own_names(found, module), prefix, str(path))
 
 
 def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -235,7 +235,7 @@ def _shared(module: torch.nn.Module) -> dict[str, str]:
     return {name: own for name, own in names.items() if name != own}
 
 
-def _renamed(found: Mapping[str, torch.Tensor], module: torch.nn.Module) -> dict[str, torch.Tensor]:
+def by_own_names(found: Mapping[str, torch.Tensor], module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return tensors by the module's names, which may differ by what wrappers put in front."""
     own = list(module.state_dict())
     names = {_plain(name): name for name in own}
@@ -252,10 +252,22 @@ def _plain(name: str) -> str:
     return name
 
 
-def _load(
-    module: torch.nn.Module, found: Mapping[str, torch.Tensor], prefix: str | None, source: str
+def load_tensors(
+    module: torch.nn.Module,
+    found: Mapping[str, torch.Tensor],
+    prefix: str | None,
+    source: str,
+    remedy: str | None = None,
 ) -> None:
-    """Load tensors by the module's names, all or none; raise ``CheckpointError`` listing what is wrong."""
+    """Load tensors by the module's names, all or none; raise ``CheckpointError`` listing what is wrong.
+
+    Args:
+        module: a model, cell or readout.
+        found: its tensors by its own names.
+        prefix: under which names they were found.
+        source: where.
+        remedy: the end of the message.
+    """
     own, tensors, front = module.state_dict(), dict(found), f"{prefix}." if prefix else ""
     problems = []
     for name, first in _shared(module).items():
@@ -272,9 +284,21 @@ def _load(
         if expected != got:
             problems.append(mismatch(f"{front}{name}", expected, got))
     if problems:
-        remedy = "" if prefix or set(tensors) <= set(own) else "; prefix takes what lies under one name"
-        raise CheckpointError(f"{source}: {'; '.join(problems)}{remedy}")
+        if remedy is None:
+            remedy = "" if prefix or set(tensors) <= set(own) else "; prefix takes what lies under one name"
+        raise CheckpointError(f"{source}: {'; '.join(problems)}{_near(own, tensors)}{remedy}")
     module.load_state_dict(tensors)
+
+
+def _near(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str:
+    """Return which names that are too many are nearest to those that miss, of the same shape if any is."""
+    extra = [name for name in found if name not in own]
+    pairs = []
+    for name in (name for name in own if name not in found):
+        alike = [other for other in extra if found[other].shape == own[name].shape]
+        if near := nearest(name, alike) or nearest(name, extra):
+            pairs.append(f"{name} is near to {near}")
+    return f"; {', '.join(pairs)}" if pairs else ""
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:

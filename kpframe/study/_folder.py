@@ -1,17 +1,20 @@
 """The folder of a run: one run in it, held by one process, its id in every file.
 
 ``run.json`` says which run a folder holds; ``.lock`` is held while a process writes. A folder with files of
-another run, of other settings or of a living process is refused before anything is computed.
+another run, of other settings or of a living process is refused before anything is computed. One with the
+same run, unfinished, is kept where the run can go on from it: see ``cells``.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import platform
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
@@ -23,17 +26,43 @@ from kpframe.errors import OutputError, SettingsError, mismatch
 from kpframe.study._files import check_folder, leftovers, make_folder, refusal, write_text
 from kpframe.study._results import versions, write_dataset
 
-RECORD, LOCK = "run.json", ".lock"
+RECORD, LOCK, STUDY = "run.json", ".lock", "study.toml"
 #: What runs write, as patterns; nothing else in a folder is ever removed.
 RUN_FILES = (
     *("results.nc", "training.nc", "comparison.nc"),
     *("report.html", "training.html", "comparison.html"),
     *("steps/*.nc", "checkpoints/*.safetensors"),
+    *("training/*.nc", "state/*.safetensors", STUDY),
 )
-_FORMAT = 1
+#: Folders in a folder that a run makes.
+FOLDERS = ("steps", "checkpoints", "training", "state")
+#: Version of ``run.json``: 2 has ``cells`` where a run can be gone on with.
+FORMAT = 2
+#: States of a run that has not come to its end.
+_UNFINISHED = ("beginning", "running", "failed", "interrupted")
 
 
-class RunFolder:
+class RunWriter:
+    """What writes the files of a run; a process that does not hold its folder can be given one.
+
+    Attributes:
+        path: the folder.
+        id: of the run; in ``run.json``, as ``run_id`` in datasets, as ``extra["run"]`` in checkpoints.
+        attributes: what every dataset of the run says of where it comes from.
+    """
+
+    def __init__(self, path: Path, id: str, attributes: Mapping[str, str]) -> None:
+        self.path, self.id, self.attributes = path, id, dict(attributes)
+
+    def write_dataset(self, name: str | PurePath, data: xr.Dataset, **attributes: Any) -> Path:
+        """Write a dataset with the run's attributes, and some of its own; return its path."""
+        own = {name: value for name, value in data.attrs.items() if name not in self.attributes}
+        data = data.assign_attrs()
+        data.attrs = self.attributes | own | attributes
+        return write_dataset(data, self.path / name)
+
+
+class RunFolder(RunWriter):
     """The folder of one run, to be entered with ``with``; files are written while it is held.
 
     Args:
@@ -44,10 +73,12 @@ class RunFolder:
         seed: of the run.
         overwrite: replace the run that the folder holds.
         needed: bytes that its files take at least.
+        cells: the trainings of a run that can be gone on with, each an object with ``name``,
+            ``coordinates``, ``steps`` and ``initial_of``; None for a run that is made anew instead.
+        mend: keep this run though it is finished, to make files anew that are missing or damaged.
 
     Attributes:
-        id: of this run; in ``run.json``, as ``run_id`` in datasets, as ``extra["run"]`` in checkpoints.
-        attributes: what every dataset of the run says of where it comes from.
+        resumed: whether the folder held this run, unfinished, which goes on; known once it is entered.
 
     Raises (on entering):
         OutputError: for a folder that cannot be written, that another process writes, that holds a finished
@@ -65,22 +96,21 @@ class RunFolder:
         seed: int,
         overwrite: bool = False,
         needed: int = 0,
+        cells: Sequence[Mapping[str, Any]] | None = None,
+        mend: bool = False,
     ) -> None:
-        self.path, self.command, self.id = path, command, token_hex(8)
+        self.command = command
         try:
             text = json.dumps(settings, sort_keys=True)
         except (TypeError, ValueError) as error:
             raise SettingsError(mismatch("settings", "values that JSON can hold", str(error))) from error
         self.settings = json.loads(text)  # as it will be read: tuples are lists
-        self.attributes = {
-            "title": title,
-            **versions(),
-            "run_id": self.id,
-            "command": command,
-            "seed": str(seed),
-            "settings": text,
-        }
-        self._overwrite, self._needed = overwrite, needed
+        self.cells = None if cells is None else json.loads(json.dumps([dict(cell) for cell in cells]))
+        made = versions()
+        own = {"run_id": token_hex(8), "command": command, "seed": str(seed), "settings": text}
+        super().__init__(path, own["run_id"], {"title": title, **made, **own})
+        self.resumed = False
+        self._overwrite, self._needed, self._mend = overwrite, needed, mend
         self._lock: BaseFileLock | None = None
         self._made: list[Path] = []
 
@@ -93,10 +123,13 @@ class RunFolder:
         make_folder(self.path)
         self._lock = self._locked()
         try:
-            self._refuse()  # what a process that ended just now may have left
-            self._record("running")
-            for path in (*self._temporary(), *run_files(self.path)):
+            self._go_on(self._refuse())  # what a process that ended just now may have left
+            old = () if self.resumed else run_files(self.path)
+            if old:  # a kill before they are gone must leave no mixture that looks like one run
+                self._record("beginning")
+            for path in (*self._temporary(), *old):
                 path.unlink(missing_ok=True)
+            self._record("running")
         except BaseException as error:
             self._let_go()
             if isinstance(error, OSError) and not isinstance(error, OutputError):
@@ -113,20 +146,18 @@ class RunFolder:
         try:
             if kind is None:
                 self._record("finished")
-            elif not run_files(self.path):  # nothing came of it
-                (self.path / RECORD).unlink(missing_ok=True)
+            elif not self.resumed and not self._has_results():  # nothing came of it
+                for name in (RECORD, STUDY):
+                    (self.path / name).unlink(missing_ok=True)
             else:
                 with suppress(OutputError):  # the error that ends the run is the one to tell
                     self._record("failed" if issubclass(kind, Exception) else "interrupted")
         finally:
             self._let_go()
 
-    def write_dataset(self, name: str, data: xr.Dataset, **attributes: Any) -> Path:
-        """Write a dataset with the run's attributes, and some of its own; return its path."""
-        own = {name: value for name, value in data.attrs.items() if name not in self.attributes}
-        data = data.assign_attrs()
-        data.attrs = self.attributes | own | attributes
-        return write_dataset(data, self.path / name)
+    def writer(self) -> RunWriter:
+        """Return what another process can write files of this run with while this one holds the folder."""
+        return RunWriter(self.path, self.id, self.attributes)
 
     def _locked(self) -> BaseFileLock:
         lock = FileLock(self.path / LOCK)
@@ -144,28 +175,25 @@ class RunFolder:
             raise refusal(self.path / LOCK, error) from error
         return lock
 
-    def _refuse(self) -> None:
-        """Raise ``OutputError`` where the folder holds what this run must not be mixed with."""
-        written = run_files(self.path)
+    def _refuse(self) -> dict[str, Any] | None:
+        """Return the record of this same run where it goes on; None where the folder may be written anew.
+
+        Raises:
+            OutputError: where the folder holds what this run must not be mixed with.
+        """
         if not self.path.is_dir():
-            return
+            return None
         if (self.path / RECORD).exists():
             record = read_record(self.path)
-            if not written or self._overwrite:
-                return
-            held = "a run of a kpframe that this one does not know"
-            if record is not None:
-                same = record["command"] == self.command and record["settings"] == self.settings
-                if same and record["state"] != "finished":
-                    return  # it was killed: what it had is made anew
-                changed = ", ".join(_differences(record["settings"], self.settings))
-                run = f"run {record['id']} (kpframe {record['command']}, {record['created']})"
-                if record["command"] != self.command:
-                    held = run
-                else:
-                    held = f"{run} with another {changed}" if changed else f"this run, finished: {run}"
+            if self._overwrite:
+                return None
+            if record is not None and self._same(record) and record["state"] in (*_UNFINISHED, *self._kept()):
+                return record if self.cells is not None else None
+            if not self._has_results():
+                return None
             raise OutputError(
-                f"folder {str(self.path)!r} holds {held}; --overwrite replaces it, or give another --output"
+                f"folder {str(self.path)!r} holds {self._held(record)}; --overwrite replaces it, or give "
+                "another --output"
             )
         if others := sorted(path.name for path in self.path.iterdir() if not path.name.startswith(".")):
             shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
@@ -173,23 +201,65 @@ class RunFolder:
                 f"folder {str(self.path)!r} holds files of no run ({shown}); give another --output, new or "
                 "empty"
             )
+        return None
+
+    def _same(self, record: Mapping[str, Any]) -> bool:
+        """Return whether a folder's run is this one, so that what it has can be gone on with."""
+        same = record["command"] == self.command and record["settings"] == self.settings
+        return same and (self.cells is None or record.get("cells") == self.cells)
+
+    def _kept(self) -> tuple[str, ...]:
+        return ("finished",) if self._mend else ()
+
+    def _held(self, record: Mapping[str, Any] | None) -> str:
+        """Return what to say of a run that is in the way."""
+        if record is None:
+            newer = format_of(self.path)
+            if newer is None or newer <= FORMAT:
+                return f"a run whose {RECORD} is damaged"
+            return f"a run written by a newer kpframe (its format is {newer}, and this one knows {FORMAT})"
+        held = f"run {record['id']} (kpframe {record['command']}, {record['created']})"
+        changed = ", ".join(_differences(record["settings"], self.settings))
+        if record["command"] == self.command:
+            if changed:
+                held += f" with another {changed}"
+            elif record["state"] == "finished":
+                held = f"this run, finished: {held}"
+            else:
+                held = f"this run, begun by a kpframe that divides it otherwise: {held}"
+        if record["state"] in _UNFINISHED and record.get("cells") is not None:
+            held += f", unfinished ({resume_command(self.path)} goes on with it)"
+        return held
+
+    def _go_on(self, record: Mapping[str, Any] | None) -> None:
+        """Be the run that is there, where there is one to go on with."""
+        self.resumed = record is not None and record["state"] != "beginning"
+        if record is not None and self.resumed:
+            self.id = record["id"]
+            self.attributes |= {"run_id": record["id"], "created": record["created"]}
+
+    def _has_results(self) -> bool:
+        return any(path.name != STUDY for path in run_files(self.path))
 
     def _record(self, state: str) -> None:
         record = {
-            "format": _FORMAT,
+            "format": FORMAT,
             "id": self.id,
             "command": self.command,
             "state": state,
             "process": os.getpid(),
+            "host": platform.node(),
             "created": self.attributes["created"],
             "changed": datetime.now(UTC).isoformat(timespec="seconds"),
             "settings": self.settings,
         }
+        if self.cells is not None:
+            record["cells"] = self.cells
         write_text(self.path / RECORD, json.dumps(record, indent=2) + "\n")
 
     def _temporary(self) -> Iterator[Path]:
         """Yield what killed processes left; this one holds the folder, so none of them is alive."""
-        for folder in (self.path, self.path / "steps", self.path / "checkpoints"):
+        for folder in (self.path, *(self.path / name for name in FOLDERS)):
             yield from leftovers(folder)
 
     def _let_go(self) -> None:
@@ -199,7 +269,7 @@ class RunFolder:
                 (self.path / LOCK).unlink()
             self._lock.release()
         if self.path in self._made and not os.path.lexists(self.path / RECORD):
-            for part in (self.path / "steps", self.path / "checkpoints", *self._made):
+            for part in (*(self.path / name for name in FOLDERS), *self._made):
                 with suppress(OSError):
                     part.rmdir()
 
@@ -213,7 +283,31 @@ def read_record(path: Path) -> dict[str, Any] | None:
     kinds = {"format": int, "id": str, "command": str, "state": str, "created": str, "settings": dict}
     if not isinstance(record, dict) or not all(isinstance(record.get(n), k) for n, k in kinds.items()):
         return None
-    return record if record["format"] <= _FORMAT else None
+    cells = record.get("cells", [])
+    if not isinstance(cells, list) or not all(map(_is_cell, cells)):
+        return None
+    return record if record["format"] <= FORMAT else None
+
+
+def _is_cell(value: object) -> bool:
+    kinds = {"name": str, "coordinates": dict, "steps": list}
+    if not isinstance(value, dict) or not isinstance(value.get("initial_of", ""), str | None):
+        return False
+    return all(isinstance(value.get(name), kind) for name, kind in kinds.items())
+
+
+def format_of(path: Path) -> int | None:
+    """Return the format of a folder's ``run.json``, however new; None where it cannot be read."""
+    try:
+        found = json.loads((path / RECORD).read_text(encoding="utf-8"))["format"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return found if isinstance(found, int) else None
+
+
+def resume_command(path: Path) -> str:
+    """Return the command that goes on with a run, as a shell takes it."""
+    return f"kpframe resume {shlex.quote(str(path))}"
 
 
 def run_files(path: Path) -> list[Path]:

@@ -1,13 +1,18 @@
-"""Record a moment: all quantities of a study as one dataset, each failure at its own cost."""
+"""Record a moment: all quantities of a study as one dataset and file, each failure at its own cost."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from kpframe.errors import told
+from kpframe.study._cells import checkpoint_file, record_file
+from kpframe.study._checkpoint import save_checkpoint
+from kpframe.study._files import make_folder
+from kpframe.study._folder import RunWriter
 from kpframe.study._moment import Moment
 from kpframe.study._quantity import Quantity
 
@@ -30,20 +35,49 @@ def record(moment: Moment, quantities: Mapping[str, Quantity]) -> xr.Dataset:
         measured, empty where it could. With several sets of inputs figures along them have the
         dimension ``inputs``.
     """
-    parts, failures = [], []
+    data, failures = xr.Dataset(), []
     for label, quantity in quantities.items():
         try:
-            parts.append(labelled(label, _measured(moment, quantity)))
+            part = labelled(label, _measured(moment, quantity))
+            data = xr.merge([data, part], join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
             failures.append("")
         except Exception as error:  # it costs the quantity's own figures
             failures.append(told(error))
-    data = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
     data = data.assign_coords(quantity=("quantity", list(quantities)))
     data["quantity_failure"] = (
         "quantity",
         np.array(failures, dtype=object),
         {"long_name": "why a quantity could not be measured", "units": "1"},
     )
+    return data
+
+
+def write_step(
+    folder: RunWriter, name: str, moment: Moment, quantities: Mapping[str, Quantity], /, **checkpoint: Any
+) -> xr.Dataset:
+    """Write the network of a moment and what the quantities say of it; return the latter.
+
+    Where there is a record there is a checkpoint: it is written first.
+
+    Args:
+        folder: of the run.
+        name: of the cell.
+        moment: the network and what it is measured along.
+        quantities: label -> quantity.
+        checkpoint: as ``save_checkpoint`` takes them: ``name``, ``settings``, and ``extra``, to which run and
+            cell are added.
+
+    Raises:
+        OutputError: for a file that cannot be written.
+        CheckpointError: for settings or extras that JSON cannot hold.
+    """
+    path = folder.path / checkpoint_file(name, moment.step)
+    make_folder(path.parent)
+    own = {"run": folder.id, "cell": name}
+    options = checkpoint | {"step": moment.step, "extra": {**checkpoint.get("extra", {}), **own}}
+    save_checkpoint(path, moment.model, moment.readout, **options)
+    data = record(moment, quantities)
+    folder.write_dataset(record_file(name, moment.step), data, cell=name, step=moment.step)
     return data
 
 
@@ -67,6 +101,5 @@ def _measured(moment: Moment, quantity: Quantity) -> xr.Dataset:
     if quantity.of_network or len(names) == 1:
         return quantity.measure(moment)
     every = [quantity.measure(moment.along(name)) for name in names]
-    return xr.concat(
-        every, dim=xr.Variable("inputs", names), join="outer", coords="minimal", compat="override"
-    )
+    # coordinates, too: trials have other labels, estimates may have been made in another way
+    return xr.concat(every, dim=xr.Variable("inputs", names), join="outer", coords="all", compat="equals")

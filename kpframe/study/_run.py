@@ -12,6 +12,7 @@ import xarray as xr
 
 from kpframe.models._model import Model, create_model
 from kpframe.rules._rule import LearningRule, create_rule
+from kpframe.study._build import by_first_coordinate, test_trials
 from kpframe.study._checkpoint import save_checkpoint
 from kpframe.study._config import NetworkSettings, StudySettings
 from kpframe.study._files import make_folder
@@ -91,7 +92,7 @@ def _run(settings: StudySettings, folder: RunFolder, report: ProgressCallback | 
     rules = {rule.label: create_rule(rule.name, **rule.settings) for rule in settings.rules}
     dtype = getattr(torch, settings.dtype)
     probe = task.sample(settings.measure.trials, generator=settings.seed, split="test", dtype=dtype)
-    probe = _by_first_coordinate(probe)
+    probe = by_first_coordinate(probe)
     test = test_trials(task, settings.seed, dtype)
     names = file_names([network.label for network in settings.networks])
     networks = [
@@ -171,17 +172,3 @@ def _run_network(
         {"long_name": "training loss, before each update", "units": SCORES[task.loss].loss_unit},
     )
     return data.assign_coords(update=np.arange(1, len(losses) + 1))
-
-
-def test_trials(task: Task, seed: int, dtype: torch.dtype) -> Trials:
-    """Return the whole test set of a finite task, 500 fixed trials of another."""
-    if task.num_trials("test") is not None:
-        return task.dataset("test", dtype=dtype)
-    return task.sample(500, generator=seed + 1, split="test", dtype=dtype)
-
-
-def _by_first_coordinate(trials: Trials) -> Trials:
-    """Return trials ordered by their first coordinate (a digit's label), so that kernels show blocks."""
-    if not trials.trial:
-        return trials
-    return trials.select(np.argsort(next(iter(trials.trial.values())), kind="stable"))

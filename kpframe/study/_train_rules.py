@@ -21,11 +21,11 @@ from kpframe.models._model import Model, create_model
 from kpframe.operators._base import Operator
 from kpframe.rules._rule import ComposedRule, LearningRule, StochasticRule
 from kpframe.spectra import alignment, effective_rank
+from kpframe.study._build import test_trials
 from kpframe.study._checkpoint import save_checkpoint
 from kpframe.study._files import make_folder
 from kpframe.study._folder import RunFolder
 from kpframe.study._labels import check_labels, file_names
-from kpframe.study._run import test_trials
 from kpframe.study._scores import SCORES, scores_of
 from kpframe.study._seeds import gathered
 from kpframe.study._training import Progress, ProgressCallback, Trainer, TrainingSettings

@@ -54,13 +54,19 @@ def kind_of(path: str | Path) -> str:
     )
 
 
-def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:
-    """Return the tensors of a safetensors file and its metadata; raises ``CheckpointError``."""
+def read_safetensors(
+    path: str | Path, *, tensors: bool = True
+) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:
+    """Return the tensors of a safetensors file, or none of them, and its metadata.
+
+    Raises:
+        CheckpointError: for a file that is corrupt, or cannot be read.
+    """
     module = safetensors_module()
     try:
         with module.safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            return tensors, file.metadata() or {}
+            names = file.keys() if tensors else ()  # no mapping, though it looks like one
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (module.SafetensorError, OSError) as error:
         raise CheckpointError(
             f"checkpoint: expected a safetensors file, got {str(path)!r}, which is corrupt ({error})"

@@ -1,4 +1,4 @@
-"""A small cell, a task and rules that need no plugin, and the plugin that offers them by name."""
+"""A small model, a task, rules and quantities that need no bundled plugin, and what offers them by name."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from attrs import frozen
+import xarray as xr
+from attrs import evolve, frozen
 
 from kpframe import LearningRule, Model, Task
-from kpframe.plugin import ModelSpec, RuleSpec, TaskSpec, hookimpl, setting, temporary
+from kpframe.plugin import ModelSpec, QuantitySpec, RuleSpec, TaskSpec, hookimpl, setting, temporary
+from kpframe.rules._rule import StochasticRule
+from kpframe.study._cells import Cell
+from kpframe.study._moment import Moment
+from kpframe.study._quantity import Quantity
+from kpframe.study._settings import MeasureSettings, NetworkSettings, QuantitySettings
+from kpframe.study._training import TrainingSettings
 from kpframe.tasks._task import Trials
 
 WIDTH = 4
@@ -65,9 +72,55 @@ class Window(LearningRule):
         return update.replace(P=update.propagator.truncated(1))
 
 
+class Drawn(StochasticRule):
+    """The exact gradient times a random factor."""
+
+    def change(self, update):
+        return update.replace(P=(0.5 + torch.rand((), generator=self.generator()).item()) * update.P)
+
+
+class Noise(Quantity):
+    """Random numbers of a step, and the size of the weights: what must not depend on anything else."""
+
+    of_network = True
+
+    def measure(self, moment: Moment) -> xr.Dataset:
+        about = {"long_name": "a figure", "units": "1"}
+        weights = float(sum(p.detach().double().square().sum() for p in moment.model.parameters()))
+        noise = torch.rand(3, generator=moment.generator(7), dtype=torch.float64).numpy()
+        return xr.Dataset(
+            {"weights": ((), weights, about), "noise": ("k", noise, about)},
+            coords={"k": ("k", [1, 2, 3], about)},
+        )
+
+
+class Moved(Quantity):
+    """How far the states are from those of the first and the previous step, along each set of inputs."""
+
+    def measure(self, moment: Moment) -> xr.Dataset:
+        def distance(other: Moment | None) -> float:
+            if other is None:
+                return np.nan
+            states = moment.flow.trajectory.states - other.flow.trajectory.states
+            return float(states.double().norm())
+
+        about = {"long_name": "distance of states", "units": "1"}
+        return xr.Dataset(
+            {
+                "from_first": ((), distance(moment.first), about),
+                "from_previous": ((), distance(moment.previous), about),
+            }
+        )
+
+
 @frozen
 class Sizes:
     input_size: int = setting(ge=1)
+
+
+@frozen
+class Seed:
+    seed: int = setting(0, ge=0)
 
 
 class Offers:
@@ -83,13 +136,45 @@ class Offers:
     def kpframe_rules(self):
         for name in ("Exact", "Twice", "Window"):
             yield RuleSpec(f"own_{name.lower()}", f"kpf_study:{name}")
+        yield RuleSpec("own_drawn", "kpf_study:Drawn", settings=Seed)
+
+    @hookimpl
+    def kpframe_quantities(self):
+        yield QuantitySpec("own_noise", "kpf_study:Noise")
+        yield QuantitySpec("own_moved", "kpf_study:Moved")
+
+
+def toy_cell(name: str = "small", *, seed: int = 0, rule: str | None = None, **changes: object) -> Cell:
+    """A cell of a toy study, of ``small`` on ``sum``; ``steps`` and ``inputs`` are those of its measuring."""
+    training = {"steps": 6, "batch_size": 4, "learning_rate": 0.05}
+    training |= {key: changes.pop(key) for key in ("optimizer", "momentum", "steps") if key in changes}
+    measure = {"steps": (0, 2, 6), "inputs": ("test", "train"), "trials": 3, "budget": 16}
+    measure |= {key: changes.pop(key) for key in ("recorded", "inputs", "probes") if key in changes}
+    measure["steps"] = measure.pop("recorded", measure["steps"])
+    labels = ("own_noise", "own_moved")
+    cell = Cell(
+        name=name,
+        coordinates={"network": "small", "seed": seed},
+        network=NetworkSettings(name="small", label="small", settings={}),
+        task="sum",
+        task_settings={},
+        training=TrainingSettings(**training, gradient="autograd" if rule is None else "operators"),
+        rule=rule,
+        rules=(),
+        measure=MeasureSettings(**measure),
+        quantities=tuple(QuantitySettings(name=label, label=label, settings={}) for label in labels),
+        seed=seed,
+        dtype="float64",
+        threads=1,
+    )
+    return evolve(cell, **changes)
 
 
 @pytest.fixture(scope="package")
 def offered() -> Iterator[ModuleType]:
     """Offer ``small``, ``sum`` and the rules by name; yields the module that has them."""
     module = ModuleType("kpf_study")
-    for part in (Small, Sum, Exact, Twice, Window):
+    for part in (Small, Sum, Exact, Twice, Window, Drawn, Noise, Moved):
         setattr(module, part.__name__, part)
     sys.modules["kpf_study"] = module
     try:

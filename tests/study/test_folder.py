@@ -12,18 +12,23 @@ import xarray as xr
 from filelock import FileLock
 
 from kpframe.errors import OutputError, SettingsError
-from kpframe.study._folder import LOCK, RunFolder, read_record
+from kpframe.study._folder import FORMAT, LOCK, RunFolder, read_record
 from kpframe.study._labels import check_labels, file_names
 from kpframe.study._results import read_dataset
 
 DATA = xr.Dataset({"a": ("x", [1.0, 2.0])})
 
 
-def folder(
-    path: Path, *, command: str = "train", overwrite: bool = False, needed: int = 0, **settings: object
-):
-    settings = {"seed": 0, "sizes": (1, 2)} | settings
-    return RunFolder(path, command, settings, title="t", seed=0, overwrite=overwrite, needed=needed)
+CELLS = [
+    {"name": "a", "coordinates": {"network": "a", "seed": 0}, "steps": [0, 2], "initial_of": None},
+    {"name": "b", "coordinates": {"network": "a", "seed": 1}, "steps": [2], "initial_of": "a"},
+]
+
+
+def folder(path: Path, *, command: str = "train", **options: object):
+    own = {name: options.pop(name) for name in ("overwrite", "needed", "cells", "mend") if name in options}
+    settings = {"seed": 0, "sizes": (1, 2)} | options
+    return RunFolder(path, command, settings, title="t", seed=0, **own)
 
 
 def finished(path: Path, **options: object) -> str:
@@ -89,14 +94,112 @@ def test_a_folder_of_no_run(tmp_path: Path) -> None:
 
 def test_a_record_that_cannot_be_read(tmp_path: Path) -> None:
     finished(tmp_path)
-    for text in ("", "[]", '{"id": 3}', json.dumps(read_record(tmp_path) | {"format": 2})):
+    good = read_record(tmp_path)
+    assert good["format"] == FORMAT == 2
+    for text in ("", "[]", '{"id": 3}', json.dumps(good | {"cells": [{"name": 3}]})):
         (tmp_path / "run.json").write_text(text)
-        with pytest.raises(
-            OutputError, match="holds a run of a kpframe that this one does not know; --overwrite"
-        ):
+        with pytest.raises(OutputError, match=r"holds a run whose run\.json is damaged; --overwrite"):
             finished(tmp_path)
         assert names(tmp_path) == ALL
+    (tmp_path / "run.json").write_text(json.dumps(good | {"format": 3, "cells": 7}))
+    assert read_record(tmp_path) is None
+    with pytest.raises(
+        OutputError,
+        match=r"holds a run written by a newer kpframe \(its format is 3, and this one knows 2\); --over",
+    ):
+        finished(tmp_path)
+    assert names(tmp_path) == ALL
+    (tmp_path / "run.json").write_text(json.dumps(good | {"format": 1}))  # as written before
+    assert read_record(tmp_path)["id"] == good["id"]
     finished(tmp_path, overwrite=True)
+
+
+# -- runs that can be gone on with ---------------------------------------------------------------------------
+
+
+def begun(path: Path, error: type[BaseException] = KeyboardInterrupt, **options: object) -> RunFolder:
+    """A run that wrote a step, a checkpoint and a state, and was ended by an error."""
+    run = folder(path, command="run", cells=CELLS, **options)
+    with pytest.raises(error), run:  # noqa: PT012 - it raises after it has written
+        run.write_dataset("steps/a-000000.nc", DATA)
+        for name in ("checkpoints/a-000000.safetensors", "state/a.safetensors"):
+            (path / name).parent.mkdir(exist_ok=True)
+            (path / name).write_bytes(b"a")
+        raise error
+    return run
+
+
+BEGUN = ["checkpoints/a-000000.safetensors", "run.json", "state/a.safetensors", "steps/a-000000.nc"]
+
+
+def test_an_unfinished_run_is_kept(tmp_path: Path) -> None:
+    first = begun(tmp_path)
+    assert not first.resumed
+    assert read_record(tmp_path)["cells"] == CELLS
+    (tmp_path / "steps" / ".kpframe-0123456789abcdef.part").write_text("half")
+    again = folder(tmp_path, command="run", cells=CELLS)
+    assert again.id != first.id
+    with again:
+        assert again.resumed
+        assert again.id == again.attributes["run_id"] == first.id
+        assert again.attributes["created"] == first.attributes["created"]
+        assert names(tmp_path) == sorted([LOCK, *BEGUN])
+        again.writer().write_dataset("training/a.nc", DATA)
+    assert read_dataset(tmp_path / "training" / "a.nc").attrs == again.attributes
+    assert read_record(tmp_path)["state"] == "finished"
+    with (
+        pytest.raises(OutputError, match="holds this run, finished"),
+        folder(tmp_path, command="run", cells=CELLS),
+    ):
+        pass
+    mended = folder(tmp_path, command="run", cells=CELLS, mend=True)
+    with mended:
+        assert mended.resumed
+        assert mended.id == first.id
+    anew = folder(tmp_path, command="run", cells=CELLS, overwrite=True)
+    with anew:
+        assert not anew.resumed
+        assert anew.id != first.id
+        assert names(tmp_path) == [LOCK, "run.json"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"seed": 1}, "with another seed"),
+        ({"command": "train"}, r"\(kpframe run, .*\)"),
+        ({"cells": CELLS[:1]}, "begun by a kpframe that divides it otherwise"),
+    ],
+)
+def test_another_run_than_the_unfinished_one(tmp_path: Path, options: dict[str, object], said: str) -> None:
+    path = tmp_path / "a b"
+    begun(path)
+    other = folder(path, **({"command": "run", "cells": CELLS} | options))
+    with pytest.raises(OutputError, match=said) as told, other:
+        pass
+    assert f"unfinished (kpframe resume '{path}' goes on with it); --overwrite" in str(told.value)
+    assert names(path) == BEGUN
+
+
+def test_a_kill_while_an_older_run_is_removed(tmp_path: Path) -> None:
+    """What is left of the older one is never taken for the newer one's."""
+    begun(tmp_path)
+    record = read_record(tmp_path)
+    for state, kept in (("beginning", False), ("running", True), ("failed", True)):
+        (tmp_path / "run.json").write_text(json.dumps(record | {"state": state, "id": "0" * 16}))
+        with folder(tmp_path, command="run", cells=CELLS) as run:
+            assert run.resumed is kept
+            assert (run.id == "0" * 16) is kept
+            assert names(tmp_path) == (sorted([LOCK, *BEGUN]) if kept else [LOCK, "run.json"])
+        begun(tmp_path, overwrite=True)
+
+
+def test_only_the_study_file_is_nothing(tmp_path: Path) -> None:
+    run = folder(tmp_path / "run", command="run", cells=CELLS)
+    with pytest.raises(ZeroDivisionError), run:  # noqa: PT012
+        (tmp_path / "run" / "study.toml").write_text("title = 't'")
+        raise ZeroDivisionError
+    assert not (tmp_path / "run").exists()
 
 
 PROCESS = """

@@ -206,32 +206,34 @@ FAULTS = (
     Fault(
         "a finished run begun anew",
         FOLDER,
-        'if same and record["state"] != "finished"',
-        "if same",
+        'record["state"] in (*_UNFINISHED, *self._kept())',
+        "True",
         check_folder_of_another,
     ),
     Fault(
         "the old run's files beside the new",
         FOLDER,
-        "(*self._temporary(), *run_files(self.path))",
+        "(*self._temporary(), *old)",
         "(*self._temporary(),)",
         check_folder_of_another,
     ),
     Fault(
         "parts left for ever",
         FOLDER,
-        "(*self._temporary(), *run_files(self.path))",
-        "(*run_files(self.path),)",
+        "(*self._temporary(), *old)",
+        "(*old,)",
         check_folder_of_another,
     ),
     Fault(
         "another id in datasets",
         FOLDER,
-        '"run_id": self.id',
-        '"run_id": token_hex(8)',
+        'own["run_id"], {"title"',
+        'token_hex(8), {"title"',
         check_folder_of_another,
     ),
-    Fault("one id for all runs", FOLDER, "command, token_hex(8)", 'command, "run"', check_folder_of_another),
+    Fault(
+        "one id for all runs", FOLDER, '"run_id": token_hex(8)', '"run_id": "run"', check_folder_of_another
+    ),
     Fault("no lock", FOLDER, "lock.acquire(timeout=0)", "pass", check_living_process),
     Fault(
         "interrupted for failed",
@@ -243,7 +245,7 @@ FAULTS = (
     Fault(
         "an empty run that holds a folder",
         FOLDER,
-        "elif not run_files(self.path):",
+        "elif not self.resumed and not self._has_results():",
         "elif False:",
         check_ends,
     ),
