@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from attrs import frozen
 
 from kpframe import __version__
+from kpframe.plugin._core_learning import learning_quantities
 from kpframe.plugin._core_quantities import quantities
 from kpframe.plugin._hookspecs import hookimpl
 from kpframe.plugin._loading import collect
@@ -161,6 +162,7 @@ def kpframe_reducers() -> Iterator[ReducerSpec]:
 def kpframe_quantities() -> Iterator[QuantitySpec]:
     """Yield what studies can record."""
     yield from quantities()
+    yield from learning_quantities()
 
 
 @cache
