@@ -65,33 +65,21 @@ def compare(
     """
     import torch
 
-    from kpframe.rules._parse import parse_rule
-    from kpframe.study._compare_source import compare_source, comparison_folder
-    from kpframe.study._labels import check_labels
-    from kpframe.study._report.comparison import failed_comparisons, write_comparison
-    from kpframe.study._results import read_dataset
-    from kpframe.tasks._task import create_task
+    from kpframe.study._report.comparison import failed_comparisons
+    from kpframe.study._run_comparison import Comparison, run_comparison
 
-    labels = [part.strip() for text in texts for part in text.split(";") if part.strip()]
-    check_labels(labels, "--rules")
-    rules = {label: parse_rule(label) for label in labels}
-    task = None if task_name is None else create_task(task_name)
+    labels = tuple(part.strip() for text in texts for part in text.split(";") if part.strip())
     torch.set_num_threads(1)  # small networks lose more to waiting threads than they gain
-    options = {"trials": trials, "budget": budget, "seed": seed}
-    with comparison_folder(output, source, rules, overwrite=overwrite, task=task_name, **options) as folder:
-        compare_source(
-            source,
-            rules,
-            task=task,
-            **options,
-            report=lambda name: click.echo(f"comparing on {name}", err=True),
-            output=folder,
-        )
-        data = read_dataset(output / "comparison.nc")
-        page = write_comparison(data, output / "comparison.html")
+    comparison = Comparison(source, labels, task_name, trials, budget, seed)
+    data = run_comparison(
+        comparison,
+        output,
+        overwrite=overwrite,
+        report=lambda name: click.echo(f"comparing on {name}", err=True),
+    )
     show(data)
     click.echo(f"numbers: {output / 'comparison.nc'}")
-    click.echo(f"open:    {page.resolve()}")
+    click.echo(f"open:    {(output / 'comparison.html').resolve()}")
     if failures := failed_comparisons(data):
         for failure in failures:
             click.echo(f"Failed: {failure}", err=True)

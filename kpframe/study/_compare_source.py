@@ -1,26 +1,41 @@
-"""Compare learning rules on a checkpoint, or on all checkpoints of a run: what is read, and what is kept."""
+"""Compare learning rules on a checkpoint, or on all checkpoints of a run: what is read, and what is kept.
+
+Each checkpoint is a cell with one recorded step, whose record is the comparison on it: a file in ``steps/``,
+from all of which ``comparison.nc`` is put together. A comparison that was killed goes on with the checkpoints
+that have no record.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 
-from kpframe.errors import ArgumentError, CheckpointError, OutputError, mismatch, shown, told
+from kpframe.errors import (
+    CheckpointError,
+    KpframeError,
+    mismatch,
+    told,
+)
 from kpframe.models._model import Model
 from kpframe.rules._rule import LearningRule
+from kpframe.study._cells import record_file
 from kpframe.study._checkpoint import Checkpoint, load_checkpoint
 from kpframe.study._compare import compare_rules
-from kpframe.study._folder import RunFolder, read_record, run_files
-from kpframe.study._labels import check_labels
+from kpframe.study._folder import RunFolder, read_record
+from kpframe.study._labels import check_labels, file_names
+from kpframe.study._results import read_dataset
+from kpframe.study._sources import own_readout, shown_path, task_of
 from kpframe.tasks._readout import Readout
-from kpframe.tasks._task import Task, create_task
+from kpframe.tasks._task import Task
 
-#: Bytes that the numbers and the page of a comparison take at least.
-LEAST = 150_000
+#: Attributes of a record that are the checkpoint's alone.
+_OWN = ("cell", "step", "checkpoint", "model", "sha256")
 
 
 def compare_source(
@@ -46,7 +61,7 @@ def compare_source(
         trials, budget, seed: size of the probe batch, products for each estimate, seed of both.
         report: called with the name of each checkpoint before it is compared.
         output: a folder that is held (see ``comparison_folder``); ``comparison.nc`` in it holds what there is
-            after each checkpoint.
+            after each checkpoint. Checkpoints whose record is there are not compared again.
 
     Returns:
         As ``compare_rules``, with a dimension ``checkpoint``, its coordinates ``model`` and ``step``, and
@@ -59,91 +74,102 @@ def compare_source(
         KpframeError: that of the first rule, where no rule can be compared on any checkpoint.
     """
     check_labels(rules, "rules")
-    names: list[str] = []
-    found: list[xr.Dataset] = []
-    steps: list[int] = []
-    models: list[str] = []
-    left_out: list[str] = []
+    paths = checkpoint_paths(source)
+    names = names_of(paths)
+    records: list[xr.Dataset] = []
+    waiting: list[xr.Dataset] = []  # of checkpoints without figures: written when there are any at all
     first: Exception | None = None
     data = None
-    for path in checkpoint_paths(source):
-        name = shown_path(path.stem)
-        if report is not None:
-            report(name)
-        model, readout, checkpoint = load_network(path)
-        own = task if task is not None else task_of(checkpoint, path)
-        probe = own.sample(trials, generator=seed, split="test", dtype=readout.weight.dtype)
-        failures: dict[str, Exception] = {}
-        try:
-            one = compare_rules(
-                model, readout, probe, own.loss, rules, budget=budget, seed=seed, failures=failures
-            )
-        except Exception as error:
+    for path in paths:
+        one = None if output is None else _recorded(output, names[path], path)
+        if one is None:
+            if report is not None:
+                report(shown_path(path.stem))
+            one, error = _compared(path, rules, task, trials, budget, seed)
+            one.attrs["cell"] = names[path]
             first = first or error
-            left_out += [f"{name}, {label}: {told(why)}" for label, why in failures.items()]
-            if len(failures) < len(rules):
-                raise  # it is not the rules'
+            waiting.append(one)
+        records.append(one)
+        if all("update_cosine" not in record for record in records):
             continue
-        one["failure"] = ("rule", [told(failures[label]) if label in failures else "" for label in rules])
-        names.append(name)
-        found.append(one)
-        steps.append(checkpoint.step)
-        models.append(str(checkpoint.model))
-        data = xr.concat(found, dim=xr.Variable("checkpoint", names), join="outer", coords="all")
-        data = data.assign_coords(step=("checkpoint", steps), model=("checkpoint", models))
-        data["failure"].attrs["long_name"] = "why a rule could not be compared on a checkpoint"
+        data = _together(records)
         if output is not None:
+            for record in waiting:
+                output.write_dataset(record_file(record.attrs["cell"], record.attrs["step"]), record)
             output.write_dataset("comparison.nc", data)
+        waiting.clear()
     if data is None:
         assert first is not None
         raise first
-    if left_out:
-        data.attrs["left_out"] = json.dumps(left_out)
-        if output is not None:
-            output.write_dataset("comparison.nc", data)
     return data
 
 
-def comparison_folder(
-    output: Path,
-    source: Path,
-    rules: Mapping[str, LearningRule],
-    *,
-    overwrite: bool = False,
-    **settings: object,
-) -> RunFolder:
-    """Return the folder of a comparison, to be entered with ``with``.
-
-    Args:
-        output: the folder.
-        source, rules, settings: as of ``compare_source``, a task by its name.
-        overwrite: replace the run that the folder holds.
-
-    Raises:
-        CheckpointError: as ``compare_source``.
-        OutputError: for the folder of what is compared; on entering as ``RunFolder``.
-    """
-    paths = checkpoint_paths(source)
-    if {path.resolve() for path in paths} & {path.resolve() for path in run_files(output)}:
-        raise OutputError(
-            f"folder {str(output)!r} holds the checkpoints that are compared; give another --output"
+def _compared(
+    path: Path, rules: Mapping[str, LearningRule], task: Task | None, trials: int, budget: int, seed: int
+) -> tuple[xr.Dataset, Exception | None]:
+    """Return the record of a checkpoint, and what the first rule raised where all did: it has no figures."""
+    model, readout, checkpoint = load_network(path)
+    own = task if task is not None else task_of(checkpoint, path)
+    probe = own.sample(trials, generator=seed, split="test", dtype=readout.weight.dtype)
+    failures: dict[str, Exception] = {}
+    error = None
+    try:
+        one = compare_rules(
+            model, readout, probe, own.loss, rules, budget=budget, seed=seed, failures=failures
         )
-    record = read_record(source) or {}
-    return RunFolder(
-        output,
-        "compare",
-        {
-            "source": shown_path(source),
-            "run": record.get("id"),
-            "checkpoints": [shown_path(path.stem) for path in paths],
-            "rules": [[label, repr(rule)] for label, rule in rules.items()],
-            **settings,
-        },
-        title=f"Learning rules compared on {shown_path(source.resolve().name)}",
-        seed=int(str(settings.get("seed", 0))),
-        overwrite=overwrite,
-        needed=LEAST,
+    except Exception as caught:
+        if len(failures) < len(rules):
+            raise  # it is not the rules'
+        one, error = xr.Dataset(coords={"rule": list(rules)}), caught
+    reasons = [told(failures[label]) if label in failures else "" for label in rules]
+    one["failure"] = (
+        "rule",
+        np.array(reasons, dtype=object),
+        {"long_name": "why a rule could not be compared on a checkpoint"},
     )
+    one.attrs = {
+        "step": checkpoint.step,
+        "checkpoint": shown_path(path.stem),
+        "model": str(checkpoint.model),
+        "sha256": _digest(path),
+    }
+    return one, error
+
+
+def _recorded(output: RunFolder, name: str, path: Path) -> xr.Dataset | None:
+    """Return the record of a checkpoint; None where there is none of this very file that can be read."""
+    with suppress(KpframeError):
+        step = load_checkpoint(path).step
+        found = read_dataset(output.path / record_file(name, step))
+        if found.attrs.get("run_id") == output.id and found.attrs.get("sha256") == _digest(path):
+            found.attrs = {key: found.attrs[key] for key in _OWN}
+            return found
+    return None
+
+
+def _digest(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def _together(records: list[xr.Dataset]) -> xr.Dataset:
+    """Return the records that have figures along ``checkpoint``; what has none is told."""
+    found = [one for one in records if "update_cosine" in one]
+    names = [one.attrs["checkpoint"] for one in found]
+    plain = [one.drop_attrs(deep=False) for one in found]
+    data = xr.concat(plain, dim=xr.Variable("checkpoint", names), join="outer", coords="all")
+    data = data.assign_coords(
+        step=("checkpoint", [int(one.attrs["step"]) for one in found]),
+        model=("checkpoint", [one.attrs["model"] for one in found]),
+    )
+    left_out = [
+        f"{one.attrs['checkpoint']}, {label}: {why}"
+        for one in records
+        if "update_cosine" not in one
+        for label, why in zip(one.rule.values.tolist(), one.failure.values.tolist(), strict=True)
+    ]
+    if left_out:
+        data.attrs["left_out"] = json.dumps(left_out)
+    return data
 
 
 def checkpoint_paths(source: Path) -> list[Path]:
@@ -173,9 +199,11 @@ def _named(run: object) -> str:
     return "no run" if run is None else f"run {run}"
 
 
-def shown_path(path: str | Path) -> str:
-    """Return a path as text that files can hold, whatever bytes are in it."""
-    return os.fsencode(path).decode("utf-8", errors="replace")
+def names_of(paths: list[Path]) -> dict[Path, str]:
+    """Return the name of each checkpoint's cell."""
+    labels = {path: shown_path(path.stem) for path in paths}
+    names = file_names(labels.values())
+    return {path: names[label] for path, label in labels.items()}
 
 
 def load_network(path: Path) -> tuple[Model, Readout, Checkpoint]:
@@ -186,27 +214,7 @@ def load_network(path: Path) -> tuple[Model, Readout, Checkpoint]:
     """
     checkpoint = load_checkpoint(path)
     model = checkpoint.build_model()
-    weight = checkpoint.tensors.get("readout.weight")
-    if weight is None or weight.ndim != 2:
+    readout = own_readout(path, checkpoint, model)
+    if readout is None:
         raise CheckpointError(f"{str(path)!r} holds no readout, through which the error comes")
-    reads = checkpoint.extra.get("reads", [0, model.width])
-    places = isinstance(reads, list) and [place for place in reads if type(place) is int]
-    if not places or len(reads) != 2 or places != reads or not 0 <= reads[0] < reads[1] <= model.width:
-        expected = f"two places within the {model.width} of the state as 'reads'"
-        raise CheckpointError(f"checkpoint: expected {expected} in {str(path)!r}, got {shown(reads)}")
-    readout = Readout(model.width, weight.shape[0], hidden=slice(*reads), dtype=weight.dtype)
-    checkpoint.load_into(readout, "readout")
     return model, readout, checkpoint
-
-
-def task_of(checkpoint: Checkpoint, path: Path) -> Task:
-    """Return the task that a checkpoint names; raises ``ArgumentError``, ``CheckpointError``."""
-    task = checkpoint.extra.get("task")
-    if task is None:
-        raise ArgumentError(mismatch("task", f"a task, as {str(path)!r} names none", "none"))
-    kinds = {"name": str, "settings": dict}
-    if not isinstance(task, dict) or not all(isinstance(task.get(n), kind) for n, kind in kinds.items()):
-        raise CheckpointError(
-            f"checkpoint: expected a name and settings as 'task' in {str(path)!r}, got {shown(task)}"
-        )
-    return create_task(task["name"], **task["settings"])

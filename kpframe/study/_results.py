@@ -41,6 +41,8 @@ def write_dataset(data: xr.Dataset, path: Path, attributes: Mapping[str, Any] | 
     Raises:
         OutputError: for a disk that is full or read-only, as ``kpframe.study._files.write_bytes``.
     """
+    # of a dataset that was read it has the width of the text that was there: longer text would be cut
+    data = data.drop_encoding()
     # HDF5 writes into memory: on a full disk it would end the process
     content = data.assign_attrs(attributes or {}).to_netcdf(engine="h5netcdf")
     make_folder(path.parent)

@@ -268,7 +268,7 @@ def read_network(path: Path, given: GivenModel, input_size: int | None = None) -
     }
     model, readout = given.read(own, str(path), input_size)
     if readout is None:
-        readout = _own_readout(path, checkpoint, model)
+        readout = own_readout(path, checkpoint, model)
     return ReadNetwork(model, _like(readout, model), checkpoint)
 
 
@@ -277,7 +277,7 @@ def _own_network(path: Path, given: GivenModel) -> ReadNetwork:
     model = checkpoint.build_model()
     if given.dtype is not None:
         model = model.to(getattr(torch, given.dtype))
-    return ReadNetwork(model, _like(_own_readout(path, checkpoint, model), model), checkpoint)
+    return ReadNetwork(model, _like(own_readout(path, checkpoint, model), model), checkpoint)
 
 
 def _like(readout: Readout | None, model: Model) -> Readout | None:
@@ -286,7 +286,8 @@ def _like(readout: Readout | None, model: Model) -> Readout | None:
     return readout if readout is None or dtype is None else readout.to(dtype)
 
 
-def _own_readout(path: Path, checkpoint: Checkpoint, model: Model) -> Readout | None:
+def own_readout(path: Path, checkpoint: Checkpoint, model: Model) -> Readout | None:
+    """Return the readout in a checkpoint, None where it has none; raises ``CheckpointError``."""
     if (weight := checkpoint.tensors.get("readout.weight")) is None:
         return None
     if weight.ndim != 2:
@@ -300,13 +301,6 @@ def _own_readout(path: Path, checkpoint: Checkpoint, model: Model) -> Readout | 
     readout = Readout(model.width, weight.shape[0], hidden=slice(*reads), generator=0, dtype=weight.dtype)
     checkpoint.load_into(readout, "readout")
     return readout
-
-
-def with_readout(network: ReadNetwork, path: Path) -> tuple[Model, Readout, Checkpoint]:
-    """Return the parts of kpframe's own network; raises ``CheckpointError`` for one without a readout."""
-    if network.readout is None or network.checkpoint is None:
-        raise CheckpointError(f"{str(path)!r} holds no readout, through which the error comes")
-    return network.model, network.readout, network.checkpoint
 
 
 def task_settings_of(checkpoint: Checkpoint | None, path: Path) -> tuple[str, dict[str, Any]]:

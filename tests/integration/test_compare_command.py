@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import kpframe.study._compare_source
 from kpframe import LearningRule, Readout, create_model, create_task
@@ -61,7 +62,8 @@ def test_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert data.attrs["kpframe_version"]
     assert data.update_cosine.sel(rule="bptt").item() == pytest.approx(1, abs=1e-5)
     assert data.update_cosine.sel(rule=labels[1]).item() < 0.999
-    assert sorted(path.name for path in output.iterdir()) == ["comparison.html", "comparison.nc", "run.json"]
+    names = ["comparison.html", "comparison.nc", "run.json", "steps"]
+    assert sorted(path.name for path in output.iterdir()) == names
 
 
 @pytest.mark.slow
@@ -201,9 +203,58 @@ def test_what_was_compared_before_ctrl_c_can_be_read(tmp_path: Path, monkeypatch
         patched.setattr(kpframe.study._compare_source, "load_network", interrupted)
         assert app.run(arguments) == 130
     assert read_dataset(output / "comparison.nc").checkpoint.values.tolist() == ["gru-000000"]
-    assert sorted(path.name for path in output.iterdir()) == ["comparison.nc", "run.json"]
+    assert sorted(path.name for path in output.iterdir()) == ["comparison.nc", "run.json", "steps"]
     assert app.run(arguments) == 0  # the same again, in the same folder
     assert read_dataset(output / "comparison.nc").sizes["checkpoint"] == 2
+
+
+def test_what_was_compared_is_not_compared_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was there when it was killed, the figures are those of an undisturbed comparison."""
+    run, output = run_of(tmp_path / "a run", "gru", "rnn"), tmp_path / "o"
+    arguments = ["compare", str(run), "--rules", "bptt; rflo", *SMALL, "--output"]
+    monkeypatch.setattr("kpframe.study._run_comparison.write_comparison", lambda data, path: path)
+    assert app.run([*arguments, str(tmp_path / "whole")]) == 1  # rflo takes no GRU
+    whole = read_dataset(tmp_path / "whole" / "comparison.nc")
+    load = kpframe.study._compare_source.load_network
+
+    def interrupted(path: Path):
+        if path.stem.startswith("rnn"):
+            raise KeyboardInterrupt
+        return load(path)
+
+    def compared() -> list[str]:
+        said = re.findall(r"comparing on (\w+)-", capsys.readouterr().err)
+        data = read_dataset(output / "comparison.nc")
+        xr.testing.assert_equal(data, whole)
+        for name, array in whole.variables.items():
+            assert (data[name].dtype, data[name].attrs) == (array.dtype, array.attrs), name
+        return said
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kpframe.study._compare_source, "load_network", interrupted)
+        assert app.run([*arguments, str(output)]) == 130
+    (record,) = output.glob("steps/gru*.nc")
+    content = record.read_bytes()
+    capsys.readouterr()
+    assert app.run([*arguments, str(output)]) == 1
+    assert compared() == ["rnn"]
+
+    def unfinished() -> None:
+        settings = json.loads((output / "run.json").read_text())
+        (output / "run.json").write_text(json.dumps(settings | {"state": "running"}))
+
+    record.write_bytes(content[: len(content) // 2])
+    unfinished()
+    assert app.run([*arguments, str(output)]) == 1
+    assert compared() == ["gru"]
+    record.write_bytes((output / "steps" / "rnn-000000-000000.nc").read_bytes())  # of another checkpoint
+    unfinished()
+    assert app.run([*arguments, str(output)]) == 1
+    assert compared() == ["gru"]
+    assert app.run([*arguments, str(output)]) == 2
+    assert "this run, finished" in capsys.readouterr().err
 
 
 def test_checkpoints_are_of_the_run_that_holds_them(

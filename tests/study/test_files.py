@@ -50,6 +50,12 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert names(tmp_path / "new") == ["a.nc"]
 
 
+def test_text_that_is_longer_than_what_was_read_is_not_cut(tmp_path: Path) -> None:
+    one = read_dataset(write_dataset(xr.Dataset({"a": ("x", ["short"])}), tmp_path / "a.nc"))
+    both = xr.concat([one, xr.Dataset({"a": ("x", ["much longer"])})], dim="x")
+    assert read_dataset(write_dataset(both, tmp_path / "b.nc")).a.values.tolist() == ["short", "much longer"]
+
+
 def test_a_full_disk(small_disk: Path) -> None:
     before = write_dataset(dataset(10), small_disk / "a.nc").read_bytes()
     for write in (
