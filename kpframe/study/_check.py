@@ -1,0 +1,226 @@
+"""What is impossible in a study, found before any training: networks are made, rules are applied once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import torch
+from attrs import evolve, frozen
+
+from kpframe.errors import KpframeError, SettingsError, mismatch, say
+from kpframe.models._linearize import linearize
+from kpframe.models._model import Model
+from kpframe.plugin import get_manager
+from kpframe.rules._parse import parse_rule
+from kpframe.rules._rule import LearningRule, create_rule
+from kpframe.study._blocks import Offered
+from kpframe.study._build import network_of, quantities_of, surroundings_of, task_of
+from kpframe.study._cells import Cell, expand
+from kpframe.study._moment import Moment
+from kpframe.study._settings import StudySettings
+from kpframe.study._study_file import to_table
+from kpframe.study._study_table import StudyTable
+from kpframe.study._training import Trainer
+from kpframe.tasks._error import output_error
+from kpframe.tasks._readout import Readout
+from kpframe.tasks._task import Task, Trials
+
+#: Trials that learning rules are tried on.
+TRIED = 2
+
+
+def check_study(study: StudySettings) -> None:
+    """Raise for all that is impossible in a study; trains nothing and writes nothing.
+
+    Every network is made once at each point of the sweep, every learning rule, of those that are compared and
+    of those that networks are trained by, is applied to two trials, and every quantity says whether it can be
+    measured. A rule that raises an error of another kind than kpframe's is not held against it: where it is
+    used, it costs its own figures alone.
+
+    Raises:
+        SettingsError: a line for each problem, beginning with the path of a key of the study.
+    """
+    table = StudyTable(to_table(study), Offered(get_manager(), study.plugins))
+    table.study()
+    if table.problems:
+        raise SettingsError("\n".join(table.problems))
+    found = _Found(varies=bool(study.sweep))
+    places = {network.label: place for place, network in enumerate(study.networks)}
+    points: dict[str, list[Cell]] = {}
+    for cell in expand(study):
+        points.setdefault(_point(cell), []).append(cell)
+    for cells in points.values():
+        place = places[cells[0].coordinates["network"]]
+        _Point(study, cells, f"network[{place}]", found).check()
+    if lines := found.lines():
+        raise SettingsError("\n".join(lines))
+
+
+def _point(cell: Cell) -> str:
+    """Return what cells share that differ in their training and seeds alone."""
+    return repr(
+        (cell.network, cell.task, cell.task_settings, cell.rules, cell.measure, cell.quantities, cell.dtype)
+    )
+
+
+class _Found:
+    """Problems, and where in the sweep each was found."""
+
+    def __init__(self, *, varies: bool) -> None:
+        self._varies = varies
+        self._places: dict[tuple[str, str], tuple[str, list[str]]] = {}
+
+    def at(self, path: str, cell: Cell) -> _At:
+        """Return a context that takes an error as a problem of a key."""
+        return _At(self, path, cell)
+
+    def tell(self, line: str, cell: Cell) -> None:
+        """Take a line as a problem; lines that differ in numbers alone are one."""
+        fixed = ("network", "trained_by", "seed")
+        place = ", ".join(f"{name} {value}" for name, value in cell.coordinates.items() if name not in fixed)
+        path, _, message = line.partition(": ")
+        _, places = self._places.setdefault((path, re.sub(r"[\d.]+", "0", message)), (line, []))
+        if place not in places:
+            places.append(place)
+
+    def lines(self) -> list[str]:
+        """Return the problems, with the points of the sweep."""
+        return [self._line(line, places) for line, places in self._places.values()]
+
+    def _line(self, line: str, places: list[str]) -> str:
+        if not self._varies:
+            return line
+        more = f", and at {len(places) - 1} more" if len(places) > 1 else ""
+        return f"{line} (at {places[0]}{more})"
+
+
+@frozen
+class _At:
+    """Takes an error as a problem of a key."""
+
+    found: _Found
+    path: str
+    cell: Cell
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        lines = str(error).splitlines() if isinstance(error, SettingsError) else [say(error) + notes]
+        for line in lines:
+            self.found.tell(f"{self.path}: {line}", self.cell)
+        return True
+
+
+@frozen
+class _Point:
+    """A network at a point of the sweep, and all its trainings there."""
+
+    study: StudySettings
+    cells: list[Cell]
+    path: str
+    found: _Found
+
+    def check(self) -> None:
+        """Find what is wrong."""
+        cell, found = self.cells[0], self.found
+        network = around = applied = None
+        with found.at("task", cell):
+            task = task_of(cell)
+            with found.at(self.path, cell):
+                network = network_of(evolve(cell, network=evolve(cell.network, reads=None)), task)
+        if network is None:
+            return
+        if cell.network.reads is not None:
+            whole, network = network, None
+            with found.at(f"{self.path}.reads", cell):
+                whole[0].component_slice(cell.network.reads)
+                network = network_of(cell, task)
+        if network is None:
+            return
+        with found.at(f"{self.path} on task {cell.task!r}", cell):
+            around = surroundings_of(evolve(cell, rules=()), task)
+            trials = next(iter(around.probes.values())).trials
+            assert trials is not None
+            applied = _applied(network, task, trials.select(slice(0, TRIED)))
+        if around is None or applied is None:
+            return
+        rules: dict[str, LearningRule] = {}
+        for place, rule in enumerate(cell.rules):
+            with found.at(f"rule[{place}]", cell):
+                rules[rule.label] = create_rule(rule.name, **rule.settings)
+        around = evolve(around, rules=rules)
+        compares = self._check_quantities(Moment(*network, around, learning_rate=cell.training.learning_rate))
+        for place, rule in enumerate(cell.rules):
+            if compares and rule.label in rules:
+                with found.at(f"rule[{place}] with {self._network()}", cell):
+                    applied(rules[rule.label], True)
+            elif not compares and rule.label not in self.study.trained_by:
+                expected = 'a quantity that compares rules, [[quantity]] name = "rules"'
+                found.tell(mismatch(f"rule[{place}]", expected, "none"), cell)
+        self._check_trainings(network, task, applied)
+
+    def _check_quantities(self, moment: Moment) -> bool:
+        """Return whether one of the quantities compares learning rules."""
+        cell, compares = self.cells[0], False
+        with self.found.at("quantity", cell):
+            for place, (label, quantity) in enumerate(quantities_of(cell).items()):
+                path = f"quantity[{place}] {label!r}"
+                compares = compares or "rules" in quantity.needs
+                if "rules" in quantity.needs and not cell.rules:
+                    self.found.tell(mismatch(path, "learning rules to compare, [[rule]]", "none"), cell)
+                    continue
+                with self.found.at(f"{path} of {self._network()}", cell):
+                    for name in [moment.inputs] if quantity.of_network else moment.around.probes:
+                        quantity.check(moment.along(name))
+        return compares
+
+    def _check_trainings(
+        self, network: tuple[Model, Readout], task: Task, applied: Callable[[LearningRule, bool], None]
+    ) -> None:
+        seen = set()
+        for cell in self.cells:
+            if (cell.rule, cell.training) in seen:
+                continue
+            seen.add((cell.rule, cell.training))
+            path = "training"
+            if cell.rule is not None:
+                path += f".rules[{self.study.trained_by.index(cell.coordinates['trained_by'])}]"
+            with self.found.at(f"{path} with {self._network()}", cell):
+                rule = None if cell.rule is None else parse_rule(cell.rule)
+                Trainer(*network, task, cell.training, rule=rule)
+                if rule is not None:
+                    applied(rule, False)
+
+    def _network(self) -> str:
+        return f"{self.path} {self.cells[0].network.label!r}"
+
+
+def _applied(
+    network: tuple[Model, Readout], task: Task, trials: Trials
+) -> Callable[[LearningRule, bool], None]:
+    """Return a function that applies a rule to a few trials, and raises where the model cannot serve it.
+
+    The function takes the rule, and whether it is compared with the exact gradient, for which it has to be an
+    operator; to train, a gradient is enough.
+    """
+    model, readout = network
+    flow = linearize(model, trials.inputs, mask=trials.mask)
+    with torch.no_grad():
+        output_err = output_error(readout(flow.trajectory.states), trials, task.loss)
+
+    def apply(rule: LearningRule, compared: bool) -> None:
+        try:
+            if compared:
+                rule.update(flow, readout).output_operator(output_err)
+            else:
+                rule.gradient(flow, readout=readout, output_err=output_err)
+        except KpframeError:
+            raise
+        except Exception:  # it costs the rule's own figures, where it is recorded
+            return
+
+    return apply
