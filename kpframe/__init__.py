@@ -50,6 +50,7 @@ _HOME = {
     "frobenius_norm": "spectra",
     "linearize": "models",
     "lyapunov_exponents": "spectra",
+    "open_run": "study",
     "spectral_density": "spectra",
     "svd": "spectra",
     "trace": "spectra",
@@ -93,6 +94,7 @@ __all__ = [
     "frobenius_norm",
     "linearize",
     "lyapunov_exponents",
+    "open_run",
     "spectral_density",
     "svd",
     "trace",
@@ -128,6 +130,7 @@ if TYPE_CHECKING:
         svd,
         trace,
     )
+    from kpframe.study import open_run
     from kpframe.tasks import Task, Trials, create_task
 
 

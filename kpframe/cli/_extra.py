@@ -10,7 +10,7 @@ EXTRA = {
     **dict.fromkeys(
         (
             *("click", "filelock", "h5netcdf", "h5py", "jinja2"),
-            *("markupsafe", "matplotlib", "rich", "safetensors", "xarray"),
+            *("markupsafe", "matplotlib", "pandas", "rich", "safetensors", "xarray"),
         ),
         "study",
     ),

@@ -13,7 +13,7 @@ import xarray as xr
 
 from kpframe.errors import ArgumentError, told
 from kpframe.study._cells import record_file, training_file
-from kpframe.study._folder import _FORMAT, RECORD, read_record
+from kpframe.study._folder import FORMAT, RECORD, format_of, read_record, resume_command
 from kpframe.study._join import Part, join, texts_of
 from kpframe.study._quantity import Quantity
 from kpframe.study._record import SHARED, labelled
@@ -69,7 +69,7 @@ def merged(path: str | Path, quantities: Mapping[str, Quantity] | QuantitiesOf |
             found[name] = data
     if not found:
         raise ArgumentError(
-            f"{str(path)!r} holds a run that has recorded nothing yet; kpframe resume {path} goes on with it"
+            f"{str(path)!r} holds a run that has recorded nothing yet; {resume_command(path)} goes on with it"
         )
     along, places = _places(path, [files[name].cell for name in found])
     parts = [
@@ -91,15 +91,11 @@ def record_of(path: Path) -> dict[str, Any]:
     record = read_record(path)
     if record is None:
         raise ArgumentError(_no_run(path))
-    if not isinstance(record.get("cells"), list):
+    if "cells" not in record:
         raise ArgumentError(
             f"{str(path)!r} holds a run of an older kpframe (kpframe {record['command']}, "
-            f"{record['created']}); its figures are in its .nc files, which kpframe.study.read_dataset reads"
+            f"{record['created']}); kpframe.study.read_dataset reads its .nc files"
         )
-    names = ("name", "coordinates", "steps")
-    for cell in record["cells"]:
-        if not isinstance(cell, dict) or any(name not in cell for name in names):
-            raise ArgumentError(f"{str(path / RECORD)!r} is damaged: a cell lacks one of {', '.join(names)}")
     return record
 
 
@@ -111,15 +107,12 @@ def _no_run(path: Path) -> str:
         return f"expected the folder of a run, got {str(path)!r}, which is a file"
     if not (path / RECORD).exists():
         return f"expected the folder of a run, got {str(path)!r}, which has no {RECORD}"
-    try:
-        found = json.loads((path / RECORD).read_text(encoding="utf-8"))["format"]
-        if found > _FORMAT:
-            return (
-                f"{str(path)!r} holds a run in format {found}, of a newer kpframe than this one, which reads "
-                f"up to {_FORMAT}; pip install --upgrade kpframe"
-            )
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    found = format_of(path)
+    if found is not None and found > FORMAT:
+        return (
+            f"{str(path)!r} holds a run in format {found}, of a newer kpframe than this one, which reads "
+            f"up to {FORMAT}; pip install --upgrade kpframe"
+        )
     return f"{str(path / RECORD)!r} is damaged: it does not say what a record of a run says"
 
 
@@ -145,7 +138,7 @@ class _Files:
     def _read(self, path: Path) -> Record | None:
         if not path.exists():
             return None
-        remedy = f"delete it, and kpframe resume {self.path} makes it anew"
+        remedy = f"delete it, and {resume_command(self.path)} makes it anew"
         record = self._reader.read(path, remedy)
         if record.attributes.get("run_id", self.run) != self.run:
             raise ArgumentError(f"{str(path)!r} belongs to another run than {RECORD} names; {remedy}")

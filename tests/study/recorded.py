@@ -56,7 +56,7 @@ def write_run(
     """Write the folder of a run; ``record`` has what ``run.json`` says otherwise."""
     cells = list(cells)
     written = {
-        "format": 1,
+        "format": 2,
         "id": "0123456789abcdef",
         "command": "run",
         "state": "running",
