@@ -20,7 +20,7 @@ from kpframe.study._open import open_run
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Dims beside those of the trainings and ``step`` of what is shown by default: figures, no curves or matrices.
+#: Dims of figures beside those of the trainings and ``step``; what has others is a curve or a matrix.
 FEW = frozenset(
     {"operator", "rule", "inputs", "parameter", "epoch", "checkpoint", "seed", "network", "trained_by"}
 )
