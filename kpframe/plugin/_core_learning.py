@@ -17,9 +17,39 @@ class GroupSettings:
     """Which trials belong together."""
 
     by: str | None = setting(
-        None, help="coordinate of the trials; the first that puts them into 2 to `most` groups when left out"
+        None,
+        help="coordinate of the trials; left out, the first that puts some of them into 2 to `most` groups",
     )
     most: int = setting(12, ge=2, help="largest number of groups")
+
+
+@frozen
+class LyapunovSettings:
+    """How many exponents, over which steps."""
+
+    k: int = setting(10, ge=1, help="number of exponents, from the largest; at most the width of the state")
+    dt: float = setting(1.0, gt=0, help="time per step; exponents are per unit of it")
+    discard: int = setting(0, ge=0, help="steps at the start of each trial that are not counted")
+
+
+@frozen
+class FiniteTimeSettings:
+    """Over which steps perturbations grow."""
+
+    window: int | None = setting(
+        None, ge=1, help="steps over which growth is measured; all since a trial's start when left out"
+    )
+    dt: float = setting(1.0, gt=0, help="time per step; exponents are per unit of it")
+
+
+@frozen
+class ComponentSettings:
+    """How many components, and whose trajectories."""
+
+    k: int = setting(3, ge=1, help="principal components kept; at most the width of the state")
+    trajectories: int = setting(
+        8, ge=0, help="trials, from the first on, whose trajectories are kept beside the mean"
+    )
 
 
 _QUANTITIES = (
@@ -40,6 +70,25 @@ _QUANTITIES = (
         "_interference:Interference",
         GroupSettings,
         "what learning one group of trials does to the others",
+    ),
+    ("lyapunov", "_dynamics:Lyapunov", LyapunovSettings, "Lyapunov exponents along each trial"),
+    (
+        "ftle",
+        "_dynamics:FiniteTimeExponents",
+        FiniteTimeSettings,
+        "finite-time Lyapunov exponents by trial and time",
+    ),
+    (
+        "loss_by_epoch",
+        "_epochs:LossByEpoch",
+        None,
+        "loss and accuracy, or R^2, by task epoch and by time within the trial",
+    ),
+    (
+        "states",
+        "_states:States",
+        ComponentSettings,
+        "participation ratio and principal components of the states, with the readout's rows",
     ),
 )
 

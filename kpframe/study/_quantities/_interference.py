@@ -107,12 +107,13 @@ class Interference(Quantity):
         coordinates = {name: _sorted_out(values) for name, values in moment.trials.trial.items()}
         counts = {name: len(labels) for name, (labels, _) in coordinates.items()}
         listed = ", ".join(f"{name} ({count} values)" for name, count in counts.items()) or "none"
-        fits = [name for name, count in counts.items() if 2 <= count <= self.most]
+        most = self.most if self.by else min(self.most, moment.trials.num_trials - 1)  # not one trial each
+        fits = [name for name, count in counts.items() if 2 <= count <= most]
         if self.by is not None and self.by not in coordinates:
             expected = f"a coordinate of the trials ({listed})"
             raise ArgumentError(mismatch("by", expected, repr(self.by)) + closest(self.by, counts))
         if (self.by or next(iter(fits), None)) not in fits:
-            expected = f"a coordinate that puts the trials into 2 to {self.most} groups (most = {self.most})"
+            expected = f"a coordinate that puts the trials into 2 to {most} groups (most = {self.most})"
             got = f"{self.by!r} with {counts[self.by]}" if self.by else "none such"
             raise ArgumentError(mismatch("by", expected, f"{got}; the trials have {listed}"))
         chosen = self.by or fits[0]

@@ -130,7 +130,7 @@ def test_estimated_kernels_are_within_their_standard_errors() -> None:
 
 def test_the_first_coordinate_that_makes_groups_is_taken(moment, data) -> None:
     """``angle`` comes first and has a value for each trial."""
-    xr.testing.assert_equal(Interference(most=5).measure(moment), data)
+    xr.testing.assert_equal(Interference().measure(moment), data)
     every = Interference(by="angle").measure(moment)
     assert every.group.values.tolist() == ["0.0", "0.1", "0.2", "0.30000000000000004", "0.4", "0.5"]
     assert every.sizes["group"] == 6

@@ -1,0 +1,127 @@
+"""What the core offers of how learning moves a network, by name: recorded together, written and read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from attrs import evolve
+
+from kpframe import Readout
+from kpframe.plugin import get_manager
+from kpframe.plugin._core_learning import learning_quantities
+from kpframe.study._moment import Moment, Probe, Surroundings
+from kpframe.study._quantity import create_quantity
+from kpframe.study._record import record
+
+from ...toy_moments import F64, Cell, H, O, moment_of, trials_of  # noqa: TID252
+
+NAMES = [spec.name for spec in learning_quantities()]
+
+
+def moments(dtype: torch.dtype, budget: int = 12) -> list[Moment]:
+    """Return two moments, along two sets of inputs, one of which is padded."""
+    probes = {
+        "test": Probe.of(trials_of(seed=1).to(dtype=dtype)),
+        "train": Probe.of(trials_of(lengths=None, seed=2).to(dtype=dtype)),
+    }
+    made: list[Moment] = []
+    for step in (0, 3):
+        model = Cell().to(dtype)
+        with torch.no_grad():
+            model.W += 0.01 * step
+        readout, around = (
+            Readout(H, O, generator=5 + step, dtype=dtype),
+            Surroundings(probes, "mse", budget=budget),
+        )
+        before = (lambda: made[0]) if step else None
+        made.append(
+            Moment(
+                model, readout, around, step=step, first=lambda: made[0], previous=before, learning_rate=0.1
+            )
+        )
+    return made
+
+
+@pytest.fixture(scope="module")
+def recorded() -> list[xr.Dataset]:
+    quantities = {name: create_quantity(name) for name in NAMES}
+    quantities["late:interference"] = create_quantity("interference", by="angle")
+    return [record(moment, quantities) for moment in moments(F64)]
+
+
+def test_each_is_recorded_along_every_set_of_inputs(recorded) -> None:
+    for data in recorded:
+        assert set(data.quantity_failure.values.tolist()) == {""}
+        assert data.inputs.values.tolist() == ["test", "train"]
+    found = recorded[1]
+    for name in ("change_norm", "descent_rate", "lyapunov_exponent", "ftle", "loss_by_epoch", "pc_explained"):
+        one, other = (found[name].sel(inputs=inputs).values for inputs in ("test", "train"))
+        assert not np.array_equal(one, other), name
+    assert found.late_group.values.tolist() == [str(i * 0.1) for i in range(6)]
+    assert found.group.values.tolist() == ["a", "b", "c"]
+    alone = create_quantity("contributions").measure(moments(F64)[1].along("train"))
+    np.testing.assert_array_equal(alone.descent_rate, found.descent_rate.sel(inputs="train"))
+
+
+def test_steps_have_the_same_variables_and_can_be_laid_beside_each_other(recorded, tmp_path: Path) -> None:
+    first, second = recorded
+    assert {name: v.dims for name, v in first.data_vars.items()} == {
+        name: v.dims for name, v in second.data_vars.items()
+    }
+    both = xr.concat(recorded, dim=xr.Variable("step", [0, 3]), join="outer")
+    both.to_netcdf(tmp_path / "both.nc", engine="h5netcdf")
+    with xr.open_dataset(tmp_path / "both.nc", engine="h5netcdf") as read:
+        assert read.change_reason.sel(step=0).values.tolist() == ["no step was recorded before"] * 2
+        assert read.change_reason.sel(step=3).values.tolist() == ["", ""]
+        np.testing.assert_array_equal(read.change_cosine, both.change_cosine)
+        np.testing.assert_array_equal(read.group_overlap, both.group_overlap)
+
+
+def test_every_variable_is_described_and_every_stderr_has_its_value(recorded) -> None:
+    for name, variable in recorded[1].data_vars.items():
+        assert set(variable.attrs) >= {"long_name", "units"}, name
+        if str(name).endswith("_stderr"):
+            assert str(name).removesuffix("_stderr") in recorded[1], name
+
+
+def test_float32_and_float64_agree(recorded) -> None:
+    """Random signs are the same in both; the first frame of Lyapunov exponents is another."""
+    single = record(moments(torch.float32)[1], {name: create_quantity(name) for name in NAMES})
+    assert set(single.quantity_failure.values.tolist()) == {""}
+    for name, variable in single.data_vars.items():
+        if variable.dtype.kind == "f" and not str(name).startswith("lyapunov"):
+            assert variable.dtype == np.float64, name
+            right = recorded[1][name].values
+            np.testing.assert_allclose(
+                variable, right, rtol=2e-3, atol=2e-4 * np.nanmax(np.abs(right), initial=0), err_msg=str(name)
+            )
+
+
+def test_measuring_leaves_the_network_and_the_random_state_alone() -> None:
+    moment = moments(F64)[1]
+    before = [p.detach().clone() for part in (moment.model, moment.readout) for p in part.parameters()]
+    state = torch.random.get_rng_state()
+    for name in NAMES:
+        create_quantity(name).measure(moment)
+    after = [p for part in (moment.model, moment.readout) for p in part.parameters()]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert all(p.grad is None for p in after)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_their_variables_have_names_of_their_own() -> None:
+    """No two quantities of the core write the same variable, but for coordinates that they share."""
+    moment = moment_of(trials_of(), budget=12, test=trials_of(seed=3))
+    moment.around = evolve(moment.around, rules={})
+    seen: dict[str, str] = {}
+    for spec in get_manager().specs("quantity"):
+        if get_manager().plugin_of(spec).distribution != "kpframe" or spec.name == "rules":
+            continue
+        for name in create_quantity(f"kpframe:{spec.name}").measure(moment).data_vars:
+            assert str(name) not in seen, (name, spec.name, seen[str(name)])
+            seen[str(name)] = spec.name
+    assert len(set(seen.values())) > len(NAMES)
