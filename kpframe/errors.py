@@ -27,6 +27,7 @@ __all__ = [
     "ShapeError",
     "SpaceMismatchError",
     "StabilityWarning",
+    "TrackingWarning",
     "UnknownNameError",
     "UnsupportedError",
     "check_seed",
@@ -112,6 +113,10 @@ class MissingDependencyError(KpframeError, ImportError):
 
 class StabilityWarning(UserWarning):
     """Settings of a model that are known to make roll-outs grow without bound, or nearly so."""
+
+
+class TrackingWarning(UserWarning):
+    """A step of somebody's training could not be recorded; the training goes on."""
 
 
 def printable(text: str) -> str:

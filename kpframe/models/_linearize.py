@@ -110,7 +110,7 @@ def _linearize(
             model, x, 4 * model.width * x.itemsize, max_bytes
         )  # states, twice while they are stacked
     check_parameters(model)
-    check_hooks(model)
+    check_hooks(model.trainable())
     original, model = model, _copy(model)
     held = _held(model)
     for name, parameter in model.named_parameters():

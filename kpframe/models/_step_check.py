@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 
 import torch
 
@@ -88,9 +89,9 @@ def check_parameters(model: Model) -> None:
             raise DtypeError(mismatch(f"parameter {name!r}", expected, parameter.dtype))
 
 
-def check_hooks(model: Model) -> None:
+def check_hooks(theta: Mapping[str, torch.nn.Parameter]) -> None:
     """Raise ``UnsupportedError`` for a hook on a parameter, which a copy would not have."""
-    for name, parameter in model.trainable().items():
+    for name, parameter in theta.items():
         if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
             expected = (
                 "one without hooks, which operators do not see; say what they do in the model (a mask: "

@@ -6,19 +6,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 _HOME = {
+    "Tracker": "_tracker",
     "compare_rules": "_compare",
+    "every": "_recording_schedule",
+    "log_spaced": "_recording_schedule",
+    "log_steps": "_recording_schedule",
     "open_run": "_open",
     "read_dataset": "_results",
     "summary": "_summary",
 }
 
-__all__ = ["compare_rules", "open_run", "read_dataset", "summary"]
+__all__ = [
+    "Tracker",
+    "compare_rules",
+    "every",
+    "log_spaced",
+    "log_steps",
+    "open_run",
+    "read_dataset",
+    "summary",
+]
 
 if TYPE_CHECKING:
     from kpframe.study._compare import compare_rules
     from kpframe.study._open import open_run
+    from kpframe.study._recording_schedule import every, log_spaced, log_steps
     from kpframe.study._results import read_dataset
     from kpframe.study._summary import summary
+    from kpframe.study._tracker import Tracker
 
 
 def __getattr__(name: str) -> object:

@@ -155,6 +155,11 @@ class RunFolder(RunWriter):
         finally:
             self._let_go()
 
+    def note_cells(self, cells: Sequence[Mapping[str, Any]]) -> None:
+        """Note which trainings and steps there are, of a run that knows its steps only as they come."""
+        self.cells = json.loads(json.dumps([dict(cell) for cell in cells]))
+        self._record("running")
+
     def writer(self) -> RunWriter:
         """Return what another process can write files of this run with while this one holds the folder."""
         return RunWriter(self.path, self.id, self.attributes)
