@@ -23,6 +23,7 @@ COMMANDS = {
     "bench": ("kpframe.cli._bench:bench", "Time the operators beside a training step."),
     "compare": ("kpframe.cli._compare:compare", "Compare learning rules on trained networks."),
     "demo": ("kpframe.cli._demo:demo", "The main job, on real data."),
+    "export": ("kpframe.cli._export:export", "Write the figures of a run as CSV or NumPy arrays."),
     "new-plugin": ("kpframe.cli._new_plugin:new_plugin", "Write a plugin to start from."),
     "plugins": ("kpframe.cli._plugins:plugins", "List the installed plugins and what they offer."),
     "show": ("kpframe.cli._plugins:show", "Show one model, rule, task ... and its settings."),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
@@ -35,17 +35,32 @@ def write_bytes(path: str | Path, content: bytes | memoryview) -> Path:
     """
     path = Path(path)
     try:
-        _write(path, content)
+        _write(path, (content,))
     except OSError as error:
         raise refusal(path, error, len(content)) from error
     return path
 
 
-def _write(path: Path, content: bytes | memoryview) -> None:
+def write_parts(path: str | Path, parts: Iterable[bytes]) -> Path:
+    """Write a file part by part as they are made, as ``write_bytes`` does; return its path.
+
+    Raises:
+        OutputError: as ``write_bytes``.
+    """
+    path = Path(path)
+    try:
+        _write(path, parts)
+    except OSError as error:
+        raise refusal(path, error) from error
+    return path
+
+
+def _write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     partial = path.with_name(f"{_PREFIX}{token_hex(8)}{_SUFFIX}")
     try:
         with partial.open("xb") as file:
-            file.write(content)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

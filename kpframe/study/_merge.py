@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,14 @@ import numpy as np
 import xarray as xr
 
 from kpframe.errors import ArgumentError, told
-from kpframe.study._cells import record_file, training_file
+from kpframe.study._build import quantities_of
+from kpframe.study._cells import Cell, expand, record_file, training_file
 from kpframe.study._folder import FORMAT, RECORD, format_of, read_record, resume_command
 from kpframe.study._join import Part, join, texts_of
 from kpframe.study._quantity import Quantity
 from kpframe.study._record import SHARED, labelled
 from kpframe.study._records import Record, RecordReader
+from kpframe.study._study_file import parse_study
 
 #: The quantities of a cell, by the cell's name.
 QuantitiesOf = Callable[[str], Mapping[str, Quantity]]
@@ -243,16 +244,13 @@ def _quantities_of(
     if quantities is not None:
         given = quantities
         return lambda name: given
-    made: dict[str, Any] = {}
+    made: dict[str, Cell] = {}
 
     def of(name: str) -> Mapping[str, Quantity]:
         if not made:
-            study = import_module("kpframe.study._study_file").parse_study(
-                record["settings"], record["command"]
-            )
-            made.update({cell.name: cell for cell in import_module("kpframe.study._cells").expand(study)})
-        found: Mapping[str, Quantity] = import_module("kpframe.study._build").quantities_of(made[name])
-        return found
+            study = parse_study(record["settings"], record["command"])
+            made.update({cell.name: cell for cell in expand(study)})
+        return quantities_of(made[name])
 
     return of
 
