@@ -17,6 +17,9 @@ from kpframe.errors import ArgumentError, mismatch
 from kpframe.plugin import get_manager
 from kpframe.study._files import make_folder, write_bytes
 
+#: What reading a damaged file may raise.
+_DAMAGE = (OSError, ValueError, KeyError, RuntimeError)
+
 
 def versions() -> dict[str, str]:
     """Return when and with which versions of kpframe, plugins and libraries something was made."""
@@ -55,13 +58,40 @@ def read_dataset(path: Path) -> xr.Dataset:
     Raises:
         ArgumentError: for a file that is missing, corrupt or no netCDF.
     """
-    if not os.path.isfile(path):  # which takes names of any length
-        raise ArgumentError(mismatch("path", "a netCDF file", f"{str(path)!r}, which does not exist"))
+    _check_file(path)
     try:
         with xr.open_dataset(path, engine="h5netcdf") as data:
             return data.load()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:  # of a damaged file, any of these
-        reason = " ".join(str(error).split())
-        raise ArgumentError(
-            mismatch("path", "a netCDF file", f"{str(path)!r}, which is corrupt ({reason})")
-        ) from error
+    except _DAMAGE as error:
+        raise _corrupt(path, error) from error
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """Return the attributes of a dataset; all of the file is read once, so that damage is found.
+
+    Raises:
+        ArgumentError: as ``read_dataset``.
+    """
+    import h5py
+
+    def read(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            item[()]
+
+    _check_file(path)
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(read)
+            return dict(file.attrs)
+    except _DAMAGE as error:
+        raise _corrupt(path, error) from error
+
+
+def _check_file(path: Path) -> None:
+    if not os.path.isfile(path):  # which takes names of any length
+        raise ArgumentError(mismatch("path", "a netCDF file", f"{str(path)!r}, which does not exist"))
+
+
+def _corrupt(path: Path, error: Exception) -> ArgumentError:
+    reason = " ".join(str(error).split())
+    return ArgumentError(mismatch("path", "a netCDF file", f"{str(path)!r}, which is corrupt ({reason})"))

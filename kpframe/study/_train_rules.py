@@ -19,7 +19,7 @@ from kpframe.flow._flow import Flow
 from kpframe.models._linearize import linearize
 from kpframe.models._model import Model, create_model
 from kpframe.operators._base import Operator
-from kpframe.rules._rule import ComposedRule, LearningRule, StochasticRule
+from kpframe.rules._rule import LearningRule
 from kpframe.spectra import alignment, effective_rank
 from kpframe.study._build import test_trials
 from kpframe.study._checkpoint import save_checkpoint
@@ -131,12 +131,18 @@ def train_rules(
     for place in range(experiment.seeds):
         one = evolve(experiment, seed=experiment.seed + place)
 
-        def told(label: str, made: int, steps: int, loss: float, place: int = place) -> None:
-            if report is not None:  # of all seeds together
-                report(label, place * steps + made, experiment.seeds * steps, loss)
-
-        done.append(_from_one_seed(rules, one, output, told, done))
+        done.append(_from_one_seed(rules, one, output, _of_seed(place, experiment.seeds, report), done))
     return gathered(done, experiment.seed)
+
+
+def _of_seed(place: int, seeds: int, report: ProgressCallback | None) -> ProgressCallback:
+    """Return what reports the progress of one seed as a part of all of them."""
+
+    def told(label: str, made: int, steps: int, loss: float, doing: str = "", /) -> None:
+        if report is not None:
+            report(label, place * steps + made, seeds * steps, loss, doing)
+
+    return told
 
 
 def _from_one_seed(
@@ -203,15 +209,6 @@ def _check(
             raise
         except Exception:  # of other kinds: it costs the rule's own curve, where it is recorded
             continue
-
-
-def redrawn(rule: LearningRule, generator: torch.Generator) -> LearningRule:
-    """Return a rule with new seeds in every stochastic part; any other rule as it is."""
-    if isinstance(rule, StochasticRule):
-        return rule.sample(generator)
-    if isinstance(rule, ComposedRule):
-        return ComposedRule(redrawn(rule.outer, generator), redrawn(rule.inner, generator))
-    return rule
 
 
 @frozen(eq=False)
@@ -307,14 +304,9 @@ class _Run:
 
     def updates(self, rule: LearningRule, model: Model, readout: Readout) -> Iterator[Progress]:
         """Make the updates, a stochastic rule drawing anew for each."""
-        draws = torch.Generator().manual_seed(self.experiment.seed)
+        seed = self.experiment.seed
         settings = evolve(self.experiment.training, gradient="operators")
-        trainer = Trainer(
-            model, readout, self.task, settings, rule=redrawn(rule, draws), seed=self.experiment.seed
-        )
-        for progress in trainer.run():
-            yield progress
-            trainer.rule = redrawn(rule, draws)
+        return Trainer(model, readout, self.task, settings, rule=rule, seed=seed, draws=seed).run()
 
     def measured(self, model: Model, readout: Readout) -> Measured:
         """Measure a network on the probe and test trials; raises ``NonFiniteError`` where it has diverged.

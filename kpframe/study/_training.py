@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 import torch
-from attrs import frozen
+from attrs import field, frozen
 
-from kpframe.errors import ArgumentError, NonFiniteError, check_seed, mismatch
+from kpframe.errors import ArgumentError, CheckpointError, NonFiniteError, check_seed, mismatch
 from kpframe.models._linearize import linearize
 from kpframe.models._model import Model
 from kpframe.operators._isolation import in_isolation, isolated
 from kpframe.plugin._settings import setting
-from kpframe.rules._rule import LearningRule
+from kpframe.rules._rule import ComposedRule, LearningRule, StochasticRule
 from kpframe.tasks._error import accuracy, output_error, task_loss
 from kpframe.tasks._readout import Readout
 from kpframe.tasks._task import Task, Trials
 
-#: Called after an update, with a label, the updates made, the updates in all and the latest loss.
-ProgressCallback = Callable[[str, int, int, float], None]
+
+class ProgressCallback(Protocol):
+    """Called after each update, and before anything else that takes long."""
+
+    def __call__(self, label: str, made: int, total: int, loss: float, doing: str = "", /) -> None:
+        """Be told how far a training is.
+
+        Args:
+            label: of what is trained.
+            made: updates made.
+            total: updates in all.
+            loss: the latest.
+            doing: what is done now, where it is not training: ``"recording step 100"``.
+        """
 
 
 @frozen
@@ -46,6 +59,21 @@ class Progress:
     loss: float
 
 
+@frozen(eq=False)
+class TrainerState:
+    """All that a training goes on from.
+
+    Attributes:
+        made: updates made.
+        tensors: parameters, buffers, the optimizer's and those of random generators, by name.
+        plain: what the optimizer keeps beside tensors, by name, as JSON can hold it.
+    """
+
+    made: int
+    tensors: Mapping[str, torch.Tensor]
+    plain: Mapping[str, Any] = field(factory=dict)
+
+
 class Trainer:
     """Trains a model and its readout on a task.
 
@@ -56,6 +84,11 @@ class Trainer:
         settings: see ``TrainingSettings``.
         rule: the learning rule of ``gradient="operators"``; it sets the model's gradient only.
         seed: seed of the training trials; the task's own stream when left out.
+        draws: seed from which a stochastic rule draws anew for each update; the same draw at all of them when
+            left out.
+
+    Attributes:
+        made: updates made so far.
 
     Raises:
         ArgumentError: when a rule is missing, or given where autograd is asked for; when model and readout
@@ -71,6 +104,7 @@ class Trainer:
         *,
         rule: LearningRule | None = None,
         seed: int | None = None,
+        draws: int | None = None,
     ) -> None:
         if (rule is not None) != (settings.gradient == "operators"):
             expected = "a LearningRule" if rule is None else "None with gradient='autograd'"
@@ -82,6 +116,8 @@ class Trainer:
             )
         self.model, self.readout, self.task, self.settings, self.rule = model, readout, task, settings, rule
         self._generator = None if seed is None else torch.Generator().manual_seed(check_seed(seed))
+        self._draws = None if draws is None else torch.Generator().manual_seed(check_seed(draws))
+        self.made = self._start = 0
         self._dtype, self._device = readout.weight.dtype, readout.weight.device
         self.optimizer = self._make_optimizer()
 
@@ -92,15 +128,77 @@ class Trainer:
         return torch.optim.SGD(parameters, lr=self.settings.learning_rate, momentum=self.settings.momentum)
 
     def run(self) -> Iterator[Progress]:
-        """Make the updates one by one, yielding after each.
+        """Make the updates one by one, yielding after each; after ``restore``, those that are left.
 
         Raises:
             NonFiniteError: when states or loss are no longer finite; names the step.
         """
-        for step in range(1, self.settings.steps + 1):
+        start, self._start = self._start, 0
+        for step in range(start + 1, self.settings.steps + 1):
+            if self.rule is not None and self._draws is not None:
+                self.rule = redrawn(self.rule, self._draws)
             with isolated(self._device, "training"), torch.enable_grad():  # left before the caller goes on
                 loss = self._update(step)
+            self.made = step
             yield Progress(step, float(loss))
+
+    def state(self) -> TrainerState:
+        """Return a copy of all that the training goes on from, to be taken between two updates.
+
+        Raises:
+            ArgumentError: without ``seed``: the task's own stream of trials is not the training's alone.
+        """
+        if self._generator is None:
+            raise ArgumentError(mismatch("seed", "one, to go on with the same trials", None))
+        tensors = dict(self._weights())
+        plain: dict[str, Any] = {}
+        for place, entries in self.optimizer.state_dict()["state"].items():
+            for name, value in entries.items():
+                into = tensors if isinstance(value, torch.Tensor) else plain
+                into[f"optimizer.{place}.{name}"] = value
+        tensors["generator"] = self._generator.get_state()
+        if self._draws is not None:
+            tensors["draws"] = self._draws.get_state()
+        plain_format = torch.contiguous_format
+        kept = {name: value.detach().clone(memory_format=plain_format) for name, value in tensors.items()}
+        return TrainerState(self.made, kept, plain)
+
+    def restore(self, state: TrainerState) -> None:
+        """Go on from a state of a trainer that was made in the same way: ``run`` makes the updates left.
+
+        Raises:
+            CheckpointError: for a state of another network or training; nothing is changed then.
+        """
+        weights, given = dict(self._weights()), dict(state.tensors)
+        generators = {"generator": self._generator, "draws": self._draws}
+        wanted = {name: f"{list(t.shape)} {t.dtype}" for name, t in weights.items()}
+        wanted |= {n: f"{list((s := g.get_state()).shape)} {s.dtype}" for n, g in generators.items() if g}
+        optimizer: dict[int, dict[str, Any]] = {}
+        for name in [name for name in (*given, *state.plain) if name.startswith("optimizer.")]:
+            _, place, key = name.split(".")
+            optimizer.setdefault(int(place), {})[key] = given.pop(name, state.plain.get(name))
+        found = {name: f"{list(t.shape)} {t.dtype}" for name, t in given.items()}
+        if found != wanted or not 0 <= state.made <= self.settings.steps:
+            differing = sorted(n for n in {*found, *wanted} if found.get(n) != wanted.get(n)) or ["made"]
+            raise CheckpointError(f"state: expected one of this training, got another {', '.join(differing)}")
+        with torch.no_grad():
+            for name, tensor in weights.items():
+                tensor.copy_(given[name])
+        for name, generator in generators.items():
+            if generator is not None:
+                generator.set_state(given[name].clone())
+        groups = self.optimizer.state_dict()["param_groups"]
+        copied = {
+            place: {key: v.clone() if isinstance(v, torch.Tensor) else v for key, v in entries.items()}
+            for place, entries in optimizer.items()
+        }
+        self.optimizer.load_state_dict({"state": copied, "param_groups": groups})
+        self.made = self._start = state.made
+
+    def _weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for owner, module in (("model", self.model), ("readout", self.readout)):
+            for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+                yield f"{owner}.{name}", tensor
 
     def _update(self, step: int) -> torch.Tensor:
         """Make one update and return the loss before it.
@@ -140,6 +238,15 @@ class Trainer:
         with torch.no_grad():
             outputs = self.readout(self.model.rollout(trials.inputs, mask=trials.mask).states)
             return float(task_loss(outputs, trials, self.task.loss)), accuracy(outputs, trials)
+
+
+def redrawn(rule: LearningRule, generator: torch.Generator) -> LearningRule:
+    """Return a rule with new seeds in every stochastic part; any other rule as it is."""
+    if isinstance(rule, StochasticRule):
+        return rule.sample(generator)
+    if isinstance(rule, ComposedRule):
+        return ComposedRule(redrawn(rule.outer, generator), redrawn(rule.inner, generator))
+    return rule
 
 
 def _check_loss(loss: torch.Tensor) -> None:

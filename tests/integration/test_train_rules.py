@@ -16,8 +16,8 @@ from kpframe.study._checkpoint import load_checkpoint
 from kpframe.study._folder import read_record
 from kpframe.study._report.training import failed_rules, write_training
 from kpframe.study._results import read_dataset, write_dataset
-from kpframe.study._train_rules import Experiment, redrawn, train_rules
-from kpframe.study._training import Trainer, TrainingSettings
+from kpframe.study._train_rules import Experiment, train_rules
+from kpframe.study._training import Trainer, TrainingSettings, redrawn
 
 TASK = {"fixation": 1, "stimulus": 2, "memory": 2, "response": 2, "grace": 0}
 EXPERIMENT = Experiment(
