@@ -52,6 +52,25 @@ class ComponentSettings:
     )
 
 
+@frozen
+class RoutingSettings:
+    """How well the routing map is known."""
+
+    draws: int = setting(
+        4, ge=2, help="random perturbations for each step; as many as the state is wide make it exact"
+    )
+
+
+@frozen
+class ActionSettings:
+    """Which operators act, on how many random inputs."""
+
+    operators: tuple[str, ...] = setting(
+        ("K", "P K", "P K P*"), help="operators that act: products of P, K, Phi, J, G, and P* ..."
+    )
+    draws: int = setting(8, ge=2, help="random inputs")
+
+
 _QUANTITIES = (
     (
         "predicted_change",
@@ -89,6 +108,25 @@ _QUANTITIES = (
         "_states:States",
         ComponentSettings,
         "participation ratio and principal components of the states, with the readout's rows",
+    ),
+    (
+        "parameters",
+        "_parameters:Parameters",
+        None,
+        "norms of the parameters, distances from before training, effective ranks",
+    ),
+    (
+        "routing",
+        "_routing:Routing",
+        RoutingSettings,
+        "how much of a perturbation at one step arrives at another",
+    ),
+    ("credit", "_routing:Credit", None, "the loss's descent by steps that errors travel back"),
+    (
+        "random_action",
+        "_action:RandomAction",
+        ActionSettings,
+        "what operators make of random input: strength by step, directions",
     ),
 )
 

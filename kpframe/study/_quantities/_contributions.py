@@ -28,6 +28,7 @@ from kpframe.study._quantities._dims import (
     time_coordinate,
     trial_coordinate,
 )
+from kpframe.study._quantities._draws import signs
 from kpframe.study._quantities._existing import epochs_of, existing_steps
 from kpframe.study._quantity import Quantity
 from kpframe.study._scores import SCORES
@@ -220,11 +221,11 @@ def _group(
     for start in range(0, count, chunk):
         rows = min(chunk, count - start)
         if exact:
-            own = torch.eye(part.size, dtype=J.dtype)[start : start + rows]
+            own = torch.eye(part.size, dtype=J.dtype, device=J.device)[start : start + rows]
         else:
-            own = 2 * torch.randint(2, (rows, part.size), generator=source).to(J.dtype) - 1
+            own = signs(source, rows, part.size, like=flow.trajectory.states)
         v = torch.zeros(rows, J.domain.size, dtype=J.dtype, device=J.device)
-        v[:, part.slice] = own.to(J.device)
+        v[:, part.slice] = own
         u = J(v)
         w = P(u) * exists[..., None]  # padded steps hold a state that has been counted
         moved = w.double().square().sum(dim=-1)  # [n, B, T]

@@ -25,6 +25,7 @@ from kpframe.plugin._takes import takes_settings
 from kpframe.rules._update import Update
 from kpframe.study._moment import Moment
 from kpframe.study._quantities._dims import attributes, numbers, require
+from kpframe.study._quantities._draws import leave_one_out, signs
 from kpframe.study._quantities._existing import existing_steps
 from kpframe.study._quantity import Quantity
 from kpframe.study._scores import SCORES
@@ -198,11 +199,9 @@ def _jackknife(whole: torch.Tensor, each: torch.Tensor, exact: bool) -> tuple[np
     value = _cosines(whole)
     if exact:
         return numbers(value), np.zeros(value.shape)
-    count = each.shape[-1]
     without = _cosines((whole[..., None] - each).movedim(-1, 0))  # [n, a, b]
-    mean = without.mean(dim=0)
-    stderr = ((without - mean).square().sum(dim=0) * (count - 1) / count).sqrt()
-    return numbers(count * value - (count - 1) * mean), numbers(stderr)
+    corrected, stderr = leave_one_out(value, without)
+    return numbers(corrected), numbers(stderr)
 
 
 def _moved(moment: Moment) -> tuple[torch.Tensor, bool]:  # [n, B, T, H]
@@ -214,7 +213,6 @@ def _moved(moment: Moment) -> tuple[torch.Tensor, bool]:  # [n, B, T, H]
     if exact:
         v = torch.eye(size, dtype=G.dtype)
     else:
-        source = moment.generator(PLACE)
-        v = 2 * torch.randint(2, (count, size), generator=source).to(G.dtype) - 1
+        v = signs(moment.generator(PLACE), count, size, like=moment.flow.trajectory.states)
     chunk = chunk_size(G, len(v), held=2)
     return torch.cat([G(part.to(G.device)) for part in torch.split(v, chunk)]), exact
