@@ -21,6 +21,7 @@ from typing import Literal, Protocol
 import torch
 
 from kpframe.errors import ArgumentError, MemoryBudgetError, mismatch, shown, whole
+from kpframe.operators._count import add_products
 from kpframe.operators._spaces import TIME, Space
 
 #: The part of the free memory that a request may take where the caller sets no limit; the rest is for others.
@@ -174,6 +175,7 @@ def product_in_chunks(op: Applied, q: torch.Tensor, chunk: int | Literal["auto"]
     if q.numel() == 0:  # no probe, or no dimension
         return q.new_zeros((*probes, *op.codomain.shape))
     count = math.prod(probes)
+    add_products(count)
     if isinstance(chunk, str) and chunk == "auto":
         size = even_share(op, count)
     else:

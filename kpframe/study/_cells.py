@@ -149,6 +149,13 @@ def _start(cell: Cell) -> str:
     return repr(parts) if 0 in cell.measure.steps else repr(cell.coordinates)
 
 
+def point_of(cell: Cell) -> str:
+    """Return what cells share that differ in their training and seeds alone."""
+    return repr(
+        (cell.network, cell.task, cell.task_settings, cell.rules, cell.measure, cell.quantities, cell.dtype)
+    )
+
+
 def record_file(name: str, step: int) -> PurePath:
     """Return where a cell's record of a step is, below the folder of the run."""
     return PurePath("steps", f"{name}-{step:06d}.nc")

@@ -16,8 +16,9 @@ from kpframe.rules._parse import parse_rule
 from kpframe.rules._rule import LearningRule, create_rule
 from kpframe.study._blocks import Offered
 from kpframe.study._build import network_of, quantities_of, surroundings_of, task_of
-from kpframe.study._cells import Cell, expand
-from kpframe.study._moment import Moment
+from kpframe.study._cells import Cell, expand, point_of
+from kpframe.study._moment import Moment, Probe
+from kpframe.study._record import record
 from kpframe.study._settings import StudySettings
 from kpframe.study._study_file import to_table
 from kpframe.study._study_table import StudyTable
@@ -28,6 +29,8 @@ from kpframe.tasks._task import Task, Trials
 
 #: Trials that learning rules are tried on.
 TRIED = 2
+#: Operator products for each estimate of a record that is made for its names alone.
+LITTLE = 8
 
 
 def check_study(study: StudySettings) -> None:
@@ -49,19 +52,38 @@ def check_study(study: StudySettings) -> None:
     places = {network.label: place for place, network in enumerate(study.networks)}
     points: dict[str, list[Cell]] = {}
     for cell in expand(study):
-        points.setdefault(_point(cell), []).append(cell)
+        points.setdefault(point_of(cell), []).append(cell)
     for cells in points.values():
         place = places[cells[0].coordinates["network"]]
         _Point(study, cells, f"network[{place}]", found).check()
-    if lines := found.lines():
+    if lines := found.lines() or _taken(study):
         raise SettingsError("\n".join(lines))
 
 
-def _point(cell: Cell) -> str:
-    """Return what cells share that differ in their training and seeds alone."""
-    return repr(
-        (cell.network, cell.task, cell.task_settings, cell.rules, cell.measure, cell.quantities, cell.dtype)
-    )
+def _taken(study: StudySettings) -> list[str]:
+    """Return which axes of the sweep have the name of what is recorded; a record of little is made for that.
+
+    Results would have one name for both, and could not be put together.
+    """
+    if not study.sweep:
+        return []
+    cell = expand(study)[0]
+    task = task_of(cell)
+    around = surroundings_of(cell, task)
+    few = {
+        name: Probe.of(probe.trials.select(slice(0, TRIED)))
+        for name, probe in around.probes.items()
+        if probe.trials
+    }
+    around = evolve(around, probes=few, budget=LITTLE)
+    moment = Moment(*network_of(cell, task), around, learning_rate=cell.training.learning_rate)
+    data = record(moment, quantities_of(cell))
+    return [
+        f"sweep[{place}]: expected another name for the dimension, got {axis.name!r}, which is that of something "
+        f'recorded; write [sweep.NAME] path = "{axis.path}" values = [...]'
+        for place, axis in enumerate(study.sweep)
+        if axis.name in {*data.variables, *data.dims}
+    ]
 
 
 class _Found:
