@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from attrs import evolve, frozen
 
-from kpframe.errors import KpframeError, SettingsError, mismatch, say
+from kpframe.errors import KpframeError, SettingsError, mismatch, printable, say
 from kpframe.models._linearize import linearize
 from kpframe.models._model import Model
 from kpframe.plugin import get_manager
@@ -33,7 +33,7 @@ TRIED = 2
 LITTLE = 8
 
 
-def check_study(study: StudySettings) -> None:
+def check_study(study: StudySettings, owner: str = "") -> None:
     """Raise for all that is impossible in a study; trains nothing and writes nothing.
 
     Every network is made once at each point of the sweep, every learning rule, of those that are compared and
@@ -41,13 +41,22 @@ def check_study(study: StudySettings) -> None:
     measured. A rule that raises an error of another kind than kpframe's is not held against it: where it is
     used, it costs its own figures alone.
 
+    Args:
+        study: what would be run.
+        owner: what lines of the message begin with: the file.
+
     Raises:
         SettingsError: a line for each problem, beginning with the path of a key of the study.
     """
+    if lines := _problems(study):
+        before = f"{owner}: " if owner else ""
+        raise SettingsError("\n".join(printable(f"{before}{line}") for line in lines))
+
+
+def _problems(study: StudySettings) -> list[str]:
     table = StudyTable(to_table(study), Offered(get_manager(), study.plugins))
-    table.study()
-    if table.problems:
-        raise SettingsError("\n".join(table.problems))
+    if table.study() is None:
+        return table.problems
     found = _Found(varies=bool(study.sweep))
     places = {network.label: place for place, network in enumerate(study.networks)}
     points: dict[str, list[Cell]] = {}
@@ -56,8 +65,7 @@ def check_study(study: StudySettings) -> None:
     for cells in points.values():
         place = places[cells[0].coordinates["network"]]
         _Point(study, cells, f"network[{place}]", found).check()
-    if lines := found.lines() or _taken(study):
-        raise SettingsError("\n".join(lines))
+    return found.lines() or _taken(study)
 
 
 def _taken(study: StudySettings) -> list[str]:
@@ -79,8 +87,8 @@ def _taken(study: StudySettings) -> list[str]:
     moment = Moment(*network_of(cell, task), around, learning_rate=cell.training.learning_rate)
     data = record(moment, quantities_of(cell))
     return [
-        f"sweep[{place}]: expected another name for the dimension, got {axis.name!r}, which is that of something "
-        f'recorded; write [sweep.NAME] path = "{axis.path}" values = [...]'
+        f"sweep[{place}]: expected another name for the dimension, got {axis.name!r}, which is that of "
+        f'something recorded; write [sweep.NAME] path = "{axis.path}" values = [...]'
         for place, axis in enumerate(study.sweep)
         if axis.name in {*data.variables, *data.dims}
     ]

@@ -141,10 +141,10 @@ def _reason(path: Path, error: OSError, needed: int) -> str:
     code, remedy = error.errno, "give another place to write to"
     if code in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
         free = _free(path)
-        wanted = f"it needs {_size(needed)}" if needed else "it needs more"
+        wanted = f"it needs {size_text(needed)}" if needed else "it needs more"
         if code != errno.ENOSPC or free is None or free >= max(needed, 1):  # quotas, and tables of files
             return f"the disk takes no more ({_text(error)}), and {wanted}; free some space, or {remedy}"
-        return f"{wanted}, and {_size(free)} are free on the disk; free some space, or {remedy}"
+        return f"{wanted}, and {size_text(free)} are free on the disk; free some space, or {remedy}"
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"its folder is read-only ({_text(error)}); {remedy}"
     if code in (errno.ENOTDIR, errno.EEXIST):
@@ -177,7 +177,7 @@ def _free(path: Path) -> int | None:
     return None
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
     """Return a number of bytes as text: 812 bytes, 12.3 kB, 4.0 MB."""
     if count < 1000:
         return f"{count} bytes"

@@ -215,6 +215,23 @@ def test_names_are_looked_up_before_anything_is_made() -> None:
     check_plugins(study_of())
 
 
+def test_an_axis_has_another_name_than_what_is_recorded() -> None:
+    sweep = [
+        {"name": "weights", "path": "training.learning_rate", "values": [0.1, 0.2]},
+        {"name": "weight", "path": "training.batch_size", "values": [1, 2]},
+    ]
+    assert lines_of(study_of(sweep=sweep, quantity=[{"name": "own_noise"}])) == [
+        "sweep[0]: expected another name for the dimension, got 'weights', which is that of something "
+        'recorded; write [sweep.NAME] path = "training.learning_rate" values = [...]'
+    ]
+    check_study(study_of(sweep=sweep, quantity=[{"name": "own_moved"}]))
+
+
+def test_lines_begin_with_the_file_where_there_is_one() -> None:
+    with pytest.raises(SettingsError, match=r"^a\\udcff.toml: network\[0\].reads: "):
+        check_study(study_of(network=[{"name": "small", "reads": "x"}]), "a\udcff.toml")
+
+
 def test_rules_are_tried_on_few_trials() -> None:
     seen = []
 
