@@ -9,7 +9,7 @@ from importlib.util import find_spec
 EXTRA = {
     **dict.fromkeys(
         (
-            *("click", "filelock", "h5netcdf", "h5py", "jinja2"),
+            *("click", "filelock", "h5netcdf", "h5py", "jinja2", "joblib"),
             *("markupsafe", "matplotlib", "pandas", "rich", "safetensors", "xarray"),
         ),
         "study",

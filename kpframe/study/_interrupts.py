@@ -14,38 +14,47 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasat
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Raise ``KeyboardInterrupt`` inside for a request to end, too, as for Ctrl-C."""
-    with _handled(_raise):
+def ended_by_signals(*, alone: bool = True) -> Iterator[None]:
+    """Raise ``KeyboardInterrupt`` inside for a request to end, once, as for Ctrl-C.
+
+    Args:
+        alone: whether Ctrl-C is this process's to see to; it is ignored where another one passes it on.
+    """
+    came: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and not alone:
+            return
+        if number == signal.SIGINT or not came:  # what is written meanwhile is not to be broken off
+            came.append(number)
+            raise KeyboardInterrupt
+
+    with _handled(end):
         yield
 
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Let what is done inside come to its end before an interrupt is raised; a second one is at once.
+    """Let what is done inside come to its end before an interrupt is raised; a second Ctrl-C is at once.
 
     Signals that end the process without more ado, and other threads than the main one, are left as they are.
     """
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        if came:
+        if number == signal.SIGINT and number in came:
             raise KeyboardInterrupt
         came.append(number)
 
-    with _handled(note, only=True):
+    with _handled(note, only=True) as before:
         yield
-    if came:
-        raise KeyboardInterrupt
-
-
-def _raise(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    for number in came:
+        before[number](number, None)
 
 
 @contextmanager
-def _handled(handler: Any, *, only: bool = False) -> Iterator[None]:
-    """Handle signals inside; with ``only`` those that Python handles already."""
+def _handled(handler: Any, *, only: bool = False) -> Iterator[dict[int, Any]]:
+    """Handle signals inside, with ``only`` those that Python handles already; yield what did so before."""
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
@@ -53,7 +62,7 @@ def _handled(handler: Any, *, only: bool = False) -> Iterator[None]:
             if callable(old) or (not only and old == signal.SIG_DFL):
                 before[number] = signal.signal(number, handler)
     try:
-        yield
+        yield before
     finally:
         for number, old in before.items():
             signal.signal(number, old)
