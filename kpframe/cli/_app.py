@@ -20,6 +20,7 @@ from kpframe.plugin import PluginWarning
 
 # name: (where the command is, what --help says of it without loading it)
 COMMANDS = {
+    "analyze": ("kpframe.cli._analyze:analyze", "Record a trained network, or a folder of checkpoints."),
     "bench": ("kpframe.cli._bench:bench", "Time the operators beside a training step."),
     "compare": ("kpframe.cli._compare:compare", "Compare learning rules on trained networks."),
     "demo": ("kpframe.cli._demo:demo", "The main job, on real data."),

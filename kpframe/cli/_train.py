@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -105,6 +103,7 @@ def train(
     """
     import torch
 
+    from kpframe.cli._pairs import read_pairs
     from kpframe.cli._progress import training_progress
     from kpframe.rules._parse import parse_rule
     from kpframe.study._labels import check_labels
@@ -126,8 +125,8 @@ def train(
             momentum=momentum,
             gradient="operators",
         ),
-        model_settings=_pairs(model_pairs, "--set"),
-        task_settings=_pairs(task_pairs, "--task-set"),
+        model_settings=read_pairs(model_pairs, "--set"),
+        task_settings=read_pairs(task_pairs, "--task-set"),
         reads=reads,
         dtype=dtype,
         trials=trials,
@@ -150,22 +149,6 @@ def train(
         for failure in failures:
             click.echo(f"Failed: {failure}", err=True)
         ctx.exit(1)
-
-
-def _pairs(pairs: tuple[str, ...], option: str) -> dict[str, Any]:
-    """Return ``key=value`` pairs; a value that is no Python literal is text."""
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key.strip():
-            raise click.BadParameter(f"expected KEY=VALUE, got {pair!r}", param_hint=f"'{option}'")
-        if key.strip() in found:
-            raise click.BadParameter(f"{key.strip()!r} is given twice", param_hint=f"'{option}'")
-        try:
-            found[key.strip()] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            found[key.strip()] = text
-    return found
 
 
 def show(data: object) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 _HOME = {
     "Tracker": "_tracker",
+    "analyze": "_analyze",
     "compare_rules": "_compare",
     "every": "_recording_schedule",
     "log_spaced": "_recording_schedule",
@@ -18,6 +19,7 @@ _HOME = {
 
 __all__ = [
     "Tracker",
+    "analyze",
     "compare_rules",
     "every",
     "log_spaced",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from kpframe.study._analyze import analyze
     from kpframe.study._compare import compare_rules
     from kpframe.study._open import open_run
     from kpframe.study._recording_schedule import every, log_spaced, log_steps

@@ -15,7 +15,7 @@ from attrs import field, frozen
 from kpframe.errors import ArgumentError, CheckpointError, mismatch, shown
 from kpframe.models._model import Model
 from kpframe.study._checkpoint import Checkpoint, load_checkpoint, load_weights, read_header
-from kpframe.study._folder import read_record
+from kpframe.study._folder import FORMAT, RECORD, format_of, read_record
 from kpframe.study._given_model import GivenModel
 from kpframe.study._labels import file_names
 from kpframe.study._weight_files import SAFETENSORS, SUFFIXES, kind_of, read_safetensors
@@ -85,7 +85,7 @@ def find_cells(source: Path) -> list[SourceCell]:
     label = shown_path(_stem(paths[0].name) if source.is_file() else source.resolve().name or "folder")
     name = file_names([label])[label]
     headers = {path: header_of(path) for path in paths}
-    record = None if source.is_file() else read_record(source)
+    record = None if source.is_file() else _record_of(source)
     if record is not None:
         _check_run(source, paths, headers, record["id"])
         if cells := _cells_of_run(paths, headers, record):
@@ -120,6 +120,18 @@ def header_of(path: Path) -> dict[str, Any] | None:
         return None
     _, metadata = read_safetensors(path, tensors=False)
     return read_header(path, metadata)
+
+
+def _record_of(source: Path) -> dict[str, Any] | None:
+    """Return the record of a run's folder, None for another folder; raises ``CheckpointError``."""
+    record = read_record(source)
+    if record is None and (source / RECORD).exists():
+        newer = format_of(source)
+        got = "one that is damaged" if newer is None or newer <= FORMAT else "one of a newer kpframe"
+        expected = f"a {RECORD} that this kpframe knows in {str(source)!r}"
+        remedy = "; without it the folder is one training's, by the names of its files"
+        raise CheckpointError(mismatch("source", expected, got + remedy))
+    return record
 
 
 def _check_run(

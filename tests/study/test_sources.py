@@ -362,10 +362,16 @@ def run_folder(path: Path, **record: object) -> Path:
         "created": "",
         "settings": {},
         "cells": [
-            {"name": "rnn-seed=0", "coordinates": {"network": "RNN", "seed": 0}, "initial_of": "gru-seed=0"},
-            {"name": "gru-seed=0", "coordinates": {"network": "GRU", "seed": 0}, "initial_of": None},
+            {
+                "name": f"{name.lower()}-seed=0",
+                "coordinates": {"network": name, "seed": 0},
+                "initial_of": first,
+            }
+            for name, first in (("RNN", "gru-seed=0"), ("GRU", None))
         ],
     }
+    for cell in content["cells"]:
+        cell["steps"] = [10]
     (path / "run.json").write_text(json.dumps(content | record))
     return path
 
@@ -380,6 +386,10 @@ def test_the_cells_of_a_run(tmp_path: Path) -> None:
     assert cells[0].files[0].path.name == "gru-seed=0-000000.safetensors"
     with pytest.raises(CheckpointError, match="expected checkpoints of run fedcba9876543210 in"):
         find_cells(run_folder(tmp_path / "other", id="fedcba9876543210"))
+    for number, record in enumerate(({"format": 99}, {"cells": 3}, {"cells": [{"name": "rnn"}]})):
+        said = "one of a newer kpframe" if "format" in record else "one that is damaged"
+        with pytest.raises(CheckpointError, match=rf"a run.json that this kpframe knows in .*, got {said}"):
+            find_cells(run_folder(tmp_path / f"run {number}", **record))
 
 
 def test_sources_that_are_none(tmp_path: Path) -> None:
