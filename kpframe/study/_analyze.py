@@ -19,7 +19,7 @@ from kpframe.study._given_model import Factory, GivenModel
 from kpframe.study._merge import merged
 from kpframe.study._moment import OPERATORS
 from kpframe.study._record import record
-from kpframe.study._results import read_dataset
+from kpframe.study._results import read_attributes
 from kpframe.study._sources import find_cells
 
 #: Called before a network is recorded: with what it is, how many were recorded, and how many there are.
@@ -172,7 +172,7 @@ def _record_all(cells: Sequence[AnalyzedCell], folder: RunFolder, report: Report
 def _there(folder: RunFolder, name: str, path: Path) -> bool:
     """Return whether a record is there, whole and of this run."""
     with suppress(ArgumentError):
-        attributes = read_dataset(path).attrs
+        attributes = read_attributes(path)
         return (attributes.get("run_id"), attributes.get("cell")) == (folder.id, name)
     return False
 

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from kpframe.errors import ArgumentError, told
+from kpframe.study._analysis import Analysis
 from kpframe.study._build import quantities_of
 from kpframe.study._cells import Cell, expand, record_file, training_file
 from kpframe.study._folder import FORMAT, RECORD, format_of, read_record, resume_command
@@ -248,9 +249,7 @@ def _quantities_of(
 
     def of(name: str) -> Mapping[str, Quantity]:
         if record["command"] == "analyze":  # which is no study: it says itself what it records
-            analysis = import_module("kpframe.study._analysis").Analysis.from_settings(record["settings"])
-            recorded: Mapping[str, Quantity] = analysis.made_quantities()
-            return recorded
+            return Analysis.from_settings(record["settings"]).made_quantities()
         if not made:
             study = parse_study(record["settings"], record["command"])
             made.update({cell.name: cell for cell in expand(study)})
