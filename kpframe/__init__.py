@@ -142,6 +142,7 @@ _MODULES = (
     "flow",
     "gradient_flow",
     "interchange",
+    "lightning",
     "models",
     "operators",
     "plugin",

@@ -28,7 +28,7 @@ FLOORS = [
     {"rules", "spectra"},
     {"comparison", "gradient_flow"},
     {"study"},
-    {"checkpoint", "interchange", "training"},
+    {"checkpoint", "interchange", "lightning", "training"},
     {"testing"},
     {"cli"},
 ]

@@ -89,11 +89,11 @@ def test_a_plugin_declares_what_its_tests_import(plugin: Path) -> None:
 
 
 def test_the_core_declares_what_it_imports() -> None:
-    extras = {name: names(CORE["optional-dependencies"][name]) for name in ("study", "test", "interop")}
+    extras = {name: names(CORE["optional-dependencies"][name]) for name in EXTRA.values()}
     needed = names(CORE["dependencies"])
     found = imported_below(ROOT / "kpframe", "*.py") - {"kpframe"}
     assert needed <= found
-    assert found <= needed | extras["study"] | extras["test"]
+    assert found <= needed | extras["study"] | extras["test"] | extras["notebook"]
     tests = {name for name in imported_below(ROOT / "tests", "*.py") if not name.startswith("kpf")}
     assert tests <= needed.union(*extras.values()) | {"packaging"}  # which comes with pytest
 

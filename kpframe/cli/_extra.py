@@ -16,6 +16,8 @@ EXTRA = {
     ),
     **dict.fromkeys(("hypothesis", "pytest", "pytest_benchmark"), "test"),
     "ncps": "interop",
+    "pytorch_lightning": "lightning",
+    "IPython": "notebook",
 }
 
 

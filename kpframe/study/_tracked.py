@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
@@ -10,16 +11,14 @@ from typing import Any, TypeAlias, get_args
 import torch
 
 from kpframe.errors import ArgumentError, KpframeError, closest, mismatch, shown
-from kpframe.models._model import Model
 from kpframe.plugin._call_text import parse_call, parse_expression
 from kpframe.rules._parse import parse_rule
 from kpframe.rules._rule import LearningRule
 from kpframe.study._moment import Moment, Probe, Surroundings
 from kpframe.study._quantity import Quantity, create_quantity
+from kpframe.study._study_table import DEFAULTS
 from kpframe.tasks._task import Loss, Trials
 
-#: What is recorded where nothing is named, as far as it can be measured; with rules, "rules" too.
-DEFAULTS = ("scores", "effective_rank", "trace", "spectrum", "time_kernel", "trial_kernel")
 #: The names of sets of inputs along the dimension ``inputs``.
 PROBE, UNSEEN = "probe", "unseen"
 
@@ -61,6 +60,18 @@ def surroundings_of(
         budget=budget,
         seed=seed,
     )
+
+
+def check_rate(value: float) -> float:
+    """Return a learning rate; raises ``ArgumentError``."""
+    expected = "a finite number > 0"
+    try:
+        rate = float(value)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(mismatch("learning_rate", expected, shown(value))) from error
+    if not 0 < rate < math.inf:
+        raise ArgumentError(mismatch("learning_rate", expected, rate))
+    return rate
 
 
 def _operators(operators: Iterable[str]) -> tuple[str, ...]:
@@ -219,11 +230,9 @@ def _lacking(moment: Moment, quantity: Quantity) -> str:
     return ""
 
 
-def described(
-    model: Model, moment: Moment, quantities: Mapping[str, Quantity], given: Quantities | None
-) -> dict[str, Any]:
+def described(moment: Moment, quantities: Mapping[str, Quantity], given: Quantities | None) -> dict[str, Any]:
     """Return, as JSON holds it, all that the figures follow from beside the training itself."""
-    around, readout = moment.around, moment.readout
+    around, model, readout = moment.around, moment.model, moment.readout
     texts = {} if given is None else labelled_texts(given, "quantities")
     spoken = [value if isinstance(value, str) else _class_of(value) for value in texts.values()]
     return {
@@ -240,6 +249,7 @@ def described(
         "quantities": spoken or list(quantities),
         "budget": around.budget,
         "seed": around.seed,
+        "learning_rate": moment.learning_rate,
     }
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from attrs import frozen
@@ -25,7 +25,15 @@ from kpframe.study._moment import OPERATORS, Moment
 from kpframe.study._record import write_step
 from kpframe.study._recording_schedule import Schedule, schedule_of
 from kpframe.study._scores import SCORES, scores_of
-from kpframe.study._tracked import Inputs, Quantities, Rules, described, measurable, surroundings_of
+from kpframe.study._tracked import (
+    Inputs,
+    Quantities,
+    Rules,
+    check_rate,
+    described,
+    measurable,
+    surroundings_of,
+)
 from kpframe.study._tracker_folder import TrackerFolder
 from kpframe.study._tracker_table import LiveDisplay, Table
 from kpframe.tasks._readout import Readout
@@ -93,6 +101,7 @@ class Tracker:
         seed: of the random probes.
         title: of the run.
         rules: learning rules to compare with the exact gradient: texts, or rules by label.
+        learning_rate: of plain gradient descent, for what it is predicted to change.
         overwrite: replace what a run has left in the folder.
         resume: go on with what a tracker has left there. Steps up to the first that comes now are kept, later
             ones are of a course that the training has left, and are removed.
@@ -122,6 +131,7 @@ class Tracker:
         seed: int = 0,
         title: str | None = None,
         rules: Rules | None = None,
+        learning_rate: float | None = None,
         overwrite: bool = False,
         resume: bool = False,
         quiet: bool = False,
@@ -140,6 +150,7 @@ class Tracker:
         )
         if overwrite and resume:
             raise ArgumentError(mismatch("resume", "False beside overwrite=True", True))
+        self._learning_rate = None if learning_rate is None else check_rate(learning_rate)
         self._network = LiveNetwork(model, readout)
         title = f"Training of {self._network.name}" if title is None else title
         check_labels([title], "title")
@@ -152,7 +163,7 @@ class Tracker:
             if moment.readout is not None and test is not None and self._around.loss is not None:
                 scores_of(moment.model, moment.readout, test, self._around.loss)
             self._quantities, self.left_out = measurable(moment, quantities)
-            settings = described(moment.model, moment, self._quantities, quantities)
+            settings = described(moment, self._quantities, quantities)
         label = self._network.name
         self._cell = file_names([label])[label]
         self._folder = TrackerFolder(
@@ -268,7 +279,10 @@ class Tracker:
         with self._never_ending(f"step {step}"):
             with untouched(self._network.device):
                 moment = self._moment(step)
-                data = write_step(self._folder.run, self._cell, moment, self._quantities)
+                extra: dict[str, Any] = {"seed": self._around.seed}
+                if moment.readout is not None:
+                    extra["reads"] = [moment.readout.hidden.start, moment.readout.hidden.stop]
+                data = write_step(self._folder.run, self._cell, moment, self._quantities, extra=extra)
             self._folder.add(step)
             self._keep(step, moment)
             self._table.add(step, self._losses.at(step), data, perf_counter() - began)
@@ -287,8 +301,9 @@ class Tracker:
             readout,
             self._around,
             step=step,
-            first=lambda: self._earlier(step, 0),
+            first=lambda: self._earlier(step, 0) or Moment(model, readout, self._around, step=step),
             previous=lambda: self._earlier(step, -1),
+            learning_rate=self._learning_rate,
         )
 
     def _earlier(self, step: int, place: int) -> Moment | None:
@@ -301,7 +316,7 @@ class Tracker:
             network = self._network.copies()
             self._folder.load(found, *network)
             self._kept[found] = network
-        return Moment(*self._kept[found], self._around, step=found)
+        return Moment(*self._kept[found], self._around, step=found, learning_rate=self._learning_rate)
 
     def _keep(self, step: int, moment: Moment) -> None:
         """Keep the network of a recorded step, and the first one, for the steps that come."""

@@ -114,7 +114,7 @@ def test_the_figures_are_those_of_the_network_at_the_step(tmp_path: Path) -> Non
         value, error = (float(data[name].sel(operator="K")) for name in ("trace", "trace_stderr"))
         assert abs(value - traces[data.attrs["step"]]) <= 5 * error + 1e-5 * value
     assert recorded(tmp_path, "previous_step") == pytest.approx({0: np.nan, 1: 0, 3: 1, 8: 3}, nan_ok=True)
-    assert recorded(tmp_path, "first_step") == pytest.approx({0: np.nan, 1: 0, 3: 0, 8: 0}, nan_ok=True)
+    assert recorded(tmp_path, "first_step") == pytest.approx({0: 0, 1: 0, 3: 0, 8: 0})
 
 
 def test_the_losses_and_what_recording_cost_are_kept(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_the_run_is_one_of_one_training(tmp_path: Path) -> None:
         }
     ]
     checkpoint = kpframe.checkpoint.load_checkpoint(tmp_path / "checkpoints" / "RNNCell-000008.safetensors")
-    assert checkpoint.extra == {"run": record["id"], "cell": "RNNCell"}
+    assert checkpoint.extra == {"run": record["id"], "cell": "RNNCell", "seed": 7, "reads": [0, 4]}
     assert torch.equal(checkpoint.tensors["model.cell.weight_hh"], loop.module.weight_hh)
     assert torch.equal(checkpoint.tensors["readout.weight"], loop.head.weight)
 
@@ -425,13 +425,14 @@ def test_a_disk_that_stays_full_does_not_hide_the_loops_own_error(
 
 
 def test_where_warnings_are_errors_the_training_still_goes_on(tmp_path: Path, monkeypatch, capsys) -> None:
+    def write_step(*given: object, **options: object) -> None:
+        raise ValueError("no")
+
     loop = Loop()
     with tracker(loop, tmp_path) as track:
-        monkeypatch.setattr(
-            "kpframe.study._tracker.write_step", lambda *given: (_ for _ in ()).throw(ValueError("no"))
-        )
+        monkeypatch.setattr("kpframe.study._tracker.write_step", write_step)
         loop.run(track)  # pytest makes errors of warnings
-    assert list(track.missing)[:4] == ["step 0", "step 1", "step 3", "step 8"]
+    assert list(track.missing) == ["step 0", "step 1", "step 3", "step 8"]
     assert "step 0 could not be kept; the training goes on (ValueError: no)" in capsys.readouterr().err
 
 
@@ -482,6 +483,8 @@ def test_wrong_arguments_are_refused_before_the_training(tmp_path: Path) -> None
         ({"budget": 1}, "budget: expected a whole number >= 4"),
         ({"seed": -1}, "seed: expected a whole number in"),
         ({"schedule": []}, "schedule: expected steps"),
+        ({"learning_rate": 0}, "learning_rate: expected a finite number > 0, got 0.0"),
+        ({"learning_rate": "fast"}, "learning_rate: expected a finite number > 0, got 'fast'"),
         ({"test": x}, "test: expected kpframe.Trials, got Tensor"),
         ({"unseen": [1]}, r"unseen: expected a tensor \[B, T, I\] or kpframe.Trials, got list"),
         ({"unseen": x[..., :1]}, "shape"),

@@ -1,0 +1,5 @@
+"""The tracker of studies as a callback of Lightning, ``lightning`` or ``pytorch_lightning``."""
+
+from kpframe.study._lightning import TrackerCallback
+
+__all__ = ["TrackerCallback"]
