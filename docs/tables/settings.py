@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kpframe.plugin import KINDS, get_manager
 from kpframe.plugin._settings import SettingInfo, describe
+from kpframe.plugin._specs import plural
+from kpframe.study._settings import MeasureSettings
+from kpframe.study._training import TrainingSettings
 
 PAGE = Path(__file__).parents[1] / "settings.md"
 BUNDLED = {"kpframe", *(path.name for path in (Path(__file__).parents[2] / "plugins").glob("kpframe-*"))}
@@ -20,14 +23,36 @@ What models, rules, tasks, reducers and forms of P and K take, as they declare i
 
 def page() -> str:
     """Return the page, a table for each thing that has settings, by kind."""
-    return "\n".join([HEAD, *(line for kind in KINDS for line in section(kind))]).rstrip() + "\n"
+    lines = [HEAD, *(line for kind in KINDS for line in section(kind)), *study()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def study() -> Iterator[str]:
+    """Yield the lines on the tables of a study file that are the study's own."""
+    yield "## Study files\n"
+    yield (
+        "The tables of a study file that belong to no plugin; `kpframe run --template` shows the whole. "
+        "There `steps` of `[measure]` may also be `{ every = 10 }`, `{ log = 12 }` or `{ count = 60 }`, and "
+        "`rules` of `[training]` names learning rules to train by, which sets `gradient`.\n"
+    )
+    for name, cls in (("training", TrainingSettings), ("measure", MeasureSettings)):
+        yield f"### `[{name}]`\n"
+        yield from table(describe(cls))
+
+
+def table(infos: Iterable[SettingInfo]) -> Iterator[str]:
+    """Yield a table of settings."""
+    yield "| setting | type | default | bounds | meaning |"
+    yield "|---|---|---|---|---|"
+    yield from map(row, infos)
+    yield ""
 
 
 def section(kind: str) -> Iterator[str]:
     """Yield the lines on one kind, in the order of names; those without settings in one line at the end."""
     manager = get_manager()
     specs = [spec for spec in manager.specs(kind) if manager.plugin_of(spec).distribution in BUNDLED]
-    yield f"## {kind.replace('_', ' ').capitalize()}s\n"
+    yield f"## {plural(kind).replace('_', ' ').capitalize()}\n"
     bare = []
     for spec in sorted(specs, key=lambda spec: spec.name):
         infos = describe(spec.settings)
@@ -36,10 +61,7 @@ def section(kind: str) -> Iterator[str]:
             continue
         yield f"### `{spec.name}`\n"
         yield f"{plain(spec.summary)}, from `{manager.plugin_of(spec).distribution}`.\n"
-        yield "| setting | type | default | bounds | meaning |"
-        yield "|---|---|---|---|---|"
-        yield from map(row, infos)
-        yield ""
+        yield from table(infos)
     if bare:
         yield f"Without settings: {', '.join(bare)}.\n"
 

@@ -214,7 +214,8 @@ def _update_seconds(cell: Cell, task: Task, problems: dict[str, None]) -> float:
     """Return the time of one update [s]; a first one, which takes longer, does not count."""
     rule = None if cell.rule is None else parse_rule(cell.rule)
     settings = evolve(cell.training, steps=min(cell.training.steps, 1 + UPDATES))
-    trainer = Trainer(*network_of(cell, task), task, settings, rule=rule, seed=cell.seed)
+    draws = None if rule is None else cell.seed
+    trainer = Trainer(*network_of(cell, task), task, settings, rule=rule, seed=cell.seed, draws=draws)
     times, last = [0.0], time.perf_counter()
     try:
         for _ in trainer.run():
