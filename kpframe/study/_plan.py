@@ -32,8 +32,8 @@ PATIENCE = 20.0
 LONG = 8.0
 #: Budgets of these smaller records.
 SMALL = (8, 16)
-#: Bytes of a file beside its numbers: where it comes from, names and settings.
-OVERHEAD = 6_000
+#: Bytes of files beside their numbers: where a record comes from, names in a checkpoint, a file of losses.
+ORIGIN, NAMES, LOSSES = 3_000, 1_000, 15_000
 
 
 @frozen
@@ -48,6 +48,7 @@ class Cost:
         update_seconds, record_seconds: of one [s].
         products: operator products of one record.
         record_bytes, checkpoint_bytes: sizes of the files of one record.
+        figure_bytes: what the figures of a record take among others.
         measured: whether it was measured, or is taken to be like another point.
         scaled: whether the time of a record follows from smaller budgets.
     """
@@ -62,6 +63,7 @@ class Cost:
     products: int
     record_bytes: int
     checkpoint_bytes: int
+    figure_bytes: int
     measured: bool = True
     scaled: bool = False
 
@@ -109,8 +111,8 @@ class Plan:
     def disk_bytes(self) -> int:
         """The size of all files: checkpoints, records, and these once more in ``results.nc``."""
         return sum(
-            sum(cost.records) * (2 * cost.record_bytes + cost.checkpoint_bytes)
-            + cost.cells * (OVERHEAD + 8 * cost.updates)
+            sum(cost.records) * (cost.record_bytes + cost.checkpoint_bytes + cost.figure_bytes)
+            + cost.cells * (LOSSES + 16 * cost.updates)
             for cost in self.costs
         )
 
@@ -163,6 +165,7 @@ class _Record:
     products: int
     record_bytes: int
     checkpoint_bytes: int
+    figure_bytes: int
     scaled: bool
 
 
@@ -178,6 +181,7 @@ def _cost(cells: Sequence[Cell], update: float, one: _Record) -> Cost:
         products=one.products,
         record_bytes=one.record_bytes,
         checkpoint_bytes=one.checkpoint_bytes,
+        figure_bytes=one.figure_bytes,
         scaled=one.scaled,
     )
 
@@ -197,6 +201,7 @@ def _alike(cells: Sequence[Cell], like: Sequence[Cost]) -> Cost:
         products=round(statistics.fmean(cost.products for cost in like)),
         record_bytes=round(statistics.fmean(cost.record_bytes for cost in like)),
         checkpoint_bytes=round(statistics.fmean(cost.checkpoint_bytes for cost in like)),
+        figure_bytes=round(statistics.fmean(cost.figure_bytes for cost in like)),
     )
 
 
@@ -277,8 +282,9 @@ def _record(cell: Cell, task: Task, budget: int, problems: dict[str, None]) -> _
     return _Record(
         seconds,
         count.products,
-        OVERHEAD + len(data.drop_encoding().to_netcdf(engine="h5netcdf")),
-        OVERHEAD + sum(tensor.nbytes for tensor in tensors),
+        ORIGIN + len(data.drop_encoding().to_netcdf(engine="h5netcdf")),
+        NAMES + sum(tensor.nbytes for tensor in tensors),
+        data.nbytes,
         scaled=False,
     )
 

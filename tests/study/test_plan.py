@@ -144,7 +144,7 @@ def test_the_peak_of_memory_and_the_size_of_records(tmp_path: Path, monkeypatch:
     (first, *_) = small.costs
     assert 40_000 < first.record_bytes < 80_000  # 5000 numbers, and what stands beside them
     tensors = 8 * (4 * 4 + 4 * 2 + 4 + 4 + 1)
-    assert first.checkpoint_bytes == _plan.OVERHEAD + tensors
+    assert first.checkpoint_bytes == _plan.NAMES + tensors
     assert list(tmp_path.iterdir()) == []
 
 
@@ -159,7 +159,10 @@ def test_a_peak_can_be_forgotten() -> None:
 
 def test_the_longest_trainings_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    costs = [Cost("A", "", 2, 10, (1, 1), 0.2, 1.0, 0, 0, 0), Cost("B", "", 1, 10, (2,), 0.2, 1.0, 0, 0, 0)]
+    costs = [
+        Cost("A", "", 2, 10, (1, 1), 0.2, 1.0, 0, 0, 0, 0),
+        Cost("B", "", 1, 10, (2,), 0.2, 1.0, 0, 0, 0, 0),
+    ]
     found = Plan(tuple(costs), None)
     assert found.seconds() == pytest.approx(3 + 3 + 4)
     assert found.seconds(2) == pytest.approx(6)

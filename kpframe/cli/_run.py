@@ -1,0 +1,145 @@
+"""``kpframe run``: train the networks of a study file and record what it asks for."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from kpframe.study._plan import Cost, Plan
+    from kpframe.study._settings import StudySettings
+
+#: Rows of a table that is shown on a terminal.
+ROWS = 20
+
+
+@click.command()
+@click.argument("study", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to write into; by default the name of the study file without its ending, here.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Check the study, and measure what it would take; write nothing."
+)
+@click.option("--template", is_flag=True, help="Write a commented study file to start from, to the terminal.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings at the same time."
+)
+@click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
+@click.pass_context
+def run(
+    ctx: click.Context,
+    study: Path | None,
+    output: Path | None,
+    dry_run: bool,
+    template: bool,
+    jobs: int,
+    overwrite: bool,
+) -> None:
+    """Run the study that the TOML file STUDY describes, or go on with one that was stopped.
+
+    Writes OUTPUT/results.nc (every number, with named dimensions), a record and a checkpoint of each network
+    at each recorded step, and the losses. All that is wrong with the file, and all that is impossible, is
+    said before anything is trained. After a training, or a figure, that failed the exit code is 1.
+
+    kpframe run --template > STUDY.toml writes a file to start from.
+    """
+    from kpframe.study._study_file import load_study, template_text
+
+    if template:
+        click.echo(template_text(), nl=False)
+        return
+    if study is None:
+        raise click.UsageError("expected a study file, or --template for one to start from", ctx)
+    settings = load_study(study)
+    output = Path(study.stem) if output is None else output
+    if dry_run:
+        from kpframe.study._check import check_study
+        from kpframe.study._plan import plan
+
+        check_study(settings, str(study))
+        show_plan(settings, plan(settings), jobs, output)
+    elif not _run(settings, study.read_text(encoding="utf-8-sig"), output, jobs, overwrite):
+        ctx.exit(1)
+
+
+def _run(study: StudySettings, text: str, output: Path, jobs: int, overwrite: bool) -> bool:
+    """Run a study; return whether nothing in it failed."""
+    from kpframe.cli._progress import training_progress
+    from kpframe.cli._trainings import show_trainings
+    from kpframe.study._cells import expand
+    from kpframe.study._run_study import keep_study, run_study, study_folder
+
+    started, cells = time.monotonic(), expand(study)
+    with study_folder(study, output, overwrite=overwrite) as folder:
+        keep_study(folder, text)
+        if folder.resumed:
+            click.echo(f"going on with the run in {output}", err=True)
+        with training_progress([cell.label for cell in cells]) as report:
+            data = run_study(study, folder, jobs=jobs, report=report)
+    good = show_trainings(data, cells)
+    click.echo(f"results: {output / 'results.nc'}  ({duration(time.monotonic() - started)})")
+    return good
+
+
+def show_plan(study: StudySettings, found: Plan, jobs: int, output: Path) -> None:
+    """Write what a study would do to the terminal."""
+    from kpframe.cli._tables import new_console, new_table
+    from kpframe.study._files import size_text
+
+    table = new_table(
+        "network", "at", "trainings", "updates", "an update", "steps", "recording one", "in all"
+    )
+    for cost in found.costs[:ROWS]:
+        table.add_row(*_row(cost))
+    console = new_console()
+    console.print(study.title)
+    console.print(table)
+    if (more := len(found.costs) - ROWS) > 0:
+        console.print(f"and {more} more like these\n")
+    if any(cost.scaled for cost in found.costs):
+        console.print("~ follows from smaller budgets")
+    if not all(cost.measured for cost in found.costs):
+        console.print("= taken to be like those that were measured")
+    memory = "not known here" if found.memory_bytes is None else size_text(found.memory_bytes)
+    each = "" if jobs == 1 else f" for each of {jobs} processes"
+    alone = "" if jobs == 1 else f" with --jobs {jobs}, {duration(found.seconds())} with one"
+    for name, text in (
+        ("trainings", f"{found.cells}, with {found.updates} updates"),
+        ("records", f"{found.records}, with {found.products} operator products"),
+        ("time", f"about {duration(found.seconds(jobs))}{alone}"),
+        ("memory", f"{memory}{each}"),
+        ("disk", f"{size_text(found.disk_bytes)} in {output}"),
+    ):
+        console.print(f"{name + ':':<11}{text}")
+    for problem in found.problems:
+        click.echo(f"Warning: {problem}", err=True)
+
+
+def _row(cost: Cost) -> tuple[str, ...]:
+    mark = "" if cost.measured else "= "
+    about = "~ " if cost.scaled else ""
+    return (
+        cost.network,
+        cost.point,
+        str(cost.cells),
+        str(cost.updates),
+        mark + duration(cost.update_seconds),
+        "+".join(map(str, sorted({*cost.records}, reverse=True))),
+        mark + about + duration(cost.record_seconds),
+        duration(sum(cost.seconds())),
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return a time as text: 3.2 ms, 12 s, 4 min, 2.5 h."""
+    if seconds < 1:
+        return f"{1000 * seconds:.2g} ms"
+    if seconds < 120:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
