@@ -17,6 +17,7 @@ from kpframe.study._cells import Cell, expand, record_file, training_file
 from kpframe.study._folder import FORMAT, RECORD, format_of, read_record, resume_command
 from kpframe.study._join import Part, join, texts_of
 from kpframe.study._quantity import Quantity
+from kpframe.study._quantity_texts import quantities_of_texts
 from kpframe.study._record import SHARED, labelled
 from kpframe.study._records import Record, RecordReader
 from kpframe.study._study_file import parse_study
@@ -250,6 +251,8 @@ def _quantities_of(
     def of(name: str) -> Mapping[str, Quantity]:
         if record["command"] == "analyze":  # which is no study: it says itself what it records
             return Analysis.from_settings(record["settings"]).made_quantities()
+        if record["command"] == "track":  # nor is a training of somebody's own
+            return quantities_of_texts(record["settings"]["quantities"])
         if not made:
             study = parse_study(record["settings"], record["command"])
             made.update({cell.name: cell for cell in expand(study)})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any, TypeAlias, get_args
@@ -11,11 +10,11 @@ from typing import Any, TypeAlias, get_args
 import torch
 
 from kpframe.errors import ArgumentError, KpframeError, closest, mismatch, shown
-from kpframe.plugin._call_text import parse_call, parse_expression
 from kpframe.rules._parse import parse_rule
 from kpframe.rules._rule import LearningRule
 from kpframe.study._moment import Moment, Probe, Surroundings
-from kpframe.study._quantity import Quantity, create_quantity
+from kpframe.study._quantity import Quantity
+from kpframe.study._quantity_texts import Asked, Quantities, labelled, parse_quantities
 from kpframe.study._study_table import DEFAULTS
 from kpframe.tasks._task import Loss, Trials
 
@@ -23,10 +22,7 @@ from kpframe.tasks._task import Loss, Trials
 PROBE, UNSEEN = "probe", "unseen"
 
 Inputs: TypeAlias = "torch.Tensor | Trials"
-Quantities: TypeAlias = "Iterable[str | Quantity] | Mapping[str, str | Quantity]"
 Rules: TypeAlias = "Iterable[str] | Mapping[str, str | LearningRule]"
-
-_FORM = "a quantity such as trace, spectrum(k=10) or late:spectrum(k=10)"
 
 
 def surroundings_of(
@@ -113,7 +109,7 @@ def _loss(given: str | None, *trials: Trials | None) -> Loss | None:
 
 def _rules(rules: Rules) -> dict[str, LearningRule]:
     made: dict[str, LearningRule] = {}
-    for label, rule in labelled_texts(rules, "rules").items():
+    for label, rule in labelled(rules, "rules").items():
         made[label] = parse_rule(rule) if isinstance(rule, str) else rule
         if not isinstance(made[label], LearningRule):
             expected = "a kpframe.LearningRule or its text"
@@ -121,88 +117,30 @@ def _rules(rules: Rules) -> dict[str, LearningRule]:
     return made
 
 
-def labelled_texts(given: Iterable[Any] | Mapping[str, Any], argument: str) -> dict[str, Any]:
-    """Return what is given by its label: its key, or its text; what has neither, by the name of its class."""
-    if isinstance(given, Mapping):
-        return {str(label): value for label, value in given.items()}
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        raise ArgumentError(mismatch(argument, "a list of texts or objects", shown(given)))
-    found: dict[str, Any] = {}
-    for value in given:
-        label = value.strip() if isinstance(value, str) else type(value).__name__
-        if label in found:
-            expected = "each once; a mapping gives labels of one's own"
-            raise ArgumentError(mismatch(argument, expected, f"{label} twice"))
-        found[label] = value
-    return found
-
-
-def parse_quantities(given: Quantities) -> dict[str, Quantity]:
-    """Return quantities by label.
-
-    A text's label is the registered name, with the own label before it that the text begins with, or the key
-    of the mapping; the label of an object is its key, or the name of its class.
-
-    Raises:
-        ArgumentError: for text of another form, and what is given twice.
-        UnknownNameError, SettingsError: as ``create_quantity``.
-    """
-    made: dict[str, Quantity] = {}
-    for key, value in labelled_texts(given, "quantities").items():
-        label, quantity = key, value
-        if isinstance(value, str):
-            own, text = _own_label(value)
-            node = parse_expression(text, "quantities", _FORM)
-            name, settings = parse_call(node, value, "quantities", _FORM)
-            if isinstance(given, Mapping):
-                own = None if key == name else key.partition(":")[0]
-            label, quantity = name if own is None else f"{own}:{name}", create_quantity(name, **settings)
-        if not isinstance(quantity, Quantity):
-            expected = "a kpframe.study.Quantity or its text"
-            raise ArgumentError(mismatch(f"quantities[{key!r}]", expected, shown(value)))
-        if label in made:
-            expected = f"another label for each, such as 'late:{label.rpartition(':')[2]}(...)'"
-            raise ArgumentError(mismatch("quantities", expected, f"{label!r} twice"))
-        made[label] = quantity
-    if not made:
-        raise ArgumentError(mismatch("quantities", "at least one, or None for those of a study", "none"))
-    return made
-
-
-def _own_label(text: str) -> tuple[str | None, str]:
-    """Return the label before the first colon, None without one, and the rest."""
-    found = re.fullmatch(r"\s*([^:()=\"']+?)\s*:(.*)", text, re.DOTALL)
-    return (found[1], found[2]) if found else (None, text)
-
-
-def measurable(
-    moment: Moment, given: Quantities | None, argument: str = "quantities"
-) -> tuple[dict[str, Quantity], dict[str, str]]:
+def measurable(moment: Moment, given: Quantities | None) -> tuple[dict[str, Asked], dict[str, str]]:
     """Return the quantities that a moment before training can be measured by, and why others cannot.
 
     Args:
         moment: the network and what it is measured along.
         given: those asked for, none of which may be left out; None for those of a study that fit.
-        argument: how messages call it.
 
     Raises:
         ArgumentError: for one asked for that can never be measured; says what it needs.
     """
-    around = moment.around
     if given is None:
-        asked = parse_quantities([*DEFAULTS, *(["rules"] if around.rules else [])])
+        asked = parse_quantities([*DEFAULTS, *(["rules"] if moment.around.rules else [])])
     else:
         asked = parse_quantities(given)
-    kept: dict[str, Quantity] = {}
+    kept: dict[str, Asked] = {}
     left: dict[str, str] = {}
-    for label, quantity in asked.items():
-        why = _lacking(moment, quantity)
+    for label, one in asked.items():
+        why = _lacking(moment, one.quantity)
         if not why:
-            kept[label] = quantity
+            kept[label] = one
         elif given is None:
             left[label] = why
         else:
-            raise ArgumentError(f"{argument}: {label} {why}")
+            raise ArgumentError(f"quantities: {label} {why}")
     return kept, left
 
 
@@ -230,14 +168,12 @@ def _lacking(moment: Moment, quantity: Quantity) -> str:
     return ""
 
 
-def described(moment: Moment, quantities: Mapping[str, Quantity], given: Quantities | None) -> dict[str, Any]:
+def described(moment: Moment, quantities: Mapping[str, Asked]) -> dict[str, Any]:
     """Return, as JSON holds it, all that the figures follow from beside the training itself."""
     around, model, readout = moment.around, moment.model, moment.readout
-    texts = {} if given is None else labelled_texts(given, "quantities")
-    spoken = [value if isinstance(value, str) else _class_of(value) for value in texts.values()]
     return {
         "model": {
-            "class": _class_of(model),
+            "class": f"{type(model).__module__}.{type(model).__qualname__}",
             "parameters": {name: list(p.shape) for name, p in model.named_parameters()},
         },
         "readout": None if readout is None else repr(readout),
@@ -246,15 +182,11 @@ def described(moment: Moment, quantities: Mapping[str, Quantity], given: Quantit
         "loss": around.loss,
         "rules": {label: repr(rule) for label, rule in around.rules.items()},
         "operators": list(around.operators),
-        "quantities": spoken or list(quantities),
+        "quantities": {label: one.text for label, one in quantities.items()},
         "budget": around.budget,
         "seed": around.seed,
         "learning_rate": moment.learning_rate,
     }
-
-
-def _class_of(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _digest(probe: Probe) -> str:

@@ -22,12 +22,12 @@ from kpframe.study._labels import check_labels, file_names
 from kpframe.study._live_network import LiveNetwork, untouched
 from kpframe.study._losses import Losses
 from kpframe.study._moment import OPERATORS, Moment
+from kpframe.study._quantity_texts import Quantities
 from kpframe.study._record import write_step
 from kpframe.study._recording_schedule import Schedule, schedule_of
 from kpframe.study._scores import SCORES, scores_of
 from kpframe.study._tracked import (
     Inputs,
-    Quantities,
     Rules,
     check_rate,
     described,
@@ -162,8 +162,9 @@ class Tracker:
                     _ = moment.along(name).output_err
             if moment.readout is not None and test is not None and self._around.loss is not None:
                 scores_of(moment.model, moment.readout, test, self._around.loss)
-            self._quantities, self.left_out = measurable(moment, quantities)
-            settings = described(moment, self._quantities, quantities)
+            asked, self.left_out = measurable(moment, quantities)
+            settings = described(moment, asked)
+        self._quantities = {label: one.quantity for label, one in asked.items()}
         label = self._network.name
         self._cell = file_names([label])[label]
         self._folder = TrackerFolder(
@@ -258,10 +259,10 @@ class Tracker:
         """Take up what an earlier part of the training left, up to the first step that comes now."""
         self._known, last = True, -1
         with self._never_ending("what was recorded before"):
-            for data, attributes in self._folder.keep_until(step):
+            if (data := self._folder.keep_until(step)) is not None:
                 self._losses.restore(data, step)
-                self._recording += float(attributes.get("recording_seconds", 0.0))
-                self._total += float(attributes.get("loop_seconds", 0.0))
+                self._recording += float(data["recording_seconds"])
+                self._total += float(data["loop_seconds"])
             last = max(self._folder.steps, default=-1)
         after = self._schedule.after(last)
         self._due = math.inf if after is None else after
@@ -326,15 +327,13 @@ class Tracker:
 
     def _write_losses(self, outcome: str, reason: str = "") -> None:
         units = "1" if self._around.loss is None else SCORES[self._around.loss].loss_unit
-        data = self._losses.dataset(outcome, reason, units)
-        spent = self.overhead
-        self._folder.run.write_dataset(
-            training_file(self._cell),
-            data,
-            cell=self._cell,
-            recording_seconds=spent.recording,
-            loop_seconds=spent.total,
-        )
+        data, spent = self._losses.dataset(outcome, reason, units), self.overhead
+        for name, value, text in (
+            ("recording_seconds", spent.recording, "time spent on recording"),
+            ("loop_seconds", spent.total, "time of the training, recording included"),
+        ):
+            data[name] = ((), value, {"long_name": text, "units": "s"})
+        self._folder.run.write_dataset(training_file(self._cell), data, cell=self._cell)
         self._written = perf_counter()
 
     def __exit__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from kpframe.models._model import Model
 from kpframe.study._cells import checkpoint_file, record_file, training_file
 from kpframe.study._checkpoint import load_checkpoint
 from kpframe.study._folder import RunFolder, read_record, run_files
+from kpframe.study._merge import merged
 from kpframe.study._quantity import Quantity
 from kpframe.study._results import read_dataset
 from kpframe.tasks._readout import Readout
@@ -101,8 +102,8 @@ class TrackerFolder:
                 "the same, overwrite=True replaces it, or give another output"
             )
 
-    def keep_until(self, step: int) -> Iterator[tuple[xr.Dataset, Mapping[str, Any]]]:
-        """Remove the steps after a step, and yield the losses that an earlier part of the training left."""
+    def keep_until(self, step: int) -> xr.Dataset | None:
+        """Remove the steps after a step; return the losses that an earlier part of the training left."""
         for later in [one for one in self.steps if one > step]:
             for file in (record_file(self._cell, later), checkpoint_file(self._cell, later)):
                 (self.path / file).unlink(missing_ok=True)
@@ -112,8 +113,8 @@ class TrackerFolder:
             for name in ("results.nc", "report.html"):  # they are of a training that ended elsewhere
                 (self.path / name).unlink(missing_ok=True)
             if (self.path / training_file(self._cell)).exists():
-                data = read_dataset(self.path / training_file(self._cell))
-                yield data, data.attrs
+                return read_dataset(self.path / training_file(self._cell))
+        return None
 
     def add(self, step: int) -> None:
         """Note that a step is recorded."""
@@ -129,8 +130,6 @@ class TrackerFolder:
 
     def gather(self, quantities: Mapping[str, Quantity]) -> None:
         """Write all that is recorded into ``results.nc``."""
-        from kpframe.study._merge import merged
-
         self.run.write_dataset("results.nc", merged(self.path, quantities))
 
     def close(self, *, finished: bool) -> None:

@@ -131,7 +131,8 @@ def test_the_losses_and_what_recording_cost_are_kept(tmp_path: Path) -> None:
     assert dict(zip(data["update"].values.tolist(), data.training_loss.values.tolist(), strict=True)) == told
     assert (str(data.outcome.values), str(data.reason.values)) == ("trained", "")
     assert math.isnan(data.stopped_at)
-    assert 0 < data.attrs["recording_seconds"] <= data.attrs["loop_seconds"] <= track.overhead.total
+    assert 0 < data.recording_seconds <= data.loop_seconds <= track.overhead.total
+    assert data.loop_seconds.attrs["units"] == "s"
     assert track.overhead.share == track.overhead.recording / track.overhead.total
     assert all(
         variable.attrs["long_name"] and variable.attrs["units"] for variable in data.variables.values()
@@ -308,7 +309,7 @@ def test_an_error_in_the_loop_goes_on_untouched_and_the_run_can_be_gone_on_with(
     one, other = (losses_of(tmp_path / name) for name in ("parts", "whole"))
     assert one.training_loss.equals(other.training_loss)
     assert one.attrs["run_id"] == data.attrs["run_id"]
-    assert one.attrs["loop_seconds"] > data.attrs["loop_seconds"] > 0
+    assert one.loop_seconds > data.loop_seconds > 0
 
 
 def test_going_on_from_an_earlier_step_leaves_what_came_after_it(tmp_path: Path) -> None:
