@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from kpframe.errors import told
+from kpframe.operators._isolation import isolated
 from kpframe.study._cells import checkpoint_file, record_file
 from kpframe.study._checkpoint import save_checkpoint
 from kpframe.study._files import make_folder
@@ -38,7 +39,8 @@ def record(moment: Moment, quantities: Mapping[str, Quantity]) -> xr.Dataset:
     data, failures = xr.Dataset(), []
     for label, quantity in quantities.items():
         try:
-            part = labelled(label, _measured(moment, quantity))
+            with isolated(moment.probe.inputs.device, "record"):
+                part = labelled(label, _measured(moment, quantity))
             data = xr.merge([data, part], join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
             failures.append("")
         except Exception as error:  # it costs the quantity's own figures

@@ -7,7 +7,7 @@ import torch
 
 def signs(source: torch.Generator, *shape: int, like: torch.Tensor) -> torch.Tensor:
     """Return independent random signs, drawn on the CPU: equal on all devices and in all dtypes."""
-    drawn = 2 * torch.randint(2, shape, generator=source) - 1
+    drawn = 2 * torch.randint(2, shape, generator=source, device="cpu") - 1
     return drawn.to(like.device, like.dtype)
 
 

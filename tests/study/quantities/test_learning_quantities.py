@@ -53,6 +53,11 @@ def recorded() -> list[xr.Dataset]:
     return [record(moment, quantities) for moment in moments(F64)]
 
 
+@pytest.fixture(scope="module")
+def plain() -> xr.Dataset:
+    return record(moments(torch.float32)[1], {name: create_quantity(name) for name in NAMES})
+
+
 def test_each_is_recorded_along_every_set_of_inputs(recorded) -> None:
     for data in recorded:
         assert set(data.quantity_failure.values.tolist()) == {""}
@@ -88,11 +93,10 @@ def test_every_variable_is_described_and_every_stderr_has_its_value(recorded) ->
             assert str(name).removesuffix("_stderr") in recorded[1], name
 
 
-def test_float32_and_float64_agree(recorded) -> None:
+def test_float32_and_float64_agree(recorded, plain) -> None:
     """Random signs are the same in both; the first frame of Lyapunov exponents is another."""
-    single = record(moments(torch.float32)[1], {name: create_quantity(name) for name in NAMES})
-    assert set(single.quantity_failure.values.tolist()) == {""}
-    for name, variable in single.data_vars.items():
+    assert set(plain.quantity_failure.values.tolist()) == {""}
+    for name, variable in plain.data_vars.items():
         if variable.dtype.kind == "f" and not str(name).startswith("lyapunov"):
             assert variable.dtype == np.float64, name
             right = recorded[1][name].values
@@ -125,3 +129,22 @@ def test_their_variables_have_names_of_their_own() -> None:
             assert str(name) not in seen, (name, spec.name, seen[str(name)])
             seen[str(name)] = spec.name
     assert len(set(seen.values())) > len(NAMES)
+
+
+@pytest.mark.parametrize(
+    "surroundings",
+    [
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+        torch.inference_mode,
+        lambda: torch.device("meta"),
+        torch.autograd.detect_anomaly,
+    ],
+    ids=["autocast", "inference mode", "default device", "anomaly detection"],
+)
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+def test_what_surrounds_a_record_changes_no_figure(plain, surroundings) -> None:
+    made = moments(torch.float32)[1]
+    with surroundings():
+        data = record(made, {name: create_quantity(name) for name in NAMES})
+    assert data.quantity_failure.values.tolist() == [""] * len(NAMES)
+    xr.testing.assert_identical(data, plain)
