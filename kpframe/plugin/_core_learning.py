@@ -113,7 +113,7 @@ _QUANTITIES = (
         "parameters",
         "_parameters:Parameters",
         None,
-        "norms of the parameters, distances from before training, effective ranks",
+        "norms of the parameters, distances from the first network, effective ranks",
     ),
     (
         "routing",

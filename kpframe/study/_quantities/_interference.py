@@ -201,7 +201,8 @@ def _jackknife(whole: torch.Tensor, each: torch.Tensor, exact: bool) -> tuple[np
         return numbers(value), np.zeros(value.shape)
     without = _cosines((whole[..., None] - each).movedim(-1, 0))  # [n, a, b]
     corrected, stderr = leave_one_out(value, without)
-    return numbers(corrected), numbers(stderr)
+    itself = torch.eye(len(value), dtype=torch.bool, device=value.device)  # exact, but for rounding
+    return numbers(torch.where(itself, value, corrected)), numbers(stderr.masked_fill(itself, 0.0))
 
 
 def _moved(moment: Moment) -> tuple[torch.Tensor, bool]:  # [n, B, T, H]

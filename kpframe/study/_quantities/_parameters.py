@@ -1,4 +1,4 @@
-"""How far parameters are from where they started, and in how many directions."""
+"""How far parameters are from where they began, and in how many directions."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from kpframe.study._quantity import Quantity
 
 
 class Parameters(Quantity):
-    """Norms of the parameters, ``[parameter]``, their distances from those before training, effective ranks.
+    """Norms of the parameters, ``[parameter]``, their distances from the first network, effective ranks.
+
+    The first network is that before training, or the earliest that is known: ``parameter_first_step``.
 
     The effective rank of a matrix is the participation ratio of its squared singular values,
     ``(Sum s^2)^2 / Sum s^4``. An array of more dimensions is a matrix of its first one by the rest; vectors
-    have none. NaN where the network before training is not known, and the rank of a change that is zero.
+    have none. NaN where no first network is known, and the rank of a change that is zero.
     """
 
     of_network = True
@@ -27,14 +29,14 @@ class Parameters(Quantity):
         """Return the figures.
 
         Raises:
-            ArgumentError: where the network before training had other parameters.
+            ArgumentError: where the first network had other parameters.
         """
         now = moment.model.trainable()
-        start = moment if moment.step == 0 else moment.first  # at step 0 it is the network itself
+        start = moment if moment.step == 0 else moment.first  # before training it is the network itself
         first = None if start is None else start.model.trainable()
         shapes, others = ({n: tuple(p.shape) for n, p in one.items()} for one in (now, first or now))
         if shapes != others:
-            raise ArgumentError(mismatch("moment", f"the parameters before training {others}", shapes))
+            raise ArgumentError(mismatch("moment", f"the parameters of the first network {others}", shapes))
         rows = [_figures(p, None if first is None else first[name]) for name, p in now.items()]
         columns = np.array(rows, dtype=float).reshape(len(rows), len(_TEXTS)).T
         data = xr.Dataset(
@@ -44,6 +46,8 @@ class Parameters(Quantity):
             },
             coords={"parameter": ("parameter", list(now), attributes("parameter"))},
         )
+        step = np.nan if start is None else start.step
+        data["parameter_first_step"] = ((), float(step), attributes("updates made in the first network"))
         if moment.readout is not None:
             other = None if start is None else start.readout
             figures = _figures(moment.readout.weight, None if other is None else other.weight)
@@ -56,9 +60,9 @@ class Parameters(Quantity):
 _TEXTS = {
     "parameter_norm": "Euclidean norm",
     "parameter_rank": "effective rank",
-    "parameter_distance": "distance |W - W_0| from before training",
-    "parameter_distance_relative": "distance |W - W_0| / |W_0| from before training, NaN for W_0 = 0",
-    "parameter_change_rank": "effective rank of the change W - W_0 since before training",
+    "parameter_distance": "distance |W - W_0| from the first network",
+    "parameter_distance_relative": "distance |W - W_0| / |W_0| from the first network, NaN for W_0 = 0",
+    "parameter_change_rank": "effective rank of the change W - W_0 since the first network",
 }
 
 

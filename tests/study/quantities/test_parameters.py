@@ -46,6 +46,7 @@ def test_distances_and_ranks() -> None:
     assert np.isnan(float(still.parameter_change_rank))
     assert np.isnan(float(vector.parameter_rank))
     assert float(vector.parameter_distance) == pytest.approx(1, rel=1e-12)  # 4 entries of 1/2
+    assert float(data.parameter_first_step) == 0
     assert float(data.readout_distance_relative) == pytest.approx(1, rel=1e-12)
     assert float(data.readout_change_rank) == pytest.approx(rank(readout.weight.detach().numpy()), rel=1e-9)
 
@@ -55,6 +56,7 @@ def test_before_training_nothing_has_moved_and_later_it_must_be_known() -> None:
     assert start.parameter_distance.values.tolist() == [0, 0, 0]
     later = Parameters().measure(moment_of(trials_of(), step=3))
     assert bool(later.parameter_distance.isnull().all())
+    assert np.isnan(float(later.parameter_first_step))
     np.testing.assert_array_equal(later.parameter_norm, start.parameter_norm)
     model = Cell()
     with torch.no_grad():
@@ -67,5 +69,5 @@ def test_before_training_nothing_has_moved_and_later_it_must_be_known() -> None:
 
 def test_other_parameters_are_refused() -> None:
     first = moment_of(trials_of(), model=Cell(width=H + 1))
-    with pytest.raises(ArgumentError, match=r"the parameters before training .*'W': \(5, 5\)"):
+    with pytest.raises(ArgumentError, match=r"the parameters of the first network .*'W': \(5, 5\)"):
         Parameters().measure(moment_of(trials_of(), step=1, first=lambda: first))
