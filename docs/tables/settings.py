@@ -16,8 +16,9 @@ PAGE = Path(__file__).parents[1] / "settings.md"
 BUNDLED = {"kpframe", *(path.name for path in (Path(__file__).parents[2] / "plugins").glob("kpframe-*"))}
 HEAD = """# Settings
 
-What models, rules, tasks, reducers and forms of P and K take, as they declare it: the constructor,
-`kpframe show` and the study file read the same declaration. This page is made by `docs/tables/settings.py`.
+What models, rules, tasks, reducers, forms of P and K and quantities take, as they declare it: the
+constructor, `kpframe show` and the study file read the same declaration. This page is made by
+`docs/tables/settings.py`.
 """
 
 

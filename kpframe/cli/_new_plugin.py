@@ -27,13 +27,14 @@ SUMMARIES = {
     "task": "delayed recall: the output is the input of some steps before",
     "propagator": "forward and backward substitution over blocks of steps",
     "parameter_operator": "J M J* from J written out as a matrix",
+    "quantity": "how far the state moves, step by step",
 }
 
 #: what the implementations import, which a class must not hide
 IMPORTED = {
     *("None", "True", "False", "Mapping", "Site", "SiteModel", "Flow", "LearningRule", "Operator"),
     *("Propagator", "StepJacobian", "ParameterOperator", "ParameterJacobian"),
-    *("Reducer", "Settings", "Task", "Trials", "Split", "Update"),
+    *("Reducer", "Settings", "Task", "Trials", "Split", "Update", "Quantity", "Moment"),
 }
 
 
@@ -147,7 +148,7 @@ def _check_free(kind: str, names: dict[str, str]) -> None:
     own = [spec.name for spec in core().specs if spec.kind == kind]
     if name in own:
         raise ArgumentError(
-            mismatch("NAME", f"none of the core's {said(kind)}s ({', '.join(own)})", repr(name))
+            mismatch("NAME", f"none of the core's {said(plural(kind))} ({', '.join(own)})", repr(name))
         )
     for info in get_manager().plugins:
         if same_distribution(info.distribution, names["distribution"]):

@@ -1,4 +1,4 @@
-"""``kpframe verify``: every identity that a model, rule, reducer or form must satisfy, as a table."""
+"""``kpframe verify``: every identity that a model, rule, form, quantity ... must satisfy, as a table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def verify(name: str | None, examples: int | None, theorem: str | None, as_json:
     """Check every identity that NAME must satisfy, on drawn cases; the same ones each time.
 
     NAME is a registered model, package.module:Class, or a checkpoint (*.safetensors);
-    rule:NAME, reducer:NAME, propagator:NAME and parameter_operator:NAME check those.
+    rule:NAME, reducer:NAME, propagator:NAME, parameter_operator:NAME and quantity:NAME check those.
     Exit code 1 when a check fails.
     """
     if theorem is not None:
@@ -58,7 +58,7 @@ def _report(name: str, examples: int | None) -> Report:
 
     source = source_of(name)
     if source.kind not in KINDS:
-        kinds = "a model, rule:NAME, reducer:NAME, propagator:NAME or parameter_operator:NAME"
+        kinds = "a model, rule:NAME, reducer:NAME, propagator:NAME, parameter_operator:NAME or quantity:NAME"
         raise ArgumentError(mismatch("NAME", kinds, repr(name)))
     check_exists(source)  # a name that names nothing is an error, not a failed check
     torch.set_num_threads(1)  # small tensors lose more to waiting threads than they gain

@@ -113,7 +113,8 @@ def check_api(specs: Iterable[Spec]) -> None:
 def wrong_result(made: object, cls: type) -> PluginError:
     """Return the error for a factory that made no instance of ``cls``."""
     got = f"the class {made.__qualname__}" if isinstance(made, type) else shown(made)
-    return PluginError(mismatch("its result", f"a kpframe.{cls.__name__}", got))
+    home = "kpframe.study" if cls.__module__.startswith("kpframe.study") else "kpframe"
+    return PluginError(mismatch("its result", f"a {home}.{cls.__name__}", got))
 
 
 def settings_of(

@@ -6,9 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 _HOME = {
+    "Moment": "_moment",
+    "Probe": "_moment",
+    "Quantity": "_quantity",
+    "Surroundings": "_moment",
     "Tracker": "_tracker",
     "analyze": "_analyze",
     "compare_rules": "_compare",
+    "create_quantity": "_quantity",
     "every": "_recording_schedule",
     "log_spaced": "_recording_schedule",
     "log_steps": "_recording_schedule",
@@ -18,9 +23,14 @@ _HOME = {
 }
 
 __all__ = [
+    "Moment",
+    "Probe",
+    "Quantity",
+    "Surroundings",
     "Tracker",
     "analyze",
     "compare_rules",
+    "create_quantity",
     "every",
     "log_spaced",
     "log_steps",
@@ -32,7 +42,9 @@ __all__ = [
 if TYPE_CHECKING:
     from kpframe.study._analyze import analyze
     from kpframe.study._compare import compare_rules
+    from kpframe.study._moment import Moment, Probe, Surroundings
     from kpframe.study._open import open_run
+    from kpframe.study._quantity import Quantity, create_quantity
     from kpframe.study._recording_schedule import every, log_spaced, log_steps
     from kpframe.study._results import read_dataset
     from kpframe.study._summary import summary

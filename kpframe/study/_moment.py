@@ -9,6 +9,7 @@ from typing import Self
 
 import numpy as np
 import torch
+import xarray as xr
 from attrs import field, frozen
 
 from kpframe.errors import ArgumentError, closest, mismatch
@@ -179,12 +180,15 @@ class Moment:
         """Return the same as ``generator``, equal at all steps of a training."""
         return torch.Generator().manual_seed(1000 * self.around.seed + 500 + place)
 
-    def trial_coordinates(self) -> dict[str, tuple[str, np.ndarray]]:
+    def trial_coordinates(self) -> dict[str, xr.Variable]:
         """Return the coordinates of the trials along the dimension ``trial``."""
         if self.probe.trials is None:
             return {}
         return {
-            f"trial_{name}": ("trial", np.asarray(values)) for name, values in self.probe.trials.trial.items()
+            f"trial_{name}": xr.Variable(
+                "trial", np.asarray(values), {"long_name": f"{name} of a trial", "units": "1"}
+            )
+            for name, values in self.probe.trials.trial.items()
         }
 
 

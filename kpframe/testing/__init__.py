@@ -1,4 +1,4 @@
-"""The conformance kit: what every model, rule, reducer and form of P or K must satisfy, as tests.
+"""The conformance kit: what every model, rule, reducer, form of P or K and quantity must satisfy, as tests.
 
 In a plugin's test file::
 
@@ -8,8 +8,8 @@ In a plugin's test file::
     def test_conformance(check):
         check()
 
-``check_model``, ``check_rule``, ``check_reducer``, ``check_propagator`` and ``check_parameter_operator``
-return a ``Report`` instead;
+``check_model``, ``check_rule``, ``check_reducer``, ``check_propagator``, ``check_parameter_operator`` and
+``check_quantity`` return a ``Report`` instead;
 ``strategies`` draws cases, ``identities`` states what must hold,
 ``mutants`` holds wrong implementations that the checks catch; ``Elman``, ``Gated`` and ``Plain`` are
 small models to test rules on that need no plugin; ``weight_sites`` measures of which form K is.
@@ -32,6 +32,7 @@ _HOME = {
     "check_model": "_checks",
     "check_parameter_operator": "_checks",
     "check_propagator": "_checks",
+    "check_quantity": "_checks",
     "check_reducer": "_checks",
     "check_rule": "_checks",
     "parametrize_with_checks": "_parametrize",
@@ -47,6 +48,7 @@ __all__ = [
     "check_model",
     "check_parameter_operator",
     "check_propagator",
+    "check_quantity",
     "check_reducer",
     "check_rule",
     "identities",
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
         check_model,
         check_parameter_operator,
         check_propagator,
+        check_quantity,
         check_reducer,
         check_rule,
     )

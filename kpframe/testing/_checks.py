@@ -1,4 +1,4 @@
-"""Checks: identities run on drawn cases of one model, rule, reducer or form."""
+"""Checks: identities run on drawn cases of one model, rule, reducer, form or quantity."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ _STRATEGIES: dict[str, Callable[..., Any]] = {
     "reducer": strategies.reducers,
     "propagator": strategies.propagators,
     "parameter_operator": strategies.parameter_operators,
+    "quantity": strategies.quantities,
     "operator": lambda source, **fixed: strategies.operators(),
 }
 
@@ -61,7 +62,7 @@ class ProvesTooLittle(CheckFailure):
 
 @define(eq=False)
 class Subject:
-    """One model, rule, reducer or form under check; remembers whether its gates were passed."""
+    """One model, rule, reducer, form or quantity under check; remembers whether its gates were passed."""
 
     source: Source
     _blocked: dict[str, str] = field(factory=dict, init=False)
@@ -259,6 +260,15 @@ def check_propagator(spec: object, *, examples: int | None = None) -> Report:
 def check_parameter_operator(spec: object, *, examples: int | None = None) -> Report:
     """Run every check of parameter operators on ``spec``; see ``check_propagator``."""
     return check_source(source_of(spec, "parameter_operator"), examples, "parameter_operator")
+
+
+def check_quantity(spec: object, *, examples: int | None = None) -> Report:
+    """Run every check of quantities on ``spec``: a name, ``"package.module:Class"``, a spec or a class.
+
+    It is measured of small networks at a step of a training, with readout, trials and rules. See
+    ``check_model``.
+    """
+    return check_source(source_of(spec, "quantity"), examples, "quantity")
 
 
 def check_source(source: Source, count: int | None, kind: str | None = None) -> Report:

@@ -15,7 +15,8 @@ Function = Callable[[Any], Residual | None]
 
 #: kind -> name -> identity, in the order in which they run.
 REGISTRY: dict[str, dict[str, Identity]] = {
-    kind: {} for kind in ("operator", "model", "rule", "reducer", "propagator", "parameter_operator")
+    kind: {}
+    for kind in ("operator", "model", "rule", "reducer", "propagator", "parameter_operator", "quantity")
 }
 
 

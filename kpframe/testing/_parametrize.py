@@ -53,7 +53,7 @@ def parametrize_with_checks(
 
     Args:
         items: registered names, specs, classes, factories or instances; ``"rule:bptt"``, ``"reducer:mean"``,
-            ``"propagator:scan"`` and ``"parameter_operator:gram"`` choose another kind.
+            ``"propagator:scan"``, ``"parameter_operator:gram"`` and ``"quantity:trace"`` choose another kind.
         expected_failures: check, or ``item-check``, -> reason. Such a check must fail: passing is an error.
         kind: what bare names are.
 

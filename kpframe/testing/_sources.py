@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from operator import attrgetter
 from typing import Any
@@ -30,6 +30,7 @@ from kpframe.plugin._loading import load_factory, settings_of
 from kpframe.plugin._takes import call_with, keywords_of
 from kpframe.rules._rule import LearningRule, create_rule
 from kpframe.study._checkpoint import load_checkpoint
+from kpframe.study._quantity import Quantity, create_quantity
 from kpframe.study._weight_files import SUFFIXES
 from kpframe.testing._residual import CheckFailure
 
@@ -39,11 +40,17 @@ BASES: dict[str, type] = {
     "reducer": Reducer,
     "propagator": Propagator,
     "parameter_operator": ParameterOperator,
+    "quantity": Quantity,
 }
 #: Kinds of what is made of something: a propagator of A, a parameter operator of J.
 FORMS = {"propagator": "a step Jacobian", "parameter_operator": "a parameter Jacobian"}
 ALGEBRA = "algebra"
-_CREATE = {"model": create_model, "rule": create_rule, "reducer": create_reducer}
+_CREATE: dict[str, Callable[..., Any]] = {
+    "model": create_model,
+    "rule": create_rule,
+    "reducer": create_reducer,
+    "quantity": create_quantity,
+}
 
 
 @frozen
@@ -51,7 +58,8 @@ class Source:
     """Where a checked thing comes from.
 
     Attributes:
-        kind: ``"model"``, ``"rule"``, ``"reducer"``, ``"propagator"`` or ``"parameter_operator"``.
+        kind: ``"model"``, ``"rule"``, ``"reducer"``, ``"propagator"``, ``"parameter_operator"`` or
+            ``"quantity"``.
         label: short name, the first half of test ids.
         reference: what drawn cases carry; ``create`` builds from it.
         verdicts: settings as printed -> whether they build; the checks of a subject draw the same again.

@@ -1,4 +1,4 @@
-"""Hypothesis strategies: sizes, tensors, operators, settings, models, flows, rules, reducers and forms.
+"""Hypothesis strategies: sizes, tensors, operators, settings, models, flows, rules, forms, quantities ...
 
 Hypothesis draws the structure; values follow from a drawn seed and kind. Except for sizes, seeds, spaces
 and settings, what is drawn is a case: a frozen record that prints as code and whose ``build()`` makes the
@@ -19,12 +19,13 @@ from kpframe.testing._cases import FlowCase, MaskCase, ReducerCase, RuleCase, Te
 from kpframe.testing._choices import LARGEST, smallest_settings
 from kpframe.testing._drawing import settings_strategy
 from kpframe.testing._forms import JACOBIANS, METRICS, STEPS, ParameterOperatorCase, PropagatorCase
+from kpframe.testing._moments import QuantityCase
 from kpframe.testing._residual import CheckFailure, NotApplicable
 from kpframe.testing._sources import Source, show, source_of
 from kpframe.testing._trees import BINARY, LEAVES, ROOTS, UNARY, Node, OperatorCase
 from kpframe.testing._values import KINDS
 
-#: Models that rules are checked on.
+#: Models that rules and quantities are checked on.
 TOYS = tuple(source_of(f"kpframe.testing._toys:{name}") for name in ("Elman", "Plain"))
 
 #: Models whose A and J forms are made of: weight sites, one matrix at two, no structure, wrapped.
@@ -129,6 +130,21 @@ def rules(spec: Any, **fixed: Any) -> st.SearchStrategy[RuleCase]:
         rule=st.just(source.reference),
         settings=settings_strategy(source),
         flow=st.one_of(*(flows(toy, **fixed) for toy in TOYS)),
+    )
+
+
+def quantities(spec: Any, **fixed: Any) -> st.SearchStrategy[QuantityCase]:
+    """Return a quantity, with settings, on small networks; ``fixed`` fields of the flow are not drawn."""
+    source = source_of(spec, "quantity")
+    flow = {"batch": sizes(2, 3), "time": sizes(2, 4), "kind": "normal", "h0": "own", **fixed}
+    return st.builds(
+        QuantityCase,
+        quantity=st.just(source.reference),
+        settings=settings_strategy(source),
+        flow=st.one_of(*(flows(toy, **flow) for toy in TOYS)),
+        loss=st.sampled_from(("mse", "cross_entropy")),
+        step=sizes(0, 2),
+        budget=st.sampled_from((6, 60)),
     )
 
 

@@ -15,7 +15,7 @@ import pytest
 from kpframe.cli import _app as app
 from kpframe.cli import _new_plugin as new_plugin
 
-KINDS = ("model", "rule", "reducer", "task", "propagator", "parameter_operator")
+KINDS = ("model", "rule", "reducer", "task", "propagator", "parameter_operator", "quantity")
 
 
 @pytest.fixture
@@ -200,6 +200,7 @@ def test_a_folder_with_something_in_it_is_refused_and_kept(run, tmp_path):
         (["kuramoto", "--kind", "propagater"], "Invalid value for '--kind'"),
         (["scan", "--kind", "propagator"], "NAME: expected none of the core's propagators (scan, "),
         (["mean", "--kind", "reducer"], "NAME: expected none of the core's reducers (mean, "),
+        (["trace", "--kind", "quantity"], "NAME: expected none of the core's quantities (scores, "),
     ],
 )
 def test_a_wrong_command_line_takes_one_line(run, arguments, message):

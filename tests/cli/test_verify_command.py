@@ -67,11 +67,12 @@ def test_json(run) -> None:
         ("missing.safetensors", "expected a file, got 'missing.safetensors'"),
         (
             "task:digits",
-            "spec: expected one of the kinds model, rule, reducer, propagator, parameter_operator",
+            "spec: expected one of the kinds model, rule, reducer, propagator, parameter_operator, quantity",
         ),
         (
             "operator:algebra",
-            "NAME: expected a model, rule:NAME, reducer:NAME, propagator:NAME or parameter_operator:NAME",
+            "NAME: expected a model, rule:NAME, reducer:NAME, propagator:NAME, parameter_operator:NAME or "
+            "quantity:NAME",
         ),
         ("no-such-distribution:model", "no model 'no-such-distribution:model'"),
         ("", "no model ''"),

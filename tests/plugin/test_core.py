@@ -22,6 +22,8 @@ NAMES = {
     "parameter_operator": {"product", "gram"},
     "reducer": {"mean", "sum", "bin", "select", "last_valid", "project", "partial_trace", "block_diagonal"},
 }
+#: Some of what studies can record.
+RECORDED = {"scores", "effective_rank", "trace", "norm", "spectrum", "time_kernel", "trial_kernel", "rules"}
 
 
 class Scan:
@@ -50,6 +52,7 @@ def test_the_core_is_held_and_is_no_plugin():
     assert (manager.plugins, manager.installed(), manager.problems) == ([], [], [])
     for kind, names in NAMES.items():
         assert {spec.name for spec in manager.specs(kind)} == names
+    assert {spec.name for spec in manager.specs("quantity")} >= RECORDED
     assert manager.specs("model") == []
     scan = manager.find("propagator", "scan")
     assert scan is manager.find(None, "kpframe:scan")

@@ -21,7 +21,9 @@ ALONE = {
     *("products_of_flow_are_pure", "flow_dtype_kept", "rule_builds", "update_shape", "rule_dtype_kept"),
     *("reducer_builds", "reducer_dtype_kept", "adjoint_twice_is_the_operator", "tags_are_true"),
     *("products_are_pure", "operator_dtype_kept", "fits_is_honest"),
-    *("propagator_builds", "parameter_operator_builds"),
+    *("propagator_builds", "parameter_operator_builds", "quantity_builds", "measuring_changes_nothing"),
+    *("figures_are_labelled", "figures_survive_a_file", "needs_are_declared", "padding_is_not_read"),
+    *("inputs_are_those_of_the_moment", "steps_are_compared_with_care"),
 }
 EVERY = [one for identities in REGISTRY.values() for one in identities.values()]
 

@@ -16,6 +16,7 @@ from kpframe.testing.identities import (
     parameter_operators,
     products,
     propagators,
+    quantities,
     reducers,
     reductions,
     rules,
@@ -25,12 +26,14 @@ from kpframe.testing.identities import (
 
 OPERATOR, MODEL, RULE, REDUCER = (REGISTRY[kind] for kind in ("operator", "model", "rule", "reducer"))
 PROPAGATOR, PARAMETER_OPERATOR = REGISTRY["propagator"], REGISTRY["parameter_operator"]
+QUANTITY = REGISTRY["quantity"]
 
 __all__ = [
     "MODEL",
     "OPERATOR",
     "PARAMETER_OPERATOR",
     "PROPAGATOR",
+    "QUANTITY",
     "REDUCER",
     "RULE",
     "CheckFailure",
@@ -46,6 +49,7 @@ __all__ = [
     "parameter_operators",
     "products",
     "propagators",
+    "quantities",
     "reducers",
     "reductions",
     "rules",

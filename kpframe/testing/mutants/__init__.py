@@ -7,6 +7,7 @@ from kpframe.testing.mutants import (
     flows,
     parameter_operators,
     propagators,
+    quantities,
     reducers,
     rules,
     steps,
@@ -23,6 +24,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *reducers.MUTANTS,
     *propagators.MUTANTS,
     *parameter_operators.MUTANTS,
+    *quantities.MUTANTS,
     *algebra.MUTANTS,
 )
 
@@ -33,6 +35,7 @@ __all__ = [
     "flows",
     "parameter_operators",
     "propagators",
+    "quantities",
     "reducers",
     "rules",
     "steps",
