@@ -138,8 +138,8 @@ def _row(cost: Cost) -> tuple[str, ...]:
 
 def duration(seconds: float) -> str:
     """Return a time as text: 3.2 ms, 12 s, 4 min, 2.5 h."""
-    if seconds < 1:
-        return f"{1000 * seconds:.2g} ms"
+    if seconds < 0.995:
+        return f"{1000 * seconds:.2g} ms" if seconds < 0.01 else f"{1000 * seconds:.0f} ms"
     if seconds < 120:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
