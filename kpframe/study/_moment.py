@@ -234,5 +234,5 @@ def operator_problem(text: str) -> str:
 
 
 #: What each operator makes and takes: states (h) or parameters (p).
-_SPACES = {"P": "hh", "K": "hh", "Phi": "hh", "J": "hp", "G": "pp"}
+_SPACES = {"P": "hh", "K": "hh", "Phi": "hh", "J": "hp", "G": "hp"}
 _NAMES = {"h": "states", "p": "parameters"}
