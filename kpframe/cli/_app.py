@@ -27,6 +27,7 @@ COMMANDS = {
     "export": ("kpframe.cli._export:export", "Write the figures of a run as CSV or NumPy arrays."),
     "new-plugin": ("kpframe.cli._new_plugin:new_plugin", "Write a plugin to start from."),
     "plugins": ("kpframe.cli._plugins:plugins", "List the installed plugins and what they offer."),
+    "report": ("kpframe.cli._report:report", "Write the page of a run again from its figures."),
     "resume": ("kpframe.cli._resume:resume", "Go on with a run that was ended."),
     "run": ("kpframe.cli._run:run", "Run a study: train its networks and record what it asks for."),
     "show": ("kpframe.cli._plugins:show", "Show one model, rule, task ... and its settings."),
