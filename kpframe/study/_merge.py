@@ -233,9 +233,7 @@ def _of_all_steps(quantity: Quantity, recorded: xr.Dataset) -> xr.Dataset | None
     kept = [one for one in every if one is not None]
     if len(kept) < len(every):
         return None
-    return xr.concat(
-        kept, dim=xr.Variable("inputs", names), join="outer", coords="minimal", compat="override"
-    )
+    return xr.concat(kept, dim=xr.Variable("inputs", names), join="outer", coords="all", compat="equals")
 
 
 def _quantities_of(

@@ -139,8 +139,8 @@ def errors_are(run: Grouped) -> str:
     if run.several:
         seeds = ", ".join(str(seed) for seed in run.seeds)
         return (
-            f"Means over the seeds {seeds}. ± is the standard error of the mean over the seeds, widened so that "
-            "1.96 times it is the 95% interval by Student's t; it is infinite for a figure of one seed."
+            f"Means over the seeds {seeds}. ± is the standard error of the mean over the seeds, widened so "
+            "that 1.96 times it is the 95% interval by Student's t; it is infinite for a figure of one seed."
         )
     return (
         "One seed: ± is the standard error of the estimate alone, for these networks along these trials; it "

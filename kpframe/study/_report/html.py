@@ -84,7 +84,7 @@ class Known:
 
 def _sections(data: xr.Dataset) -> list[Section]:
     seen = figures.drawable(data, width=40)
-    return [section(known, data, seen) for known in KNOWN if known.needs[0] in data]
+    return [section(known, data, seen) for known in known_sections() if known.needs[0] in data]
 
 
 def section(known: Known, data: xr.Dataset, seen: xr.Dataset) -> Section:
@@ -296,34 +296,35 @@ def _and(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-#: What a study of few networks shows, in order.
-KNOWN = (
-    Known("Learning", figures.learning, _learning_text, ("training_loss", "test_loss"), figures.SCORES),
-    Known(
-        "Effective ranks along the training",
-        figures.effective_ranks,
-        _rank_text,
-        ("effective_rank", "effective_rank_stderr", "state_dimension"),
-    ),
-    Known(
-        "Spectra before and after",
-        figures.spectra,
-        _spectra_text,
-        ("singular_value", "singular_value_residual", "singular_value_converged"),
-    ),
-    Known(
-        "Eigenfunctions over time",
-        figures.time_eigenfunctions,
-        _time_text,
-        ("time_eigenfunction", "time_explained"),
-    ),
-    Known("Which trials learn together", figures.trial_kernels, _trial_text, ("trial_kernel",)),
-    Known(
-        "Learning rules against the exact gradient",
-        figures.rules,
-        _rule_text,
-        ("gradient_cosine", "flow_alignment", "flow_alignment_stderr"),
-        ("loss_rate_ratio",),
-        partly=True,
-    ),
-)
+def known_sections() -> tuple[Known, ...]:
+    """Return what a study of few networks shows, in order."""
+    return (
+        Known("Learning", figures.learning, _learning_text, ("training_loss", "test_loss"), figures.SCORES),
+        Known(
+            "Effective ranks along the training",
+            figures.effective_ranks,
+            _rank_text,
+            ("effective_rank", "effective_rank_stderr", "state_dimension"),
+        ),
+        Known(
+            "Spectra before and after",
+            figures.spectra,
+            _spectra_text,
+            ("singular_value", "singular_value_residual", "singular_value_converged"),
+        ),
+        Known(
+            "Eigenfunctions over time",
+            figures.time_eigenfunctions,
+            _time_text,
+            ("time_eigenfunction", "time_explained"),
+        ),
+        Known("Which trials learn together", figures.trial_kernels, _trial_text, ("trial_kernel",)),
+        Known(
+            "Learning rules against the exact gradient",
+            figures.rules,
+            _rule_text,
+            ("gradient_cosine", "flow_alignment", "flow_alignment_stderr"),
+            ("loss_rate_ratio",),
+            partly=True,
+        ),
+    )

@@ -247,7 +247,7 @@ def cells_in(data: xr.Dataset, dims: Sequence[str]) -> list[str]:
 
 
 def logarithmic(panel: Axes, values: xr.DataArray) -> None:
-    """Give a panel a logarithmic scale where the values are positive and differ much; say where it is empty."""
+    """Give a panel a logarithmic scale where its values are positive and differ much, or say it is empty."""
     drawn = [np.asarray(line.get_ydata(), float) for line in panel.get_lines()]
     if not any(np.isfinite(own).any() for own in drawn):
         panel.text(0.5, 0.5, "no values", transform=panel.transAxes, ha="center", va="center", color="0.5")

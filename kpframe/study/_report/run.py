@@ -127,7 +127,7 @@ def _known_sections(run: Grouped) -> tuple[list[Section], set[str]]:
         return [], set()
     seen = drawable(run.data, width=40)
     sections, names = [], set()
-    for known in html.KNOWN:
+    for known in html.known_sections():
         if not known.fits(run.data):
             continue
         sections.append(html.section(known, run.data, seen))
@@ -192,7 +192,8 @@ def _other_sections(run: Grouped, variables: Sequence[Variable]) -> tuple[list[S
                 text += (
                     f" Means over the seeds {', '.join(map(str, run.seeds))}; bands are 95% intervals by t."
                 )
-            sections.append(_section(f"{title}: {variable.name}", draw(run, variable), text))
+            heading = title if quantity == variable.name else f"{title}: {variable.name}"
+            sections.append(_section(heading, draw(run, variable), text))
     notes = [f"{v.name} is {float(v.values.max()):.6g}{html.unit(v.values)} everywhere." for v in constant]
     if undrawn:
         notes.append(f"Recorded and not drawn: {', '.join(undrawn)}; kpframe.open_run has them.")
