@@ -39,8 +39,9 @@ from kpframe.study._tracker_table import LiveDisplay, Table
 from kpframe.tasks._readout import Readout
 from kpframe.tasks._task import Trials
 
-#: Seconds between writings of the losses while a training is under way.
-_NOW_AND_THEN = 30.0
+#: The losses are written at each recorded step; where they are many, only if the last time took no more than
+#: this share of the time since then.
+_MANY, _SHARE = 10_000, 0.1
 #: Seeds are below it: random probes have a thousand numbers of their own for each.
 _MOST_SEEDS = 2**53
 
@@ -184,7 +185,7 @@ class Tracker:
         self._missing: dict[str, str] = {}
         self._kept: dict[int, tuple[Model, Readout | None]] = {}  # the first and the latest recorded network
         self._ignored = 0
-        self._began = self._written = self._recording = self._total = 0.0
+        self._began = self._written = self._writing = self._recording = self._total = 0.0
 
     @property
     def overhead(self) -> Overhead:
@@ -206,7 +207,9 @@ class Tracker:
         if self._open:
             raise ArgumentError(mismatch("Tracker", "to be entered once", "twice"))
         self._folder.open()
-        self._open, self._known, self._began = True, False, perf_counter()
+        self._open, self._known = True, False
+        self._began = self._written = perf_counter()
+        self._writing = 0.0
         self._last, self._due = -1, -1.0
         self._display.open()
         return self
@@ -287,10 +290,11 @@ class Tracker:
             self._folder.add(step)
             self._keep(step, moment)
             self._table.add(step, self._losses.at(step), data, perf_counter() - began)
-            if perf_counter() - self._written > _NOW_AND_THEN:
+            if len(self._losses) < _MANY or self._writing <= _SHARE * (perf_counter() - self._written):
                 self._recording += perf_counter() - began
                 began = perf_counter()
                 self._write_losses("under way")
+                self._written, self._writing = perf_counter(), perf_counter() - began
         self._recording += perf_counter() - began
         self._display.update()
 
@@ -334,22 +338,24 @@ class Tracker:
         ):
             data[name] = ((), value, {"long_name": text, "units": "s"})
         self._folder.run.write_dataset(training_file(self._cell), data, cell=self._cell)
-        self._written = perf_counter()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        began = perf_counter()
-        with self._never_ending("the losses"):
-            if error is None:
-                self._write_losses("trained")
-            else:
-                self._write_losses("interrupted", told(error))
-        with self._never_ending("results.nc"):
-            if error is None and self._folder.steps:
-                self._folder.gather(self._quantities)
-        with self._never_ending("run.json"):
-            self._folder.close(finished=error is None)
+        began, finished = perf_counter(), False
+        try:
+            with self._never_ending("the losses"):
+                if error is None:
+                    self._write_losses("trained")
+                else:
+                    self._write_losses("interrupted", told(error))
+            with self._never_ending("results.nc"):
+                if error is None and self._folder.steps:
+                    self._folder.gather(self._quantities)
+            finished = error is None
+        finally:
+            with self._never_ending("run.json"):
+                self._folder.close(finished=finished)
         self._recording += perf_counter() - began
         self._total, self._open = self.overhead.total, False
         self._last, self._due = -1, -1.0

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import xarray as xr
 
@@ -16,21 +15,16 @@ from kpframe.study._records import DAMAGED
 #: Where the figures of a finished run are, by its command.
 RESULTS = {"train": "training.nc", "compare": "comparison.nc"}
 #: What stands in the node ``training``, with all that has a dim ``update``.
-_TRAINING = ("outcome", "stopped_at", "reason")
+_TRAINING = ("outcome", "stopped_at", "reason", "recording_seconds", "loop_seconds")
 
 
 def figures_of(path: Path) -> xr.Dataset:
     """Return all that a run has recorded as one dataset, with its ``state``; to be closed."""
     record = record_of(path)
-    file = results_of(path, record)
+    file = path / RESULTS.get(record["command"], "results.nc")
     finished = record["state"] == "finished" and file.exists()
     data = _lazy(file, record["id"], path) if finished else merged(path)
     return data.assign_attrs(state=record["state"])
-
-
-def results_of(path: Path, record: Mapping[str, Any]) -> Path:
-    """Return where the figures of a run are when it is finished."""
-    return path / RESULTS.get(record["command"], "results.nc")
 
 
 def tree_of(path: Path) -> xr.DataTree:

@@ -20,6 +20,7 @@ from kpframe.study import _files, _live_network
 from kpframe.study._folder import read_record
 from kpframe.study._results import read_dataset
 from kpframe.study._tracker import Tracker
+from kpframe.study._tracker_folder import TrackerFolder
 from kpframe.tasks._task import Trials
 
 from .loops import INPUT, MODULES, WIDTH, Loop, WeightSum, differences, probe
@@ -42,6 +43,12 @@ def recorded(path: Path, name: str = "weight_sum") -> dict[int, float]:
 def losses_of(path: Path):
     (file,) = (path / "training").glob("*.nc")
     return read_dataset(file)
+
+
+@pytest.fixture(autouse=True)
+def no_results_at_the_end(monkeypatch) -> None:
+    """Leave out what takes most of the time; tests of whole runs are elsewhere."""
+    monkeypatch.setattr(TrackerFolder, "gather", lambda folder, quantities: None)
 
 
 # -- it changes nothing ------------------------------------------------------------------------------------
