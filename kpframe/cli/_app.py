@@ -27,8 +27,11 @@ COMMANDS = {
     "export": ("kpframe.cli._export:export", "Write the figures of a run as CSV or NumPy arrays."),
     "new-plugin": ("kpframe.cli._new_plugin:new_plugin", "Write a plugin to start from."),
     "plugins": ("kpframe.cli._plugins:plugins", "List the installed plugins and what they offer."),
+    "report": ("kpframe.cli._report:report", "Write the page of a run again from its figures."),
+    "resume": ("kpframe.cli._resume:resume", "Go on with a run that was ended."),
     "run": ("kpframe.cli._run:run", "Run a study: train its networks and record what it asks for."),
     "show": ("kpframe.cli._plugins:show", "Show one model, rule, task ... and its settings."),
+    "status": ("kpframe.cli._resume:status", "Say how far a run is."),
     "train": ("kpframe.cli._train:train", "Train a network by several learning rules."),
     "verify": ("kpframe.cli._verify:verify", "Check the identities that a model or rule must satisfy."),
 }
@@ -63,9 +66,10 @@ class LazyGroup(click.Group):
             click.exceptions.Exit,
             click.Abort,
             BrokenPipeError,
-            KeyboardInterrupt,
         ):
             raise
+        except KeyboardInterrupt as error:  # here, as click would end a line that nobody began
+            raise click.Abort from error
         except BaseException as error:  # also SystemExit and the like, from code of a plugin
             if ctx.params["debug"]:
                 traceback.print_exc()
@@ -92,7 +96,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         except click.Abort as error:
             origin = error.__cause__ or error.__context__  # older click hides the cause
             where = one_line(origin) if isinstance(origin, KeyboardInterrupt) else ""
-            _echo(f"Aborted: {where}" if where else "Aborted.")
+            _echo(where if where.startswith("interrupted") else f"Aborted: {where}" if where else "Aborted.")
             return 130
         except click.UsageError as error:
             where = error.ctx.command_path if error.ctx else "kpframe"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import click
@@ -24,46 +23,14 @@ def demo(ctx: click.Context, quick: bool, output: Path, seed: int, overwrite: bo
     """Train a GRU and an RNN to read handwritten digits and report what learning can do to them.
 
     Writes OUTPUT/report.html (open it in a browser), OUTPUT/results.nc (every number, with named
-    dimensions), and the checkpoints.
+    dimensions), and the checkpoints. The same command goes on with a run that was ended.
     """
     from attrs import evolve
 
-    from kpframe.cli._progress import training_progress
-    from kpframe.study._config import bundled_study, check_plugins
-    from kpframe.study._report.html import failed_rules, write_report
-    from kpframe.study._results import read_dataset
-    from kpframe.study._run import run_study, study_folder
+    from kpframe.cli._carry_out import carry_out
+    from kpframe.study._run_study import study_folder
+    from kpframe.study._study_file import bundled_study, check_plugins
 
-    started = time.monotonic()
-    study = evolve(bundled_study("demo_quick" if quick else "demo"), seed=seed)
+    study = evolve(bundled_study("demo_quick" if quick else "demo"), seeds=(seed,))
     check_plugins(study)
-    with study_folder(study, output, overwrite=overwrite) as folder:
-        with training_progress([network.label for network in study.networks]) as report:
-            run_study(study, folder, report)
-        data = read_dataset(output / "results.nc")
-        path = write_report(data, output / "report.html")
-    show(data)
-    click.echo(f"results: {output / 'results.nc'}  ({time.monotonic() - started:.0f} s)")
-    click.echo(f"open:    {path.resolve()}")
-    if failures := failed_rules(data):
-        for failure in failures:
-            click.echo(f"Failed: {failure}", err=True)
-        ctx.exit(1)
-
-
-def show(data: object) -> None:
-    """Write a line for each network to the terminal."""
-    import xarray as xr
-
-    from kpframe.study._report.figures import score_name
-    from kpframe.study._report.html import plus_minus, score_text
-
-    assert isinstance(data, xr.Dataset)
-    final = data.isel(step=-1)
-    for label in data.network.values:
-        one = final.sel(network=label)
-        rank, stderr = one.effective_rank.sel(operator="Phi"), one.effective_rank_stderr.sel(operator="Phi")
-        click.echo(
-            f"{label}: test {score_name(data)} {score_text(one)}, "
-            f"effective rank of Phi {plus_minus(rank, stderr)}"
-        )
+    carry_out(ctx, study, study_folder(study, output, command="demo", overwrite=overwrite))

@@ -1,45 +1,145 @@
-"""Progress of a training: a bar on a terminal, plain lines elsewhere."""
+"""Progress of work that takes long: bars with the time left on a terminal, a line a minute elsewhere."""
 
 from __future__ import annotations
 
+import math
+import sys
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-if TYPE_CHECKING:
-    from kpframe.study._training import ProgressCallback
+from kpframe.cli._terminal import fitting
+from kpframe.errors import printable
 
-#: How many lines a training writes where there is no terminal.
-LINES = 5
+#: Seconds between two lines where there is no terminal.
+EVERY = 60.0
+#: Seconds after which there is an estimate of the time left.
+SOON = 2.0
+#: Bars that are shown at most; of more, those of what has ended are taken away.
+BARS = 8
+
+
+class Report(ABC):
+    """Takes what a training reports (see ``ProgressCallback``), and lines about files in ``tell``.
+
+    Args:
+        labels: of all that is to be done, each a like share of the work; unknown ones are added.
+    """
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self._made: dict[str, float] = dict.fromkeys(labels, 0.0)
+        self._before: dict[str, float] = {}
+        self._started = time.monotonic()
+
+    def __call__(self, label: str, made: int, total: int, loss: float, doing: str = "", /) -> None:
+        """Take how far a training is."""
+        share = made / total if total else 1.0
+        self._before.setdefault(label, share)  # what an earlier process had done
+        self._made[label] = share
+        self.show(label, made, total, loss, doing)
+
+    @abstractmethod
+    def show(self, label: str, made: int, total: int, loss: float, doing: str) -> None:
+        """Show how far a training is."""
+
+    @abstractmethod
+    def tell(self, text: str) -> None:
+        """Write a line."""
+
+    def left(self) -> str:
+        """Return about how long it all takes from now on, as text; empty where that is not known yet."""
+        passed = time.monotonic() - self._started
+        done = sum(self._made.values())
+        new = done - sum(self._before.values())
+        if passed < SOON or new <= 0 or done >= len(self._made):
+            return ""
+        return f"about {duration(passed * (len(self._made) - done) / new)} left"
+
+
+class _Lines(Report):
+    """A line a minute, one at the end of each training, and one for what stopped it."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        super().__init__(labels)
+        self._latest = time.monotonic()
+
+    def show(self, label: str, made: int, total: int, loss: float, doing: str) -> None:
+        ended = made == total and not doing
+        notable = bool(doing) and not doing.startswith("recording")
+        if ended or notable or time.monotonic() >= self._latest + EVERY:
+            self._latest = time.monotonic()
+            parts = (f"update {made} of {total}", _loss(loss), doing)
+            line = f"{label}: " + ", ".join(part for part in parts if part)
+            self.tell("; ".join(part for part in (line, self.left()) if part))
+
+    def tell(self, text: str) -> None:
+        _echo(text)
+
+
+class _Bars(Report):
+    """A bar for each training under way."""
+
+    def __init__(self, labels: Sequence[str], progress: Progress) -> None:
+        super().__init__(labels)
+        self._progress, self._bars = progress, dict[str, TaskID]()
+        for label in labels[:BARS]:
+            self._bar(label)
+
+    def show(self, label: str, made: int, total: int, loss: float, doing: str) -> None:
+        bar = self._bar(label)
+        ended = made == total and not doing.startswith("recording")
+        self._progress.update(
+            bar,
+            completed=made,
+            total=total,
+            count=f"{made}/{total}",
+            loss=_loss(loss),
+            doing=doing,
+            left=self.left(),
+            visible=not ended or len(self._made) <= BARS,
+        )
+
+    def tell(self, text: str) -> None:
+        self._progress.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+    def _bar(self, label: str) -> TaskID:
+        if label not in self._bars:
+            empty: dict[str, Any] = dict.fromkeys(("count", "loss", "doing", "left"), "")
+            self._bars[label] = self._progress.add_task(printable(label), total=None, **empty)
+        return self._bars[label]
 
 
 @contextmanager
-def training_progress(labels: Sequence[str]) -> Iterator[ProgressCallback]:
-    """Yield a function to report progress with; one bar or a few lines for each label."""
+def training_progress(labels: Sequence[str]) -> Iterator[Report]:
+    """Yield what takes the progress of trainings with these labels."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _line
+        yield _Lines(labels)
         return
-    columns = (
-        TextColumn("{task.description}", markup=False),  # "[x]" is part of a label
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        bars = {label: progress.add_task(label, total=None, loss=float("nan")) for label in labels}
-
-        def report(label: str, step: int, total: int, loss: float, doing: str = "", /) -> None:
-            progress.update(bars[label], completed=step, total=total, loss=loss)
-
-        yield report
+    fields = [
+        TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in ("count", "loss", "doing", "left")
+    ]
+    first = TextColumn("{task.description}", markup=False)  # "[x]" is part of a label
+    with Progress(first, BarColumn(), *fields, console=console) as progress:
+        yield _Bars(labels, progress)
 
 
-def _line(label: str, step: int, total: int, loss: float, doing: str = "", /) -> None:
-    if step == total or step % max(1, total // LINES) == 0:
-        click.echo(f"{label}: update {step} of {total}, loss {loss:.4f}", err=True)
+def duration(seconds: float) -> str:
+    """Return a time as text: 12 s, 4 min, 2.5 h."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def _loss(loss: float) -> str:
+    return "" if math.isnan(loss) else f"loss {loss:.4f}"
+
+
+def _echo(text: str) -> None:
+    click.echo(fitting(printable(text), sys.stderr), err=True)

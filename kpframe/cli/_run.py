@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,27 +63,12 @@ def run(
 
         check_study(settings, str(study))
         show_plan(settings, plan(settings), jobs, output)
-    elif not _run(settings, study.read_text(encoding="utf-8-sig"), output, jobs, overwrite):
-        ctx.exit(1)
+        return
+    from kpframe.cli._carry_out import carry_out
+    from kpframe.study._run_study import study_folder
 
-
-def _run(study: StudySettings, text: str, output: Path, jobs: int, overwrite: bool) -> bool:
-    """Run a study; return whether nothing in it failed."""
-    from kpframe.cli._progress import training_progress
-    from kpframe.cli._trainings import show_trainings
-    from kpframe.study._cells import expand
-    from kpframe.study._run_study import keep_study, run_study, study_folder
-
-    started, cells = time.monotonic(), expand(study)
-    with study_folder(study, output, overwrite=overwrite) as folder:
-        keep_study(folder, text)
-        if folder.resumed:
-            click.echo(f"going on with the run in {output}", err=True)
-        with training_progress([cell.label for cell in cells]) as report:
-            data = run_study(study, folder, jobs=jobs, report=report)
-    good = show_trainings(data, cells)
-    click.echo(f"results: {output / 'results.nc'}  ({duration(time.monotonic() - started)})")
-    return good
+    folder = study_folder(settings, output, overwrite=overwrite)
+    carry_out(ctx, settings, folder, jobs=jobs, text=study.read_text(encoding="utf-8-sig"))
 
 
 def show_plan(study: StudySettings, found: Plan, jobs: int, output: Path) -> None:
@@ -138,8 +122,8 @@ def _row(cost: Cost) -> tuple[str, ...]:
 
 def duration(seconds: float) -> str:
     """Return a time as text: 3.2 ms, 12 s, 4 min, 2.5 h."""
-    if seconds < 1:
-        return f"{1000 * seconds:.2g} ms"
+    if seconds < 0.995:
+        return f"{1000 * seconds:.2g} ms" if seconds < 0.01 else f"{1000 * seconds:.0f} ms"
     if seconds < 120:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

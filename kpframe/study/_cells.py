@@ -69,10 +69,7 @@ class Cell:
     @property
     def label(self) -> str:
         """What a reader calls the cell."""
-        return ", ".join(
-            str(value) if name in ("network", "trained_by") else f"{name} {value}"
-            for name, value in self.coordinates.items()
-        )
+        return label_of(self.coordinates)
 
 
 def expand(study: StudySettings) -> list[Cell]:
@@ -153,6 +150,14 @@ def point_of(cell: Cell) -> str:
     """Return what cells share that differ in their training and seeds alone."""
     return repr(
         (cell.network, cell.task, cell.task_settings, cell.rules, cell.measure, cell.quantities, cell.dtype)
+    )
+
+
+def label_of(coordinates: Mapping[str, Any]) -> str:
+    """Return what a reader calls a cell with these coordinates."""
+    return ", ".join(
+        str(value) if name in ("network", "trained_by") else f"{name} {value}"
+        for name, value in coordinates.items()
     )
 
 

@@ -87,9 +87,9 @@ def _taken(study: StudySettings) -> list[str]:
     moment = Moment(*network_of(cell, task), around, learning_rate=cell.training.learning_rate)
     data = record(moment, quantities_of(cell))
     return [
-        f"sweep[{place}]: expected another name for the dimension, got {axis.name!r}, which is that of "
+        f"sweep.{axis.name}: expected another name for the dimension, got {axis.name!r}, which is that of "
         f'something recorded; write [sweep.NAME] path = "{axis.path}" values = [...]'
-        for place, axis in enumerate(study.sweep)
+        for axis in study.sweep
         if axis.name in {*data.variables, *data.dims}
     ]
 

@@ -38,6 +38,8 @@ RUN_FILES = (
 FOLDERS = ("steps", "checkpoints", "training", "state")
 #: Version of ``run.json``: 2 has ``cells`` where a run can be gone on with.
 FORMAT = 2
+#: Commands whose runs are studies: ``kpframe resume`` goes on with them.
+STUDIES = ("run", "demo")
 #: States of a run that has not come to its end.
 _UNFINISHED = ("beginning", "running", "failed", "interrupted")
 
@@ -110,6 +112,7 @@ class RunFolder(RunWriter):
         own = {"run_id": token_hex(8), "command": command, "seed": str(seed), "settings": text}
         super().__init__(path, own["run_id"], {"title": title, **made, **own})
         self.resumed = False
+        self._began, self._seconds = datetime.now(UTC), 0.0
         self._overwrite, self._needed, self._mend = overwrite, needed, mend
         self._lock: BaseFileLock | None = None
         self._made: list[Path] = []
@@ -121,7 +124,7 @@ class RunFolder(RunWriter):
         self._refuse()  # before anything is made
         self._made = [part for part in (self.path, *self.path.parents) if not os.path.lexists(part)]
         make_folder(self.path)
-        self._lock = self._locked()
+        self._lock, self._began = self._locked(), datetime.now(UTC)
         try:
             self._go_on(self._refuse())  # what a process that ended just now may have left
             old = () if self.resumed else run_files(self.path)
@@ -154,6 +157,11 @@ class RunFolder(RunWriter):
                     self._record("failed" if issubclass(kind, Exception) else "interrupted")
         finally:
             self._let_go()
+        if error is not None and isinstance(error, KeyboardInterrupt) and self._kept_for_later():
+            raise KeyboardInterrupt(f"interrupted; go on with: {again(self.command, self.path)}") from error
+
+    def _kept_for_later(self) -> bool:
+        return self.cells is not None and (self.path / RECORD).exists()
 
     def note_cells(self, cells: Sequence[Mapping[str, Any]]) -> None:
         """Note which trainings and steps there are, of a run that knows its steps only as they come."""
@@ -233,14 +241,14 @@ class RunFolder(RunWriter):
             else:
                 held = f"this run, begun by a kpframe that divides it otherwise: {held}"
         if record["state"] in _UNFINISHED and record.get("cells") is not None:
-            held += f", unfinished ({resume_command(self.path)} goes on with it)"
+            held += f", unfinished ({again(record['command'], self.path)} goes on with it)"
         return held
 
     def _go_on(self, record: Mapping[str, Any] | None) -> None:
         """Be the run that is there, where there is one to go on with."""
         self.resumed = record is not None and record["state"] != "beginning"
         if record is not None and self.resumed:
-            self.id = record["id"]
+            self.id, self._seconds = record["id"], worked_seconds(self.path, record)
             self.attributes |= {"run_id": record["id"], "created": record["created"]}
 
     def _has_results(self) -> bool:
@@ -255,7 +263,9 @@ class RunFolder(RunWriter):
             "process": os.getpid(),
             "host": platform.node(),
             "created": self.attributes["created"],
+            "began": self._began.isoformat(timespec="seconds"),
             "changed": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": self._seconds,
             "settings": self.settings,
         }
         if self.cells is not None:
@@ -277,6 +287,49 @@ class RunFolder(RunWriter):
             for part in (*(self.path / name for name in FOLDERS), *self._made):
                 with suppress(OSError):
                     part.rmdir()
+
+
+def is_held(path: Path) -> bool:
+    """Return whether a living process holds the folder of a run."""
+    record = read_record(path)
+    if not (path / LOCK).exists():
+        return False
+    process = None if record is None else record.get("process")
+    if record is not None and record.get("host") == platform.node() and isinstance(process, int):
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            pass  # it lives, and is another user's
+    lock = FileLock(path / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False
+
+
+def worked_seconds(path: Path, record: Mapping[str, Any]) -> float:
+    """Return how long processes have worked on a run that none holds now, pauses left out.
+
+    A process that was killed is taken to have lived until the last file that it wrote.
+    """
+    latest = record.get("changed")
+    if record["state"] in ("running", "beginning"):
+        times = [file.stat().st_mtime for file in run_files(path) if file.exists()]
+        latest = datetime.fromtimestamp(max(times), UTC).isoformat() if times else latest
+    return float(record.get("seconds", 0.0)) + seconds_between(record.get("began"), latest)
+
+
+def seconds_between(one: object, other: object) -> float:
+    """Return the seconds between two times as they stand in ``run.json``; 0 where one is not known."""
+    try:
+        passed = datetime.fromisoformat(str(other)) - datetime.fromisoformat(str(one))
+    except (ValueError, TypeError):
+        return 0.0
+    return max(0.0, passed.total_seconds())
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -308,6 +361,13 @@ def format_of(path: Path) -> int | None:
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return found if isinstance(found, int) else None
+
+
+def again(command: str, path: Path) -> str:
+    """Return what goes on with the run of a command, as a shell takes it."""
+    if command in STUDIES:
+        return resume_command(path)
+    return f"the same kpframe {command} ... --output {shlex.quote(str(path))}"
 
 
 def resume_command(path: Path) -> str:

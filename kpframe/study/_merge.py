@@ -61,6 +61,11 @@ def merged(path: str | Path, quantities: Mapping[str, Quantity] | QuantitiesOf |
     """
     path = Path(path)
     record = record_of(path)
+    if "cells" not in record:
+        raise ArgumentError(
+            f"{str(path)!r} holds a run of kpframe {record['command']} ({record['created']}) that recorded "
+            "nothing training by training: its figures are in one file, which it has once it is finished"
+        )
     reader = RecordReader()
     files = {cell["name"]: _Files(path, cell, record["id"], reader) for cell in record["cells"]}
     of = _quantities_of(record, quantities)
@@ -90,15 +95,10 @@ def merged(path: str | Path, quantities: Mapping[str, Quantity] | QuantitiesOf |
 
 
 def record_of(path: Path) -> dict[str, Any]:
-    """Return what ``run.json`` says of a run that is made of cells; raises ``ArgumentError``."""
+    """Return what ``run.json`` says of a run; raises ``ArgumentError``."""
     record = read_record(path)
     if record is None:
         raise ArgumentError(_no_run(path))
-    if "cells" not in record:
-        raise ArgumentError(
-            f"{str(path)!r} holds a run of an older kpframe (kpframe {record['command']}, "
-            f"{record['created']}); kpframe.study.read_dataset reads its .nc files"
-        )
     return record
 
 
@@ -233,9 +233,7 @@ def _of_all_steps(quantity: Quantity, recorded: xr.Dataset) -> xr.Dataset | None
     kept = [one for one in every if one is not None]
     if len(kept) < len(every):
         return None
-    return xr.concat(
-        kept, dim=xr.Variable("inputs", names), join="outer", coords="minimal", compat="override"
-    )
+    return xr.concat(kept, dim=xr.Variable("inputs", names), join="outer", coords="all", compat="equals")
 
 
 def _quantities_of(

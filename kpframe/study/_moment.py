@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import cached_property
@@ -221,7 +222,9 @@ def operator_problem(text: str) -> str:
     for word in words:
         if word.removesuffix("*") not in _SPACES:
             expected = f"a product of {', '.join(_SPACES)} and their adjoints (P*)"
-            return f"expected {expected}, got {text!r}{closest(word.removesuffix('*'), _SPACES)}"
+            apart = re.findall(r"(?:Phi|[PKJG])\*?", text)
+            meant = f"; did you mean {' '.join(apart)!r}?" if "".join(apart) == "".join(words) else ""
+            return f"expected {expected}, got {text!r}{meant}"
     spaces = [_SPACES[word.removesuffix("*")][:: -1 if word.endswith("*") else 1] for word in words]
     for word, left, after, right in zip(words, spaces, words[1:], spaces[1:], strict=False):
         if left[1] != right[0]:
@@ -234,5 +237,5 @@ def operator_problem(text: str) -> str:
 
 
 #: What each operator makes and takes: states (h) or parameters (p).
-_SPACES = {"P": "hh", "K": "hh", "Phi": "hh", "J": "hp", "G": "pp"}
+_SPACES = {"P": "hh", "K": "hh", "Phi": "hh", "J": "hp", "G": "hp"}
 _NAMES = {"h": "states", "p": "parameters"}

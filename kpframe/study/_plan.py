@@ -119,8 +119,9 @@ class Plan:
     def seconds(self, jobs: int = 1) -> float:
         """Return how long it takes with so many processes, one on each core [s]."""
         ends = [0.0] * max(1, min(jobs, os.cpu_count() or 1))
-        for length in sorted((one for cost in self.costs for one in cost.seconds()), reverse=True):
-            heapq.heappush(ends, heapq.heappop(ends) + length)
+        for cost in self.costs:  # a process that is done takes the next
+            for length in cost.seconds():
+                heapq.heappush(ends, heapq.heappop(ends) + length)
         return max(ends)
 
 

@@ -13,7 +13,7 @@ from kpframe.study._build import network_of, task_of
 from kpframe.study._cells import Cell, expand
 from kpframe.study._check import check_study
 from kpframe.study._files import write_text
-from kpframe.study._folder import STUDY, RunFolder, resume_command
+from kpframe.study._folder import STUDIES, STUDY, RunFolder, again, resume_command
 from kpframe.study._interrupts import ended_by_signals
 from kpframe.study._merge import merged, record_of
 from kpframe.study._processes import Tell, train_cells
@@ -23,8 +23,6 @@ from kpframe.study._training import ProgressCallback
 
 #: Bytes that the record of a step takes at least, beside the network.
 LEAST = 30_000
-#: Commands whose runs are studies, which ``resume_run`` goes on with.
-COMMANDS = ("run", "demo")
 
 
 def run_study(
@@ -47,7 +45,8 @@ def run_study(
         jobs: trainings at the same time, each in a process of its own.
         overwrite: replace the run that the folder holds.
         report: called after each update, and before a step is recorded.
-        tell: called with a line for each file that was found damaged and is made anew; by default a warning.
+        tell: called with a line for each file that was found damaged and is made anew; by default
+            ``report.tell`` where there is one, and else a warning.
 
     Returns:
         The dataset of ``results.nc``: see ``merged``.
@@ -65,7 +64,7 @@ def run_study(
             return run_study(study, folder, jobs=jobs, report=report, tell=tell)
     cells = expand(study)
     with ended_by_signals():
-        failures = train_cells(cells, output.writer(), jobs, report, tell or _warn)
+        failures = train_cells(cells, output.writer(), jobs, report, tell or getattr(report, "tell", _warn))
         if len(failures) < len(cells):
             data = merged(output.path)
             output.write_dataset("results.nc", data)
@@ -94,7 +93,7 @@ def study_folder(
     Args:
         study: what is trained and recorded.
         output: the folder.
-        command: what runs, one of ``COMMANDS``.
+        command: what runs, one of ``STUDIES``.
         overwrite: replace the run that the folder holds.
         mend: keep this run though it is finished, to make files anew that are missing or damaged.
 
@@ -137,16 +136,13 @@ def resumed_folder(path: Path) -> tuple[StudySettings, RunFolder]:
         ArgumentError: for a folder that holds no run that can be gone on with; says what is to be done.
     """
     record = record_of(path)
-    if record["command"] == "track":
-        got = f"{str(path)!r}, of a tracker: Tracker(..., resume=True) in your own loop goes on with it"
-        raise ArgumentError(mismatch("run", f"one of kpframe {' or '.join(COMMANDS)}", got))
-    if record["command"] not in COMMANDS:
+    if record["command"] not in STUDIES:
         raise ArgumentError(
             mismatch(
                 "run",
-                f"one of kpframe {' or '.join(COMMANDS)}",
-                f"{str(path)!r}, of kpframe {record['command']}: "
-                f"give kpframe {record['command']} once more, with this --output",
+                f"one of kpframe {' or '.join(STUDIES)}",
+                f"{str(path)!r}, of kpframe {record['command']}, which "
+                f"{again(record['command'], path)} goes on with",
             )
         )
     study = parse_study(record["settings"], str(path))

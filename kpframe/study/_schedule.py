@@ -8,10 +8,12 @@ from typing import Any
 
 from kpframe.errors import SettingsError, as_whole, closest, mismatch
 
+#: Most steps that a rule makes.
+MOST = 100_000
 _FORMS = "a list such as [0, 10, 100], {every = 10}, {log = 12} or {count = 60}"
 
 
-def steps_of(form: Any, last: int, path: str = "steps") -> tuple[int, ...]:
+def steps_of(form: Any, last: int, path: str = "steps", training: str = "the training") -> tuple[int, ...]:
     """Return the steps that a study file asks for, ascending.
 
     Args:
@@ -20,19 +22,19 @@ def steps_of(form: Any, last: int, path: str = "steps") -> tuple[int, ...]:
             steps of equal distance, 0 and the last among them.
         last: the number of updates.
         path: how messages call it.
+        training: how messages call what has ``last`` updates.
 
     Raises:
         SettingsError: one line for each thing that is wrong.
     """
     if isinstance(form, Mapping):
         return _made(form, last, path)
-    if not isinstance(form, list | tuple):
-        raise SettingsError(mismatch(path, _FORMS, repr(form)))
+    check_form(form, path)
     problems, steps = [], dict[int, int]()
     for place, value in enumerate(form):
         step, where = as_whole(value), f"{path}[{place}]"
         if step is None or not 0 <= step <= last:
-            expected = f"a whole number from 0 to {last}, the last step of the training"
+            expected = f"a whole number from 0 to {last}, the last step of {training}"
             problems.append(mismatch(where, expected, repr(value)))
         elif step in steps:
             problems.append(mismatch(where, f"another step than {path}[{steps[step]}]", f"{step} again"))
@@ -43,6 +45,12 @@ def steps_of(form: Any, last: int, path: str = "steps") -> tuple[int, ...]:
     if problems:
         raise SettingsError("\n".join(problems))
     return tuple(sorted(steps))
+
+
+def check_form(form: Any, path: str) -> None:
+    """Raise ``SettingsError`` for what is neither a list nor a table."""
+    if not isinstance(form, list | tuple | Mapping):
+        raise SettingsError(mismatch(path, _FORMS, repr(form)))
 
 
 def _made(form: Mapping[str, Any], last: int, path: str) -> tuple[int, ...]:
@@ -58,6 +66,8 @@ def _made(form: Mapping[str, Any], last: int, path: str) -> tuple[int, ...]:
         if most:
             bounds = f"a whole number from {least} to {last + 1}, the number of steps that there are"
         raise SettingsError(mismatch(f"{path}.{name}", bounds, repr(value)))
+    if (made := last // number + 1 if name == "every" else number) > MOST:
+        raise SettingsError(mismatch(f"{path}.{name}", f"at most {MOST} steps", made))
     return rule(number, last)
 
 

@@ -14,7 +14,7 @@ from kpframe.study._blocks import KINDS, Block, Offered, lines_of
 from kpframe.study._labels import label_problem
 from kpframe.study._moment import operator_problem
 from kpframe.study._rule_text import text_of
-from kpframe.study._schedule import steps_of
+from kpframe.study._schedule import check_form, steps_of
 from kpframe.study._settings import (
     MeasureSettings,
     NetworkSettings,
@@ -57,18 +57,19 @@ class StudyTable:
         for key in self._table:
             if key not in KEYS:
                 self._tell(f"{key}: unknown table or key{closest(str(key), KEYS)}")
-        self.problems += plain_problems(self._table)
         task = self._named(self._part("task", "a table [task]"), "task", "task")
         networks = self._networks()
         rules = self._rules()
         axes = self._axes(networks, rules)
         training, trained_by = self._training(rules, axes)
-        measure = self._measure(training, axes)
+        measure = self._measure(axes)
         quantities = self._quantities(bool(rules))
         check_sweep(axes, self._blocks, self.problems)
         head = read_head(self._table, self.problems)
         plugins = self._texts("plugins", self._table.get("plugins", []))
         self.problems += seed_problems(head.seeds, networks)
+        told = {line.partition(": ")[0] for line in self.problems}
+        self.problems += [line for line in plain_problems(self._table) if line.partition(": ")[0] not in told]
         if self.problems or task is None or training is None or measure is None:
             self.problems.sort(key=self._place)
             return None
@@ -92,10 +93,12 @@ class StudyTable:
     def _tell(self, line: str) -> None:
         self.problems.append(line)
 
-    def _place(self, line: str) -> int:
-        """Return where the part of the study stands that a line is about; what is missing stands before."""
+    def _place(self, line: str) -> tuple[int, int]:
+        """Return where a line's key stands in the study; what is missing stands before."""
         keys = list(self._table)
-        return next((n for n, key in enumerate(keys) if re.match(rf"{re.escape(str(key))}\b", line)), -1)
+        root = next((n for n, key in enumerate(keys) if re.match(rf"{re.escape(str(key))}\b", line)), -1)
+        row = re.match(r"\w+\[(\d+)\]", line)
+        return root, int(row[1]) if row else -1
 
     def _part(self, key: str, expected: str, *, required: bool = True) -> dict[str, Any]:
         """Return the table under a key, an empty one where there is none."""
@@ -155,7 +158,8 @@ class StudyTable:
             self._tell(mismatch(f"{path}.label", problem, shown(label)))
             return None
         if label in seen:
-            self._tell(mismatch(f"{path}.label", f"another one than {seen[label]}", f"{label!r} again"))
+            again = f"{label!r} again; a label of its own tells them apart"
+            self._tell(mismatch(f"{path}.label", f"another one than {seen[label]}", again))
             return None
         seen[label] = path
         return str(label)
@@ -254,7 +258,7 @@ class StudyTable:
             except Exception as error:  # of the rule's own code
                 self._tell(f"{path}: {say(error)}")
 
-    def _measure(self, training: TrainingSettings | None, axes: Sequence[Axis]) -> MeasureSettings | None:
+    def _measure(self, axes: Sequence[Axis]) -> MeasureSettings | None:
         row = self._part("measure", "a table [measure] with steps")
         steps: tuple[int, ...] | None = None
         form = row.pop("steps", None)
@@ -263,13 +267,9 @@ class StudyTable:
                 self._tell(
                     mismatch("measure.steps", "a list of steps, or {log = 12}", "nothing (it is required)")
                 )
-        elif training is not None:  # without it nobody knows what the last step is
-            last = training.steps
-            for axis in axes:
-                if axis.axis.path == "training.steps":
-                    last = min(filter(None, map(as_whole, axis.axis.values)), default=last)
+        else:
             try:
-                steps = steps_of(form, last, "measure.steps")
+                steps = self._steps(form, axes)
             except SettingsError as error:
                 self.problems += str(error).splitlines()
         for name, setting in _OF_SPECTRUM.items():
@@ -284,6 +284,18 @@ class StudyTable:
             self._check_texts(row.get(name), f"measure.{name}")
         self._blocks.append(Block("measure", "measure", {**row, "steps": steps or (0,)}, MeasureSettings))
         return self._built(MeasureSettings, {**row, "steps": steps or (0,)}, axes, "measure")
+
+    def _steps(self, form: Any, axes: Sequence[Axis]) -> tuple[int, ...] | None:
+        """Return the steps of a study; None where nobody knows what the last one is."""
+        check_form(form, "measure.steps")
+        training = self._table.get("training", {})
+        given = training.get("steps", TrainingSettings().steps) if isinstance(training, Mapping) else None
+        last, words = as_whole(given), "the training"
+        for axis in axes:
+            if axis.axis.path == "training.steps":
+                last = min((n for n in map(as_whole, axis.given) if n is not None), default=last)
+                words = "the shortest training"
+        return None if last is None or last < 0 else steps_of(form, last, "measure.steps", words)
 
     def _check_texts(self, values: Any, path: str) -> None:
         """Check what the settings class does not say of a list of texts."""
@@ -307,6 +319,7 @@ class StudyTable:
 
     def _texts(self, key: str, values: Any) -> tuple[str, ...]:
         if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
-            self._tell(mismatch(key, "a list of texts", shown(values)))
+            meant = f"; did you mean {[values]!r}?" if isinstance(values, str) else ""
+            self._tell(mismatch(key, "a list of texts", f"{shown(values)}{meant}"))
             return ()
         return tuple(values)

@@ -49,10 +49,10 @@ def place_of(path: str, networks: Iterable[str], rules: Iterable[str]) -> Place:
             "the path of a setting: network.SETTING, network.LABEL.SETTING, rule.LABEL.SETTING, "
             "task.SETTING, training.SETTING or measure.SETTING"
         )
-        remedy = "; seeds are listed by seeds = [0, 1, 2]" if part in ("seed", "seeds") else ""
-        raise SettingsError(
-            f"expected {expected}, got {path!r}{remedy or closest(part, _ROOTS) if dot else remedy}"
-        )
+        remedy = closest(part, _ROOTS) if dot else f"; network.{path} is that of all networks"
+        if part in ("seed", "seeds"):
+            remedy = "; seeds are listed by seeds = [0, 1, 2]"
+        raise SettingsError(f"expected {expected}, got {path!r}{remedy}")
     if path in _FIXED:
         raise SettingsError(f"expected a setting that takes one value, got {path!r}")
     labels = list({"network": networks, "rule": rules}.get(part, ()))

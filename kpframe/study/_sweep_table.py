@@ -165,8 +165,9 @@ def check_sweep(axes: Sequence[Axis], blocks: Sequence[Block], problems: list[st
         setting, names = axis.place.setting, block.names
         if names is not None and setting not in names:
             remedy = closest(setting, names)
-            if axis.place.part in ("network", "rule") and axis.place.label is None:
-                remedy += f"; {axis.place.part}.LABEL.{setting} is that of one alone"
+            having = [other.label for one, other in led if one is axis and setting in (other.names or ())]
+            if having:
+                remedy = f"; {axis.place.part}.{having[0]}.{setting} is that of {having[0]!r} alone"
             have = ", ".join(names) or "no settings"
             problems.append(
                 f"{axis.key}: expected one of the settings of {block.what} ({have}), got {setting!r}{remedy}"

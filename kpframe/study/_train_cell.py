@@ -126,7 +126,11 @@ class _Training:
                 self.record_again(step)
         if ended is None:
             self.saved_at = trainer.made
-            self.write(self.trained(trainer, {*self.cell.steps} - {*recorded} | {*self.cell.steps} - {*kept}))
+            result = self.trained(trainer, {*self.cell.steps} - {*recorded} | {*self.cell.steps} - {*kept})
+            self.write(result)
+            if result.outcome != "trained":
+                text = f"{result.outcome} at update {result.stopped_at:.0f} ({result.reason})"
+                self.say(last_update(result), text)
         self.forget()
 
     # -- training --------------------------------------------------------------------------------------------

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
@@ -21,10 +22,15 @@ _TRAINING = ("outcome", "stopped_at", "reason", "recording_seconds", "loop_secon
 def figures_of(path: Path) -> xr.Dataset:
     """Return all that a run has recorded as one dataset, with its ``state``; to be closed."""
     record = record_of(path)
-    file = path / RESULTS.get(record["command"], "results.nc")
+    file = results_of(path, record)
     finished = record["state"] == "finished" and file.exists()
     data = _lazy(file, record["id"], path) if finished else merged(path)
     return data.assign_attrs(state=record["state"])
+
+
+def results_of(path: Path, record: Mapping[str, Any]) -> Path:
+    """Return where the figures of a run are when it is finished."""
+    return path / RESULTS.get(record["command"], "results.nc")
 
 
 def tree_of(path: Path) -> xr.DataTree:

@@ -219,7 +219,10 @@ def test_after_a_training_that_failed_the_exit_code_is_1(run: Command, here: Pat
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 ms"), (0.0123, "12 ms"), (3.21, "3.2 s"), (59.6, "60 s"), (600, "10 min"), (9000, "2.5 h")],
+    [
+        *((0, "0 ms"), (0.0012, "1.2 ms"), (0.0123, "12 ms"), (0.64, "640 ms"), (0.999, "1.0 s")),
+        *((3.21, "3.2 s"), (9.99, "10 s"), (59.6, "60 s"), (600, "10 min"), (9000, "2.5 h")),
+    ],
 )
 def test_times_in_words(seconds: float, text: str) -> None:
     assert duration(seconds) == text

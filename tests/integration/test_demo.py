@@ -101,7 +101,7 @@ def test_the_report_stands_alone(demo: tuple[Result, Path]) -> None:
 
 @slow
 def test_provenance_repeats_the_study(data: xr.Dataset) -> None:
-    assert json.loads(data.attrs["settings"])["networks"][0]["name"] == "gru"
+    assert json.loads(data.attrs["settings"])["network"][0]["name"] == "gru"
     assert set(json.loads(data.attrs["plugin_versions"])) >= {"kpframe-gru", "kpframe-rnn", "kpframe-rules"}
     assert json.loads(data.attrs["library_versions"])["torch"] == torch.__version__
 

@@ -221,10 +221,18 @@ def test_an_axis_has_another_name_than_what_is_recorded() -> None:
         {"name": "weight", "path": "training.batch_size", "values": [1, 2]},
     ]
     assert lines_of(study_of(sweep=sweep, quantity=[{"name": "own_noise"}])) == [
-        "sweep[0]: expected another name for the dimension, got 'weights', which is that of something "
+        "sweep.weights: expected another name for the dimension, got 'weights', which is that of something "
         'recorded; write [sweep.NAME] path = "training.learning_rate" values = [...]'
     ]
     check_study(study_of(sweep=sweep, quantity=[{"name": "own_moved"}]))
+
+
+def test_a_setting_that_one_network_alone_has_is_swept_by_its_label() -> None:
+    assert lines_of(study_of(sweep={"network.hidden_size": [2, 3]})) == [
+        "sweep[0]: expected one of the settings of model 'small' (input_size), got 'hidden_size'; "
+        "network.wide.hidden_size is that of 'wide' alone"
+    ]
+    check_study(study_of(sweep={"network.wide.hidden_size": [2, 3]}))
 
 
 def test_lines_begin_with_the_file_where_there_is_one() -> None:

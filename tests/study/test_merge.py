@@ -299,11 +299,11 @@ def test_a_folder_that_cannot_be_read_says_why(tmp_path: Path, record, said: str
         merged(run, {})
 
 
-def test_a_run_without_cells_is_an_older_one(run: Path) -> None:
+def test_a_run_that_records_no_trainings_says_so(run: Path) -> None:
     whole = json.loads((run / "run.json").read_text())
     del whole["cells"]
     (run / "run.json").write_text(json.dumps(whole))
-    with pytest.raises(ArgumentError, match=r"older kpframe \(kpframe run, .*\); kpframe.study.read_dataset"):
+    with pytest.raises(ArgumentError, match=r"kpframe run \(.*\) that recorded nothing training by training"):
         merged(run, {})
 
 

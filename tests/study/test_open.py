@@ -101,7 +101,13 @@ def test_results_of_another_run_are_refused(run: Path) -> None:
 
 @pytest.mark.parametrize(("command", "name"), [("train", "training.nc"), ("compare", "comparison.nc")])
 def test_each_command_has_its_own_file(run: Path, command: str, name: str) -> None:
+    """Also where the run is not made of trainings, as comparisons of checkpoints are not."""
     write_dataset(xr.Dataset({"own": figure(4.0)}), run / name)
+    record = json.loads((run / "run.json").read_text())
+    del record["cells"]
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ArgumentError, match="nothing training by training"):
+        kpframe.open_run(run)
     say(run, state="finished", command=command)
     with kpframe.open_run(run) as tree:
         assert list(tree.data_vars) == ["own"]

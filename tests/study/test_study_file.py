@@ -141,7 +141,10 @@ def test_there_are_as_many_steps_as_asked_for(rule: str) -> None:
         ),
         (
             {"network": [{"name": "small"}, {"name": "small"}]},
-            ["network[1].label: expected another one than network[0], got 'small' again"],
+            [
+                "network[1].label: expected another one than network[0], got 'small' again; a label of its "
+                "own tells them apart"
+            ],
         ),
         ({"task": {}}, ["task.name: expected the registered name of a task, got nothing (it is required)"]),
         ({"seeds": [0, 2, 0]}, ["seeds[2]: expected another seed than those before, got 0 again"]),
@@ -180,12 +183,14 @@ def test_there_are_as_many_steps_as_asked_for(rule: str) -> None:
             ],
         ),
         (
-            {"measure": {"steps": [0], "operators": ["K", "J", "Q*", "J P", "K"]}},
+            {"measure": {"steps": [0], "operators": ["K", "J", "Q*", "J P", "K", "PhiP*"]}},
             [
                 "measure.operators[1]: expected a product that maps states to states, got 'J', which maps "
                 "parameters to states",
                 "measure.operators[2]: expected a product of P, K, Phi, J, G and their adjoints (P*), "
                 "got 'Q*'",
+                "measure.operators[5]: expected a product of P, K, Phi, J, G and their adjoints (P*), "
+                "got 'PhiP*'; did you mean 'Phi P*'?",
                 "measure.operators[3]: expected factors that fit each other, got 'J P': J takes parameters, "
                 "P makes states",
                 "measure.operators[4]: expected another one than those before, got 'K' again",
@@ -230,6 +235,21 @@ def test_there_are_as_many_steps_as_asked_for(rule: str) -> None:
             ['sweep.g: expected a setting of its own, got that of sweep."network.gain" again'],
         ),
         ({"task": {"name": "sum", "x": float("nan")}}, ["task.x: expected a number, got nan"]),
+        (
+            {"training": {"rules": "rflo", "steps": 10**9}, "measure": {"steps": {"every": 2}}},
+            [
+                "training.rules: expected a list of texts, got 'rflo' (str); did you mean ['rflo']?",
+                "measure.steps.every: expected at most 100000 steps, got 500000001",
+            ],
+        ),
+        (
+            {"training": {"steps": "x"}, "measure": {"steps": "all"}},
+            [
+                "training.steps: expected int >= 0, got 'x' (str)",
+                "measure.steps: expected a list such as [0, 10, 100], {every = 10}, {log = 12} or "
+                "{count = 60}, got 'all'",
+            ],
+        ),
     ],
 )
 def test_what_does_not_fit_is_named_by_its_path(change: dict[str, Any], lines: list[str]) -> None:
@@ -287,8 +307,7 @@ def test_names_and_settings_of_what_is_registered_are_checked(tmp_path: Path) ->
         "training.rules[1]: no rule 'own_trice' (there are ",
         "training.rules[2]: rule 'own_window': span: expected one of its settings (no settings), got",
         'sweep."network.input_size"[1]: expected int >= 1, got 0',
-        "sweep.\"network.gain\": expected one of the settings of model 'small' (input_size), got 'gain'; "
-        "network.LABEL.gain is that of one alone",
+        "sweep.\"network.gain\": expected one of the settings of model 'small' (input_size), got 'gain'",
     ]
     assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True] * 7, lines
 

@@ -10,7 +10,7 @@ from attrs import frozen
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.flow._named_parameters import join_parameters
 from kpframe.operators._scale import norm
-from kpframe.operators._spaces import Space
+from kpframe.operators._spaces import Space, tell_apart
 from kpframe.rules._update import Update
 from kpframe.study._moment import Moment
 from kpframe.study._quantities._dims import attributes, time_coordinate, trial_coordinate
@@ -44,7 +44,8 @@ class PredictedChange(Quantity):
       only the cosine is there. It needs a readout and targets.
 
     Changes are compared as wholes, by time and by trial, at the steps that exist. NaN where nothing has
-    changed and at the first recorded step; ``change_reason`` says why.
+    changed and at the first recorded step; ``change_reason`` says why. A change is a difference of two
+    roll-outs: in float32 it is known to about 1e-7 of the states, which tells for very small ones.
     """
 
     def measure(self, moment: Moment) -> xr.Dataset:
@@ -150,11 +151,10 @@ def _fill(data: xr.Dataset, moment: Moment) -> str:
 def _parameter_change(before: Moment, moment: Moment, space: Space) -> torch.Tensor:  # [M]
     other = moment.flow.J.domain
     if other != space:
-        raise ArgumentError(
-            mismatch("moment", f"the parameters of step {before.step} ({space})", f"others ({other})")
-        )
-    now, then = (join_parameters(space, one.flow.model.trainable()).detach() for one in (moment, before))
-    return now - then
+        then, now = tell_apart(space, other)
+        raise ArgumentError(mismatch("moment", f"the parameters of step {before.step} ({then})", f"({now})"))
+    values = [join_parameters(space, one.flow.model.trainable()).detach() for one in (moment, before)]
+    return values[0] - values[1]
 
 
 def _actual(before: Moment, moment: Moment) -> _Change:

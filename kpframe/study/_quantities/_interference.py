@@ -6,10 +6,10 @@ For groups a and b of trials, with ``G_a`` the rows of ``G = dh/dtheta`` at the 
     overlap        |Phi_ab|_F^2 / (|Phi_aa|_F |Phi_bb|_F)  =  cosine of G_a* G_a and G_b* G_b   in [0, 1]  (1)
     mean Jacobian  cosine of Gbar_a and Gbar_b, each a mean over the trials of a group         in [-1, 1]  (2)
 
-(1) says whether the same combinations of parameters move both groups; (2) whether a change of parameters
-moves their mean trajectories alike. Both come from ``y_i = G v_i`` for random signs v: with
-``Q_a[i, j] = <y_i, y_j>`` over the steps of group a, ``|Phi_ab|_F^2`` is the mean of ``Q_a[i, j] Q_b[i, j]``
-over i other than j.
+where a mean is over the trials that exist at a step, and 0 where none does. (1) says whether the same
+combinations of parameters move both groups; (2) whether a change of parameters moves their mean trajectories
+alike. Both come from ``y_i = G v_i`` for random signs v: with ``Q_a[i, j] = <y_i, y_j>`` over the steps of
+group a, ``|Phi_ab|_F^2`` is the mean of ``Q_a[i, j] Q_b[i, j]`` over i other than j.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Interference(Quantity):
         require(moment, self.needs)
         name, labels, members = self._groups(moment)
         pairs, own = ("group", "group_other"), ("group",)
-        gradients, losses = _gradients(moment, members)
+        gradients, losses, scored = _gradients(moment, members)
         products = gradients @ gradients.mT
         sizes = products.diagonal().clamp(min=0).sqrt()
         assert moment.around.loss is not None
@@ -70,6 +70,7 @@ class Interference(Quantity):
         data = xr.Dataset(
             {
                 "group_trials": (own, members.sum(dim=1).cpu().numpy(), attributes("trials of a group")),
+                "group_scored": (own, scored, attributes("scored steps of a group")),
                 "group_loss": (own, numbers(losses), attributes("mean loss of a group", unit)),
                 "group_gradient_norm": (own, numbers(sizes), attributes("norm of the group's gradient")),
                 "group_gradient_cosine": (
@@ -132,24 +133,23 @@ def _sorted_out(values: np.ndarray) -> tuple[list[str], np.ndarray]:
     return [str(value) for value in found.tolist()], places.reshape(-1)
 
 
-def _gradients(moment: Moment, members: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each group's gradient ``[group, M]`` and loss ``[group]``, float64; NaN loss without a step."""
+def _gradients(moment: Moment, members: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Return each group's gradient ``[group, M]``, loss ``[group]``, NaN of no steps, and scored steps."""
     flow, trials, loss = moment.flow, moment.trials, moment.around.loss
     assert moment.readout is not None
     assert loss is not None
     err = Update.exact(flow, moment.readout).incoming(output_err=moment.output_err)
-    total = int(trials.scored.sum())
+    counts = [int(trials.scored[member].sum()) for member in members]
     with torch.no_grad():
         outputs = moment.readout(flow.trajectory.states)
     gradients, losses = [], []
-    for member in members:
+    for member, scored in zip(members, counts, strict=True):
         places = member.nonzero().flatten()
         own = trials.select(places)
-        scored = int(own.scored.sum())
-        share = total / scored if scored else 0.0  # from the mean over all steps to that of the group
+        share = sum(counts) / scored if scored else 0.0  # from the mean over all steps to that of the group
         gradients.append(flow.J.T(flow.P.T(err * member[:, None, None])).double() * share)
         losses.append(float(task_loss(outputs[places], own, loss)) if scored else float("nan"))
-    return torch.stack(gradients), torch.tensor(losses, dtype=torch.float64)
+    return torch.stack(gradients), torch.tensor(losses, dtype=torch.float64), counts
 
 
 def _cosines(products: torch.Tensor) -> torch.Tensor:  # [..., n, n]

@@ -49,6 +49,10 @@ def svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
+#: Variables that say how good a network is on test trials.
+SCORES = ("test_accuracy", "test_r2")
+
+
 def learning(data: xr.Dataset) -> Figure:
     """Training loss, and test accuracy or R^2, of each network."""
     figure, (left, right) = panels_of(1, 2, (8.2, 2.9))

@@ -50,18 +50,51 @@ def write_page(path: Path, template: str, **values: object) -> Path:
     return write_text(path, environment.get_template(template).render(**values))
 
 
+@frozen(eq=False)
+class Known:
+    """A section that a run of few networks has where its variables are there.
+
+    Attributes:
+        title: of it.
+        draw: its figure, from what matplotlib takes.
+        say: its sentences.
+        needs: variables that it is made of.
+        shows: others that stand in it; of those that say how good a network is, one must be there.
+        partly: whether some values may be missing, as of a rule that failed.
+    """
+
+    title: str
+    draw: Callable[[xr.Dataset], Figure]
+    say: Callable[[xr.Dataset], str]
+    needs: tuple[str, ...]
+    shows: tuple[str, ...] = ()
+    partly: bool = False
+
+    def fits(self, data: xr.Dataset) -> bool:
+        """Whether all that it is made of is there, of Phi, too, without gaps."""
+        if any(name not in data for name in self.needs):
+            return False
+        if self.shows == figures.SCORES and not any(name in data for name in self.shows):
+            return False
+        if "operator" in data.dims and "Phi" not in data.operator.values:
+            return False
+        whole = [bool(data[name].notnull().all()) for name in self.needs]
+        return all(whole) or (self.partly and bool(data[self.needs[0]].notnull().any()))
+
+
 def _sections(data: xr.Dataset) -> list[Section]:
-    drawn: list[tuple[str, Callable[[xr.Dataset], Figure], str]] = [
-        ("Learning", figures.learning, _learning_text(data)),
-        ("Effective ranks along the training", figures.effective_ranks, _rank_text(data)),
-        ("Spectra before and after", figures.spectra, _spectra_text(data)),
-        ("Eigenfunctions over time", figures.time_eigenfunctions, _time_text(data)),
-        ("Which trials learn together", figures.trial_kernels, _trial_text(data)),
-    ]
-    if "rule" in data.dims:
-        drawn.append(("Learning rules against the exact gradient", figures.rules, _rule_text(data)))
     seen = figures.drawable(data, width=40)
-    return [Section(title, Markup(figures.svg(draw(seen))), title, text) for title, draw, text in drawn]
+    return [section(known, data, seen) for known in known_sections() if known.needs[0] in data]
+
+
+def section(known: Known, data: xr.Dataset, seen: xr.Dataset) -> Section:
+    """Return a section of data, drawn from the same as matplotlib takes it (see ``figures.drawable``)."""
+    return Section(known.title, Markup(figures.svg(known.draw(seen))), known.title, known.say(data))
+
+
+def unit(values: xr.DataArray) -> str:
+    """Return the unit of values as a sentence has it, ``" [nat]"``; nothing for numbers without one."""
+    return figures.unit_of(values)
 
 
 def _lead(data: xr.Dataset) -> str:
@@ -187,10 +220,16 @@ def _rank_rows(data: xr.Dataset) -> list[list[str]]:
                         plus_minus(one.effective_rank, one.effective_rank_stderr),
                         plus_minus(one.trace, one.trace_stderr),
                         f"{float(one.singular_value[0]):.4g}",
-                        str(one.method.item()),
+                        _method(one),
                     ]
                 )
     return rows
+
+
+def _method(one: xr.Dataset) -> str:
+    """Return how rank and trace of an operator were found."""
+    names = ("method",) if "method" in one.coords else ("effective_rank_method", "trace_method")
+    return "; ".join(str(one[name].item()) for name in names)
 
 
 def _rule_rows(data: xr.Dataset) -> list[list[str]]:
@@ -255,3 +294,37 @@ def two_digits(value: float) -> str:
 
 def _and(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def known_sections() -> tuple[Known, ...]:
+    """Return what a study of few networks shows, in order."""
+    return (
+        Known("Learning", figures.learning, _learning_text, ("training_loss", "test_loss"), figures.SCORES),
+        Known(
+            "Effective ranks along the training",
+            figures.effective_ranks,
+            _rank_text,
+            ("effective_rank", "effective_rank_stderr", "state_dimension"),
+        ),
+        Known(
+            "Spectra before and after",
+            figures.spectra,
+            _spectra_text,
+            ("singular_value", "singular_value_residual", "singular_value_converged"),
+        ),
+        Known(
+            "Eigenfunctions over time",
+            figures.time_eigenfunctions,
+            _time_text,
+            ("time_eigenfunction", "time_explained"),
+        ),
+        Known("Which trials learn together", figures.trial_kernels, _trial_text, ("trial_kernel",)),
+        Known(
+            "Learning rules against the exact gradient",
+            figures.rules,
+            _rule_text,
+            ("gradient_cosine", "flow_alignment", "flow_alignment_stderr"),
+            ("loss_rate_ratio",),
+            partly=True,
+        ),
+    )

@@ -191,8 +191,8 @@ def check_stops() -> None:
 
 FAULTS = (
     Fault("a half file left", FILES, "            partial.unlink()", "            pass", check_full_disk),
-    Fault("twice what is needed", FILES, "{_size(needed)}", "{_size(2 * needed)}", check_full_disk),
-    Fault("needed for free", FILES, "{_size(free)}", "{_size(needed)}", check_full_disk),
+    Fault("twice what is needed", FILES, "{size_text(needed)}", "{size_text(2 * needed)}", check_full_disk),
+    Fault("needed for free", FILES, "{size_text(free)}", "{size_text(needed)}", check_full_disk),
     Fault("1024 bytes in a kB", FILES, "count / 1000, iter", "count / 1024, iter", check_full_disk),
     Fault("room where there is none", FILES, "if needed > shutil", "if needed > 9 + shutil", check_full_disk),
     Fault("files of others swept", FILES, "if len(path.name) ==", "if len(path.name) >=", check_leftovers),

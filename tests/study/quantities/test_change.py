@@ -219,8 +219,13 @@ def test_other_parameters_are_refused() -> None:
     before = moment_of(trials)
     model = Cell()
     model.b.requires_grad_(False)
-    with pytest.raises(ArgumentError, match="the parameters of step 0"):
+    with pytest.raises(ArgumentError, match=r"step 0 \(parameter=28\), got \(parameter=24\)"):
         PredictedChange().measure(moment_of(trials, model=model, step=1, previous=lambda: before))
+    other = Cell()
+    other.again = torch.nn.Parameter(other.W.detach())
+    other.W.requires_grad_(False)
+    with pytest.raises(ArgumentError, match=r"step 0 .*W, U, b.*, got .*U, b, again"):
+        PredictedChange().measure(moment_of(trials, model=other, step=1, previous=lambda: before))
 
 
 def test_every_variable_is_described(pair) -> None:

@@ -50,6 +50,7 @@ def gradients(moment: Moment) -> torch.Tensor:  # [group, M]
 def test_gradients_and_losses_are_those_of_each_group_alone(moment, data, gradients) -> None:
     assert data.group.values.tolist() == ["a", "b", "c"]
     assert data.group_trials.values.tolist() == [3, 2, 1]
+    assert data.group_scored.values.tolist() == [13, 7, 6]  # a step less than each trial has
     losses = [float(group_loss(moment, moment.model, rows).detach()) for rows in GROUPS.values()]
     np.testing.assert_allclose(data.group_loss, losses, rtol=1e-10)
     sizes = gradients.norm(dim=1)
@@ -168,6 +169,7 @@ def test_a_group_without_a_scored_step_has_no_gradient(moment) -> None:
     assert float(last.group_gradient_norm) == 0
     assert bool(last.group_gradient_cosine.isnull().all())
     assert bool(last.group_loss.isnull())
+    assert int(last.group_scored) == 0
     np.testing.assert_allclose(found.group_overlap, right_kernels(moment)[0], rtol=1e-9)
     rest = found.group_gradient_cosine.sel(group=["a", "b"], group_other=["a", "b"])
     assert bool(rest.notnull().all())

@@ -16,6 +16,7 @@ from kpframe.plugin._core_learning import learning_quantities
 from kpframe.study._moment import Moment, Probe, Surroundings
 from kpframe.study._quantity import create_quantity
 from kpframe.study._record import record
+from kpframe.tasks._task import Trials
 
 from ...toy_moments import F64, Cell, H, O, moment_of, trials_of  # noqa: TID252
 
@@ -148,3 +149,44 @@ def test_what_surrounds_a_record_changes_no_figure(plain, surroundings) -> None:
         data = record(made, {name: create_quantity(name) for name in NAMES})
     assert data.quantity_failure.values.tolist() == [""] * len(NAMES)
     xr.testing.assert_identical(data, plain)
+
+
+def test_inputs_alone_serve_what_needs_no_more() -> None:
+    """No readout, no targets, padded steps; the others say what they lack."""
+    trials = trials_of()
+    around = Surroundings({"mine": Probe(trials.inputs, trials.mask)}, budget=12)
+    before = Moment(Cell(), None, around)
+    moment = Moment(Cell(seed=1), None, around, step=1, previous=lambda: before, first=lambda: before)
+    data = record(moment, {name: create_quantity(name) for name in NAMES})
+    failures = dict(zip(data.quantity.values.tolist(), data.quantity_failure.values.tolist(), strict=True))
+    needy = {"contributions", "interference", "loss_by_epoch", "credit"}
+    assert {name for name, failure in failures.items() if failure} == needy
+    for name in needy:
+        assert (
+            failures[name]
+            == "ArgumentError: moment: expected readout and targets, got none of readout, targets"
+        )
+    assert float(data.change_error.squeeze()) > 0
+    assert "loss_change" not in data
+    assert bool(data.ftle.isnull().any())
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_one_trial_of_two_steps(loss: str) -> None:
+    """The smallest that has a scored step: figures, and NaN for errors over trials that there are not."""
+    trials = trials_of(loss).select([0])
+    small = Trials(
+        trials.inputs[:, :2], trials.targets[:, :2], trials.mask[:, :2], trials.scored[:, :2],
+        trials.epoch[:, :2],
+    )  # fmt: skip
+    before = moment_of(small, loss, budget=4)
+    model = Cell(seed=1)
+    moment = moment_of(small, loss, model=model, step=1, previous=lambda: before, budget=4)
+    data = record(moment, {name: create_quantity(name) for name in NAMES})
+    for name, failure in zip(data.quantity.values, data.quantity_failure.values, strict=True):
+        assert bool(failure) == (name == "interference"), failure
+    assert "the trials have none" in data.quantity_failure.sel(quantity="interference").item()
+    assert bool(data.lyapunov_exponent_mean_stderr.isnull().all())
+    assert bool(data.lyapunov_exponent_mean.notnull().all())
+    assert float(data.descent_rate) > 0
+    assert float(data.descent_rate_by_trial.squeeze()) == pytest.approx(float(data.descent_rate), rel=1e-9)

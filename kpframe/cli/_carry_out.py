@@ -1,0 +1,80 @@
+"""Carry out a study in the folder of its run, as all commands that do so: progress, page, last lines."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from kpframe.study._folder import RunFolder
+    from kpframe.study._settings import StudySettings
+
+
+def carry_out(
+    ctx: click.Context, study: StudySettings, folder: RunFolder, *, jobs: int = 1, text: str | None = None
+) -> None:
+    """Run a study, or go on with it; write its page, and what came of it to the terminal.
+
+    After a training, a quantity or a rule that failed the exit code is 1.
+
+    Args:
+        ctx: of the command.
+        study: what is trained and recorded.
+        folder: of its run, not entered yet.
+        jobs: trainings at the same time.
+        text: the file of the study, as it was given, which is kept.
+    """
+    from kpframe.cli._progress import duration, training_progress
+    from kpframe.cli._trainings import show_trainings
+    from kpframe.study._cells import expand, training_file
+    from kpframe.study._results import read_dataset
+    from kpframe.study._run_study import keep_study, run_study
+
+    started, cells = time.monotonic(), expand(study)
+    with folder:
+        if text is not None:
+            keep_study(folder, text)
+        if folder.resumed:
+            click.echo(f"going on with the run in {folder.path}", err=True)
+        left = [cell for cell in cells if not (folder.path / training_file(cell.name)).exists()]
+        with training_progress([cell.label for cell in left]) as report:
+            run_study(study, folder, jobs=jobs, report=report)
+        data = read_dataset(folder.path / "results.nc")
+        page = write_page(folder, data)
+    good = show_demo(data) if folder.command == "demo" else show_trainings(data, cells)
+    click.echo(f"results: {folder.path / 'results.nc'}  ({duration(time.monotonic() - started)})")
+    if page is not None:
+        click.echo(f"open:    {page.resolve()}")
+    if not good:
+        ctx.exit(1)
+
+
+def write_page(folder: RunFolder, data: xr.Dataset) -> Path | None:
+    """Write the page of a run; return its path."""
+    from kpframe.study._report.html import write_report
+
+    return write_report(data, folder.path / "report.html") if folder.command == "demo" else None
+
+
+def show_demo(data: xr.Dataset) -> bool:
+    """Write a line for each network, and what failed to stderr; return whether nothing did."""
+    from kpframe.study._report.figures import score_name
+    from kpframe.study._report.html import failed_rules, plus_minus, score_text
+
+    final = data.isel(step=-1)
+    for label in data.network.values:
+        one = final.sel(network=label)
+        rank, stderr = one.effective_rank.sel(operator="Phi"), one.effective_rank_stderr.sel(operator="Phi")
+        click.echo(
+            f"{label}: test {score_name(data)} {score_text(one)}, "
+            f"effective rank of Phi {plus_minus(rank, stderr)}"
+        )
+    failures = failed_rules(data)
+    for failure in failures:
+        click.echo(f"Failed: {failure}", err=True)
+    return not failures

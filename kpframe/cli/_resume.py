@@ -1,0 +1,58 @@
+"""``kpframe resume`` and ``kpframe status``: go on with a run that was ended, and how far one is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings at the same time."
+)
+@click.pass_context
+def resume(ctx: click.Context, run: Path, jobs: int) -> None:
+    """Go on with the run in the folder RUN, of 'kpframe run' or 'kpframe demo', that was ended.
+
+    The figures are those of a run that was not. Files that are damaged or missing are made anew, of a
+    finished run, too. After a training that failed the exit code is 1.
+    """
+    from kpframe.cli._carry_out import carry_out
+    from kpframe.study._run_study import resumed_folder
+
+    study, folder = resumed_folder(run)
+    carry_out(ctx, study, folder, jobs=jobs)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+def status(run: Path, as_json: bool) -> None:
+    """Say how far the run in the folder RUN is, and which of its files are damaged; change nothing."""
+    import json
+
+    from attrs import asdict
+
+    from kpframe.cli._progress import duration
+    from kpframe.cli._tables import new_console, new_table
+    from kpframe.study._status import run_status
+
+    found = run_status(run)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2))
+        return
+    process = f", process {found.process}" if found.state == "running" else ""
+    click.echo(f"run {found.id} (kpframe {found.command}, {found.created}): {found.title}")
+    click.echo(f"{found.state}{process}, {duration(found.seconds)} of work")
+    table = new_table("training", "state", "updates", "steps recorded", "reason")
+    for cell in found.cells:
+        updates = "" if cell.updates is None else str(cell.updates)
+        steps = f"{len(cell.recorded)} of {len(cell.steps)}"
+        table.add_row(cell.label, cell.state, updates, steps, cell.reason)
+    new_console().print(table)
+    for name, reason in found.damaged.items():
+        click.echo(f"damaged: {name} ({reason})")
+    if found.go_on:
+        click.echo(f"go on with: {found.go_on}")

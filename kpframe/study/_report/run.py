@@ -1,0 +1,302 @@
+"""The page of any run: what its command has a page of its own for, and a section for all else recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from markupsafe import Markup
+
+from kpframe.errors import ArgumentError
+from kpframe.study._folder import resume_command
+from kpframe.study._merge import record_of
+from kpframe.study._report import html, recorded
+from kpframe.study._report.comparison import Table, write_comparison
+from kpframe.study._report.figures import drawable, svg
+from kpframe.study._report.grouped import (
+    Grouped,
+    Variable,
+    covered,
+    errors_are,
+    grouped,
+    stderr,
+    variables_of,
+)
+from kpframe.study._report.html import Section, plus_minus, provenance_rows, write_page
+from kpframe.study._report.training import write_training
+from kpframe.study._results import read_dataset
+from kpframe.study._tree import figures_of, results_of
+
+#: Most rows of a table, figures on a page, and failures that are told.
+ROWS, FIGURES, FAILURES = 120, 40, 20
+_OWN_PAGES: dict[str, Callable[[xr.Dataset, Path], Path]] = {
+    "train": write_training,
+    "compare": write_comparison,
+}
+
+
+#: Commands whose runs have the page of ``kpframe demo``.
+_STUDIES = ("demo", "study")
+
+
+def write_run_report(path: str | Path) -> Path:
+    """Write the page of a run anew from its figures; return its path.
+
+    A comparison and a training by rules have pages of their own, of any other run it is ``report.html``. Of a
+    run that is under way it shows what there is.
+
+    Raises:
+        ArgumentError: for a folder of no run, or one that has recorded nothing yet; a file that is damaged.
+        OutputError: for a folder that cannot be written.
+    """
+    path = Path(path)
+    record = record_of(path)
+    if (own := _OWN_PAGES.get(record["command"])) is not None:
+        file = results_of(path, record)
+        if not file.exists():
+            raise ArgumentError(
+                f"{str(path)!r} has no {file.name} yet, which its page is made from; "
+                f"{resume_command(path)} goes on with it"
+            )
+        return own(read_dataset(file), file.with_suffix(".html"))
+    with figures_of(path) as data:
+        figures = data.load()
+    if "cells" not in record:
+        return html.write_report(
+            figures.drop_attrs(deep=False).assign_attrs(_lasting(figures)), path / "report.html"
+        )
+    cells = list(record["cells"][0]["coordinates"])
+    return _write(figures, cells, path)
+
+
+def _lasting(data: xr.Dataset) -> dict[str, Any]:
+    return {str(name): value for name, value in data.attrs.items() if name != "state"}
+
+
+def _write(data: xr.Dataset, cells: Sequence[str], path: Path) -> Path:
+    run = grouped(data, cells)
+    variables = variables_of(run)
+    known, names = _known_sections(run) if data.attrs.get("state") == "finished" else ([], set())
+    rest = [variable for variable in variables if variable.name not in names]
+    other, undrawn = _other_sections(run, rest)
+    return write_page(
+        path / "report.html",
+        "comparison.html.j2",
+        title=str(data.attrs.get("title", path.resolve().name)),
+        lead=_lead(data, run),
+        sections=[*_losses(run, names), *known, *_sweeps(data, run, cells, variables), *other],
+        tables=[
+            Table("Figures at the last step recorded", *_figures(run, variables)),
+            Table("Trainings", *_trainings(run)),
+        ],
+        notes=[errors_are(run), *undrawn, *failures_of(data)],
+        provenance=provenance_rows(data),
+    )
+
+
+def _lead(data: xr.Dataset, run: Grouped) -> str:
+    count = len(run.labels)
+    shown = ", ".join(run.labels[:6]) + (f" and {count - 6} more" if count > 6 else "")
+    steps = [int(step) for step in data.step.values] if "step" in data.dims else []
+    when = {0: "", 1: f", recorded after {steps[0]} updates" if steps else ""}.get(
+        len(steps),
+        f", recorded at {len(steps)} steps from {steps[0] if steps else 0} to {steps[-1] if steps else 0}",
+    )
+    seeds = f", each from {len(run.seeds)} seeds" if run.several else ""
+    text = f"{count} network{'s' if count > 1 else ''}{seeds}{when}: {shown}."
+    if run.absent:
+        absent = ", ".join(run.absent[:6]) + (
+            f" and {len(run.absent) - 6} more" if len(run.absent) > 6 else ""
+        )
+        text += f" Nothing is recorded yet of {absent}."
+    if data.attrs.get("state") != "finished":
+        text += f" The run is {data.attrs.get('state')}: this page shows what it has recorded so far."
+    return text
+
+
+def _known_sections(run: Grouped) -> tuple[list[Section], set[str]]:
+    """Return the sections that a study of few networks has, and the variables that stand in them.
+
+    They tell what training changed, from the first step to the last.
+    """
+    if run.several or len(run.labels) > recorded.GROUPS or run.data.sizes.get("step", 0) < 2:
+        return [], set()
+    seen = drawable(run.data, width=40)
+    sections, names = [], set()
+    for known in html.known_sections():
+        if not known.fits(run.data):
+            continue
+        sections.append(html.section(known, run.data, seen))
+        names |= {*known.needs, *known.shows}
+    return sections, names
+
+
+def _losses(run: Grouped, names: set[str]) -> list[Section]:
+    if "training_loss" not in run.data or "training_loss" in names:
+        return []
+    if not run.data.training_loss.notnull().any():
+        return []
+    text = "Losses of training, before each update."
+    if run.several:
+        text += " A thin line for each seed."
+    return [_section("Learning", recorded.losses(run), text)]
+
+
+def _section(title: str, drawn: recorded.Drawn, text: str) -> Section:
+    return Section(title, Markup(svg(drawn.figure)), title, text + drawn.left_out)
+
+
+def _sweeps(
+    data: xr.Dataset, run: Grouped, cells: Sequence[str], variables: Sequence[Variable]
+) -> list[Section]:
+    figures = [variable for variable in variables if not variable.axes and _differs(variable)]
+    axes = [dim for dim in cells if dim not in ("network", "trained_by", "seed") and data.sizes[dim] > 1]
+    if not figures:
+        return []
+    last = f" At the last step recorded, {int(data.step[-1])} updates." if "step" in data.dims else ""
+    return [
+        _section(f"Over {axis}", recorded.sweep(data, run, axis, cells, figures), covered(run) + last)
+        for axis in axes
+    ]
+
+
+def _other_sections(run: Grouped, variables: Sequence[Variable]) -> tuple[list[Section], list[str]]:
+    """Return a section for each other quantity, and notes on what is not drawn."""
+    sections: list[Section] = []
+    undrawn, constant = [], []
+    for quantity in dict.fromkeys(variable.quantity for variable in variables):
+        own = [variable for variable in variables if variable.quantity == quantity]
+        title = quantity.replace("_", " ")
+        lines = [variable for variable in own if not variable.axes and "step" in variable.values.dims]
+        constant += [variable for variable in lines if not _differs(variable)]
+        lines = [variable for variable in lines if _differs(variable)]
+        if lines:
+            text = f"{_texts(lines)} {covered(run)}"
+            sections.append(_section(title, recorded.series(run, lines), text))
+        for variable in own:
+            if not variable.axes:
+                continue
+            residual = variable.name.endswith("_residual")  # of what has a figure
+            draw = None if residual else {1: recorded.curves, 2: recorded.maps}.get(len(variable.axes))
+            if variable.axes == ("step_other",):
+                draw = recorded.maps
+            if draw is None or len(sections) >= FIGURES:
+                undrawn.append(f"{variable.name} ({', '.join(map(str, variable.values.dims))})")
+                continue
+            text = f"{_texts([variable])}"
+            if draw is recorded.curves and run.several:
+                text += (
+                    f" Means over the seeds {', '.join(map(str, run.seeds))}; bands are 95% intervals by t."
+                )
+            heading = title if quantity == variable.name else f"{title}: {variable.name}"
+            sections.append(_section(heading, draw(run, variable), text))
+    notes = [f"{v.name} is {float(v.values.max()):.6g}{html.unit(v.values)} everywhere." for v in constant]
+    if undrawn:
+        notes.append(f"Recorded and not drawn: {', '.join(undrawn)}; kpframe.open_run has them.")
+    return sections, notes
+
+
+def _differs(variable: Variable) -> bool:
+    known = variable.values.values[np.isfinite(variable.values.values)]
+    return bool(known.size) and float(known.min()) < float(known.max())
+
+
+def _texts(variables: Sequence[Variable]) -> str:
+    said = [f"{v.name}: {v.text}{html.unit(v.values)}" for v in variables]
+    return "; ".join(said) + "."
+
+
+def _figures(run: Grouped, variables: Sequence[Variable]) -> tuple[list[str], list[list[str]]]:
+    head = ["figure", "network", "of", "value", "unit", *(["seeds counted"] if run.several else [])]
+    rows: list[list[str]] = []
+    for variable in variables:
+        if variable.axes:
+            continue
+        values, errors = variable.values, variable.errors
+        if "step" in values.dims:
+            values = values.isel(step=-1)
+            errors = None if errors is None else errors.isel(step=-1)
+        known = values.notnull().sum("seed") if "seed" in values.dims else None
+        around = stderr(values, errors)
+        middle = values.astype(float).mean("seed") if "seed" in values.dims else values
+        for at, network in enumerate(run.labels):
+            for name, part in variable.parts():
+                one = middle.isel(network=at) if "network" in middle.dims else middle
+                error = None if around is None else around.isel(network=at).sel(part)
+                row = [
+                    variable.name,
+                    network,
+                    name,
+                    _value(one.sel(part), error),
+                    values.attrs.get("units", "1"),
+                ]
+                if run.several:
+                    count = "" if known is None else int(known.isel(network=at).sel(part))
+                    row.append(f"{count} of {len(run.seeds)}")
+                rows.append(row)
+    return head, _cut(rows)
+
+
+def _value(value: xr.DataArray, error: xr.DataArray | None) -> str:
+    if bool(value.isnull()):
+        return "none"
+    if error is None or bool(error.isnull()):
+        return f"{float(value):.6g}"
+    return plus_minus(value, error)
+
+
+def _trainings(run: Grouped) -> tuple[list[str], list[list[str]]]:
+    data = run.data
+    head = ["network", *(["seed"] if run.several else []), "training", "stopped at", "why", "last loss"]
+    rows = []
+    for at, network in enumerate(run.labels):
+        for place in range(len(run.seeds) if run.several else 1):
+            one = data.isel(network=at, seed=place) if run.several else data.isel(network=at)
+            outcome = str(one.outcome.item()) if "outcome" in one else ""
+            stopped = float(one.stopped_at) if "stopped_at" in one else np.nan
+            loss = one.training_loss.dropna("update").values if "training_loss" in one else np.array([])
+            rows.append(
+                [
+                    network,
+                    *([str(run.seeds[place])] if run.several else []),
+                    outcome or "no end recorded",
+                    "-" if np.isnan(stopped) else f"update {int(stopped)}",
+                    (str(one.reason.item()) if "reason" in one else "") or "-",
+                    f"{float(loss[-1]):.4g}" if len(loss) else "-",
+                ]
+            )
+    return head, _cut(rows)
+
+
+def _cut(rows: list[list[str]]) -> list[list[str]]:
+    if len(rows) <= ROWS:
+        return rows
+    more = f"{len(rows) - ROWS} more rows are left out: kpframe export has them"
+    return [*rows[:ROWS], [more, *[""] * (len(rows[0]) - 1)]]
+
+
+def failures_of(data: xr.Dataset) -> list[str]:
+    """Return what could not be recorded, where and why, each reason once."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name in ("quantity_failure", "failure"):
+        if name not in data:
+            continue
+        texts = data[name]
+        dims = [str(dim) for dim in texts.dims]
+        for place in zip(*np.nonzero(texts.values != ""), strict=True):
+            at = {dim: data[dim].values[i] for dim, i in zip(dims, place, strict=True) if dim in data.coords}
+            what = str(at.pop("quantity", at.pop("rule", "")))
+            where = ", ".join(v if isinstance(v, str) else f"{dim} {v}" for dim, v in at.items())
+            found.setdefault((what, str(texts.values[place])), []).append(where)
+    said = [
+        f"Failed: {what}, at {places[0]}{f' and {len(places) - 1} more' if len(places) > 1 else ''} ({text})."
+        for (what, text), places in found.items()
+    ]
+    said += [f"Left out: {text}." for text in json.loads(data.attrs.get("left_out", "[]"))]
+    if len(said) > FAILURES:
+        said = [*said[:FAILURES], f"{len(said) - FAILURES} more kinds of failures are not listed."]
+    return said

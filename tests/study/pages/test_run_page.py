@@ -1,0 +1,324 @@
+"""The page of any run against what it has recorded: its figures, bars, what is left out or failed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import stats
+
+from kpframe.errors import ArgumentError
+from kpframe.study._join import Part, join
+from kpframe.study._report.run import write_run_report
+from kpframe.study._results import write_dataset
+
+from ..recorded import ATTRIBUTES, cell, ended, figure, write_run  # noqa: TID252
+from .data import comparison, study, training
+from .page import Page, drawn, intervals, lines, pair, plain, read
+
+LONG = "a very long label of a network, longer than any panel is wide, with <b>tags</b> in it"
+GAINS, SEEDS, STEPS = (0.5, 1.0, 4.0), (0, 1, 2), (0, 10, 240)
+NETWORKS = ("GRU <b>", "$RNN_1$")
+
+
+def swept() -> tuple[list, Callable, Callable]:
+    """A sweep of two networks over three gains, from three seeds; one training diverged, one is under way."""
+    cells = [
+        cell(f"{n}{g}{s}", STEPS, network=name, gain=g, seed=s)
+        for n, name in zip("gr", NETWORKS, strict=True)
+        for g in GAINS
+        for s in SEEDS
+    ]
+    for place, one in enumerate(cells):
+        one["name"] = f"c{place}"
+    draw = np.random.default_rng(0)
+
+    def measured(one, step):
+        if one["name"] == "c17" and step == 240:
+            return xr.Dataset()
+        kernel = draw.normal(size=(2, 4, 4))
+        failing = one["coordinates"]["gain"] == 4.0
+        data = xr.Dataset(
+            {
+                "loss": figure(
+                    float(np.exp(draw.normal())), text="test loss", units="nat", quantity="scores"
+                ),
+                "rank": figure(np.exp(draw.normal(size=2)), "operator"),
+                "rank_stderr": figure([0.01, 0.02], "operator"),
+                "value": figure(np.full((2, 3), np.nan if failing else 1 + draw.random()), ("operator", "k")),
+                "value_converged": figure(np.tile([True, False, True], (2, 1)), ("operator", "k")),
+                "kernel": figure(kernel, ("operator", "time", "time_other"), quantity="views"),
+                "block": figure(np.zeros((2, 2, 2)), ("time_a", "time_b", "time_c"), quantity="views"),
+                "width": figure(37),
+                "quantity_failure": ("quantity", np.array(["", "LinAlgError: no <limit>" * failing], object)),
+            },
+            {"operator": ["K", "Phi"], "k": [1, 2, 3], "time": np.arange(4), "quantity": ["ranks", "values"]},
+        )
+        data["value"].attrs["quantity"] = "values"
+        return data
+
+    def losses(one):
+        if one["name"] == "c17":
+            return None
+        made = np.exp(draw.normal(size=240))
+        if one["name"] == "c16":
+            made[100:] = np.nan
+            return ended(made, "diverged", "NonFiniteError: <loss>")
+        return ended(made)
+
+    return cells, measured, losses
+
+
+def few(step: int | None = None) -> tuple[list, Callable, Callable]:
+    """Two networks from one seed, at three steps or at one."""
+    data = study()
+    own = data.drop_vars(["training_loss", "update"])
+    cells = [
+        cell(str(n), [step] if step is not None else data.step.values.tolist()) for n in data.network.values
+    ]
+    return (
+        cells,
+        lambda one, at: own.sel(network=one["name"], step=at, drop=True),
+        lambda one: None if step is not None else ended(data.training_loss.sel(network=one["name"]).values),
+    )
+
+
+RUNS: dict[str, tuple[Callable, dict]] = {
+    "swept": (swept, {"state": "finished"}),
+    "few": (few, {"state": "finished"}),
+    "one step": (lambda: few(step=30), {"command": "track", "state": "finished"}),
+}
+
+
+@cache
+def made(kind: str) -> tuple[Page, xr.Dataset, str]:
+    """The page of a run, what it has recorded, and the text of the page."""
+    parts, record = RUNS[kind]
+    cells, measured, losses = parts()
+    data = together(cells, measured, losses)
+    with TemporaryDirectory() as folder, drawn() as figures:
+        run = write_run(Path(folder) / "run", [one | {"steps": []} for one in cells], measured, **record)
+        write_dataset(data, run / "results.nc")
+        path = write_run_report(run)
+        assert path == run / "report.html"
+        html = path.read_text(encoding="utf-8")
+        return read(html, figures), data, html
+
+
+def together(cells: list, measured: Callable, losses: Callable) -> xr.Dataset:
+    """Return what the cells measure as one dataset, without files between."""
+    names = list(cells[0]["coordinates"])
+    along = {
+        name: xr.Variable(name, list(dict.fromkeys(one["coordinates"][name] for one in cells)))
+        for name in names
+    }
+    parts = []
+    for one in cells:
+        steps = {"step": xr.Variable("step", one["steps"])}
+        rows = [Part.of(measured(one, step), (at,), str(step)) for at, step in enumerate(one["steps"])]
+        data = join(rows, steps)
+        if (came := losses(one)) is not None:
+            data = data.merge(came)
+        place = tuple(along[name].values.tolist().index(one["coordinates"][name]) for name in names)
+        parts.append(Part.of(data, place, one["name"]))
+    return join(parts, along).assign_attrs(ATTRIBUTES)
+
+
+def t_interval(values: np.ndarray) -> tuple[float, float, float]:
+    known = values[~np.isnan(values)]
+    low, high = stats.t.interval(0.95, len(known) - 1, known.mean(), stats.sem(known))
+    return known.mean(), low, high
+
+
+def test_a_sweep_has_means_and_t_intervals_over_its_axis() -> None:
+    page, data, _ = made("swept")
+    section = page.section("Over gain")
+    panels = {panel.get_title(): panel for panel in section.panels}
+    assert set(panels) == {"loss", "rank, K", "rank, Phi"}  # what is the same everywhere is not drawn
+    for title, panel in panels.items():
+        name, _, operator = title.partition(", ")
+        values = data[name].sel(operator=operator) if operator else data[name]
+        shown = {plain(label).replace("\\", ""): xy for label, xy in lines(panel).items()}
+        bars = {plain(label).replace("\\", ""): ends for label, ends in intervals(panel).items()}
+        assert list(shown) == list(NETWORKS)
+        for network, (x, y) in shown.items():
+            np.testing.assert_array_equal(x, GAINS)
+            for at, gain in enumerate(GAINS):
+                own = values.sel(network=network, gain=gain, step=240).values
+                mean, low, high = t_interval(own)
+                assert y[at] == pytest.approx(mean, rel=1e-12)
+                assert bars[network][at] == pytest.approx((low, high), rel=1e-9)
+    assert (
+        "Means over the seeds 0, 1, 2; bars are 95% intervals by Student's t over the seeds"
+        in section.caption
+    )
+    assert "At the last step recorded, 240 updates." in section.caption
+
+
+def test_figures_over_steps_have_a_line_for_each_group() -> None:
+    page, data, _ = made("swept")
+    section = page.section("ranks")
+    assert [panel.get_title() for panel in section.panels] == ["rank, K", "rank, Phi"]
+    for panel, operator in zip(section.panels, ("K", "Phi"), strict=True):
+        shown = lines(panel)
+        assert [plain(name).replace("\\", "") for name in shown] == [
+            f"{n}, gain {g}" for n in NETWORKS for g in GAINS
+        ]
+        for (x, y), (network, gain) in zip(
+            shown.values(), ((n, g) for n in NETWORKS for g in GAINS), strict=True
+        ):
+            own = data["rank"].sel(network=network, gain=gain, operator=operator)
+            np.testing.assert_array_equal(x, [0, 1, 2])
+            np.testing.assert_allclose(y, own.mean("seed"))
+        assert panel.get_xlabel() == "updates made"
+    assert "rank: a figure." in section.caption
+    assert "width is 37 everywhere." in page.section("The numbers").caption
+
+
+def test_curves_show_which_values_are_bounds_and_what_is_left_out() -> None:
+    page, data, _ = made("swept")
+    section = page.section("values: value")
+    assert len(section.panels) == 4 * 2
+    panel = section.panels[1]
+    assert panel.get_title() == "GRU <b>, gain 0.5, Phi"
+    own = data.value.sel(network="GRU <b>", gain=0.5, operator="Phi").mean("seed")
+    for (x, y), step in zip(lines(panel).values(), (0, 240), strict=True):
+        np.testing.assert_array_equal(x, [1, 2, 3])
+        np.testing.assert_allclose(y, own.sel(step=step))
+    open_ = [line.get_ydata() for line in panel.get_lines() if line.get_markerfacecolor() == "w"]
+    assert [np.flatnonzero(~np.isnan(ydata)).tolist() for ydata in open_] == [[1], [1]]
+    assert "Open markers: lower bounds, as the value did not converge." in section.caption
+    assert "Not drawn: 2 more groups." in section.caption
+    empty = section.panels[5]
+    assert empty.get_title() == "GRU <b>, gain 4.0, Phi"
+    assert [text.get_text() for text in empty.texts] == ["no values"]
+
+
+def test_matrices_are_maps_of_one_seed_and_say_so() -> None:
+    page, data, _ = made("swept")
+    section = page.section("views: kernel")
+    panel = section.panels[1]
+    assert " ".join(panel.get_title().split()) == "GRU <b>, gain 0.5, Phi, after 240 updates"
+    (image,) = panel.images
+    own = data.kernel.sel(network="GRU <b>", gain=0.5, seed=0, operator="Phi", step=240)
+    np.testing.assert_array_equal(image.get_array(), own)
+    assert image.get_clim()[0] == -image.get_clim()[1]
+    assert "Of seed 0 alone." in section.caption
+    assert "Recorded and not drawn: block (" in page.section("The numbers").caption
+
+
+def test_losses_have_a_line_for_each_seed_in_the_colour_of_the_group() -> None:
+    page, _, _ = made("swept")
+    (panel,) = page.section("Learning").panels
+    assert len(panel.get_lines()) == 17
+    assert len({line.get_color() for line in panel.get_lines()}) == 6
+    assert len(lines(panel)) == 6
+
+
+def test_failures_and_ends_are_listed() -> None:
+    page, _, html = made("swept")
+    numbers = page.section("The numbers").caption
+    assert numbers.count("Failed: ") == 1
+    assert (
+        "Failed: values, at GRU <b>, gain 4.0, seed 0, step 0 and 16 more (LinAlgError: no <limit>)."
+        in numbers
+    )
+    rows = page.section("Trainings").tables[0]
+    assert rows[0] == ["network", "seed", "training", "stopped at", "why", "last loss"]
+    by = {(row[0], row[1]): row[2:5] for row in rows[1:]}
+    assert by["$RNN_1$, gain 4.0", "1"] == ["diverged", "update 101", "NonFiniteError: <loss>"]
+    assert by["$RNN_1$, gain 4.0", "2"] == ["no end recorded", "-", "-"]
+    assert by["GRU <b>, gain 0.5", "0"] == ["trained", "-", "-"]
+    assert "<b>" not in html.replace("&lt;b&gt;", "")
+
+
+def test_tables_have_means_and_errors_over_seeds() -> None:
+    page, data, _ = made("swept")
+    rows = {
+        tuple(row[:3]): row[3:] for row in page.section("Figures at the last step recorded").tables[0][1:]
+    }
+    own = data["rank"].sel(network="GRU <b>", gain=1.0, step=240, operator="Phi").values
+    mean, low, high = t_interval(own)
+    assert rows["rank", "GRU <b>, gain 1.0", "Phi"] == [
+        pair(mean, (high - low) / 2 / stats.norm.ppf(0.975)),
+        "1",
+        "3 of 3",
+    ]
+    assert rows["loss", "$RNN_1$, gain 4.0", ""][1:] == ["nat", "2 of 3"]
+    assert "± is the standard error of the mean over the seeds" in page.section("The numbers").caption
+
+
+def test_few_networks_from_one_seed_have_the_sections_of_a_study() -> None:
+    page, data, _ = made("few")
+    names = list(page.sections)
+    for name in ("Learning", "Effective ranks along the training", "Spectra before and after"):
+        assert names.count(name) == 1
+    assert not any("effective rank" in name for name in names)
+    panel = page.section("Effective ranks along the training").panels[0]
+    np.testing.assert_array_equal(
+        lines(panel)[r"$\Phi$"][1], data.effective_rank.sel(network="GRU", operator="Phi")
+    )
+    panel = next(p for p in page.section("trace").panels if p.get_title() == "trace, Phi")
+    ends = intervals(panel)["RNN"]
+    own = data.sel(network="RNN", operator="Phi")
+    np.testing.assert_allclose(ends[:, 1] - ends[:, 0], 2 * 1.96 * own.trace_stderr, rtol=1e-6)
+    assert "One seed: bars are 95% intervals of the estimates alone" in page.section("trace").caption
+    assert "so far" not in page.sections[""].caption
+
+
+def test_one_step_alone_tells_of_no_change() -> None:
+    page, data, _ = made("one step")
+    assert page.sections[""].text == ["2 networks, recorded after 30 updates: GRU, RNN."]
+    assert not any("before and after" in name for name in page.sections)
+    panel = next(p for p in page.section("effective rank").panels if p.get_title() == "effective_rank, Phi")
+    x, y = lines(panel)["RNN"]
+    assert (x.tolist(), y.tolist()) == (
+        [0],
+        data.effective_rank.sel(network="RNN", operator="Phi").values.tolist(),
+    )
+    assert list(lines(page.section("singular value").panels[0])) == ["after 30 updates"]
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "data", "heading"),
+    [
+        ("train", "training", training, "The geometry they end in"),
+        ("compare", "comparison", lambda: comparison(1), "RNN-000000: Which rules agree"),
+        ("study", "results", study, "Which trials learn together"),
+    ],
+)
+def test_commands_with_a_page_of_their_own_keep_it(tmp_path: Path, command, name, data, heading: str) -> None:
+    run = write_run(tmp_path / "run", [], None, command=command, state="finished")
+    record = json.loads((run / "run.json").read_text())
+    del record["cells"]
+    (run / "run.json").write_text(json.dumps(record))
+    if name != "results":
+        with pytest.raises(ArgumentError, match=rf"has no {name}\.nc yet"):
+            write_run_report(run)
+    write_dataset(data(), run / f"{name}.nc")
+    with drawn() as figures:
+        path = write_run_report(run)
+    assert path == run / ("report.html" if name == "results" else f"{name}.html")
+    assert heading in read(path.read_text(encoding="utf-8"), figures).sections
+
+
+def test_the_page_needs_nothing_else_and_takes_any_name(tmp_path: Path) -> None:
+    """Drawn indeed, with names that are markup, formulas or long."""
+    measured = lambda one, step: xr.Dataset(  # noqa: E731
+        {"figure": figure([1.0 + step, 2.0], "parameter", text="of <i>x</i>")},
+        {"parameter": ["_b$1$", LONG]},
+    )
+    run = write_run(
+        tmp_path / "run", [cell("a", network=LONG), cell("b", network="$x$ & <script>")], measured
+    )
+    html = write_run_report(run).read_text(encoding="utf-8")
+    assert html.count("<svg") == 1
+    assert not re.search(r"<script|<b>|<i>|src=|href=\"http|@import|url\(http", html)
+    assert "&lt;script&gt;" in html
