@@ -48,17 +48,19 @@ def carry_out(
         page = write_page(folder, data)
     good = show_demo(data) if folder.command == "demo" else show_trainings(data, cells)
     click.echo(f"results: {folder.path / 'results.nc'}  ({duration(time.monotonic() - started)})")
-    if page is not None:
-        click.echo(f"open:    {page.resolve()}")
+    click.echo(f"open:    {page.resolve()}")
     if not good:
         ctx.exit(1)
 
 
-def write_page(folder: RunFolder, data: xr.Dataset) -> Path | None:
+def write_page(folder: RunFolder, data: xr.Dataset) -> Path:
     """Write the page of a run; return its path."""
     from kpframe.study._report.html import write_report
+    from kpframe.study._report.run import write_run_report
 
-    return write_report(data, folder.path / "report.html") if folder.command == "demo" else None
+    if folder.command == "demo":
+        return write_report(data, folder.path / "report.html")
+    return write_run_report(folder.path)
 
 
 def show_demo(data: xr.Dataset) -> bool:

@@ -40,11 +40,12 @@ def run(
     jobs: int,
     overwrite: bool,
 ) -> None:
-    """Run the study that the TOML file STUDY describes, or go on with one that was stopped.
+    """Run the study that the TOML file STUDY describes, or go on with its run that was ended.
 
-    Writes OUTPUT/results.nc (every number, with named dimensions), a record and a checkpoint of each network
-    at each recorded step, and the losses. All that is wrong with the file, and all that is impossible, is
-    said before anything is trained. After a training, or a figure, that failed the exit code is 1.
+    Writes OUTPUT/report.html, OUTPUT/results.nc (every number, with named dimensions), a record and a
+    checkpoint of each network at each recorded step, and the losses. All that is wrong with the file, and all
+    that is impossible, is said before anything is trained. After a training, or a figure, that failed the
+    exit code is 1.
 
     kpframe run --template > STUDY.toml writes a file to start from.
     """
@@ -92,11 +93,11 @@ def show_plan(study: StudySettings, found: Plan, jobs: int, output: Path) -> Non
         console.print("= taken to be like those that were measured")
     memory = "not known here" if found.memory_bytes is None else size_text(found.memory_bytes)
     each = "" if jobs == 1 else f" for each of {jobs} processes"
-    alone = "" if jobs == 1 else f" with --jobs {jobs}, {duration(found.seconds())} with one"
+    alone = "" if jobs == 1 else f" with --jobs {jobs}, {time_of(found.seconds())} with one"
     for name, text in (
         ("trainings", f"{found.cells}, with {found.updates} updates"),
         ("records", f"{found.records}, with {found.products} operator products"),
-        ("time", f"about {duration(found.seconds(jobs))}{alone}"),
+        ("time", f"about {time_of(found.seconds(jobs))}{alone}"),
         ("memory", f"{memory}{each}"),
         ("disk", f"{size_text(found.disk_bytes)} in {output}"),
     ):
@@ -113,17 +114,17 @@ def _row(cost: Cost) -> tuple[str, ...]:
         cost.point,
         str(cost.cells),
         str(cost.updates),
-        mark + duration(cost.update_seconds),
+        mark + time_of(cost.update_seconds),
         "+".join(map(str, sorted({*cost.records}, reverse=True))),
-        mark + about + duration(cost.record_seconds),
-        duration(sum(cost.seconds())),
+        mark + about + time_of(cost.record_seconds),
+        time_of(sum(cost.seconds())),
     )
 
 
-def duration(seconds: float) -> str:
-    """Return a time as text: 3.2 ms, 12 s, 4 min, 2.5 h."""
+def time_of(seconds: float) -> str:
+    """Return a time as text, a short one more closely: 3.2 ms, 640 ms, 3.2 s, 12 s, 4 min."""
+    from kpframe.cli._progress import duration
+
     if seconds < 0.995:
         return f"{1000 * seconds:.2g} ms" if seconds < 0.01 else f"{1000 * seconds:.0f} ms"
-    if seconds < 120:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return f"{seconds:.1f} s" if seconds < 9.95 else duration(seconds)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kpframe.cli import _app as app
-from kpframe.cli._run import duration
+from kpframe.cli._run import time_of
 from kpframe.plugin import ModelSpec, QuantitySpec, RuleSpec, TaskSpec, hookimpl, temporary
 from kpframe.study._results import read_dataset
 from kpframe.study._study_file import template_text
@@ -159,7 +159,11 @@ def test_a_run_says_what_came_of_each_training(run: Command, here: Path) -> None
     (here / "my study.toml").write_text(STUDY)
     code, out, err = run("my study.toml")
     assert code == 0, err
-    assert [line for line in out.splitlines() if not line.startswith("results")] == [
+    lines, page = out.splitlines(), here / "my study" / "report.html"
+    assert lines[-1] == f"open:    {page}"
+    assert "<i>one" not in page.read_text()
+    assert "&lt;i&gt;one" in page.read_text()
+    assert lines[:-2] == [
         f"{network}, {rule}: no figures"
         for network in ("<i>one</i>", "two")
         for rule in ("cli_exact", "cli_twice")
@@ -225,4 +229,4 @@ def test_after_a_training_that_failed_the_exit_code_is_1(run: Command, here: Pat
     ],
 )
 def test_times_in_words(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert time_of(seconds) == text
