@@ -55,12 +55,9 @@ def carry_out(
 
 def write_page(folder: RunFolder, data: xr.Dataset) -> Path:
     """Write the page of a run; return its path."""
-    from kpframe.study._report.html import write_report
-    from kpframe.study._report.run import write_run_report
+    from kpframe.study._report.run import page_of_run
 
-    if folder.command == "demo":
-        return write_report(data, folder.path / "report.html")
-    return write_run_report(folder.path)
+    return page_of_run(data, folder.command, folder.cells, folder.path)
 
 
 def show_demo(data: xr.Dataset) -> bool:

@@ -163,6 +163,7 @@ def test_a_run_says_what_came_of_each_training(run: Command, here: Path) -> None
     assert lines[-1] == f"open:    {page}"
     assert "<i>one" not in page.read_text()
     assert "&lt;i&gt;one" in page.read_text()
+    assert "so far" not in page.read_text()
     assert lines[:-2] == [
         f"{network}, {rule}: no figures"
         for network in ("<i>one</i>", "two")

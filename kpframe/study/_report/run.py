@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,6 @@ _OWN_PAGES: dict[str, Callable[[xr.Dataset, Path], Path]] = {
 }
 
 
-#: Commands whose runs have the page of ``kpframe demo``.
-_STUDIES = ("demo", "study")
-
-
 def write_run_report(path: str | Path) -> Path:
     """Write the page of a run anew from its figures; return its path.
 
@@ -64,23 +60,33 @@ def write_run_report(path: str | Path) -> Path:
             )
         return own(read_dataset(file), file.with_suffix(".html"))
     with figures_of(path) as data:
-        figures = data.load()
-    if "cells" not in record:
-        return html.write_report(
-            figures.drop_attrs(deep=False).assign_attrs(_lasting(figures)), path / "report.html"
-        )
-    cells = list(record["cells"][0]["coordinates"])
-    return _write(figures, cells, path)
+        return page_of_run(data.load(), record["command"], record.get("cells"), path)
 
 
-def _lasting(data: xr.Dataset) -> dict[str, Any]:
-    return {str(name): value for name, value in data.attrs.items() if name != "state"}
+def page_of_run(
+    data: xr.Dataset, command: str, cells: Sequence[Mapping[str, Any]] | None, path: Path
+) -> Path:
+    """Write the page of a run from its figures, ``report.html``; return its path.
+
+    Args:
+        data: all that it recorded; a ``state`` among the attributes but "finished" is told.
+        command: that made it.
+        cells: its trainings as ``run.json`` has them; None for those of a run that has no such list.
+        path: folder of the run.
+    """
+    finished = data.attrs.get("state", "finished") == "finished"
+    data = data.copy()
+    if finished:
+        data.attrs.pop("state", None)
+    if cells is None or (command == "demo" and finished):
+        return html.write_report(data, path / "report.html")
+    return _write(data, list(cells[0]["coordinates"]), path, finished=finished)
 
 
-def _write(data: xr.Dataset, cells: Sequence[str], path: Path) -> Path:
+def _write(data: xr.Dataset, cells: Sequence[str], path: Path, *, finished: bool) -> Path:
     run = grouped(data, cells)
     variables = variables_of(run)
-    known, names = _known_sections(run) if data.attrs.get("state") == "finished" else ([], set())
+    known, names = _known_sections(run) if finished else ([], set())
     rest = [variable for variable in variables if variable.name not in names]
     other, undrawn = _other_sections(run, rest)
     return write_page(
@@ -113,8 +119,8 @@ def _lead(data: xr.Dataset, run: Grouped) -> str:
             f" and {len(run.absent) - 6} more" if len(run.absent) > 6 else ""
         )
         text += f" Nothing is recorded yet of {absent}."
-    if data.attrs.get("state") != "finished":
-        text += f" The run is {data.attrs.get('state')}: this page shows what it has recorded so far."
+    if "state" in data.attrs:
+        text += f" The run is {data.attrs['state']}: this page shows what it has recorded so far."
     return text
 
 

@@ -329,7 +329,7 @@ def check_tables(page: Page, data: xr.Dataset) -> None:
 def check_terminal(_: Page, data: xr.Dataset) -> None:
     """The terminal ends with a line for each network, whose figures are those of the page."""
     with redirect_stdout(StringIO()) as told:
-        import_module("kpframe.cli._demo").show(data)
+        import_module("kpframe.cli._carry_out").show_demo(data)
     score, name = score_of(data)
     expected = [
         f"{network}: test {name} {score_text(data, one[score])}, effective rank of Phi "

@@ -234,7 +234,13 @@ FAULTS = (
     Fault(
         "one id for all runs", FOLDER, '"run_id": token_hex(8)', '"run_id": "run"', check_folder_of_another
     ),
-    Fault("no lock", FOLDER, "lock.acquire(timeout=0)", "pass", check_living_process),
+    Fault(
+        "no lock",
+        FOLDER,
+        "lock.acquire(timeout=0)\n        except Timeout as",
+        "pass\n        except Timeout as",
+        check_living_process,
+    ),
     Fault(
         "interrupted for failed",
         FOLDER,
@@ -252,7 +258,7 @@ FAULTS = (
     Fault("a name for two labels", LABELS, "used[name.casefold()] == 1", "name == name", check_labels),
     Fault("names without an end", LABELS, "[:LENGTH]", "", check_labels),
     Fault("two networks of one label", LABELS, "if count > 1", "if count > 2", check_labels),
-    Fault("labels over two lines", LABELS, "or not label.isprintable()", "", check_labels),
+    Fault("labels over two lines", LABELS, " and label.isprintable()", "", check_labels),
     Fault(
         "flipped weights",
         HEADER,

@@ -308,14 +308,14 @@ FAULTS = (
     # the terminal of a demo
     Fault(
         "rank without its own error",
-        "cli/_demo.py",
+        "cli/_carry_out.py",
         'one.effective_rank_stderr.sel(operator="Phi")',
         'one.effective_rank_stderr.sel(operator="P P*")',
         DEMO,
     ),
     Fault(
         "the untrained network on the terminal",
-        "cli/_demo.py",
+        "cli/_carry_out.py",
         "final = data.isel(step=-1)",
         "final = data.isel(step=0)",
         DEMO,

@@ -186,7 +186,9 @@ FAULTS = (
         check_demo,
     ),
     Fault("a checkpoint of another step", R, "            step=step,\n", "            step=0,\n", check_demo),
-    Fault("trials out of order", R, 'kind="stable"', 'kind="stable")[::-1].copy(', check_demo),
+    Fault(
+        "trials out of order", "study/_build.py", 'kind="stable"', 'kind="stable")[::-1].copy(', check_demo
+    ),
     Fault(
         "another seed in the file",
         FOLDER,

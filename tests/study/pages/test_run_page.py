@@ -16,6 +16,7 @@ from scipy import stats
 
 from kpframe.errors import ArgumentError
 from kpframe.study._join import Part, join
+from kpframe.study._report.html import write_report
 from kpframe.study._report.run import write_run_report
 from kpframe.study._results import write_dataset
 
@@ -322,3 +323,18 @@ def test_the_page_needs_nothing_else_and_takes_any_name(tmp_path: Path) -> None:
     assert html.count("<svg") == 1
     assert not re.search(r"<script|<b>|<i>|src=|href=\"http|@import|url\(http", html)
     assert "&lt;script&gt;" in html
+
+
+def test_a_demo_that_is_finished_has_the_page_of_the_demo(tmp_path: Path) -> None:
+    cells, measured, _ = few()
+    cells = [one | {"steps": []} for one in cells]
+    run = write_run(tmp_path / "run", cells, measured, command="demo", state="finished")
+    data = together(*few())
+    write_dataset(data, run / "results.nc")
+    with drawn() as figures:
+        page = read(write_run_report(run).read_text(encoding="utf-8"), figures)
+    with drawn() as figures:
+        expected = read(write_report(data, tmp_path / "page.html").read_text(encoding="utf-8"), figures)
+    assert {name: one.text for name, one in page.sections.items()} == {
+        name: one.text for name, one in expected.sections.items()
+    }
