@@ -364,9 +364,11 @@ def format_of(path: Path) -> int | None:
 
 
 def again(command: str, path: Path) -> str:
-    """Return what goes on with the run of a command, as a shell takes it."""
+    """Return what goes on with the run of a command, as a shell takes it, or a loop of one's own."""
     if command in STUDIES:
         return resume_command(path)
+    if command == "track":  # a loop of somebody's own
+        return f"Tracker(..., output={str(path)!r}, resume=True)"
     return f"the same kpframe {command} ... --output {shlex.quote(str(path))}"
 
 

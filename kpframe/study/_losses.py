@@ -76,11 +76,12 @@ class Losses:
         self._steps = array("q", kept["update"].values.astype(np.int64).tolist())
         self._values = array("d", kept.values.astype(np.float64).tolist())
 
-    def dataset(self, outcome: str, reason: str = "", units: str = "1") -> xr.Dataset:
+    def dataset(self, outcome: str, stopped_at: float, reason: str, units: str) -> xr.Dataset:
         """Return ``training_loss`` along ``update``, and what became of the training.
 
         Args:
             outcome: ``"under way"``, ``"trained"`` or ``"interrupted"``.
+            stopped_at: the update that was under way when it was interrupted, else NaN.
             reason: the error that ended it.
             units: of the loss.
         """
@@ -107,6 +108,6 @@ class Losses:
             ("reason", reason, "the error that ended the training"),
         ):
             data[name] = ((), np.array(value, dtype=object), {"long_name": what, "units": "1"})
-        stopped = float(self.last_step) if outcome == "interrupted" and len(self) else float("nan")
-        data["stopped_at"] = ((), stopped, {"long_name": "update at which it stopped early", "units": "1"})
+        about = {"long_name": "update under way when it was interrupted", "units": "1"}
+        data["stopped_at"] = ((), float(stopped_at), about)
         return data

@@ -59,7 +59,7 @@ class Overhead:
         return self.recording / self.total if self.total > 0 else 0.0
 
     def __str__(self) -> str:
-        return f"{self.recording:.3g} s of {self.total:.3g} s ({100 * self.share:.2g}%)"
+        return f"{self.recording:.3g} s of {self.total:.3g} s ({100 * self.share:.3g}%)"
 
 
 class Tracker:
@@ -331,7 +331,8 @@ class Tracker:
 
     def _write_losses(self, outcome: str, reason: str = "") -> None:
         units = "1" if self._around.loss is None else SCORES[self._around.loss].loss_unit
-        data, spent = self._losses.dataset(outcome, reason, units), self.overhead
+        stopped = self._last + 1 if outcome == "interrupted" else math.nan  # the update under way
+        data, spent = self._losses.dataset(outcome, stopped, reason, units), self.overhead
         for name, value, text in (
             ("recording_seconds", spent.recording, "time spent on recording"),
             ("loop_seconds", spent.total, "time of the training, recording included"),

@@ -113,7 +113,9 @@ def test_what_reads_runs_reads_it(run, tmp_path: Path) -> None:
         assert tree["training"].recording_seconds.attrs["units"] == "s"
     assert app.run(["export", str(path), "--csv", str(tmp_path / "figures.csv")]) == 0
     assert "effective_rank" in (tmp_path / "figures.csv").read_text()
-    with pytest.raises(ArgumentError, match=r"of a tracker: Tracker\(\.\.\., resume=True\) in your own"):
+    with pytest.raises(
+        ArgumentError, match=r"which Tracker\(\.\.\., output='.*', resume=True\) goes on with"
+    ):
         resumed_folder(path)
 
 
@@ -135,6 +137,7 @@ def test_a_compiled_module_is_looked_through(tmp_path: Path) -> None:
         options = {"output": tmp_path / name, "quantities": ["trace"], "quiet": True}
         with Tracker(module, loop.x, readout=loop.head, **options) as track:
             track(0)
+        assert track.missing == {}
     one, other = (read_dataset(tmp_path / name / "steps" / "GRU-000000.nc") for name in ("plain", "compiled"))
     assert (one.trace.values == other.trace.values).all()
 
@@ -159,3 +162,23 @@ def test_a_training_that_was_killed_goes_on_to_the_same_figures(tmp_path: Path) 
     assert other.training_loss.equals(one.training_loss.sel(update=other["update"].values))
     assert one.step.values.tolist() == [0, 2, 4, 6, 8]
     assert not one.trace.isel(step=0).equals(one.trace.isel(step=4))
+
+
+def test_its_state_is_told_by_status(tmp_path: Path, capsys) -> None:
+    loop, path = Loop(), tmp_path / "a run"
+    options = {"output": path, "quantities": ["parameters"], "schedule": [0, 3, 50], "quiet": True}
+
+    def train(track: Tracker, last: int) -> None:
+        for step in range(last + 1):
+            track(step, 1.0)
+        raise RuntimeError("<out of memory>")
+
+    with pytest.raises(RuntimeError, match="out of memory"), Tracker(loop.model, loop.x, **options) as track:
+        train(track, 4)
+    assert app.run(["status", str(path)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "GRU, seed 0 interrupted 4 2 of 2 RuntimeError: <out of memory>" in told
+    assert f"go on with: Tracker(..., output='{path}', resume=True)" in told
+    assert app.run(["report", str(path)]) == 0
+    page = (path / "report.html").read_text(encoding="utf-8")
+    assert "RuntimeError: &lt;out of memory&gt;" in page

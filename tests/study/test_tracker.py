@@ -302,7 +302,7 @@ def test_an_error_in_the_loop_goes_on_untouched_and_the_run_can_be_gone_on_with(
     assert caught.value is error
     assert read_record(tmp_path / "parts")["state"] == "interrupted"
     data = losses_of(tmp_path / "parts")
-    assert (str(data.outcome.values), float(data.stopped_at)) == ("interrupted", 4)
+    assert (str(data.outcome.values), float(data.stopped_at)) == ("interrupted", 5)
     assert str(data.reason.values) == "RuntimeError: out of memory"
     with pytest.raises(OutputError, match=r"holds what a tracker recorded \(interrupted, .*resume=True goes"):
         tracker(loop, tmp_path / "parts").__enter__()
