@@ -99,7 +99,7 @@ def show_plan(study: StudySettings, found: Plan, jobs: int, output: Path) -> Non
         ("records", f"{found.records}, with {found.products} operator products"),
         ("time", f"about {time_of(found.seconds(jobs))}{alone}"),
         ("memory", f"{memory}{each}"),
-        ("disk", f"{size_text(found.disk_bytes)} in {output}"),
+        ("disk", f"{size_text(found.disk_bytes)} and a page, in {output}"),
     ):
         console.print(f"{name + ':':<11}{text}")
     for problem in found.problems:

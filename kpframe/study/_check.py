@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from attrs import evolve, frozen
 
 from kpframe.errors import KpframeError, SettingsError, mismatch, printable, say
+from kpframe.flow._flow import Flow
 from kpframe.models._linearize import linearize
 from kpframe.models._model import Model
 from kpframe.plugin import get_manager
@@ -22,7 +24,7 @@ from kpframe.study._record import record
 from kpframe.study._settings import StudySettings
 from kpframe.study._study_file import to_table
 from kpframe.study._study_table import StudyTable
-from kpframe.study._training import Trainer
+from kpframe.study._training import Trainer, backward_gradient
 from kpframe.tasks._error import output_error
 from kpframe.tasks._readout import Readout
 from kpframe.tasks._task import Task, Trials
@@ -37,9 +39,9 @@ def check_study(study: StudySettings, owner: str = "") -> None:
     """Raise for all that is impossible in a study; trains nothing and writes nothing.
 
     Every network is made once at each point of the sweep, every learning rule, of those that are compared and
-    of those that networks are trained by, is applied to two trials, and every quantity says whether it can be
-    measured. A rule that raises an error of another kind than kpframe's is not held against it: where it is
-    used, it costs its own figures alone.
+    of those that networks are trained by, is applied to two trials, and to all of the probe where these are
+    too few, and every quantity says whether it can be measured. A rule that raises an error of another kind
+    than kpframe's is not held against it: where it is used, it costs its own figures alone.
 
     Args:
         study: what would be run.
@@ -157,7 +159,7 @@ class _Point:
     def check(self) -> None:
         """Find what is wrong."""
         cell, found = self.cells[0], self.found
-        network = around = applied = None
+        network = around = tried = None
         with found.at("task", cell):
             task = task_of(cell)
             with found.at(self.path, cell):
@@ -175,8 +177,8 @@ class _Point:
             around = surroundings_of(evolve(cell, rules=()), task)
             trials = next(iter(around.probes.values())).trials
             assert trials is not None
-            applied = _applied(network, task, trials.select(slice(0, TRIED)))
-        if around is None or applied is None:
+            tried = _Tried(network, task, trials)
+        if around is None or tried is None:
             return
         rules: dict[str, LearningRule] = {}
         for place, rule in enumerate(cell.rules):
@@ -186,12 +188,12 @@ class _Point:
         compares = self._check_quantities(Moment(*network, around, learning_rate=cell.training.learning_rate))
         for place, rule in enumerate(cell.rules):
             if compares and rule.label in rules:
-                with found.at(f"rule[{place}] with {self._network()}", cell):
-                    applied(rules[rule.label], True)
+                with found.at(f"rule[{place}] with {self._network()}", cell), _own_faults():
+                    tried.compared(rules[rule.label])
             elif not compares and rule.label not in self.study.trained_by:
                 expected = 'a quantity that compares rules, [[quantity]] name = "rules"'
                 found.tell(mismatch(f"rule[{place}]", expected, "none"), cell)
-        self._check_trainings(network, task, applied)
+        self._check_trainings(tried)
 
     def _check_quantities(self, moment: Moment) -> bool:
         """Return whether one of the quantities compares learning rules."""
@@ -208,49 +210,71 @@ class _Point:
                         quantity.check(moment.along(name))
         return compares
 
-    def _check_trainings(
-        self, network: tuple[Model, Readout], task: Task, applied: Callable[[LearningRule, bool], None]
-    ) -> None:
-        seen = set()
+    def _check_trainings(self, tried: _Tried) -> None:
+        made, seen = set(), set()
         for cell in self.cells:
-            if (cell.rule, cell.training) in seen:
-                continue
-            seen.add((cell.rule, cell.training))
             path = "training"
             if cell.rule is not None:
                 path += f".rules[{self.study.trained_by.index(cell.coordinates['trained_by'])}]"
             with self.found.at(f"{path} with {self._network()}", cell):
                 rule = None if cell.rule is None else parse_rule(cell.rule)
-                Trainer(*network, task, cell.training, rule=rule)
-                if rule is not None:
-                    applied(rule, False)
+                if cell.training not in made:
+                    made.add(cell.training)
+                    Trainer(*tried.network, tried.task, cell.training, rule=rule)
+                if cell.rule not in seen and cell.training.steps:
+                    seen.add(cell.rule)
+                    with nullcontext() if rule is None else _own_faults():
+                        tried.trained(rule)
 
     def _network(self) -> str:
         return f"{self.path} {self.cells[0].network.label!r}"
 
 
-def _applied(
-    network: tuple[Model, Readout], task: Task, trials: Trials
-) -> Callable[[LearningRule, bool], None]:
-    """Return a function that applies a rule to a few trials, and raises where the model cannot serve it.
+@contextmanager
+def _own_faults() -> Iterator[None]:
+    """Let errors of a rule's own code pass: they cost its own figures, where they are recorded."""
+    try:
+        yield
+    except KpframeError:
+        raise
+    except Exception:
+        return
 
-    The function takes the rule, and whether it is compared with the exact gradient, for which it has to be an
-    operator; to train, a gradient is enough.
+
+class _Tried:
+    """Tries learning rules on a network: on a few trials, and where that fails on all of them.
+
+    A rule may be in need of more trials than the few.
     """
-    model, readout = network
-    flow = linearize(model, trials.inputs, mask=trials.mask)
-    with torch.no_grad():
-        output_err = output_error(readout(flow.trajectory.states), trials, task.loss)
 
-    def apply(rule: LearningRule, compared: bool) -> None:
-        try:
-            if compared:
-                rule.update(flow, readout).output_operator(output_err)
-            else:
-                rule.gradient(flow, readout=readout, output_err=output_err)
-        except KpframeError:
-            raise
-        except Exception:  # it costs the rule's own figures, where it is recorded
+    def __init__(self, network: tuple[Model, Readout], task: Task, trials: Trials) -> None:
+        self.network, self.task = network, task
+        self.trials = (trials.select(slice(0, TRIED)), trials)
+        self._flows: dict[int, tuple[Flow, torch.Tensor]] = {}
+
+    def compared(self, rule: LearningRule) -> None:
+        """Raise where a rule is no operator, that can be compared with the exact gradient."""
+        self._on_each(lambda flow, error: rule.update(flow, self.network[1]).output_operator(error))
+
+    def trained(self, rule: LearningRule | None) -> None:
+        """Raise where the network cannot be trained by a rule; None for ``loss.backward()``."""
+        if rule is None:
+            backward_gradient(*self.network, self.trials[1], self.task)
             return
+        self._on_each(lambda flow, error: rule.gradient(flow, readout=self.network[1], output_err=error))
 
-    return apply
+    def _on_each(self, use: Callable[[Flow, torch.Tensor], object]) -> None:
+        try:
+            use(*self._flow(0))
+        except KpframeError:
+            use(*self._flow(1))
+
+    def _flow(self, place: int) -> tuple[Flow, torch.Tensor]:
+        """Return the flow along trials, and the error at the outputs."""
+        if place not in self._flows:
+            (model, readout), trials = self.network, self.trials[place]
+            flow = linearize(model, trials.inputs, mask=trials.mask)
+            with torch.no_grad():
+                error = output_error(readout(flow.trajectory.states), trials, self.task.loss)
+            self._flows[place] = flow, error
+        return self._flows[place]

@@ -109,7 +109,7 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int:
-        """The size of all files: checkpoints, records, and these once more in ``results.nc``."""
+        """The size of all files but the page: checkpoints, records, and these once more in ``results.nc``."""
         return sum(
             sum(cost.records) * (cost.record_bytes + cost.checkpoint_bytes + cost.figure_bytes)
             + cost.cells * (LOSSES + 16 * cost.updates)

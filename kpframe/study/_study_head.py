@@ -14,6 +14,8 @@ from kpframe.study._settings import NetworkSettings
 
 #: Seeds are below it: random probes have a thousand numbers of their own for each.
 MOST_SEEDS = 2**53
+#: Trainings of a study at most, and threads of a torch operation.
+MOST_CELLS, MOST_THREADS = 100_000, 1024
 
 
 @frozen
@@ -34,8 +36,10 @@ def read_head(table: Mapping[str, Any], problems: list[str]) -> Head:
     if dtype not in ("float32", "float64"):
         problems.append(mismatch("dtype", "'float32' or 'float64'", shown(dtype)))
     threads = as_whole(table.get("threads", 1))
-    if threads is None or threads < 1:
-        problems.append(mismatch("threads", "a whole number >= 1", shown(table["threads"])))
+    if threads is None or not 1 <= threads <= MOST_THREADS:
+        problems.append(
+            mismatch("threads", f"a whole number in [1, {MOST_THREADS}]", shown(table["threads"]))
+        )
     return Head(str(title), _seeds(table, problems), str(dtype), threads or 1)
 
 
@@ -56,8 +60,9 @@ def _seeds(table: Mapping[str, Any], problems: list[str]) -> tuple[int, ...]:
                 )
         return tuple(seed for seed in more if _is_seed(seed))
     count = as_whole(more)
-    if count is None or count < 1:
-        problems.append(mismatch("seeds", "how many (>= 1), or a list of seeds", shown(more)))
+    if count is None or not 1 <= count <= MOST_CELLS:
+        expected = f"how many (1 to {MOST_CELLS}), or a list of seeds"
+        problems.append(mismatch("seeds", expected, shown(more)))
     elif not _is_seed(first) or not _is_seed(first + count - 1):
         problems.append(mismatch("seed", bounds, shown(first)))
     else:

@@ -22,7 +22,8 @@ from kpframe.study._settings import (
     RuleSettings,
     StudySettings,
 )
-from kpframe.study._study_head import plain_problems, read_head, seed_problems
+from kpframe.study._study_head import MOST_CELLS, plain_problems, read_head, seed_problems
+from kpframe.study._sweep import Place
 from kpframe.study._sweep_table import Axis, check_sweep, read_sweep
 from kpframe.study._training import TrainingSettings
 
@@ -68,6 +69,10 @@ class StudyTable:
         head = read_head(self._table, self.problems)
         plugins = self._texts("plugins", self._table.get("plugins", []))
         self.problems += seed_problems(head.seeds, networks)
+        self._check_number(len(networks) * max(1, len(trained_by)) * len(head.seeds), axes)
+        for axis in axes:
+            if axis.place == Place("network", "seed", axis.place.label) and len(head.seeds) > 1:
+                self._tell(mismatch(axis.key, "no seed of weights, where seeds are listed", axis.axis.path))
         told = {line.partition(": ")[0] for line in self.problems}
         self.problems += [line for line in plain_problems(self._table) if line.partition(": ")[0] not in told]
         if self.problems or task is None or training is None or measure is None:
@@ -92,6 +97,12 @@ class StudyTable:
 
     def _tell(self, line: str) -> None:
         self.problems.append(line)
+
+    def _check_number(self, cells: int, axes: Sequence[Axis]) -> None:
+        for axis in axes:
+            cells *= len(axis.axis.values)
+        if cells > MOST_CELLS:
+            self._tell(mismatch("sweep", f"at most {MOST_CELLS} trainings in all", cells))
 
     def _place(self, line: str) -> tuple[int, int]:
         """Return where a line's key stands in the study; what is missing stands before."""

@@ -150,7 +150,7 @@ def test_a_dry_run_counts_and_writes_nothing(run: Command, here: Path) -> None:
     assert "records: 10, with 0 operator products" in lines  # step 0 is recorded once for both rules
     assert any(line.startswith("time: about ") and "with --jobs 2" in line for line in lines)
     assert any(line.startswith("memory: ") and line.endswith("for each of 2 processes") for line in lines)
-    assert any(line.startswith("disk: ") and line.endswith(" in some where") for line in lines)
+    assert any(line.startswith("disk: ") and line.endswith(" and a page, in some where") for line in lines)
     assert [path.name for path in here.iterdir()] == ["study.toml"]
 
 

@@ -240,6 +240,41 @@ def test_lines_begin_with_the_file_where_there_is_one() -> None:
         check_study(study_of(network=[{"name": "small", "reads": "x"}]), "a\udcff.toml")
 
 
+def test_a_network_that_cannot_be_trained_by_its_loss_is_found() -> None:
+    class Cut(Wide):
+        def step(self, x: torch.Tensor, h: torch.Tensor, t: torch.Tensor | None = None) -> torch.Tensor:
+            if torch.is_grad_enabled():
+                raise ArithmeticError("it has no derivative")
+            return super().step(x, h)
+
+    cut = study_of(network=[{"name": "wide", "hidden_size": 3}])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys.modules["kpf_picky"], "Wide", Cut)
+        assert lines_of(cut) == ["training with network[0] 'wide': ArithmeticError: it has no derivative"]
+        check_study(
+            study_of(
+                network=[{"name": "wide", "hidden_size": 3}], training={"steps": 0}, measure={"steps": [0]}
+            )
+        )
+
+
+def test_a_rule_that_needs_more_trials_gets_them() -> None:
+    class Many(LearningRule):
+        least = 3
+
+        def change(self, update):
+            if update.flow.P.domain.shape[0] < self.least:
+                raise UnsupportedError(f"it needs {self.least} trials")
+            return update
+
+    study = study_of(rule=[{"name": "own_twice"}], quantity=[{"name": "comparing"}])  # of 3 trials
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_check, "create_rule", lambda name: Many())
+        check_study(study)
+        Many.least = 4
+        assert lines_of(study)[0] == "rule[0] with network[0] 'small': it needs 4 trials"
+
+
 def test_rules_are_tried_on_few_trials() -> None:
     seen = []
 

@@ -243,6 +243,26 @@ def test_there_are_as_many_steps_as_asked_for(rule: str) -> None:
             ],
         ),
         (
+            {"seeds": 10**12, "threads": 10**9},
+            [
+                "seeds: expected how many (1 to 100000), or a list of seeds, got 1000000000000 (int)",
+                "threads: expected a whole number in [1, 1024], got 1000000000 (int)",
+            ],
+        ),
+        (
+            {"seeds": 1000, "sweep": {"task.a": list(range(200)), "network.seed": [1, 2]}},
+            [
+                "sweep: expected at most 100000 trainings in all, got 200000",
+                'sweep."network.seed": expected a name of letters, digits and _ for the dimension, got '
+                "'seed', which results have already; write [sweep.NAME] path = \"network.seed\" values = "
+                "[...]",
+            ],
+        ),
+        (
+            {"seeds": 2, "sweep": {"w": {"path": "network.small.seed", "values": [1, 2]}}},
+            ["sweep.w: expected no seed of weights, where seeds are listed, got network.small.seed"],
+        ),
+        (
             {"training": {"steps": "x"}, "measure": {"steps": "all"}},
             [
                 "training.steps: expected int >= 0, got 'x' (str)",
