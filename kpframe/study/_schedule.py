@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from kpframe.errors import SettingsError, as_whole, closest, mismatch
+from kpframe.study._recording_schedule import log_steps
 
 #: Most steps that a rule makes.
 MOST = 100_000
@@ -75,15 +75,6 @@ def _every(distance: int, last: int) -> tuple[int, ...]:
     return tuple(sorted({*range(0, last + 1, distance), last}))
 
 
-def _log(count: int, last: int) -> tuple[int, ...]:
-    """Return 0 and steps of equal ratios; where they would be less than 1 apart, the next whole number."""
-    found = [1.0]
-    while len(found) < count - 1:
-        left = count - 1 - len(found)
-        found.append(max(found[-1] * (last / found[-1]) ** (1 / left), found[-1] + 1))
-    return (0, *(math.floor(step + 0.5) for step in found[:-1]), last)
-
-
 def _count(count: int, last: int) -> tuple[int, ...]:
     return tuple((2 * place * last + count - 1) // (2 * (count - 1)) for place in range(count))
 
@@ -91,6 +82,6 @@ def _count(count: int, last: int) -> tuple[int, ...]:
 #: name: (the least number, whether there are at most as many as steps, what makes the steps)
 _RULES: dict[str, tuple[int, bool, Callable[[int, int], tuple[int, ...]]]] = {
     "every": (1, False, _every),
-    "log": (2, True, _log),
+    "log": (2, True, log_steps),
     "count": (2, True, _count),
 }
