@@ -113,7 +113,7 @@ def test_kernels_are_those_of_dense_blocks(moment, data) -> None:
 
 def test_estimated_kernels_are_within_their_standard_errors() -> None:
     moment = moment_of(trials_of())
-    runs = [Interference(by="task").measure(reseeded(moment, 20, seed)) for seed in range(40)]
+    runs = [Interference(by="task").measure(reseeded(moment, 20, seed)) for seed in range(25)]
     upper = np.triu_indices(3, 1)
     for name, right in zip(("group_overlap", "group_jacobian_cosine"), right_kernels(moment), strict=True):
         values = np.stack([run[name].values[upper] for run in runs])
