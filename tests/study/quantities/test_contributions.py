@@ -125,6 +125,9 @@ def test_estimates_are_within_their_standard_errors() -> None:
         assert np.all((ratio > 0.6) & (ratio < 1.6)), (name, ratio)
     assert float(runs[0].tangent_trace_stderr) < 0.5 * float(data.tangent_trace)
     exact = runs[0].tangent_trace_by_parameter_stderr
+    whole = float((exact**2).sum()) ** 0.5  # of independent draws
+    assert float(runs[0].tangent_trace_stderr) == pytest.approx(whole, rel=1e-9)
+    assert whole < 0.99 * float(exact.sum())
     assert float(exact.sel(parameter="b")) == 0  # four entries, four vectors
     assert float(exact.sel(parameter="W")) > 0
 

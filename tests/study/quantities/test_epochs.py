@@ -86,10 +86,12 @@ def test_losses_times_steps_add_up_to_the_whole(moment) -> None:
 
 
 def test_targets_that_do_not_vary_have_no_r2() -> None:
-    """0.1 is no sum of powers of two: the mean of many is not exactly it."""
+    """The mean of many equal numbers need not be exactly equal to them."""
     trials = trials_of()
     targets = trials.targets.clone()
-    targets[torch.from_numpy(trials.epoch == "delay")] = 0.1
+    chosen = torch.from_numpy(trials.epoch == "delay")
+    targets[chosen] = torch.tensor([0.3, 0.9, 3.7], dtype=torch.float64)
+    assert float((targets[chosen] - targets[chosen].mean(dim=0)).abs().max()) > 0
     data = LossByEpoch().measure(moment_of(evolve(trials, targets=targets)))
     assert np.isnan(float(data.r2_by_epoch.sel(epoch="delay")))
     assert float(data.loss_by_epoch.sel(epoch="delay")) > 0
