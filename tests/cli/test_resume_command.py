@@ -106,6 +106,7 @@ def test_ctrl_c_leaves_a_run_to_go_on_with(call: Command, folder: Path, number: 
     assert err.splitlines()[0] == f"going on with the run in {folder}"
     assert err.splitlines()[1].startswith("<b>net</b>, seed 1: update 4 of 4, loss ")
     assert f"results: {folder / 'results.nc'}" in out
+    assert "recorded so far" not in (folder / "report.html").read_text()
     whole = folder.parent / "whole"
     assert call("run", folder.parent / "study.toml", "--output", whole)[0] == 0
     one, other = (read_dataset(path / "results.nc").drop_attrs(deep=False) for path in (folder, whole))
