@@ -100,9 +100,9 @@ def accuracy(outputs: torch.Tensor, trials: Trials) -> float:
     scored, targets = _scored(outputs.detach(), trials, "mse" if regression else "cross_entropy")
     if not regression:
         return float((scored.argmax(dim=1) == targets).double().mean())
-    spread = norm(targets - targets.mean(dim=0))  # a constant at each output explains none of it
-    if spread == 0:
+    if not bool((targets != targets[0]).any()):  # their mean may differ from them, by rounding
         raise ArgumentError(mismatch("targets", "values that vary over the scored steps", "constant ones"))
+    spread = norm(targets - targets.mean(dim=0))  # a constant at each output explains none of it
     return 1 - (norm(scored - targets) / spread) ** 2
 
 

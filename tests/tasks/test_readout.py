@@ -186,6 +186,13 @@ def test_accuracy_of_regression_is_r_squared():
     assert accuracy(outputs, trials) < 1
     with pytest.raises(ArgumentError, match=r"targets: expected values that vary"):
         accuracy(outputs, evolve(trials, targets=torch.ones_like(targets)))
+    rounded = torch.tensor([0.3, 0.9, 3.7, 2.3], dtype=torch.float64).expand_as(targets).clone()
+    counted = rounded[trials.scored]
+    while not bool((counted != counted.mean(dim=0)).any()):  # until the mean of equal numbers is another
+        rounded *= 1.1
+        counted = rounded[trials.scored]
+    with pytest.raises(ArgumentError, match=r"targets: expected values that vary"):
+        accuracy(outputs, evolve(trials, targets=rounded))
 
 
 def test_the_readout_is_linear_with_torch_names_and_bounds():
