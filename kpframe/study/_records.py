@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import h5py
 import numpy as np
 import xarray as xr
 from attrs import frozen
-from h5py import h5a, h5d, h5g, h5s
+from h5py import h5a, h5d, h5f, h5g, h5s
 
 from kpframe.errors import ArgumentError
 
@@ -38,11 +39,12 @@ class Record:
 
 @frozen(eq=False)
 class _Layout:
-    """What follows from the shapes and kinds of a file's variables; None where xarray has to decode them."""
+    """What follows from the shapes and kinds of a file's variables; None where xarray must decode some."""
 
-    variables: dict[str, tuple[tuple[str, ...], str]] | None
+    kinds: dict[str, tuple[tuple[str, ...], str]] | None
     coordinates: frozenset[str]
     about: dict[str, dict[str, Any]]
+    attributes: tuple[str, ...]
 
 
 class RecordReader:
@@ -62,21 +64,28 @@ class RecordReader:
             ArgumentError: for a file that is damaged, ending in ``remedy``.
         """
         try:
-            with h5py.File(path, "r") as file:
-                found = {name: h5d.open(file.id, name) for name in h5g.open(file.id, b"/")}
+            file = h5f.open(os.fsencode(path), h5f.ACC_RDONLY)
+            try:
+                found = {name: h5d.open(file, name) for name in h5g.open(file, b"/")}
                 key = tuple((name, *_shape(raw)) for name, raw in found.items())
                 if key not in self._layouts:
-                    self._layouts[key] = _layout(path, file)
+                    self._layouts[key] = _layout(path)
                 layout = self._layouts[key]
-                if layout.variables is not None:
-                    values = {
-                        name: (dims, _values(found[name.encode()], kind))
-                        for name, (dims, kind) in layout.variables.items()
-                    }
-                    own = {name: _plain(value) for name, value in file.attrs.items()}
-                    own.pop("_NCProperties", None)
-                    return Record(path, values, layout.coordinates, layout.about, own)
-            return _decoded(path)
+                if layout.kinds is None:
+                    return _decoded(path)
+                variables = {
+                    name: (dims, _values(found[name.encode()], kind))
+                    for name, (dims, kind) in layout.kinds.items()
+                }
+                own = {
+                    name: _attribute(file, name)
+                    for name in layout.attributes
+                    if h5a.exists(file, name.encode())
+                }
+            finally:
+                found = {}
+                file.close()
+            return Record(path, variables, layout.coordinates, layout.about, own)
         except DAMAGED as error:
             reason = " ".join(str(error).split())
             raise ArgumentError(f"{str(path)!r} is damaged ({reason}); {remedy}") from error
@@ -88,8 +97,8 @@ def _shape(raw: h5d.DatasetID) -> tuple[Any, ...]:
     packed = kind.itemsize == 1 and h5a.exists(raw, b"dtype")  # bool, and no whole numbers
     if not shape:
         return (kind.str, packed, shape)
-    names = (b"_Netcdf4Coordinates",) if len(shape) > 1 else (b"_Netcdf4Coordinates", b"_Netcdf4Dimid")
-    return (kind.str, packed, shape, *(_whole(raw, name) for name in names))
+    dims = _whole(raw, b"_Netcdf4Coordinates") or _whole(raw, b"_Netcdf4Dimid")
+    return (kind.str, packed, shape, dims)
 
 
 def _whole(raw: h5d.DatasetID, name: bytes) -> bytes | None:
@@ -102,19 +111,21 @@ def _whole(raw: h5d.DatasetID, name: bytes) -> bytes | None:
     return values.tobytes()
 
 
-def _layout(path: Path, file: h5py.File) -> _Layout:
-    with xr.open_dataset(path, engine="h5netcdf") as data:
+def _layout(path: Path) -> _Layout:
+    with xr.open_dataset(path, engine="h5netcdf") as data, h5py.File(path, "r") as file:
         kinds: dict[str, tuple[tuple[str, ...], str]] | None = {}
-        about = {}
-        for name in map(str, data.variables):
-            variable = data.variables[name]
-            about[name] = dict(variable.attrs)
+        for name, variable in data.variables.items():
             kind = _kind(variable.dtype, file[name])
             if kind is None:
                 kinds = None
             elif kinds is not None:
-                kinds[name] = (tuple(map(str, variable.dims)), kind)
-        return _Layout(kinds, frozenset(map(str, data.coords)), about)
+                kinds[str(name)] = (tuple(map(str, variable.dims)), kind)
+        return _Layout(
+            kinds,
+            frozenset(map(str, data.coords)),
+            {str(name): dict(variable.attrs) for name, variable in data.variables.items()},
+            tuple(map(str, data.attrs)),
+        )
 
 
 def _kind(decoded: np.dtype[Any], raw: h5py.Dataset) -> str | None:
@@ -137,12 +148,19 @@ def _values(raw: h5d.DatasetID, kind: str) -> np.ndarray:
     return values.astype(bool) if kind == "bool" else values
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, h5py.Empty):
+def _attribute(file: h5f.FileID, name: str) -> Any:
+    """Return an attribute of a file."""
+    attribute = h5a.open(file, name.encode())
+    if attribute.get_space().get_simple_extent_type() == h5s.NULL:
         return ""
-    if isinstance(value, bytes):
-        return value.decode()
-    return value.item() if isinstance(value, (np.ndarray, np.generic)) and np.size(value) == 1 else value
+    values = np.empty(attribute.shape, attribute.dtype)
+    attribute.read(values)
+    return _plain(values)
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if isinstance(value, (np.ndarray, np.generic)) and np.size(value) == 1 else value
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _decoded(path: Path) -> Record:
