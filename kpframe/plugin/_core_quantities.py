@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from attrs import frozen
 
@@ -20,6 +21,31 @@ class SpectrumSettings:
     tolerance: float = setting(1e-2, gt=0, help="residual of a singular vector, relative to its own value")
 
 
+@frozen
+class OperatorAlignmentSettings:
+    """Which operators are compared with those that are measured."""
+
+    others: tuple[str, ...] = setting(
+        ("P K",), help="further operators that they are compared with: products of P, K, Phi, J, G and P* ..."
+    )
+
+
+@frozen
+class ViewSettings:
+    """How operators are reduced, and what is kept of them; reductions are done in the order they stand in."""
+
+    select: dict[str, Any] | None = setting(None, help="entries to keep, by the name of the axis: time = -1")
+    bin: dict[str, Any] | None = setting(None, help="steps that one average spans, by axis: time = 5")
+    mean: tuple[str, ...] = setting(("batch",), help="axes that are averaged over: batch, time, hidden")
+    sum: tuple[str, ...] = setting((), help="axes that are summed over")
+    trace: tuple[str, ...] = setting((), help="axes that are traced over")
+    k: int = setting(10, ge=1, help="leading eigenfunctions kept")
+    tolerance: float = setting(1e-2, gt=0, help="residual of an eigenfunction, relative to its own value")
+    budget: int | None = setting(
+        None, ge=2, help="operator products for rank and trace; those of the study when left out"
+    )
+
+
 _OPERATORS = (
     ("effective_rank", "_ranks:EffectiveRank", None, "effective ranks of the operators"),
     ("trace", "_ranks:Trace", None, "traces of the operators"),
@@ -27,6 +53,14 @@ _OPERATORS = (
     ("spectrum", "_spectra:Spectrum", SpectrumSettings, "leading singular values of the operators"),
     ("time_kernel", "_views:TimeKernel", None, "the operators over time: kernels and eigenfunctions"),
     ("trial_kernel", "_views:TrialKernel", None, "the operators over trials: kernels"),
+    ("views", "_reduced:Views", ViewSettings, "reduced operators: ranks, spectra and eigenfunctions"),
+    ("alignment", "_alignments:Alignment", None, "alignments of the operators with those at other steps"),
+    (
+        "operator_alignment",
+        "_alignments:OperatorAlignment",
+        OperatorAlignmentSettings,
+        "alignments of the operators with each other",
+    ),
     ("rules", "_rules:Rules", None, "learning rules beside the exact gradient"),
 )
 _NETWORK = (("scores", "_scores:Scores", None, "loss and accuracy, or R^2, on test trials"),)

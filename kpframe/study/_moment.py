@@ -19,6 +19,7 @@ from kpframe.models._linearize import linearize
 from kpframe.models._model import Model
 from kpframe.operators._base import Operator
 from kpframe.rules._rule import LearningRule
+from kpframe.study._remembered import Remembered
 from kpframe.tasks._error import output_error
 from kpframe.tasks._readout import Readout
 from kpframe.tasks._task import Loss, Trials
@@ -113,7 +114,7 @@ class Moment:
             )
         if inputs not in self._along:
             other = copy(self)
-            for name in ("flow", "output_err", "operators", "first", "previous"):
+            for name in ("flow", "output_err", "operators", "remembered", "first", "previous"):
                 other.__dict__.pop(name, None)
             other.inputs = inputs
             self._along[inputs] = other
@@ -144,6 +145,11 @@ class Moment:
     def operators(self) -> dict[str, Operator]:
         """The operators that are measured, by their names."""
         return {name: operator_of(self.flow, name) for name in self.around.operators}
+
+    @cached_property
+    def remembered(self) -> dict[str, Remembered]:
+        """The operators, each of which multiplies a vector once: for estimates from the same probes."""
+        return {name: Remembered(operator) for name, operator in self.operators.items()}
 
     @cached_property
     def output_err(self) -> torch.Tensor:

@@ -33,7 +33,7 @@ class OperatorEstimate(Quantity):
         """Return the estimates; the operators draw from ``moment.generator(0)``, ``(1)``, ..."""
         found = [
             self.of(operator, moment.around.budget, moment, place)
-            for place, operator in enumerate(moment.operators.values())
+            for place, operator in enumerate(moment.remembered.values())
         ]
         values = np.array([one.value for one in found])
         errors = np.array([one.stderr for one in found])

@@ -1,0 +1,105 @@
+"""Times of recording: ``python tests/benchmarks/test_recording.py [steps]``, or ``pytest --slow`` with this.
+
+A GRU of 100 units on 50 trials of 90 steps, in float32 with two threads: ranks, ten eigenfunctions averaged
+over trials, and alignments with all other steps, of K, P P* and Phi. Prints seconds per recorded step, by
+the clock and by the processors, and the share of each quantity.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import pytest
+import torch
+import xarray as xr
+
+import kpframe
+from kpframe.study import Moment, Probe, Quantity, Surroundings, create_quantity
+
+pytestmark = pytest.mark.slow
+
+BUDGET, K = 24, 10
+QUANTITIES = {
+    "effective_rank": {},
+    "views": {"k": K, "budget": 12},
+    "alignment": {},
+}
+
+
+def moments(steps: int, trials: int = 50, length: int = 90, hidden: int = 100):
+    """Yield the network at steps of a training, of which a random walk of the weights takes the place."""
+    torch.manual_seed(0)
+    cell = kpframe.create_model("gru", input_size=3, hidden_size=hidden, seed=0)
+    inputs = torch.randn(trials, length, 3)
+    around = Surroundings({"test": Probe(inputs)}, budget=BUDGET, same_probes=True)
+    for step in range(steps):
+        with torch.no_grad():
+            for parameter in cell.parameters():
+                parameter.add_(0.02 * parameter.std() * torch.randn_like(parameter))
+        yield Moment(cell, None, around, step=step)
+
+
+def recorded(steps: int, **sizes: int) -> tuple[xr.Dataset, dict[str, tuple[float, float]]]:
+    """Return the records, and seconds of the clock and of the processors by quantity."""
+    quantities: dict[str, Quantity] = {
+        name: create_quantity(name, **settings) for name, settings in QUANTITIES.items()
+    }
+    spent = dict.fromkeys(("linearize", *quantities, "across"), (0.0, 0.0))
+
+    def timed(name, work):
+        before = time.perf_counter(), time.process_time()
+        found = work()
+        seconds = time.perf_counter() - before[0], time.process_time() - before[1]
+        spent[name] = tuple(map(sum, zip(spent[name], seconds, strict=True)))
+        return found
+
+    rows: dict[str, list[xr.Dataset]] = {name: [] for name in quantities}
+    for moment in moments(steps, **sizes):
+        timed("linearize", lambda moment=moment: moment.flow)
+        for name, quantity in quantities.items():
+            rows[name].append(timed(name, lambda q=quantity, m=moment: q.measure(m)))
+    found = []
+    for name, quantity in quantities.items():
+        data = xr.concat(rows[name], dim=xr.Variable("step", range(steps)))
+        after = timed("across", lambda q=quantity, d=data: q.across(d))
+        found += [data, *([] if after is None else [after])]
+    return xr.merge(found, compat="no_conflicts", join="outer"), spent
+
+
+def report(steps: int, spent: dict[str, tuple[float, float]]) -> str:
+    """Return the table."""
+    clock, processors = (sum(column) for column in zip(*spent.values(), strict=True))
+    lines = [f"{steps} steps: {clock / steps:.2f} s a step by the clock, {processors / steps:.2f} s of CPU"]
+    for name, (seconds, cpu) in spent.items():
+        lines.append(
+            f"  {name:<16} {seconds / steps:7.2f} s {cpu / steps:7.2f} s CPU {cpu / processors:6.1%}"
+        )
+    return "\n".join(lines)
+
+
+def test_a_recording_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
+    data, spent = recorded(2, trials=6, length=20, hidden=16)
+    with capsys.disabled():
+        print("\n" + report(2, spent))
+    assert dict(data.view_function.sizes) == {
+        "step": 2,
+        "operator": 3,
+        "view_mode": K,
+        "time": 20,
+        "hidden": 16,
+    }
+    assert bool((data.alignment_with_first.isel(step=1) > 0.5).all())
+    assert bool(data.view_converged.all())
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 2
+    data, spent = recorded(count)
+    print(report(count, spent))
+    print(data.view_converged.sum("view_mode").values.tolist(), "of", K, "eigenfunctions have converged")
+    print(data.effective_rank.values, data.effective_rank_stderr.values)
+    print(data.alignment_with_first.values, data.alignment_with_first_stderr.values)
+    print(data.view_explained.isel(step=0).values.round(3))
+    print(f"{data.nbytes / count / 2**20:.1f} MiB a step")

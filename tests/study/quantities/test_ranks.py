@@ -1,0 +1,173 @@
+"""Ranks, traces, norms, spectra, kernels, rules and scores: against dense matrices, as from ``measure``."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from kpframe import Readout, frobenius_norm
+from kpframe.errors import ArgumentError
+from kpframe.study import Moment, Probe, Surroundings, create_quantity
+from kpframe.study._remembered import Remembered
+
+F64 = torch.float64
+B, T, H = 6, 5, 4
+NAMES = ("P P*", "K", "Phi", "P K")
+
+
+@pytest.fixture(scope="module")
+def moment(offered) -> Moment:
+    torch.manual_seed(2)
+    task = offered.Sum()
+    rules = {"exact": offered.Exact(), "window": offered.Window()}
+    around = Surroundings(
+        {"test": Probe.of(task.sample(B, generator=1, dtype=F64))},
+        loss=task.loss,
+        test=task.sample(20, generator=4, dtype=F64),
+        rules=rules,
+        operators=NAMES,
+        budget=20,
+        seed=5,
+    )
+    return Moment(offered.Small(2).double(), Readout(H, 1, generator=3, dtype=F64), around, step=7)
+
+
+@pytest.fixture(scope="module")
+def dense(moment: Moment) -> dict[str, torch.Tensor]:
+    """Return the matrices of the operators, made of those of P and J."""
+    P, J = moment.flow.P.to_dense(), moment.flow.J.to_dense()
+    return {"P P*": P @ P.T, "K": J @ J.T, "Phi": P @ J @ J.T @ P.T, "P K": P @ J @ J.T}
+
+
+def of(matrix: torch.Tensor, name: str) -> float:
+    gram = matrix @ matrix.T if name.startswith("rank of op op*") else matrix
+    if name == "trace":
+        return float(matrix.trace())
+    if name == "norm":
+        return float(matrix.norm())
+    return float(gram.trace() ** 2 / gram.square().sum())
+
+
+@pytest.mark.parametrize("name", ["effective_rank", "trace", "norm"])
+def test_estimates_are_within_their_standard_errors(moment, dense, name) -> None:
+    data = create_quantity(name).measure(moment)
+    assert list(data.operator.values) == list(NAMES)
+    for operator in NAMES:
+        one = data.sel(operator=operator)
+        positive = operator != "P K"
+        wanted = of(dense[operator], name if positive or name != "effective_rank" else "rank of op op*")
+        error = float(one[f"{name}_stderr"])
+        assert error > 0
+        assert abs(float(one[name]) - wanted) < 4 * error
+        assert error < 0.5 * wanted
+    assert data[f"{name}_method"].values[0] != "exact"
+
+
+def test_all_products_make_them_exact(moment, dense) -> None:
+    around = moment.around
+    whole = Moment(
+        moment.model,
+        None,
+        Surroundings(around.probes, operators=NAMES, budget=2 * B * T * H),
+    )
+    for name in ("trace", "norm"):
+        data = create_quantity(name).measure(whole)
+        wanted = [of(dense[operator], name) for operator in NAMES]
+        np.testing.assert_allclose(data[name], wanted, rtol=1e-10)
+        assert not data[f"{name}_stderr"].any()
+
+
+def test_the_operators_draw_from_their_places_and_steps_from_their_numbers(moment) -> None:
+    data = create_quantity("norm").measure(moment)
+    for place, (name, operator) in enumerate(moment.operators.items()):
+        generator = torch.Generator().manual_seed(1000 * (5 + 7) + place)
+        assert (
+            float(data.norm.sel(operator=name))
+            == frobenius_norm(operator, budget=20, generator=generator).value
+        )
+    again = Moment(moment.model, moment.readout, moment.around, step=8)
+    assert float(create_quantity("norm").measure(again).norm[0]) != float(data.norm[0])
+
+
+def test_a_product_is_computed_once_and_is_the_operator_s_own(moment) -> None:
+    operator = moment.operators["Phi"]
+    kept = Remembered(operator)
+    q = torch.randn(3, B, T, H, generator=torch.Generator().manual_seed(0), dtype=F64)
+    assert torch.equal(kept(q), operator(q))
+    kept.inner = 2.0 * operator  # what is computed from now on
+    found = kept(q.clone())
+    assert torch.equal(found, operator(q))
+    found.zero_()
+    assert torch.equal(kept(q), operator(q))
+    assert torch.equal(kept(q + 1), 2.0 * operator(q + 1))
+    assert torch.equal(kept.T(q), operator(q))
+    assert (kept.positive, kept.self_adjoint, repr(kept)) == (True, True, f"2 {operator!r}")
+    other = Remembered(moment.operators["P K"])
+    assert not torch.equal(other(q), other.T(q))
+    torch.testing.assert_close(other.T(q), moment.operators["P K"].T(q))
+
+
+def test_spectra_are_singular_values(moment, dense) -> None:
+    data = create_quantity("spectrum", k=5, tolerance=1e-8).measure(moment)
+    for name in NAMES:
+        wanted = torch.linalg.svdvals(dense[name])[:5]
+        np.testing.assert_allclose(data.singular_value.sel(operator=name), wanted, rtol=1e-7)
+    assert bool(data.singular_value_converged.all())
+    rough = create_quantity("spectrum", k=5, tolerance=1e-12).measure(moment)
+    assert float((rough.singular_value_residual - data.singular_value_residual).max()) <= 1e-6
+
+
+def test_kernels_are_means_over_one_axis_and_traces_over_units(moment, dense) -> None:
+    times, trials = (create_quantity(f"{name}_kernel").measure(moment) for name in ("time", "trial"))
+    for name in NAMES:
+        parts = dense[name].reshape(B, T, H, B, T, H)
+        over_time = torch.einsum("bthcsh->ts", parts) / B**2
+        np.testing.assert_allclose(times.time_kernel.sel(operator=name), over_time, rtol=1e-9, atol=1e-12)
+        over_trials = torch.einsum("bthcth->bc", parts.clone())  # the diagonal alone is another figure
+        kernel = trials.trial_kernel.sel(operator=name)
+        np.testing.assert_allclose(kernel, torch.einsum("bthcsh->bc", parts) / T**2, rtol=1e-9, atol=1e-12)
+        assert np.abs(kernel - over_trials.numpy()).max() > 1e-3
+    assert times.time_explained.sel(operator="P K").isnull().all()
+    np.testing.assert_allclose(times.time_explained.sel(operator="K").sum(), 1, rtol=1e-9)
+
+
+def test_rules_and_scores(moment) -> None:
+    data = create_quantity("rules").measure(moment).set_coords("failure")
+    assert list(data.failure.values) == ["", ""]
+    np.testing.assert_allclose(data.gradient_cosine.sel(rule="exact"), 1, rtol=1e-10)
+    np.testing.assert_allclose(data.loss_rate_ratio.sel(rule="exact"), 1, rtol=1e-10)
+    assert 0 < float(data.gradient_cosine.sel(rule="window")) < 0.999
+    scores = create_quantity("scores").measure(moment)
+    test = moment.around.test
+    outputs = moment.readout(moment.model.rollout(test.inputs).states).detach()
+    misses = (outputs - test.targets)[:, 1:].square()
+    spread = (test.targets[:, 1:] - test.targets[:, 1:].mean()).square()
+    np.testing.assert_allclose(scores.test_r2, 1 - float(misses.sum() / spread.sum()), rtol=1e-9)
+    assert "test_accuracy" not in scores
+
+
+@pytest.mark.parametrize(("name", "lacking"), [("rules", "rules, readout"), ("scores", "readout, test")])
+def test_what_is_lacking_is_named(moment, name, lacking) -> None:
+    bare = Moment(moment.model, None, Surroundings({"test": Probe(moment.probe.inputs)}))
+    with pytest.raises(ArgumentError, match=r"expected .*, got none of ") as raised:
+        create_quantity(name).measure(bare)
+    for word in lacking.split(", "):
+        assert word in str(raised.value)
+
+
+def test_a_rule_that_fails_costs_its_own_figures(moment, offered) -> None:
+    class Broken(offered.Exact):
+        def change(self, update):
+            raise ZeroDivisionError("no such thing")
+
+    around = moment.around
+    rules = {"broken": Broken(), "exact": offered.Exact()}
+    other = Moment(
+        moment.model, moment.readout, Surroundings(around.probes, loss=around.loss, rules=rules, budget=20)
+    )
+    data: xr.Dataset = create_quantity("rules").measure(other)
+    assert "no such thing" in str(data.failure.sel(rule="broken").item())
+    assert np.isnan(data.gradient_cosine.sel(rule="broken"))
+    np.testing.assert_allclose(data.gradient_cosine.sel(rule="exact"), 1, rtol=1e-10)
