@@ -17,6 +17,7 @@ from attrs import asdict
 from kpframe.errors import ArgumentError, SettingsError, mismatch, printable
 from kpframe.plugin import get_manager
 from kpframe.study._blocks import Offered
+from kpframe.study._folder import RECORD
 from kpframe.study._settings import QuantitySettings, StudySettings
 from kpframe.study._study_table import StudyTable
 
@@ -77,6 +78,9 @@ def _parsed(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         got = f"{name!r}, which does not exist; {_REMEDY}"
         raise ArgumentError(mismatch("study", "a TOML file", got)) from error
+    except IsADirectoryError as error:
+        remedy = "; 'kpframe resume' goes on with the run in it" if (path / RECORD).exists() else ""
+        raise ArgumentError(mismatch("study", "a TOML file", f"the folder {name!r}{remedy}")) from error
     except OSError as error:
         raise ArgumentError(mismatch("study", "a TOML file", f"{name!r}: {error.strerror}")) from error
     except tomllib.TOMLDecodeError as error:

@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import xarray as xr
 
+from kpframe.cli import _app as app
 from kpframe.errors import SettingsError
 from kpframe.operators._count import counted_products
 from kpframe.study._check import check_study
@@ -61,3 +63,29 @@ def test_what_is_planned_is_what_is_done(tmp_path: Path) -> None:
     assert planned.disk_bytes == pytest.approx(sum(path.stat().st_size for path in files), rel=0.25)
     assert (planned.cells, planned.updates, planned.records) == (2, 12, 8)
     assert sum(path.parent.name == "steps" for path in files) == 8
+
+
+def test_a_run_tells_the_last_figures_that_there_are_and_of_which_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = SMALL.replace('"gru"\n', '"rnn"\nlabel = "A"\nnonlinearity = "relu"\n').replace(
+        "steps = 6", 'steps = 6\noptimizer = "sgd"'
+    )
+    study = written(tmp_path, text.replace("task.bits = [2, 3]", "training.learning_rate = [1e-3, 1e30]"))
+    code = app.run(["run", str(study), "--output", str(tmp_path / "out")])
+    captured = capsys.readouterr()
+    assert code == 1
+    with xr.open_dataset(tmp_path / "out" / "results.nc", engine="h5netcdf") as data:
+        last, first = data.sel(learning_rate=1e-3, step=6), data.sel(learning_rate=1e30, step=0)
+        figures = [
+            f"test loss {float(one.test_loss.item()):.3g}, test R^2 {float(one.test_r2.item()):.3f}, "
+            f"effective rank of Phi {float(one.effective_rank.sel(operator='Phi').item()):.3g} +- "
+            for one in (last, first)
+        ]
+    lines = captured.out.splitlines()
+    assert lines[0].startswith(f"A, learning_rate 0.001: {figures[0]}")
+    assert lines[1].startswith(f"A, learning_rate 1e+30: diverged at update 2; at step 0: {figures[1]}")
+    assert [line.partition(": ")[2] for line in captured.err.splitlines() if line.startswith("Failed: ")] == [
+        "A, learning_rate 1e+30 diverged at update 2: NonFiniteError: outputs: expected finite values at "
+        "scored steps, got NaN or infinity from trial 0, step 0"
+    ]

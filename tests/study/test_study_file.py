@@ -345,7 +345,10 @@ def test_what_is_not_installed_says_what_to_install() -> None:
 def test_a_file_that_is_missing_or_no_toml(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"does not exist; kpframe run --template"):
         load_study(tmp_path / "none.toml")
-    with pytest.raises(ArgumentError, match="Is a directory"):
+    with pytest.raises(ArgumentError, match=r"expected a TOML file, got the folder '[^';]*'$"):
+        load_study(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ArgumentError, match="'kpframe resume' goes on with the run in it"):
         load_study(tmp_path)
     broken = tmp_path / "broken.toml"
     broken.write_text("title = 1\nsteps = ")
