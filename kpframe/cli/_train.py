@@ -106,10 +106,11 @@ def train(
     from kpframe.cli._pairs import read_pairs
     from kpframe.cli._progress import training_progress
     from kpframe.rules._parse import parse_rule
+    from kpframe.study._experiment import Experiment, training_folder
     from kpframe.study._labels import check_labels
     from kpframe.study._report.training import failed_rules, write_training
     from kpframe.study._results import read_dataset
-    from kpframe.study._train_rules import Experiment, train_rules, training_folder
+    from kpframe.study._train_rules import train_rules
     from kpframe.study._training import TrainingSettings
 
     started = time.monotonic()

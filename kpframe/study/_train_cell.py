@@ -22,6 +22,7 @@ from attrs import evolve
 from kpframe.errors import ArgumentError, CheckpointError, mismatch
 from kpframe.models._model import Model
 from kpframe.rules._parse import parse_rule
+from kpframe.rules._rule import LearningRule
 from kpframe.study._build import model_settings, network_of, quantities_of, surroundings_of, task_of
 from kpframe.study._cells import Cell, checkpoint_file, record_file, state_file, training_file
 from kpframe.study._checkpoint import load_checkpoint
@@ -48,6 +49,7 @@ def train_cell(
     folder: RunWriter,
     report: ProgressCallback | None = None,
     tell: Callable[[str], None] | None = None,
+    rule: LearningRule | None = None,
 ) -> None:
     """Train a cell and write its files, those that are not there yet.
 
@@ -60,13 +62,14 @@ def train_cell(
         folder: of the run.
         report: called after each update, and before a step is recorded.
         tell: called with a line for each file that has to be made anew.
+        rule: the rule that the cell's text names; made of the text when left out.
 
     Raises:
         OutputError: for a file that cannot be written; what is there is whole, and the cell can go on.
         KeyboardInterrupt: at Ctrl-C, when the state is written.
     """
     with _threads(cell.threads):
-        _Training(cell, folder, report, tell).run()
+        _Training(cell, folder, report, tell, rule).run()
 
 
 def last_update(result: TrainingResult) -> int:
@@ -100,8 +103,9 @@ class _Training:
         folder: RunWriter,
         report: ProgressCallback | None,
         tell: Callable[[str], None] | None,
+        rule: LearningRule | None,
     ) -> None:
-        self.cell, self.folder = cell, folder
+        self.cell, self.folder, self.rule = cell, folder, rule
         self.report, self.tell = report, tell
         self.task = task_of(cell)
         self.losses = np.full(cell.training.steps, np.nan)
@@ -138,7 +142,7 @@ class _Training:
     def trainer(self) -> Trainer:
         """Return a trainer of the untrained network."""
         cell = self.cell
-        rule = None if cell.rule is None else parse_rule(cell.rule)
+        rule = parse_rule(cell.rule) if self.rule is None and cell.rule is not None else self.rule
         settings = cell.training
         if rule is not None:
             settings = evolve(settings, gradient="operators")

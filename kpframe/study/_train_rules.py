@@ -1,94 +1,47 @@
-"""Train one initial network by several learning rules: loss curves, and the geometry each one ends in."""
+"""Train one initial network by several learning rules: loss curves, and the geometry each one ends in.
+
+Each rule and seed is a cell of a study, trained by the machinery of studies, so that a training that was
+ended goes on. What is known of the networks before and after is measured from their checkpoints, each in a
+file of its own beside the records of the steps.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
-from attrs import asdict, evolve, field, frozen
+from attrs import evolve
 
-from kpframe.errors import ArgumentError, KpframeError, SettingsError, mismatch, whole
+from kpframe.errors import ArgumentError, CheckpointError, KpframeError, OutputError, mismatch
 from kpframe.flow._flow import Flow
 from kpframe.models._linearize import linearize
-from kpframe.models._model import Model, create_model
-from kpframe.operators._base import Operator
+from kpframe.models._model import Model
 from kpframe.rules._rule import LearningRule
 from kpframe.spectra import alignment, effective_rank
-from kpframe.study._build import test_trials
-from kpframe.study._checkpoint import save_checkpoint
-from kpframe.study._files import make_folder
+from kpframe.study._build import network_of, test_trials
+from kpframe.study._cells import Cell, checkpoint_file, state_file
+from kpframe.study._checkpoint import load_checkpoint
+from kpframe.study._experiment import Experiment, training_folder
 from kpframe.study._folder import RunFolder
-from kpframe.study._labels import check_labels, file_names
+from kpframe.study._interrupts import ended_by_signals
+from kpframe.study._labels import check_labels
+from kpframe.study._processes import Tell, train_cells
+from kpframe.study._results import read_dataset
 from kpframe.study._scores import SCORES, scores_of
 from kpframe.study._seeds import gathered
-from kpframe.study._training import Progress, ProgressCallback, Trainer, TrainingSettings
+from kpframe.study._state_file import read_state
+from kpframe.study._train_cell import last_update, read_training, train_cell
+from kpframe.study._training import ProgressCallback
 from kpframe.study._training_data import Measured, TrainingResult, training_dataset
 from kpframe.tasks._error import output_error
 from kpframe.tasks._readout import Readout
-from kpframe.tasks._task import Task, Trials, create_task
-
-#: Bytes that the numbers and the page take at least, beside the checkpoints.
-LEAST = 90_000
-#: Seconds after which the losses of a rule that is being trained are written again.
-SAVE_EVERY = 30.0
-
-
-@frozen
-class Experiment:
-    """What is trained, on what, and how.
-
-    Attributes:
-        model, model_settings: a registered model; ``input_size`` is the task's unless given.
-        task, task_settings: a registered task.
-        training: its ``gradient`` is always ``"operators"`` here.
-        reads: component of the state that is read out; all of it by default.
-        dtype: ``"float32"`` or ``"float64"``.
-        trials: size of the probe batch on which operators are built.
-        budget: operator products for each estimate.
-        seed: of initial weights, training trials, probes and the draws of stochastic rules.
-        seeds: how many seeds, ``seed`` and those after it, each a training of its own.
-
-    Raises:
-        SettingsError: for no seed, and for weights with a seed of their own where there are several.
-    """
-
-    model: str
-    task: str
-    training: TrainingSettings
-    model_settings: Mapping[str, Any] = field(factory=dict)
-    task_settings: Mapping[str, Any] = field(factory=dict)
-    reads: str | None = None
-    dtype: str = "float32"
-    trials: int = 24
-    budget: int = 60
-    seed: int = 0
-    seeds: int = 1
-
-    def __attrs_post_init__(self) -> None:
-        whole(self.seeds, "seeds", error=SettingsError)
-        if self.seeds > 1 and self.model_settings.get("seed") is not None:
-            expected = "no 'seed' with several seeds, each of which draws initial weights of its own"
-            raise SettingsError(mismatch("model_settings", expected, self.model_settings["seed"]))
-
-    def network(self, task: Task) -> tuple[Model, Readout]:
-        """Return the initial network, a function of the seed."""
-        with torch.random.fork_rng():  # as in a study: torch's own stream is left alone
-            torch.manual_seed(self.seed)
-            model = create_model(self.model, **self.settings(task)).to(getattr(torch, self.dtype))
-        hidden = None if self.reads is None else model.component_slice(self.reads)
-        dtype = getattr(torch, self.dtype)
-        return model, Readout(model.width, task.output_size, hidden=hidden, generator=self.seed, dtype=dtype)
-
-    def settings(self, task: Task) -> dict[str, Any]:
-        """Return the model's settings, the task's number of inputs among them."""
-        return {"input_size": task.input_size, **self.model_settings}
+from kpframe.tasks._task import create_task
 
 
 def train_rules(
@@ -96,6 +49,9 @@ def train_rules(
     experiment: Experiment,
     output: Path | RunFolder | None = None,
     report: ProgressCallback | None = None,
+    *,
+    jobs: int = 1,
+    tell: Tell | None = None,
 ) -> xr.Dataset:
     """Train copies of one initial network, each by its own rule, on the same trials.
 
@@ -106,10 +62,12 @@ def train_rules(
     Args:
         rules: label -> rule, linear in the error or not.
         experiment: what is trained, on what, and how.
-        output: folder for ``training.nc``, ``checkpoints/initial.safetensors`` and one for each rule, or such
-            a folder that is held (see ``training_folder``); None for none. ``training.nc`` holds what there
-            is after each rule, every 30 s, and when the training is interrupted.
-        report: called after each update.
+        output: folder for ``training.nc`` and the files of a run, or such a folder that is held (see
+            ``training_folder``), which goes on where the same training was ended; None for none.
+            ``training.nc`` holds what there is after each rule, and when the training is interrupted.
+        report: called after each update, with the label of a rule and the updates of all its seeds.
+        jobs: trainings at the same time, each in a process of its own; the labels are the rules' texts then.
+        tell: called with a line for each file that was found damaged and is made anew.
 
     Returns:
         A dataset with dims ``rule, rule_other, update, operator, parameter``; with several seeds as
@@ -120,204 +78,191 @@ def train_rules(
         ArgumentError: for no rules at all, or labels that cannot be shown.
         UnsupportedError: for a rule that needs a structure that the model does not have, before any training.
         OutputError: for a folder that cannot be written or holds another run, before any training.
+        KpframeError: for trainings whose processes were killed; the run can be resumed.
     """
-    if isinstance(output, Path):
-        with training_folder(output, rules, experiment) as folder:
-            return train_rules(rules, experiment, folder, report)
     if not rules:
         raise ArgumentError(mismatch("rules", "at least one learning rule", "none"))
     check_labels(rules, "rules")
-    done: list[xr.Dataset] = []
-    for place in range(experiment.seeds):
-        one = evolve(experiment, seed=experiment.seed + place)
-
-        done.append(_from_one_seed(rules, one, output, _of_seed(place, experiment.seeds, report), done))
-    return gathered(done, experiment.seed)
-
-
-def _of_seed(place: int, seeds: int, report: ProgressCallback | None) -> ProgressCallback:
-    """Return what reports the progress of one seed as a part of all of them."""
-
-    def told(label: str, made: int, steps: int, loss: float, doing: str = "", /) -> None:
-        if report is not None:
-            report(label, place * steps + made, seeds * steps, loss, doing)
-
-    return told
-
-
-def _from_one_seed(
-    rules: Mapping[str, LearningRule],
-    experiment: Experiment,
-    folder: RunFolder | None,
-    report: ProgressCallback,
-    before: Sequence[xr.Dataset],
-) -> xr.Dataset:
-    """Train the network of one seed; what there is is written with the trainings ``before``."""
-    task = create_task(experiment.task, **experiment.task_settings)
-    model, readout = experiment.network(task)
-    dtype = readout.weight.dtype
-    probe = task.sample(experiment.trials, generator=experiment.seed, split="test", dtype=dtype)
-    _check(rules, model, readout, task, probe)
-    test = test_trials(task, experiment.seed, dtype)
-    names = file_names(rules, taken=["initial"])
-    run = _Run(experiment, task, probe, test, folder, names, before)
-    initial = run.measured(model, readout)
-    if initial.problems:
-        raise ArgumentError(
-            mismatch("model", "figures of the network before training", "; ".join(initial.problems))
-        )
-    run.save(None, model, readout, 0)
-    results: dict[str, TrainingResult] = {}
-    for label, rule in rules.items():
-        results[label] = run.trained(label, rule, (model, readout), results, initial, report)
-        run.keep(results, initial)
-    return run.dataset(results, initial)
-
-
-def training_folder(
-    output: Path, rules: Mapping[str, LearningRule], experiment: Experiment, *, overwrite: bool = False
-) -> RunFolder:
-    """Return the folder of a training, to be entered with ``with``; raises as ``RunFolder``."""
-    count = f"{len(rules)} learning rule{'s' if len(rules) > 1 else ''}"
-    if experiment.seeds > 1:
-        count += f", from {experiment.seeds} seeds"
-    task = create_task(experiment.task, **experiment.task_settings)
-    network = experiment.network(task)
-    size = sum(t.nbytes for part in network for t in part.state_dict().values())
-    return RunFolder(
-        output,
-        "train",
-        asdict(experiment) | {"rules": [[label, repr(rule)] for label, rule in rules.items()]},
-        title=f"{experiment.model} trained on {experiment.task} by {count}",
-        seed=experiment.seed,
-        overwrite=overwrite,
-        needed=LEAST + size * (1 + len(rules)) * experiment.seeds,
-    )
-
-
-def _check(
-    rules: Mapping[str, LearningRule], model: Model, readout: Readout, task: Task, probe: Trials
-) -> None:
-    """Apply every rule once, so that one which cannot be used is known before any is trained."""
-    flow = linearize(model, probe.inputs, mask=probe.mask)
-    with torch.no_grad():
-        output_err = output_error(readout(flow.trajectory.states), probe, task.loss)
-    for rule in rules.values():
+    if output is None:
+        with TemporaryDirectory() as place:
+            return train_rules(rules, experiment, Path(place) / "run", report, jobs=jobs, tell=tell)
+    if isinstance(output, Path):
+        with training_folder(output, rules, experiment) as folder:
+            return train_rules(rules, experiment, folder, report, jobs=jobs, tell=tell)
+    runs = [_Seed(rules, cells, output) for cells in experiment.cells(rules)]
+    runs[0].check()
+    with ended_by_signals():
         try:
-            rule.gradient(flow, readout=readout, output_err=output_err)
-        except KpframeError:
+            _train(runs, jobs, report, tell)
+        except KeyboardInterrupt:
+            with suppress(KpframeError):  # of what there is
+                _write(runs, output, experiment.seed)
             raise
-        except Exception:  # of other kinds: it costs the rule's own curve, where it is recorded
-            continue
+        return _write(runs, output, experiment.seed)
 
 
-@frozen(eq=False)
-class _Run:
-    """One experiment under way."""
+def _train(runs: Sequence[_Seed], jobs: int, report: ProgressCallback | None, tell: Tell | None) -> None:
+    for run in runs:
+        run.begin()
+    cells = [cell for run in runs for cell in run.cells.values()]
+    place = {cell.label: (label, at) for at, run in enumerate(runs) for label, cell in run.cells.items()}
 
-    experiment: Experiment
-    task: Task
-    probe: Trials
-    test: Trials
-    folder: RunFolder | None
-    names: dict[str, str]
-    before: Sequence[xr.Dataset]
+    def told(name: str, made: int, steps: int, loss: float, doing: str = "", /) -> None:
+        if report is not None and made and not doing:  # of all seeds together
+            label, at = place[name]
+            report(label, at * steps + made, len(runs) * steps, loss)
+
+    if jobs > 1 and len(cells) > 1:
+        failures = train_cells(cells, runs[0].folder.writer(), jobs, told, tell)
+        if failures:
+            listed = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+            raise KpframeError(
+                f"{len(failures)} of {len(cells)} trainings came to no end ({listed}); the same command goes "
+                "on with them"
+            )
+    for at, run in enumerate(runs):
+        for label, cell in run.cells.items():
+            train_cell(cell, run.folder.writer(), told, tell, run.rules[label])
+            run.finish(label)
+            if cell is not cells[-1]:  # else all is written by the caller
+                _write(runs[: at + 1], run.folder, runs[0].seed)
+        run.flows.clear()
+
+
+def _write(runs: Sequence[_Seed], folder: RunFolder, first: int) -> xr.Dataset:
+    """Write what came of the rules so far, of the seeds up to the first that has nothing."""
+    found = []
+    for run in runs:
+        if (data := run.dataset()) is None:
+            break
+        found.append(data)
+    if not found:
+        raise ArgumentError(mismatch("training", "one that has begun", "none"))
+    data = gathered(found, first)
+    folder.write_dataset("training.nc", data)
+    return data
+
+
+class _Seed:
+    """The trainings from one seed: by each rule, of one network, on the same trials.
+
+    Args:
+        rules: label -> rule.
+        cells: label -> cell.
+        folder: of the run.
+    """
+
+    def __init__(
+        self, rules: Mapping[str, LearningRule], cells: Mapping[str, Cell], folder: RunFolder
+    ) -> None:
+        self.rules, self.cells, self.folder = rules, cells, folder
+        self.start = next(iter(cells.values()))  # any: they start from the same network
+        self.seed, self.steps = self.start.seed, self.start.training.steps
+        self.budget = self.start.measure.budget
+        self.task = create_task(self.start.task, **self.start.task_settings)
+        dtype = getattr(torch, self.start.dtype)
+        self.probe = self.task.sample(
+            self.start.measure.trials, generator=self.seed, split="test", dtype=dtype
+        )
+        self.test = test_trials(self.task, self.seed, dtype)
+        self.flows: dict[str | None, Flow] = {}
+        self.known: dict[str, Measured] = {}  # what files hold
+        self.ended: dict[str, TrainingResult] = {}
+
+    # -- before training -------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Apply every rule once, so that one which cannot be used is known before any is trained."""
+        model, readout = network_of(self.start, self.task)
+        flow = linearize(model, self.probe.inputs, mask=self.probe.mask)
+        with torch.no_grad():
+            output_err = output_error(readout(flow.trajectory.states), self.probe, self.task.loss)
+        for rule in self.rules.values():
+            try:
+                rule.gradient(flow, readout=readout, output_err=output_err)
+            except KpframeError:
+                raise
+            except Exception:  # of other kinds: it costs the rule's own curve, where it is recorded
+                continue
+
+    def begin(self) -> None:
+        """Measure the network before training, unless that is there; raises ``ArgumentError`` if it fails."""
+        path = self.file(None)
+        if self.read(path) is not None:
+            return
+        model, readout = network_of(self.start, self.task)
+        found = self.measured(None, model, readout)
+        if found.problems:
+            raise ArgumentError(
+                mismatch("model", "figures of the network before training", "; ".join(found.problems))
+            )
+        self.keep(path, found, self.start, 0)
+
+    # -- after training --------------------------------------------------------------------------------------
+
+    def finish(self, label: str) -> None:
+        """Measure the network that a rule has trained, unless that is there."""
+        path, cell = self.file(label), self.cells[label]
+        ended = read_training(self.folder.writer(), cell.name)
+        if ended is None or ended.outcome != "trained" or self.read(path) is not None:
+            return
+        try:
+            model, readout = self.network(label)
+            found = self.measured(label, model, readout)
+        except (CheckpointError, OutputError):
+            raise
+        except Exception as error:  # the network has diverged in its last update
+            found = Measured.failed(error)
+        else:
+            first = next(iter(self.cells))
+            own = self.flow(label, model)
+            for name, other in (("first", first), ("initial", None)):
+                if other is None or other == label or self.is_known(other):
+                    found.estimate(
+                        found.alignments,
+                        name,
+                        f"alignment with the {name}",
+                        partial(alignment, own.Phi, self.flow(other).Phi, **self.options(len(found.ranks))),
+                    )
+        self.keep(path, found, cell, self.steps)
+        if label != next(iter(self.cells)):
+            self.flows.pop(label, None)
+
+    def is_known(self, label: str) -> bool:
+        """Return whether a rule's training came to its end, its network being finite."""
+        found = self.read(self.file(label))
+        return found is not None and found.error is None
 
     def options(self, place: int) -> dict[str, Any]:
         """Return what an estimate may spend, and a generator of its own."""
-        seed = 1000 * self.experiment.seed + place
-        generator = torch.Generator(self.probe.inputs.device).manual_seed(seed)
-        return {"budget": self.experiment.budget, "generator": generator}
+        generator = torch.Generator(self.probe.inputs.device).manual_seed(1000 * self.seed + place)
+        return {"budget": self.budget, "generator": generator}
 
-    def trained(
-        self,
-        label: str,
-        rule: LearningRule,
-        network: tuple[Model, Readout],
-        results: Mapping[str, TrainingResult],
-        initial: Measured,
-        report: ProgressCallback,
-    ) -> TrainingResult:
-        """Train copies of the network by a rule, and write now and then, and on Ctrl-C, what there is of it.
+    def network(self, label: str | None) -> tuple[Model, Readout]:
+        """Return the network before training, or the one that a rule has trained."""
+        model, readout = network_of(self.start, self.task)
+        if label is not None:
+            path = self.folder.path / checkpoint_file(self.cells[label].name, self.steps)
+            checkpoint = load_checkpoint(path)
+            checkpoint.load_into(model)
+            checkpoint.load_into(readout, "readout")
+        return model, readout
 
-        ``results`` are those of the rules before, the first of which the others are compared with.
-        """
-        losses = np.full(self.experiment.training.steps, np.nan)
+    def flow(self, label: str | None, model: Model | None = None) -> Flow:
+        """Return the operators of such a network on the probe trials."""
+        if label not in self.flows:
+            made = self.network(label)[0] if model is None else model
+            self.flows[label] = linearize(made, self.probe.inputs, mask=self.probe.mask)
+        return self.flows[label]
 
-        def keep() -> None:
-            self.keep({**results, label: TrainingResult(losses, "under way")}, initial)
-
-        try:
-            result = self.result(label, rule, network, losses, report, keep)
-            if result.network is not None:
-                first = next(iter(results.values())).network if results else result.network
-                result = self.aligned(result, result.network, {"first": first, "initial": initial})
-            return result
-        except KeyboardInterrupt:
-            keep()
-            raise
-
-    def result(
-        self,
-        label: str,
-        rule: LearningRule,
-        network: tuple[Model, Readout],
-        losses: np.ndarray,
-        report: ProgressCallback,
-        keep: Callable[[], None],
-    ) -> TrainingResult:
-        """Train copies of the network, filling ``losses``; return what came of it."""
-        model, readout = deepcopy(network)
-        updates, made, saved = self.updates(rule, model, readout), 0, time.monotonic()
-        while True:
-            try:
-                update = next(updates, None)
-                measured = None if update is not None else self.measured(model, readout)
-            except Exception as error:
-                return TrainingResult.stopped(losses, made + 1, error)
-            if update is None:
-                self.save(label, model, readout, made)
-                return TrainingResult(losses, "trained", network=measured)
-            made = update.step
-            losses[made - 1] = update.loss
-            report(label, made, len(losses), update.loss)
-            if time.monotonic() > saved + SAVE_EVERY:
-                keep()
-                saved = time.monotonic()
-
-    def aligned(
-        self, result: TrainingResult, network: Measured, others: Mapping[str, Measured | None]
-    ) -> TrainingResult:
-        """Return the result of a rule with alignments; what could not be estimated is its failure."""
-        for name, other in others.items():
-            if other is not None:
-                network.estimate(
-                    network.alignments,
-                    name,
-                    f"alignment with the {name}",
-                    partial(alignment, network.flow.Phi, other.flow.Phi, **self.options(len(network.ranks))),
-                )
-        if not network.problems:
-            return result
-        after = len(result.losses) + 1.0
-        return evolve(result, outcome="failed", stopped_at=after, reason="; ".join(network.problems))
-
-    def updates(self, rule: LearningRule, model: Model, readout: Readout) -> Iterator[Progress]:
-        """Make the updates, a stochastic rule drawing anew for each."""
-        seed = self.experiment.seed
-        settings = evolve(self.experiment.training, gradient="operators")
-        return Trainer(model, readout, self.task, settings, rule=rule, seed=seed, draws=seed).run()
-
-    def measured(self, model: Model, readout: Readout) -> Measured:
+    def measured(self, label: str | None, model: Model, readout: Readout) -> Measured:
         """Measure a network on the probe and test trials; raises ``NonFiniteError`` where it has diverged.
 
         An estimate that cannot be made is NaN, and among the problems.
         """
-        scores = scores_of(model, readout, self.test, self.task.loss)
-        flow = linearize(model, self.probe.inputs, mask=self.probe.mask)
-        parameters = {name: value.detach().clone() for name, value in model.trainable().items()}
-        found = Measured(flow, scores, parameters)
-        for place, (name, operator) in enumerate(_operators(flow).items()):
+        found = Measured(scores_of(model, readout, self.test, self.task.loss))
+        flow = self.flow(label, model)
+        for place, (name, operator) in enumerate({"Phi": flow.Phi, "P P*": flow.P @ flow.P.T}.items()):
             found.estimate(
                 found.ranks,
                 name,
@@ -326,45 +271,69 @@ class _Run:
             )
         return found
 
-    def keep(self, results: Mapping[str, TrainingResult], initial: Measured) -> None:
-        """Write what came of the rules so far."""
-        if self.folder is not None and results:
-            data = gathered(
-                [*self.before, self.dataset(results, initial)], self.experiment.seed - len(self.before)
-            )
-            self.folder.write_dataset("training.nc", data)
+    # -- files -----------------------------------------------------------------------------------------------
 
     def file(self, label: str | None) -> str:
-        """Return the name of a rule's checkpoint, of the initial network's for None."""
-        stem = "initial" if label is None else self.names[label]
-        return stem if self.experiment.seeds == 1 else f"{stem}-seed={self.experiment.seed}"
+        """Return where the figures of a network are: no record of a step has such a name."""
+        cell = self.start if label is None else self.cells[label]
+        return f"steps/{cell.name}-{'before' if label is None else 'after'}.nc"
 
-    def save(self, label: str | None, model: Model, readout: Readout, step: int) -> None:
-        if self.folder is None:
-            return
-        experiment = self.experiment
-        save_checkpoint(
-            make_folder(self.folder.path / "checkpoints") / f"{self.file(label)}.safetensors",
-            model,
-            readout,
-            name=experiment.model,
-            settings=experiment.settings(self.task),
-            step=step,
-            extra={
-                "task": {"name": experiment.task, "settings": dict(experiment.task_settings)},
-                "reads": [readout.hidden.start, readout.hidden.stop],
-                "rule": label,
-                "seed": experiment.seed,
-                "run": self.folder.id,
-            },
-        )
+    def read(self, file: str) -> Measured | None:
+        """Return the figures in a file; None where there is none of this run that can be read."""
+        with suppress(ArgumentError):
+            if file not in self.known:
+                data = read_dataset(self.folder.path / file)
+                if data.attrs.get("run_id") == self.folder.id:
+                    self.known[file] = Measured.from_dataset(data)
+        return self.known.get(file)
 
-    def dataset(self, results: Mapping[str, TrainingResult], initial: Measured) -> xr.Dataset:
-        """Return what came of the rules so far."""
-        steps = self.experiment.training.steps
-        files = {label: self.file(label) for label in results}
-        return training_dataset(results, initial, files, steps, SCORES[self.task.loss])
+    def keep(self, file: str, found: Measured, cell: Cell, step: int) -> None:
+        """Write the figures of a network."""
+        self.folder.write_dataset(file, found.to_dataset(), cell=cell.name, step=step)
+        self.known[file] = found
 
+    def dataset(self) -> xr.Dataset | None:
+        """Return what came of the rules so far; None where there is nothing."""
+        initial = self.read(self.file(None))
+        results = {}
+        for label in self.cells:
+            if (result := self.result(label)) is not None:
+                results[label] = result
+        if initial is None or not results:
+            return None
+        initial = initial.of(self.network(None)[0])
+        files = {label: checkpoint_file(cell.name, self.steps).stem for label, cell in self.cells.items()}
+        return training_dataset(results, initial, files, self.steps, SCORES[self.task.loss])
 
-def _operators(flow: Flow) -> dict[str, Operator]:
-    return {"Phi": flow.Phi, "P P*": flow.P @ flow.P.T}
+    def result(self, label: str) -> TrainingResult | None:
+        """Return what came of a rule; None where its training has not begun."""
+        if label not in self.ended:
+            found = self.result_in_files(label)
+            if found is None or found.outcome == "under way" or self.read(self.file(label)) is None:
+                return found
+            self.ended[label] = found
+        return self.ended[label]
+
+    def result_in_files(self, label: str) -> TrainingResult | None:
+        """Return what the files say came of a rule."""
+        name = self.cells[label].name
+        ended = None
+        with suppress(ArgumentError):
+            ended = read_training(self.folder.writer(), name)
+        if ended is None:
+            with suppress(CheckpointError):
+                path = self.folder.path / state_file(name)
+                _, losses = read_state(path, run=self.folder.id, cell=name)
+                return TrainingResult(losses, "under way")
+            return None
+        found = self.read(self.file(label))
+        if ended.outcome != "trained" or found is None:
+            return ended
+        if found.error is not None:
+            outcome, reason = found.error
+            return evolve(ended, outcome=outcome, stopped_at=self.steps + 1.0, reason=reason)
+        ended = evolve(ended, network=found.of(self.network(label)[0]))
+        if found.problems:
+            stopped = last_update(ended) + 1.0
+            return evolve(ended, outcome="failed", stopped_at=stopped, reason="; ".join(found.problems))
+        return ended

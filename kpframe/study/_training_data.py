@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, Self
 
 import numpy as np
 import torch
 import xarray as xr
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
-from kpframe.errors import NonFiniteError, NonFiniteProductError, told
-from kpframe.flow._flow import Flow
+from kpframe.errors import ArgumentError, NonFiniteError, NonFiniteProductError, mismatch, told
+from kpframe.models._model import Model
 from kpframe.operators._scale import cosine, norm
 from kpframe.spectra import Estimate
 from kpframe.study._scores import Score
@@ -45,19 +45,85 @@ _LONG_NAMES = {
     "change_cosine": "cosine between the changes of all the model's parameters under two rules",
 }
 _NONE = (np.nan, np.nan)
+_MEASURED = {
+    "value": "effective ranks of operators, and alignments of Phi with that of other networks",
+    "value_stderr": "standard error of an estimate",
+    "method": "how an estimate was made",
+    "score": "loss and score on test trials, in the units of the task",
+    "problem": "what could not be estimated, and why",
+    "error": "what became of a network that could not be measured, and why",
+    "figure": "operator, or other network",
+    "kind": "rank or alignment",
+    "what": "loss or score",
+}
 
 
 @frozen(eq=False)
 class Measured:
     """What is known of a network at one moment of its training; estimates are (value, standard error)."""
 
-    flow: Flow
     scores: tuple[float, float]
-    parameters: dict[str, torch.Tensor]
+    parameters: dict[str, torch.Tensor] = field(factory=dict)
     ranks: dict[str, tuple[float, float]] = field(factory=dict)
     alignments: dict[str, tuple[float, float]] = field(factory=dict)
     methods: dict[str, str] = field(factory=dict)
     problems: list[str] = field(factory=list)
+    error: tuple[Outcome, str] | None = None
+
+    @classmethod
+    def failed(cls, error: Exception) -> Self:
+        """Return what is known of a network that an error kept from being measured."""
+        stopped = TrainingResult.stopped(np.empty(0), 1, error)
+        return cls(_NONE, error=(stopped.outcome, stopped.reason))
+
+    def of(self, model: Model) -> Self:
+        """Return the same with the parameters of the network."""
+        return evolve(
+            self, parameters={name: value.detach().clone() for name, value in model.trainable().items()}
+        )
+
+    def to_dataset(self) -> xr.Dataset:
+        """Return all but the parameters as a dataset, from which ``from_dataset`` has it again."""
+        estimates = {("rank", name): value for name, value in self.ranks.items()}
+        estimates |= {("alignment", name): value for name, value in self.alignments.items()}
+        values = np.array(list(estimates.values())).reshape(-1, 2)
+        data = xr.Dataset(
+            {
+                "value": ("figure", values[:, 0]),
+                "value_stderr": ("figure", values[:, 1]),
+                "method": ("figure", _texts(self.methods.get(name, "") for _, name in estimates)),
+                "score": ("what", np.array(self.scores)),
+                "problem": ("place", _texts(self.problems)),
+                "error": ("part", _texts(self.error or ())),
+            },
+            coords={
+                "figure": ("figure", _texts(name for _, name in estimates)),
+                "kind": ("figure", _texts(kind for kind, _ in estimates)),
+                "what": ("what", _texts(("loss", "accuracy or R^2"))),
+            },
+        )
+        for name, text in _MEASURED.items():
+            data[name].attrs = {"long_name": text, "units": "1"}
+        return data
+
+    @classmethod
+    def from_dataset(cls, data: xr.Dataset) -> Self:
+        """Return what ``to_dataset`` wrote; raises ``ArgumentError`` for another dataset."""
+        try:
+            error = tuple(map(str, data.error.values))
+            found = cls(tuple(data.score.values.tolist()), error=error or None)  # type: ignore[arg-type]
+            found.problems.extend(map(str, data.problem.values))
+            rows = (
+                data[name].values.tolist() for name in ("kind", "figure", "value", "value_stderr", "method")
+            )
+            for kind, name, value, stderr, method in zip(*rows, strict=True):
+                (found.ranks if kind == "rank" else found.alignments)[name] = value, stderr
+                if method:
+                    found.methods[name] = method
+        except (AttributeError, KeyError, TypeError, ValueError) as other:
+            got = f"another ({told(other)})"
+            raise ArgumentError(mismatch("data", "the figures of a network", got)) from other
+        return found
 
     def estimate(
         self,
@@ -187,6 +253,11 @@ def _alignments(networks: list[Measured | None]) -> dict[str, tuple[tuple[str, .
         found[f"alignment_with_{name}_stderr"] = (("rule",), values[:, 1])
         found[f"alignment_with_{name}_method"] = (("rule",), _methods(networks, [name])[:, 0])
     return found
+
+
+def _texts(values: Iterable[str]) -> np.ndarray:
+    found = list(values)
+    return np.array(found, dtype=object) if found else np.empty(0, dtype=object)
 
 
 def _methods(networks: list[Measured | None], names: list[str]) -> np.ndarray:  # [rule, name]

@@ -26,6 +26,7 @@ TASK = [f"--task-set={pair}" for pair in ("fixation=1", "stimulus=1", "memory=1"
 TRAIN = ["train", "--rule", "bptt", "--rule", "truncated_bptt(window=1)", "--model", "rnn", *TASK]
 TRAIN += ["--set", "hidden_size=4", "--task", "memory_pro", "--batch-size", "3", "--trials", "2"]
 TRAIN += ["--budget", "16", "--steps", "8"]
+NETWORKS = ("rnn-bptt-000000.safetensors", "rnn-bptt-000008.safetensors")
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +98,7 @@ def test_a_kill_and_two_runs_at_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert line.startswith(f"Error: folder '{folder}' is in use by kpframe train, process {first.pid}; ")
     first.kill()
     first.communicate(timeout=60)
-    assert {"training.nc", "bptt.safetensors"} < check(folder, killed=True)
+    assert {"training.nc", "rnn-bptt-000200.safetensors"} < check(folder, killed=True)
     assert read_dataset(folder / "training.nc").outcome.values[0] == "trained"
     (folder / ".kpframe-0123456789abcdef.part").write_text("what a kill within a write leaves")
     assert app.run(arguments) == 2  # fewer steps: another run
@@ -105,7 +106,7 @@ def test_a_kill_and_two_runs_at_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert app.run([*arguments, "--overwrite"]) == 0
     assert parts(folder) == []
     names = check(folder, killed=False)
-    assert {"training.nc", "training.html", "run.json", "initial.safetensors", "bptt.safetensors"} < names
+    assert {"training.nc", "training.html", "run.json", *NETWORKS} < names
     assert read_dataset(folder / "training.nc").outcome.values.tolist() == ["trained", "trained"]
 
 
@@ -154,7 +155,7 @@ def test_a_disk_that_is_too_small_is_known_before_the_work(
 
 def test_a_disk_that_gets_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What was written before is whole; the line says which file, how much it needs and how much there is."""
-    with disk(tmp_path / "disk", "120k") as small:
+    with disk(tmp_path / "disk", "220k") as small:
         output = small / "out"
         line, before = failed([*TRAIN, "--output", str(output)], capsys)
         assert before[-1].startswith("truncated_bptt(window=1): update 8 of 8")
@@ -162,11 +163,11 @@ def test_a_disk_that_gets_full(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert parts(small) == []
         names = check(output, killed=True)
         assert "training.html" not in names
-        assert {"training.nc", "initial.safetensors", "bptt.safetensors"} < names
+        assert {"training.nc", *NETWORKS} < names
         (small / "blocks").write_bytes(bytes(50_000))
         line, before = failed([*TRAIN, "--output", str(output)], capsys)  # the same run once more
         assert before == []
-    with disk(tmp_path / "disk", "260k") as enough:
+    with disk(tmp_path / "disk", "400k") as enough:
         assert app.run([*TRAIN, "--output", str(enough / "out")]) == 0
         check(enough / "out", killed=False)
 

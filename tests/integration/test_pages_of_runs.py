@@ -34,7 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Page, xr.D
         "compare": run(
             [
                 "compare",
-                str(trained / "checkpoints" / "bptt.safetensors"),
+                str(trained / "checkpoints" / "rnn-bptt-000003.safetensors"),
                 "--rules",
                 ";".join(RULES),
                 "--trials=3",

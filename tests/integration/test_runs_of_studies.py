@@ -13,13 +13,14 @@ from kpframe.rules._parse import parse_rule
 from kpframe.study._checkpoint import load_checkpoint
 from kpframe.study._compare_source import compare_source
 from kpframe.study._config import StudySettings, parse_study
+from kpframe.study._experiment import Experiment
 from kpframe.study._folder import read_record
 from kpframe.study._report.comparison import write_comparison
 from kpframe.study._report.html import failed_rules, write_report
 from kpframe.study._report.training import write_training
 from kpframe.study._results import read_dataset
 from kpframe.study._run import run_study
-from kpframe.study._train_rules import Experiment, train_rules
+from kpframe.study._train_rules import train_rules
 from kpframe.study._training import TrainingSettings
 
 TASK = {"name": "memory_pro", "fixation": 1, "stimulus": 1, "memory": 1, "response": 2, "grace": 0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ import torch
 
 from kpframe.cli import _app as app
 from kpframe.study._checkpoint import load_checkpoint
-from kpframe.study._labels import file_names
 from kpframe.study._results import read_dataset
 
 TASK = [f"--task-set={pair}" for pair in ("fixation=1", "stimulus=1", "memory=1", "response=2", "grace=0")]
@@ -36,15 +36,18 @@ def test_files_that_compare_reads(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "truncated_bptt(window=1): update 6 of 6, loss" in err
     data = read_dataset(output / "training.nc")
     assert data.rule.values.tolist() == ["bptt", "truncated_bptt(window=1)"]
-    names = file_names(data.rule.values.tolist())
-    assert data.checkpoint.values.tolist() == list(names.values())
+    last = data.checkpoint.values.tolist()
+    assert [re.sub("-[0-9a-f]{8}-", "-", name) for name in last] == [
+        "rnn-bptt-000006",
+        "rnn-truncated_bptt-window=1-000006",
+    ]
     settings = json.loads(data.attrs["settings"])
     assert settings["model_settings"] == {"hidden_size": 5, "nonlinearity": "relu"}
     assert settings["training"]["momentum"] == 0.5
     assert settings["seed"] == 3
-    names = sorted(path.name for path in (output / "checkpoints").iterdir())
-    assert names == ["bptt.safetensors", "initial.safetensors", f"{data.checkpoint.values[1]}.safetensors"]
-    header = load_checkpoint(output / "checkpoints" / names[2])
+    names = sorted(path.stem for path in (output / "checkpoints").iterdir())
+    assert names == ["rnn-bptt-000000", *last]
+    header = load_checkpoint(output / "checkpoints" / f"{names[2]}.safetensors")
     assert header.extra["rule"] == "truncated_bptt(window=1)"
     assert header.extra["task"]["settings"]["memory"] == 1
     assert (header.model, header.step) == ("rnn", 6)
@@ -53,7 +56,7 @@ def test_files_that_compare_reads(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "<title>rnn trained on memory_pro by 2 learning rules</title>" in page
     compared = ["compare", str(output), "--rules", "bptt", "--trials", "2", "--budget", "16"]
     assert app.run([*compared, "--output", str(tmp_path / "compared")]) == 0
-    assert read_dataset(tmp_path / "compared" / "comparison.nc").step.values.tolist() == [6, 0, 6]
+    assert read_dataset(tmp_path / "compared" / "comparison.nc").step.values.tolist() == [0, 6, 6]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,7 @@ def test_a_rule_that_diverges_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
     output = tmp_path / "out"
     assert app.run(["train", "--rule", "bptt", *SMALL, *options, "--output", str(output)]) == 0
     assert "update " in capsys.readouterr().out
-    assert [path.stem for path in (output / "checkpoints").iterdir()] == ["initial"]
+    assert [path.stem for path in (output / "checkpoints").iterdir()] == ["rnn-bptt-000000"]
     assert "Diverged, at the crosses: bptt." in (output / "training.html").read_text(encoding="utf-8")
 
 
@@ -127,7 +130,8 @@ def test_one_folder_holds_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     data = read_dataset(output / "training.nc")
     assert data.rule.values.tolist() == ["truncated_bptt(window=1)"]
     names = sorted(path.stem for path in (output / "checkpoints").iterdir())
-    assert names == sorted(["initial", *data.checkpoint.values.tolist()])
+    (last,) = data.checkpoint.values.tolist()
+    assert names == [last.replace("000006", "000000"), last]
     for name in names:
         checkpoint = load_checkpoint(output / "checkpoints" / f"{name}.safetensors")
         assert checkpoint.extra["run"] == data.attrs["run_id"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ from attrs import evolve
 
 from kpframe import LearningRule, StochasticRule, create_rule, create_task, effective_rank, linearize
 from kpframe.errors import ArgumentError, NonFiniteProductError, UnsupportedError
+from kpframe.study._build import network_of
 from kpframe.study._checkpoint import load_checkpoint
+from kpframe.study._experiment import Experiment
 from kpframe.study._folder import read_record
 from kpframe.study._report.training import failed_rules, write_training
 from kpframe.study._results import read_dataset, write_dataset
-from kpframe.study._train_rules import Experiment, train_rules
+from kpframe.study._train_rules import train_rules
 from kpframe.study._training import Trainer, TrainingSettings, redrawn
 
 TASK = {"fixation": 1, "stimulus": 2, "memory": 2, "response": 2, "grace": 0}
@@ -65,9 +68,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[xr.Dataset, Path]
     return train_rules(RULES, EXPERIMENT, folder), folder
 
 
+def network_file(folder: Path, rule: str) -> Path:
+    """Return where a network is after training, or the initial one: in the files of the first rule."""
+    stem = "rnn-bptt-000000" if rule == "initial" else f"rnn-{rule}-000012"
+    return folder / "checkpoints" / f"{stem}.safetensors"
+
+
+def networks_in(folder: Path) -> list[str]:
+    return sorted(path.stem for path in (folder / "checkpoints").iterdir())
+
+
 def by_autograd(experiment: Experiment) -> tuple[np.ndarray, Trainer]:
     task = create_task(experiment.task, **experiment.task_settings)
-    model, readout = experiment.network(task)
+    model, readout = network_of(experiment.cells(["bptt"])[0]["bptt"], task)
     settings = evolve(experiment.training, gradient="autograd")
     made = Trainer(model, readout, task, settings, seed=experiment.seed)
     return np.array([progress.loss for progress in made.run()]), made
@@ -85,7 +98,7 @@ def test_backpropagation_is_training_by_autograd(tmp_path: Path, optimizer: str)
     assert apart.max() > 1e-4
     for name, value in made.model.state_dict().items():
         one, other = (
-            load_checkpoint(tmp_path / "checkpoints" / f"{rule}.safetensors").tensors[f"model.{name}"]
+            load_checkpoint(network_file(tmp_path, rule)).tensors[f"model.{name}"]
             for rule in ("bptt", "short")
         )
         assert torch.allclose(one, value, rtol=1e-10, atol=1e-12), name
@@ -98,7 +111,7 @@ def test_figures_are_those_of_the_checkpoints(trained) -> None:
     task = create_task("memory_pro", **TASK)
     probe = task.sample(3, generator=0, split="test", dtype=torch.float64)
     networks = {
-        name: load_checkpoint(folder / "checkpoints" / f"{name}.safetensors").build_model()
+        name: load_checkpoint(network_file(folder, name)).build_model()
         for name in ("initial", "bptt", "short")
     }
     Phi = {name: linearize(model, probe.inputs).Phi.to_dense() for name, model in networks.items()}
@@ -169,8 +182,7 @@ def test_a_rule_that_diverges_leaves_the_others(tmp_path: Path) -> None:
         assert bool(data[name].sel(rule="short").notnull().all()), name
     alone = train_rules(RULES, EXPERIMENT)
     xr.testing.assert_allclose(alone.training_loss, data.training_loss.sel(rule=["bptt", "short"]))
-    names = sorted(path.stem for path in (tmp_path / "checkpoints").iterdir())
-    assert names == ["bptt", "initial", "short"]
+    assert networks_in(tmp_path) == ["rnn-bptt-000000", "rnn-bptt-000012", "rnn-short-000012"]
     xr.testing.assert_identical(read_dataset(write_dataset(data, tmp_path / "t.nc")), data)
     page = write_training(data, tmp_path / "t.html").read_text(encoding="utf-8")
     assert "Diverged, at the crosses: nan." in page
@@ -245,8 +257,8 @@ def test_a_rule_that_raises_costs_its_own_curve(tmp_path: Path, alone: xr.Datase
     for name in ("training_loss", "test_loss", "effective_rank", "alignment_with_first", "parameter_change"):
         assert bool(np.isnan(bad[name].values[..., -1:] if bad[name].ndim else bad[name]).all()), name
         xr.testing.assert_equal(alone[name], data[name].sel(rule=["bptt", "short"]))
-    assert data.checkpoint.values.tolist() == ["bptt", "", "short"]
-    assert sorted(path.stem for path in (tmp_path / "checkpoints").iterdir()) == ["bptt", "initial", "short"]
+    assert data.checkpoint.values.tolist() == ["rnn-bptt-000012", "", "rnn-short-000012"]
+    assert networks_in(tmp_path) == ["rnn-bptt-000000", "rnn-bptt-000012", "rnn-short-000012"]
     assert failed_rules(data) == [f"bad, at update 3 ({bad.reason.item()})"]
     if kind == "own":
         page = write_training(data, tmp_path / "training.html").read_text(encoding="utf-8")
@@ -284,27 +296,44 @@ def test_a_rule_that_diverges_in_its_last_update() -> None:
     assert bool(data.test_loss.sel(rule="late").isnull())
 
 
-def test_ctrl_c_leaves_what_was_measured(tmp_path: Path, alone: xr.Dataset) -> None:
-    rules = {"bptt": RULES["bptt"], "stopped": Raising(5, KeyboardInterrupt()), "short": RULES["short"]}
+def test_a_training_goes_on_where_it_was_ended(tmp_path: Path, alone: xr.Dataset) -> None:
+    """Ctrl-C in the second rule's training leaves what there is; the same again ends in the same figures."""
+    experiment, output = evolve(EXPERIMENT, budget=16), tmp_path / "run"
+    seen: list[tuple[str, int]] = []
+
+    def stop(label: str, made: int, steps: int, loss: float) -> None:
+        seen.append((label, made))
+        if len(seen) == 12 + 4:
+            raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
-        train_rules(rules, evolve(EXPERIMENT, budget=16), tmp_path)
-    data = read_dataset(tmp_path / "training.nc")
+        train_rules(RULES, experiment, output, stop)
+    data = read_dataset(output / "training.nc")
     assert data.outcome.values.tolist() == ["trained", "under way"]
     assert np.isfinite(data.training_loss).sum("update").values.tolist() == [12, 4]
     xr.testing.assert_equal(data.test_loss.sel(rule="bptt"), alone.test_loss.sel(rule="bptt"))
-    assert read_record(tmp_path)["state"] == "interrupted"
-    assert load_checkpoint(tmp_path / "checkpoints" / "bptt.safetensors").step == 12
+    assert read_record(output)["state"] == "interrupted"
+    assert load_checkpoint(network_file(output, "bptt")).step == 12
+    again = train_rules(RULES, experiment, output, stop)
+    assert seen[16:] == [("short", made) for made in range(5, 13)]
+    xr.testing.assert_identical(again.drop_attrs(), alone.drop_attrs())
+    assert read_record(output)["state"] == "finished"
 
 
-@pytest.mark.slow
-def test_losses_are_written_while_a_rule_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kpframe.study._train_rules.SAVE_EVERY", 0.0)
-    counts = []
-
-    def look(label: str, made: int, steps: int, loss: float) -> None:
-        if made > 1:
-            counts.append(int(np.isfinite(read_dataset(tmp_path / "training.nc").training_loss).sum()))
-
-    short = evolve(EXPERIMENT, budget=16, training=evolve(EXPERIMENT.training, steps=4))
-    train_rules({"bptt": RULES["bptt"]}, short, tmp_path, look)
-    assert counts == [1, 2, 3]
+@pytest.mark.parametrize("gone", ["after.nc", "before.nc", "000012.nc", "000012.safetensors"])
+def test_files_that_are_lost_are_made_anew(tmp_path: Path, alone: xr.Dataset, gone: str) -> None:
+    """Of a run that was killed: figures from checkpoints, and those by training once more."""
+    experiment, output = evolve(EXPERIMENT, budget=16), tmp_path / "run"
+    train_rules(RULES, experiment, output)
+    record = json.loads((output / "run.json").read_text())
+    (output / "run.json").write_text(json.dumps(record | {"state": "running"}))
+    paths = list(output.rglob(f"rnn-*-{gone}"))
+    assert paths
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:100])
+    seen: list[str] = []
+    again = train_rules(
+        RULES, experiment, output, lambda label, *_: seen.append(label), tell=lambda line: None
+    )
+    assert len(seen) == (24 if gone.endswith("safetensors") else 0)
+    xr.testing.assert_identical(again.drop_attrs(), alone.drop_attrs())

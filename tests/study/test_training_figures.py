@@ -17,11 +17,12 @@ from kpframe import Readout, linearize
 from kpframe.cli._app import cli
 from kpframe.errors import SettingsError
 from kpframe.study._checkpoint import load_checkpoint
+from kpframe.study._experiment import Experiment
 from kpframe.study._report.html import plus_minus
 from kpframe.study._report.training import write_training
 from kpframe.study._results import read_dataset
 from kpframe.study._seeds import over_seeds
-from kpframe.study._train_rules import Experiment, train_rules
+from kpframe.study._train_rules import train_rules
 from kpframe.study._training import TrainingSettings
 
 F64 = torch.float64
@@ -159,12 +160,13 @@ def test_several_seeds_are_those_of_each_alone(several, rules, one, by_hand) -> 
     kept = read_dataset(folder / "training.nc")
     xr.testing.assert_identical(kept.drop_attrs(deep=False), data.drop_attrs(deep=False))
     for seed in SEEDS:
-        path = folder / "checkpoints" / f"window-seed={seed}.safetensors"
+        path = folder / "checkpoints" / f"small-window-seed={seed}-{STEPS:06d}.safetensors"
         saved, right = load_checkpoint(path), by_hand["window", seed]["last"]
         assert saved.extra["seed"] == seed
         assert torch.allclose(saved.tensors["model.W"], right["W"], rtol=1e-9)
     names = {path.stem for path in (folder / "checkpoints").glob("*.safetensors")}
-    assert names == {f"{stem}-seed={seed}" for stem in ("initial", "exact", "window") for seed in SEEDS}
+    stems = (("exact", 0), ("exact", STEPS), ("window", STEPS))
+    assert names == {f"small-{rule}-seed={seed}-{step:06d}" for rule, step in stems for seed in SEEDS}
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from .checks_study import (
 from .planting import Fault
 
 M, C, T, R = "study/_measure.py", "study/_compare.py", "study/_train_rules.py", "study/_run.py"
+L = "study/_train_cell.py"
 D, FOLDER = "study/_training_data.py", "study/_folder.py"
 FILES, SCORES, PAIRS = "study/_results.py", "study/_scores.py", "rules/_comparison.py"
 
@@ -315,30 +316,30 @@ FAULTS = (
     # a training by rules
     Fault(
         "losses of a rule one update late",
-        T,
-        "losses[made - 1] = update.loss",
-        "losses[made % len(losses)] = update.loss",
+        L,
+        "losses[update.step - 1] = update.loss",
+        "losses[update.step % len(self.losses)] = update.loss",
         check_train,
     ),
     Fault(
-        "a readout that others have trained",
+        "the first rule's network for every rule's",
         T,
-        "= deepcopy(network)",
-        "= deepcopy(network[0]), network[1]",
+        "checkpoint_file(self.cells[label].name, self.steps)",
+        "checkpoint_file(self.start.name, self.steps)",
         check_train,
     ),
     Fault(
         "alignment with the initial as with the first",
         T,
-        '{"first": first, "initial": initial}',
-        '{"first": initial, "initial": initial}',
+        '(("first", first), ("initial", None))',
+        '(("first", None), ("initial", None))',
         check_train,
     ),
     Fault(
         "a divergence one update early",
-        T,
-        "TrainingResult.stopped(losses, made + 1, error)",
-        "TrainingResult.stopped(losses, made, error)",
+        L,
+        "TrainingResult.stopped(self.losses, trainer.made + 1, error)",
+        "TrainingResult.stopped(self.losses, trainer.made, error)",
         check_train,
     ),
     Fault(
