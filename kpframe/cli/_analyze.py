@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from kpframe.study._analysis import Analysis
 
 
 @click.command()
@@ -74,7 +77,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("kpframe-analyze"),
     show_default=True,
-    help="Folder to write the numbers into.",
+    help="Folder to write the page and the numbers into.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
 @click.pass_context
@@ -104,13 +107,12 @@ def analyze(
 
     Checkpoints are kpframe's own, or files of other programs (.safetensors, .pt, .pth, .ckpt; weights
     alone) with the --model that they are of. In a folder the steps are in the names: step=300.pt,
-    ckpt-000300.pt, epoch=3-step=120.ckpt, 300.pt. Writes OUTPUT/results.nc and a file for each step; the
-    same command goes on where it was stopped.
+    ckpt-000300.pt, epoch=3-step=120.ckpt, 300.pt. Writes OUTPUT/report.html, OUTPUT/results.nc and a
+    file for each step; the same command goes on where it was stopped.
     """
     from kpframe.cli._pairs import read_pairs
     from kpframe.study._analysis import Analysis
-    from kpframe.study._analyze import run_analysis
-    from kpframe.study._given_model import GivenModel, importable
+    from kpframe.study._given_model import GivenModel
     from kpframe.study._moment import OPERATORS
 
     formulas = tuple(part.strip() for text in operators for part in text.split(";") if part.strip())
@@ -130,12 +132,32 @@ def analyze(
         budget,
         seed,
     )
+    carry_out(ctx, analysis, output, overwrite=overwrite)
+
+
+def go_on(ctx: click.Context, path: Path, settings: Mapping[str, Any]) -> None:
+    """Go on with the analysis in a folder, as the settings in its record say."""
+    from kpframe.study._analysis import Analysis
+
+    carry_out(ctx, Analysis.from_settings(settings), path, mend=True)
+
+
+def carry_out(
+    ctx: click.Context, analysis: Analysis, output: Path, *, overwrite: bool = False, mend: bool = False
+) -> None:
+    """Record, write the page, and what came of it to the terminal; after a failure the exit code is 1."""
+    from kpframe.study._analyze import run_analysis
+    from kpframe.study._given_model import importable
+    from kpframe.study._report.run import write_run_report
+
     with importable(Path.cwd()):  # as for python -m
-        data = run_analysis(analysis, output, overwrite=overwrite, report=say_step)
+        data = run_analysis(analysis, output, overwrite=overwrite, mend=mend, report=say_step)
+    page = write_run_report(output)
     show(data)
     if left_out := data.attrs.get("quantities_left_out"):
         click.echo(f"left out: {left_out}")
     click.echo(f"numbers: {output / 'results.nc'}")
+    click.echo(f"open:    {page.resolve()}")
     if failures := failed(data):
         for failure in failures:
             click.echo(f"Failed: {failure}", err=True)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from kpframe.study._run_comparison import Comparison
 
 #: What the terminal shows of the page's tables.
 COLUMNS = (
@@ -63,18 +68,40 @@ def compare(
     F = P K P_rule* E, alignment with Phi, and whether a rule is descent. A rule that fails on a
     checkpoint is recorded as such, and the others go on; the exit code is then 1.
     """
+    from kpframe.study._run_comparison import Comparison
+
+    labels = tuple(part.strip() for text in texts for part in text.split(";") if part.strip())
+    comparison = Comparison(source, labels, task_name, trials, budget, seed)
+    carry_out(ctx, comparison, output, overwrite=overwrite)
+
+
+def go_on(ctx: click.Context, path: Path, settings: Mapping[str, Any]) -> None:
+    """Go on with the comparison in a folder, as the settings in its record say."""
+    from kpframe.study._run_comparison import Comparison
+
+    carry_out(ctx, Comparison.from_settings(settings), path, mend=True)
+
+
+def carry_out(
+    ctx: click.Context,
+    comparison: Comparison,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    mend: bool = False,
+) -> None:
+    """Compare, and write what came of it to the terminal; after a failure the exit code is 1."""
     import torch
 
     from kpframe.study._report.comparison import failed_comparisons
-    from kpframe.study._run_comparison import Comparison, run_comparison
+    from kpframe.study._run_comparison import run_comparison
 
-    labels = tuple(part.strip() for text in texts for part in text.split(";") if part.strip())
     torch.set_num_threads(1)  # small networks lose more to waiting threads than they gain
-    comparison = Comparison(source, labels, task_name, trials, budget, seed)
     data = run_comparison(
         comparison,
         output,
         overwrite=overwrite,
+        mend=mend,
         report=lambda name: click.echo(f"comparing on {name}", err=True),
     )
     show(data)

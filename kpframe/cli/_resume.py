@@ -14,16 +14,27 @@ import click
 )
 @click.pass_context
 def resume(ctx: click.Context, run: Path, jobs: int) -> None:
-    """Go on with the run in the folder RUN, of 'kpframe run' or 'kpframe demo', that was ended.
+    """Go on with the run in the folder RUN that was ended, of any command that makes one.
 
     The figures are those of a run that was not. Files that are damaged or missing are made anew, of a
     finished run, too. After a training that failed the exit code is 1.
     """
+    from kpframe.cli import _analyze, _compare, _train
     from kpframe.cli._carry_out import carry_out
+    from kpframe.study._merge import record_of
     from kpframe.study._run_study import resumed_folder
 
-    study, folder = resumed_folder(run)
-    carry_out(ctx, study, folder, jobs=jobs)
+    record = record_of(run)
+    command, settings = record["command"], record["settings"]
+    if command == "train":
+        _train.go_on(ctx, run, settings, jobs)
+    elif command == "compare":
+        _compare.go_on(ctx, run, settings)
+    elif command == "analyze":
+        _analyze.go_on(ctx, run, settings)
+    else:
+        study, folder = resumed_folder(run)
+        carry_out(ctx, study, folder, jobs=jobs)
 
 
 @click.command()

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from kpframe.study._experiment import Experiment
 
 
 @click.command()
@@ -68,6 +73,9 @@ import click
     show_default=True,
     help="Folder to write the page, the numbers and the checkpoints into.",
 )
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings at the same time."
+)
 @click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
 @click.pass_context
 def train(
@@ -89,6 +97,7 @@ def train(
     seed: int,
     seeds: int,
     output: Path,
+    jobs: int,
     overwrite: bool,
 ) -> None:
     """Train the same initial network by each --rule, on the same trials.
@@ -96,24 +105,16 @@ def train(
     Writes OUTPUT/training.html and OUTPUT/training.nc: loss curves, test loss and accuracy (or R^2),
     effective ranks, alignment of the final Phi with that of the first rule, and how far the parameters
     went; and OUTPUT/checkpoints/, which 'kpframe compare OUTPUT' reads. A rule that diverges or fails
-    is recorded as such, and the others go on; after a failure the exit code is 1.
+    is recorded as such, and the others go on; after a failure the exit code is 1. The same command goes on
+    where it was stopped.
 
     With one seed the standard errors and bars are those of the estimates alone. What other initial
     weights and other trials would give, only --seeds shows.
     """
-    import torch
-
     from kpframe.cli._pairs import read_pairs
-    from kpframe.cli._progress import training_progress
-    from kpframe.rules._parse import parse_rule
-    from kpframe.study._experiment import Experiment, training_folder
-    from kpframe.study._labels import check_labels
-    from kpframe.study._report.training import failed_rules, write_training
-    from kpframe.study._results import read_dataset
-    from kpframe.study._train_rules import train_rules
+    from kpframe.study._experiment import Experiment
     from kpframe.study._training import TrainingSettings
 
-    started = time.monotonic()
     labels = [text.strip() for text in texts]
     experiment = Experiment(
         model=model,
@@ -135,16 +136,51 @@ def train(
         seed=seed,
         seeds=seeds,
     )
+    carry_out(ctx, experiment, labels, output, jobs=jobs, overwrite=overwrite)
+
+
+def go_on(ctx: click.Context, path: Path, settings: Mapping[str, Any], jobs: int) -> None:
+    """Go on with the training in a folder, as the settings in its record say."""
+    from kpframe.study._experiment import Experiment
+
+    experiment, labels = Experiment.from_settings(settings)
+    carry_out(ctx, experiment, labels, path, jobs=jobs, mend=True)
+
+
+def carry_out(
+    ctx: click.Context,
+    experiment: Experiment,
+    labels: list[str],
+    output: Path,
+    *,
+    jobs: int,
+    overwrite: bool = False,
+    mend: bool = False,
+) -> None:
+    """Train, write the page, and what came of it to the terminal; after a failure the exit code is 1."""
+    import torch
+
+    from kpframe.cli._progress import duration, training_progress
+    from kpframe.rules._parse import parse_rule
+    from kpframe.study._experiment import training_folder
+    from kpframe.study._labels import check_labels
+    from kpframe.study._report.training import failed_rules, write_training
+    from kpframe.study._results import read_dataset
+    from kpframe.study._train_rules import train_rules
+
+    started = time.monotonic()
     check_labels(labels, "--rule")
     rules = {label: parse_rule(label) for label in labels}
     torch.set_num_threads(1)  # small networks lose more to waiting threads than they gain
-    with training_folder(output, rules, experiment, overwrite=overwrite) as folder:
+    with training_folder(output, rules, experiment, overwrite=overwrite, mend=mend) as folder:
+        if folder.resumed:
+            click.echo(f"going on with the run in {output}", err=True)
         with training_progress(list(rules)) as report:
-            train_rules(rules, experiment, folder, report)
+            train_rules(rules, experiment, folder, report, jobs=jobs, tell=report.tell)
         data = read_dataset(output / "training.nc")
         page = write_training(data, output / "training.html")
     show(data)
-    click.echo(f"numbers: {output / 'training.nc'}  ({time.monotonic() - started:.0f} s)")
+    click.echo(f"numbers: {output / 'training.nc'}  ({duration(time.monotonic() - started)})")
     click.echo(f"open:    {page.resolve()}")
     if failures := failed_rules(data):
         for failure in failures:

@@ -110,9 +110,22 @@ def analyze(
 
 
 def run_analysis(
-    analysis: Analysis, output: Path, *, overwrite: bool = False, report: Report | None = None
+    analysis: Analysis,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    mend: bool = False,
+    report: Report | None = None,
 ) -> xr.Dataset:
-    """Record what an analysis is of; see ``analyze``."""
+    """Record what an analysis is of; see ``analyze``.
+
+    Args:
+        analysis: what is recorded.
+        output: the folder to write into.
+        overwrite: replace the run that the folder holds.
+        mend: keep this run though it is finished, to make files anew that are missing or damaged.
+        report: called before a network is recorded.
+    """
     with _one_thread():
         analysis.made_quantities()  # what is asked for is known before files are read
         found = [AnalyzedCell.of(cell, analysis) for cell in find_cells(analysis.source)]
@@ -125,6 +138,7 @@ def run_analysis(
             title=f"{names}{', ...' if len(cells) > 3 else ''}, analyzed",
             seed=found[0].around.seed,
             overwrite=overwrite,
+            mend=mend,
             needed=LEAST * sum(len(cell.files) for cell in cells),
             cells=[
                 {
@@ -152,7 +166,7 @@ def resume_analysis(path: Path, report: Report | None = None) -> xr.Dataset:
     record = read_record(path)
     if record is None or record["command"] != "analyze":
         raise ArgumentError(mismatch("path", "the folder of an analysis", repr(str(path))))
-    return run_analysis(Analysis.from_settings(record["settings"]), path, report=report)
+    return run_analysis(Analysis.from_settings(record["settings"]), path, mend=True, report=report)
 
 
 def _record_all(cells: Sequence[AnalyzedCell], folder: RunFolder, report: Report | None) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from attrs import asdict, field, frozen
+from attrs import asdict, field, fields_dict, frozen
 
-from kpframe.errors import SettingsError, mismatch, whole
+from kpframe.errors import SettingsError, mismatch, told, whole
 from kpframe.rules._rule import LearningRule
 from kpframe.study._build import network_of
 from kpframe.study._cells import Cell, expand
@@ -58,6 +58,21 @@ class Experiment:
             expected = "no 'seed' with several seeds, each of which draws initial weights of its own"
             raise SettingsError(mismatch("model_settings", expected, self.model_settings["seed"]))
 
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> tuple[Self, list[str]]:
+        """Return the experiment that ``run.json`` describes, and the labels of its rules.
+
+        Raises:
+            SettingsError: for settings of something else.
+        """
+        try:
+            own = {name: settings[name] for name in fields_dict(cls)}
+            own["training"] = TrainingSettings(**own["training"])
+            return cls(**own), [str(label) for label, _ in settings["rules"]]
+        except (KeyError, TypeError, ValueError) as error:
+            got = f"none that can be read ({told(error)})"
+            raise SettingsError(mismatch("settings", "those of a training by rules", got)) from error
+
     def study(self, labels: Iterable[str]) -> StudySettings:
         """Return the study whose trainings these are, by the rules of these labels."""
         rules = list(labels)
@@ -101,9 +116,21 @@ class Experiment:
 
 
 def training_folder(
-    output: Path, rules: Mapping[str, LearningRule], experiment: Experiment, *, overwrite: bool = False
+    output: Path,
+    rules: Mapping[str, LearningRule],
+    experiment: Experiment,
+    *,
+    overwrite: bool = False,
+    mend: bool = False,
 ) -> RunFolder:
-    """Return the folder of a training, to be entered with ``with``; raises as ``RunFolder``."""
+    """Return the folder of a training, to be entered with ``with``; raises as ``RunFolder``.
+
+    Args:
+        output: the folder.
+        rules, experiment: what is trained.
+        overwrite: replace the run that the folder holds.
+        mend: keep this run though it is finished, to make files anew that are missing or damaged.
+    """
     cells = [cell for each in experiment.cells(rules) for cell in each.values()]
     network = network_of(cells[0], create_task(experiment.task, **experiment.task_settings))
     size = sum(t.nbytes for part in network for t in part.state_dict().values())
@@ -114,6 +141,7 @@ def training_folder(
         title=experiment.study(rules).title,
         seed=experiment.seed,
         overwrite=overwrite,
+        mend=mend,
         needed=LEAST + (size + EACH) * sum(len(cell.steps) for cell in cells),
         cells=[
             {

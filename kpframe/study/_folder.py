@@ -40,6 +40,8 @@ FOLDERS = ("steps", "checkpoints", "training", "state")
 FORMAT = 2
 #: Commands whose runs are studies: ``kpframe resume`` goes on with them.
 STUDIES = ("run", "demo")
+#: Commands whose runs ``kpframe resume`` goes on with.
+RESUMED = (*STUDIES, "train", "compare", "analyze")
 #: States of a run that has not come to its end.
 _UNFINISHED = ("beginning", "running", "failed", "interrupted")
 
@@ -365,7 +367,7 @@ def format_of(path: Path) -> int | None:
 
 def again(command: str, path: Path) -> str:
     """Return what goes on with the run of a command, as a shell takes it, or a loop of one's own."""
-    if command in STUDIES:
+    if command in RESUMED:
         return resume_command(path)
     if command == "track":  # a loop of somebody's own
         return f"Tracker(..., output={str(path)!r}, resume=True)"

@@ -60,6 +60,7 @@ def run_comparison(
     output: Path,
     *,
     overwrite: bool = False,
+    mend: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> xr.Dataset:
     """Compare, and write ``comparison.nc`` and ``comparison.html``; go on where the same was interrupted.
@@ -68,6 +69,7 @@ def run_comparison(
         comparison: what is compared.
         output: the folder to write into.
         overwrite: replace the run that the folder holds.
+        mend: keep this run though it is finished, to make files anew that are missing or damaged.
         report: called with the name of each checkpoint before it is compared.
 
     Returns:
@@ -80,7 +82,9 @@ def run_comparison(
     rules = {label: parse_rule(label) for label in comparison.rules}
     task = None if comparison.task is None else create_task(comparison.task)
     options = {name: value for name, value in asdict(comparison).items() if name not in ("source", "rules")}
-    with comparison_folder(output, comparison.source, rules, overwrite=overwrite, **options) as folder:
+    with comparison_folder(
+        output, comparison.source, rules, overwrite=overwrite, mend=mend, **options
+    ) as folder:
         compare_source(comparison.source, rules, **{**options, "task": task}, report=report, output=folder)
         data = read_dataset(output / "comparison.nc")
         write_comparison(data, output / "comparison.html")
@@ -93,6 +97,7 @@ def comparison_folder(
     rules: Mapping[str, LearningRule],
     *,
     overwrite: bool = False,
+    mend: bool = False,
     **settings: object,
 ) -> RunFolder:
     """Return the folder of a comparison, to be entered with ``with``.
@@ -101,6 +106,7 @@ def comparison_folder(
         output: the folder.
         source, rules, settings: as of ``compare_source``, a task by its name.
         overwrite: replace the run that the folder holds.
+        mend: keep this run though it is finished.
 
     Raises:
         CheckpointError: as ``compare_source``.
@@ -134,6 +140,7 @@ def comparison_folder(
         title=f"Learning rules compared on {shown_path(source.resolve().name)}",
         seed=int(str(settings.get("seed", 0))),
         overwrite=overwrite,
+        mend=mend,
         needed=LEAST,
         cells=cells,
     )

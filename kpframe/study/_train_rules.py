@@ -105,12 +105,14 @@ def _train(runs: Sequence[_Seed], jobs: int, report: ProgressCallback | None, te
     for run in runs:
         run.begin()
     cells = [cell for run in runs for cell in run.cells.values()]
-    place = {cell.label: (label, at) for at, run in enumerate(runs) for label, cell in run.cells.items()}
+    of = {cell.label: (label, cell.seed) for run in runs for label, cell in run.cells.items()}
+    updates: dict[str, dict[int, int]] = {label: {} for label, _ in of.values()}
 
     def told(name: str, made: int, steps: int, loss: float, doing: str = "", /) -> None:
         if report is not None and made and not doing:  # of all seeds together
-            label, at = place[name]
-            report(label, at * steps + made, len(runs) * steps, loss)
+            label, seed = of[name]
+            updates[label][seed] = made
+            report(label, sum(updates[label].values()), len(runs) * steps, loss)
 
     if jobs > 1 and len(cells) > 1:
         failures = train_cells(cells, runs[0].folder.writer(), jobs, told, tell)
@@ -309,7 +311,7 @@ class _Seed:
         """Return what came of a rule; None where its training has not begun."""
         if label not in self.ended:
             found = self.result_in_files(label)
-            if found is None or found.outcome == "under way" or self.read(self.file(label)) is None:
+            if found is None or found.network is None:
                 return found
             self.ended[label] = found
         return self.ended[label]
@@ -332,7 +334,10 @@ class _Seed:
         if found.error is not None:
             outcome, reason = found.error
             return evolve(ended, outcome=outcome, stopped_at=self.steps + 1.0, reason=reason)
-        ended = evolve(ended, network=found.of(self.network(label)[0]))
+        try:
+            ended = evolve(ended, network=found.of(self.network(label)[0]))
+        except CheckpointError:  # it is damaged, and will be made anew
+            return ended
         if found.problems:
             stopped = last_update(ended) + 1.0
             return evolve(ended, outcome="failed", stopped_at=stopped, reason="; ".join(found.problems))
