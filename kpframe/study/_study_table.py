@@ -199,7 +199,7 @@ class StudyTable:
         return tuple(found)
 
     def _quantities(self, compares: bool) -> tuple[QuantitySettings, ...]:
-        found, seen = [], dict[str, str]()
+        found, seen, owns = [], dict[str, str](), dict[str, str]()
         rows = self._rows("quantity")
         if "quantity" not in self._table:
             names = (*DEFAULTS, "rules") if compares else DEFAULTS
@@ -211,6 +211,11 @@ class StudyTable:
             if own is not None and (not isinstance(own, str) or not own.isidentifier()):
                 self._tell(mismatch(f"{path}.label", "letters, digits and _, from a letter on", shown(own)))
                 own = None
+            if own is not None and own in owns:  # it stands before the names of the variables of both
+                self._tell(mismatch(f"{path}.label", f"another one than {owns[own]}", f"{own!r} again"))
+                continue
+            if own is not None:
+                owns[own] = path
             label = bare if own in (None, bare) else f"{own}:{bare}"
             if label and label in seen:
                 remedy = "; a label of its own tells them apart" if own is None else ""

@@ -197,6 +197,10 @@ def test_there_are_as_many_steps_as_asked_for(rule: str) -> None:
             ],
         ),
         (
+            {"quantity": [{"name": "a", "label": "x"}, {"name": "b"}, {"name": "b", "label": "x"}]},
+            ["quantity[2].label: expected another one than quantity[0], got 'x' again"],
+        ),
+        (
             {"quantity": [{"name": "a"}, {"name": "a"}, {"name": "b", "label": "no name"}]},
             [
                 "quantity[1].label: expected another one than quantity[0], got 'a' again; a label of its "
