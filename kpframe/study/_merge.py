@@ -37,6 +37,8 @@ LONG_NAMES = {
     "inputs": "set of inputs that it is measured along",
     "quantity": "what is recorded",
 }
+#: What variables of a training's end have as their ``quantity``.
+TRAINING = "training"
 #: Attributes that a file has for itself.
 _OWN = ("cell", "step", "created")
 
@@ -169,6 +171,8 @@ def _cell(files: _Files, source: _Files | None, of: QuantitiesOf, left_out: list
         ended = join([_part(training, ())], {})
         if twice := sorted(set(map(str, data.data_vars)) & set(map(str, ended.data_vars))):
             raise ArgumentError(f"{str(training.path)!r} has {', '.join(twice)}, as records of steps")
+        for variable in ended.data_vars.values():
+            variable.attrs["quantity"] = TRAINING
         data = data.merge(ended)
     return data
 

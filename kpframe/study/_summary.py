@@ -15,6 +15,7 @@ from scipy.special import ndtri, stdtrit
 
 from kpframe.errors import ArgumentError, closest, mismatch
 from kpframe.spectra._numerics.statistics import t_factor
+from kpframe.study._merge import TRAINING
 from kpframe.study._open import open_run
 
 if TYPE_CHECKING:
@@ -129,7 +130,9 @@ def _chosen(data: xr.Dataset, wanted: list[str] | None) -> list[str]:
 def _is_figure(values: xr.DataArray) -> bool:
     """Whether something is a number, or some, in the default table."""
     name, dims = str(values.name), [str(dim) for dim in values.dims]
-    if values.dtype.kind not in "iuf" or name.endswith(("_stderr", "_by_seed")) or name == "stopped_at":
+    if values.dtype.kind not in "iuf" or name.endswith(("_stderr", "_by_seed")):
+        return False
+    if values.attrs.get("quantity") == TRAINING:
         return False
     own = dims[dims.index("step") + 1 :] if "step" in dims else dims  # those before are the trainings'
     return set(own) <= FEW

@@ -10,13 +10,11 @@ import xarray as xr
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.study._folder import RECORD, resume_command
-from kpframe.study._merge import merged, record_of
+from kpframe.study._merge import TRAINING, merged, record_of
 from kpframe.study._records import DAMAGED
 
 #: Where the figures of a finished run are, by its command.
 RESULTS = {"train": "training.nc", "compare": "comparison.nc"}
-#: What stands in the node ``training``, with all that has a dim ``update``.
-_TRAINING = ("outcome", "stopped_at", "reason", "recording_seconds", "loop_seconds")
 
 
 def figures_of(path: Path) -> xr.Dataset:
@@ -37,7 +35,9 @@ def tree_of(path: Path) -> xr.DataTree:
     """Return a run as a tree."""
     data = figures_of(path)
     training = [
-        name for name, values in data.data_vars.items() if "update" in values.dims or name in _TRAINING
+        name
+        for name, values in data.data_vars.items()
+        if "update" in values.dims or values.attrs.get("quantity") == TRAINING
     ]
     own = data[training]
     own.attrs = {}

@@ -31,7 +31,7 @@ def measured(one, step):
 
 
 def losses(one):
-    return ended(np.array([3.0, 2.0, 1.5 + "ab".index(one["name"])]))
+    return ended(np.array([3.0, 2.0, 1.5 + "ab".index(one["name"])])).assign(seconds=figure(2.5))
 
 
 def begun(path: Path) -> Path:
@@ -70,7 +70,7 @@ def test_a_run_under_way_is_what_there_is_and_says_so(run: Path) -> None:
         assert np.isnan(tree.effective_rank.sel(network="b", step=10)).all()
         assert set(tree.data_vars) == {"effective_rank", "kernel"}
         assert "update" not in tree.dims
-        assert set(tree.training.data_vars) == {"training_loss", "outcome", "stopped_at", "reason"}
+        assert set(tree.training.data_vars) == {"training_loss", "outcome", "stopped_at", "reason", "seconds"}
         assert tree.training.training_loss.sel(network="b", update=3) == 2.5
         assert tree.sel(network="a").kernel.dims == ("step", "time", "time_other")
 

@@ -12,7 +12,7 @@ from scipy import stats
 from kpframe.errors import ArgumentError
 from kpframe.study import open_run, summary
 
-from .recorded import cell, figure, write_run
+from .recorded import cell, ended, figure, write_run
 
 SEEDS = np.array(
     [[4.0, 7.0, 5.5, 9.0], [2.0, np.nan, 2.5, np.nan], [3.0, np.nan, np.nan, np.nan], [np.nan] * 4]
@@ -102,10 +102,15 @@ def test_means_over_seeds_in_a_file_are_not_taken_for_estimates() -> None:
 def test_a_run_by_its_path_and_as_a_tree(tmp_path: Path) -> None:
     cells = [cell(f"a{seed}", (0,), network="a", seed=seed) for seed in (3, 5)]
     measured = lambda one, step: xr.Dataset({"rank": figure(float(one["name"][1]))})  # noqa: E731
-    run = write_run(tmp_path / "my run", cells, measured)
+    losses = lambda one: ended(np.array([2.0, 1.0])).assign(seconds=figure(3.0))  # noqa: E731
+    run = write_run(tmp_path / "my run", cells, measured, losses)
     table = summary(run)
     assert table.index.tolist() == ["rank[a, step 0]"]
-    assert table["mean"].item() == 4.0
+    assert table["mean"].tolist() == [4.0]
+    assert summary(run, "seconds").index.tolist() == ["seconds[a]"]
+    losses_of = summary(run, "training_loss")
+    assert losses_of["mean"].tolist() == [2.0, 1.0]
+    assert losses_of.index.tolist() == ["training_loss[a, update 1]", "training_loss[a, update 2]"]
     with open_run([run]) as tree:
         assert summary(tree).index.tolist() == ["my run/rank[a, step 0]"]
 

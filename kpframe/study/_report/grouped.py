@@ -12,6 +12,7 @@ from attrs import frozen
 from scipy.special import stdtrit
 
 from kpframe.spectra._numerics.statistics import t_factor
+from kpframe.study._merge import TRAINING
 from kpframe.study._report.figures import HALF_95
 
 
@@ -201,7 +202,7 @@ def variables_of(run: Grouped) -> list[Variable]:
             continue
         if "update" in values.dims or "network" not in values.dims:
             continue
-        if name == "stopped_at" or not values.notnull().any():
+        if values.attrs.get("quantity") == TRAINING or not values.notnull().any():
             continue
         own = [str(dim) for dim in values.dims if dim not in ("network", "seed", "step")]
         named = tuple(dim for dim in own if _is_named(run.data, dim, own))
