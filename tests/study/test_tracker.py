@@ -110,6 +110,8 @@ def test_the_figures_are_those_of_the_network_at_the_step(tmp_path: Path) -> Non
         def both(step: int, loss: object = None) -> None:
             track(step, loss)
             sums[step] = sum(float(p.detach().double().sum()) for p in loop.module.parameters())
+            if step not in (0, 1, 3, 8):
+                return
             K = kpframe.linearize(kpframe.wrap(loop.module), probe()).K
             traces[step] = float(np.trace(K.to_dense().double().numpy()))
 
@@ -325,7 +327,10 @@ def test_going_on_from_an_earlier_step_leaves_what_came_after_it(tmp_path: Path)
         loop.run(track)
     before = recorded(tmp_path)
     with tracker(loop, tmp_path, resume=True) as track:
-        loop.run(track, first=3, last=9)
+        track(3)
+        assert sorted(recorded(tmp_path)) == [0, 1, 3]
+        assert len([*tmp_path.glob("checkpoints/*")]) == 3
+        loop.run(track, first=4, last=9)
     after = recorded(tmp_path)
     assert sorted(after) == [0, 1, 3, 8]
     assert [before[step] == after[step] for step in (0, 1, 3, 8)] == [True, True, True, False]
