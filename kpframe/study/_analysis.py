@@ -77,7 +77,7 @@ class Analysis:
                 )
         for text in self.operators:
             if problem := operator_problem(text):
-                raise ArgumentError(problem)
+                raise ArgumentError(f"operators: {problem}")
 
     def to_settings(self, cells: Sequence[SourceCell]) -> dict[str, Any]:
         """Return what ``run.json`` says of it, the contents of all files in it by their checksums."""

@@ -59,7 +59,12 @@ def test_a_folder_of_ones_own(here: Path, capsys: pytest.CaptureFixture[str]) ->
         ["my", "nets", "10"],
     ]
     assert "effective rank of Phi" in out
-    assert out.splitlines()[-1] == f"numbers: {Path('kpframe-analyze', 'results.nc')}"
+    page = here / "kpframe-analyze" / "report.html"
+    assert out.splitlines()[-2:] == [
+        f"numbers: {Path('kpframe-analyze', 'results.nc')}",
+        f"open:    {page.resolve()}",
+    ]
+    assert "my nets, analyzed" in page.read_text(encoding="utf-8")
     data = read_dataset(here / "kpframe-analyze" / "results.nc")
     assert data.long_singular_value.sizes["long_k"] == 3
     ranks = data.effective_rank.squeeze().values
@@ -104,7 +109,7 @@ def test_a_quantity_that_fails_is_told(here: Path, capsys: pytest.CaptureFixture
         (["--model", "kpf_mynets:Cell", "--map", "rnn."], "expected OLD=NEW, got 'rnn.'"),
         (["--model", "kpf_mynets:Cell", "--map", "a=", "--map", "a=b"], "'a' is given twice"),
         (["--map", "rnn.="], "expected a registered model or module:factory beside map, got none"),
-        (["--operators", "Ph"], "did you mean 'Phi'?"),
+        (["--operators", "Ph"], "operators: expected a product of P, K, Phi"),
         (["--quantity", "spectrum(3)"], "quantity: expected a quantity such as spectrum(k=10)"),
         (["--task", "sum"], "task: expected none beside inputs, got 'sum'"),
     ],

@@ -222,7 +222,7 @@ def test_inputs_that_are_none(tmp_path: Path, offered, name: str) -> None:
 
 
 REFUSED = {
-    "operator": ({"operators": ["Ph"]}, "did you mean 'Phi'?"),
+    "operator": ({"operators": ["Ph"]}, "operators: expected a product of P, K, Phi"),
     "none": ({"operators": []}, "operators: expected at least one, got none"),
     "twice": ({"sets": ["test", "test"]}, "sets: expected each once"),
     "set": ({"sets": ["tests"]}, "did you mean 'test'?"),
