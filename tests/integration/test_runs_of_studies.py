@@ -12,14 +12,15 @@ from kpframe.errors import KpframeError, OutputError, SettingsError
 from kpframe.rules._parse import parse_rule
 from kpframe.study._checkpoint import load_checkpoint
 from kpframe.study._compare_source import compare_source
-from kpframe.study._config import StudySettings, parse_study
 from kpframe.study._experiment import Experiment
 from kpframe.study._folder import read_record
 from kpframe.study._report.comparison import write_comparison
 from kpframe.study._report.html import failed_rules, write_report
 from kpframe.study._report.training import write_training
 from kpframe.study._results import read_dataset
-from kpframe.study._run import run_study
+from kpframe.study._run_study import run_study
+from kpframe.study._settings import StudySettings
+from kpframe.study._study_file import parse_study
 from kpframe.study._train_rules import train_rules
 from kpframe.study._training import TrainingSettings
 
@@ -53,9 +54,10 @@ def test_labels_of_any_text(tmp_path: Path) -> None:
     assert bool(data.gradient_cosine.notnull().all())
     assert [path for path in files(tmp_path) if output not in path.parents] == []
     assert len(list((output / "steps").iterdir())) == len(list((output / "checkpoints").iterdir())) == 4
-    seen = {read_dataset(path).attrs["network"] for path in (output / "steps").iterdir()}
+    record = read_record(output)
+    run, names = record["id"], {cell["name"]: cell["coordinates"] for cell in record["cells"]}
+    seen = {names[read_dataset(path).attrs["cell"]]["network"] for path in (output / "steps").iterdir()}
     assert seen == set(AWKWARD)
-    run = read_record(output)["id"]
     assert {load_checkpoint(path).extra["run"] for path in (output / "checkpoints").iterdir()} == {run}
     assert {read_dataset(path).attrs["run_id"] for path in (output / "steps").iterdir()} == {run}
     assert data.attrs["run_id"] == returned.attrs["run_id"] == run
@@ -74,12 +76,15 @@ def test_labels_of_any_text(tmp_path: Path) -> None:
     write_training(trained, tmp_path / "trained" / "training.html")
 
 
-def test_labels_are_checked_before_anything_is_computed(tmp_path: Path) -> None:
-    for labels, said in ((["a", "a"], "got 'a' more than once"), (["a\n"], "printable text on one line")):
-        with pytest.raises(SettingsError, match=rf"here: \[\[network\]\]: label: expected .*{said}"):
+def test_labels_are_checked_before_anything_is_computed() -> None:
+    for labels, said in (
+        (["a", "a"], r"network\[1\]\.label: expected another one than network\[0\], got 'a' again"),
+        (["a\n"], r"network\[0\]\.label: expected .*printable"),
+    ):
+        with pytest.raises(SettingsError, match=f"here: {said}"):
             study(labels, rules=[{"name": "bptt"}])
     two = [{"name": "bptt", "label": "r"}, {"name": "rflo", "label": "r"}]
-    with pytest.raises(SettingsError, match=r"here: \[\[rule\]\]: label: expected another one for each"):
+    with pytest.raises(SettingsError, match=r"here: rule\[1\]\.label: expected another one than rule\[0\]"):
         study(["a"], rules=two)
 
 
@@ -93,7 +98,7 @@ def test_every_network_and_rule_is_made_before_any_is_trained(tmp_path: Path) ->
         {"task": TASK | {"dealy": 1}},
     ):
         with pytest.raises(KpframeError):
-            run_study(study(["a"], **table), tmp_path / "run", lambda label, *_: seen.append(label))
+            run_study(study(["a"], **table), tmp_path / "run", report=lambda label, *_: seen.append(label))
     assert seen == []
     assert not (tmp_path / "run").exists()
 
@@ -127,4 +132,4 @@ def test_one_folder_holds_one_study(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="--overwrite replaces it, or give another --output"):
             run_study(other, tmp_path)
     assert {path: path.read_bytes() for path in files(tmp_path)} == before
-    assert json.loads(read_dataset(tmp_path / "results.nc").attrs["settings"])["seed"] == 0
+    assert json.loads(read_dataset(tmp_path / "results.nc").attrs["settings"])["seeds"] == [0]

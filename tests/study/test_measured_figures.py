@@ -13,9 +13,11 @@ import xarray as xr
 from kpframe import Readout, linearize
 from kpframe.flow._flow import Flow
 from kpframe.study._checkpoint import load_checkpoint
-from kpframe.study._config import MeasureSettings, parse_study
-from kpframe.study._measure import measure
-from kpframe.study._run import run_study
+from kpframe.study._moment import Moment, Probe, Surroundings
+from kpframe.study._quantity import create_quantity
+from kpframe.study._record import record
+from kpframe.study._run_study import run_study
+from kpframe.study._study_file import parse_study
 from kpframe.tasks._error import error
 
 F64 = torch.float64
@@ -40,11 +42,18 @@ def flow(network) -> Flow:
     return linearize(network[0], network[3].inputs)
 
 
-def measured(network, rules, budget: int, **settings: object) -> xr.Dataset:
+def measured(network, rules, budget: int) -> xr.Dataset:
     model, readout, task, probe = network
     test = task.sample(50, generator=4, dtype=F64)
-    values = {"steps": (0,), "values": 6, "budget": budget, "tolerance": 1e-6} | settings
-    return measure(model, readout, probe, test, task.loss, rules, MeasureSettings(**values), seed=5)
+    around = Surroundings(
+        {"test": Probe.of(probe)}, loss=task.loss, test=test, rules=rules, budget=budget, seed=5
+    )
+    names = ("scores", "effective_rank", "trace", "time_kernel", "trial_kernel", "rules")
+    quantities = {name: create_quantity(name) for name in names}
+    quantities["spectrum"] = create_quantity("spectrum", k=6, tolerance=1e-6)
+    data = record(Moment(model, readout, around), quantities)
+    assert not any(data.quantity_failure.values)
+    return data
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +102,9 @@ def test_estimates_are_within_standard_errors_that_are_not_zero(network, rules, 
             assert one == pytest.approx(value, abs=5 * stderr), (name, figure)
             assert float(every[figure].sel(operator=name)) == pytest.approx(value, rel=1e-9)
             assert float(every[f"{figure}_stderr"].sel(operator=name)) == 0
-        assert data.method.sel(operator=name).item().startswith("participation of op, nystrom; ")
-        assert every.method.sel(operator=name).item().startswith("participation of op, exact; ")
+        for found, how in ((data, "nystrom"), (every, "exact")):
+            method = found.effective_rank_method.sel(operator=name).item()
+            assert method.startswith(f"participation of op, {how}")
 
 
 def test_leading_values_residuals_and_flags(data, network, rules, dense) -> None:

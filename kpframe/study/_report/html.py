@@ -29,7 +29,7 @@ class Section:
 
 
 def write_report(data: xr.Dataset, path: Path) -> Path:
-    """Write the report of a study's dataset (see ``kpframe.study._run.run_study``); return its path."""
+    """Write the report of a study's dataset (see ``kpframe.study._run_study.run_study``); return its path."""
     return write_page(
         path,
         "report.html.j2",

@@ -136,14 +136,29 @@ def likeness(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a * b).sum() / a.norm() / b.norm())
 
 
+def measured(
+    model, readout, probe: Trials, test: Trials, task: Task, rules: dict[str, Any], budget: int
+) -> xr.Dataset:
+    """Return what the quantities of a study say of a network."""
+    moments = study("moment")
+    probes = {"test": moments.Probe.of(probe)}
+    around = moments.Surroundings(probes, loss=task.loss, test=test, rules=rules, budget=budget)
+    names = ("scores", "effective_rank", "trace", "spectrum", "time_kernel", "trial_kernel", "rules")
+    quantities = {
+        name: study("quantity").create_quantity(name, **({"k": 2} if name == "spectrum" else {}))
+        for name in names
+    }
+    data = study("record").record(moments.Moment(model, readout, around), quantities)
+    assert data.quantity_failure.values.tolist() == [""] * len(names)
+    return data
+
+
 def check_measure() -> None:
     """Ranks, traces, spectra and kernels are those of the dense operators; figures of rules, too."""
     (model, readout), task = network(), Sums()
     probe, test = (task.sample(B, generator=seed, dtype=F64) for seed in (1, 2))
-    settings = study("config").MeasureSettings(steps=(0,), budget=400, values=2)
     rules = {"one": Window(1), "two": Window(2)}
-    measure = study("measure").measure
-    data = measure(model, readout, probe, test, task.loss, rules, settings, seed=0)
+    data = measured(model, readout, probe, test, task, rules, 400)
     flow = linearize(model, probe.inputs)
     P, J = flow.P.to_dense(), flow.J.to_dense()
     dense = {"P P*": P @ P.T, "K": J @ J.T, "Phi": P @ J @ J.T @ P.T}
@@ -224,20 +239,16 @@ def check_demo(loss: str = "mse") -> None:
         "training": {"steps": UPDATES, "batch_size": 4, "learning_rate": 0.05},
         "measure": {"steps": [0, 2, UPDATES], "trials": B, "budget": 400, "values": 2},
     }
-    said: list[tuple[str, int, int, float]] = []
-    kept: dict[str, xr.Dataset] = {}  # by the file's name; writing takes most of the time (see check_files)
-
-    def keep(data: xr.Dataset, path: Path) -> Path:
-        kept[path.stem] = data
-        return path
-
-    with offered(), TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kpframe.study._folder.write_dataset", keep)
-        settings = study("config").parse_study(table, "here")
-        data = study("run").run_study(settings, Path(folder), lambda *what: said.append(what))
-        check_training(data, Path(folder), settings, said)
-    xr.testing.assert_identical(kept.pop("results"), data)
-    found = {name: (one.attrs["network"], one.attrs["step"]) for name, one in kept.items()}
+    said: list[Any] = []
+    with offered(), TemporaryDirectory() as folder:
+        settings = study("study_file").parse_study(table, "here")
+        data = study("run_study").run_study(settings, Path(folder), report=lambda *what: said.append(what))
+        check_training(data, Path(folder), settings, [what[:4] for what in said if not what[4]])
+        kept = {path.stem: study("results").read_dataset(path) for path in Path(folder).glob("steps/*.nc")}
+        written = study("results").read_dataset(Path(folder) / "results.nc")
+    xr.testing.assert_equal(written, data)
+    assert written.attrs == data.attrs
+    found = {name: (one.attrs["cell"], one.attrs["step"]) for name, one in kept.items()}
     assert found == {f"{n}-{s:06d}": (n, s) for n in ("A", "B") for s in (0, 2, UPDATES)}
     for network, step in found.values():
         one, whole = kept[f"{network}-{step:06d}"], data.sel(network=network, step=step)
@@ -256,10 +267,10 @@ def check_training(data: xr.Dataset, folder: Path, settings: Any, said: list[Any
     assert data["update"].values.tolist() == list(range(1, UPDATES + 1))
     assert data.trial_label.values.tolist() == sorted(data.trial_label.values.tolist())
     task = Sums(settings.task_settings["loss"])
-    model, readout = network(settings.seed)
-    test = task.sample(500, generator=settings.seed + 1, split="test", dtype=F64)
-    probe = task.sample(B, generator=settings.seed, split="test", dtype=F64)
-    trainer = Trainer(model, readout, task, settings.training, seed=settings.seed)
+    model, readout = network(settings.seeds[0])
+    test = task.sample(500, generator=settings.seeds[0] + 1, split="test", dtype=F64)
+    probe = task.sample(B, generator=settings.seeds[0], split="test", dtype=F64)
+    trainer = Trainer(model, readout, task, settings.training, seed=settings.seeds[0])
     score = {"mse": "test_r2", "cross_entropy": "test_accuracy"}[task.loss]
     losses, moments = [], {0: (*trainer.evaluate(test), Phi_of(model, probe))}
     for progress in trainer.run():
@@ -279,7 +290,7 @@ def check_training(data: xr.Dataset, folder: Path, settings: Any, said: list[Any
         assert (saved.step, saved.model) == (int(step), "tiny")
         assert rank(Phi_of(saved.build_model(), probe)) == pytest.approx(rank(Phi), rel=1e-12)
     assert json.loads(data.attrs["settings"])["training"]["learning_rate"] == 0.05
-    assert data.attrs["seed"] == str(settings.seed)
+    assert data.attrs["seed"] == str(settings.seeds[0])
     assert data.attrs["title"] == settings.title
     for label in ("A", "B"):
         assert not bool(data.training_loss.sel(network=label).isnull().any())
@@ -434,8 +445,7 @@ def check_errors() -> None:
     (model, readout), task = network(), Sums()
     probe, test = (task.sample(B, generator=seed, dtype=F64) for seed in (1, 2))
     rules = {"exact": Exact(), "one": Window(1), "two": Window(2)}
-    settings = study("config").MeasureSettings(steps=(0,), budget=8)
-    few = study("measure").measure(model, readout, probe, test, task.loss, rules, settings, seed=0)
+    few = measured(model, readout, probe, test, task, rules, 8)
     assert bool((few.effective_rank_stderr > 0).all())
     assert bool((few.trace_stderr > 0).all())
     assert (few.flow_alignment_stderr > 0).values.tolist() == [False, True, True]

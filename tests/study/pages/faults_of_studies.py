@@ -14,8 +14,9 @@ from .checks_study import (
 )
 from .planting import Fault
 
-M, C, T, R = "study/_measure.py", "study/_compare.py", "study/_train_rules.py", "study/_run.py"
-L = "study/_train_cell.py"
+C, T, CELL, RECORD = "study/_compare.py", "study/_train_rules.py", "study/_train_cell.py", "study/_record.py"
+VIEWS, RANKS, RULES = (f"study/_quantities/_{name}.py" for name in ("views", "ranks", "rules"))
+DIMS, SCORED, MOMENT = "study/_quantities/_dims.py", "study/_quantities/_scores.py", "study/_moment.py"
 D, FOLDER = "study/_training_data.py", "study/_folder.py"
 FILES, SCORES, PAIRS = "study/_results.py", "study/_scores.py", "rules/_comparison.py"
 
@@ -23,95 +24,109 @@ FAULTS = (
     # what is measured of a network
     Fault(
         "kernels over time that are sums",
-        M,
+        VIEWS,
         'operator.mean("batch").partial_trace("hidden")',
         'operator.sum("batch").partial_trace("hidden")',
         check_measure,
     ),
     Fault(
         "kernels over trials that are sums",
-        M,
+        VIEWS,
         'operator.mean("time").partial_trace("hidden")',
         'operator.sum("time").partial_trace("hidden")',
         check_measure,
     ),
     Fault(
         "kernels exchanged",
-        M,
-        '(("operator", "trial", "trial_other"), np.stack(trial_view))',
-        '(("operator", "trial", "trial_other"), np.stack(trial_view)[:, ::-1])',
+        VIEWS,
+        '(("operator", "trial", "trial_other"), np.stack(kernels), text)',
+        '(("operator", "trial", "trial_other"), np.stack(kernels)[:, ::-1], text)',
         check_measure,
     ),
-    Fault("P for P P*", M, 'flow.P @ flow.P.T, "K"', 'flow.P.T @ flow.P, "K"', check_measure),
     Fault(
-        "K and Phi exchanged",
-        M,
-        '"K": flow.K, "Phi": flow.Phi',
-        '"K": flow.Phi, "Phi": flow.K',
+        "P for P P*",
+        MOMENT,
+        'symbol.T if word.endswith("*") else symbol',
+        'symbol if word.endswith("*") else symbol.T',
         check_measure,
     ),
-    Fault("missing standard errors", M, "append(estimate.stderr)", "append(0.0)", check_errors),
+    Fault(
+        "the first operator under every name",
+        MOMENT,
+        "operator_of(self.flow, name) for",
+        "operator_of(self.flow, self.around.operators[0]) for",
+        check_measure,
+    ),
+    Fault("missing standard errors", RANKS, "[one.stderr for", "[0.0 for", check_errors),
     Fault(
         "no standard error of an alignment",
-        M,
+        RULES,
         "(float(found.value), float(found.stderr))",
         "(float(found.value), 0.0)",
         check_errors,
     ),
     Fault(
-        "eigenfunctions from the smallest", M, "np.argsort(values)[::-1]", "np.argsort(values)", check_measure
+        "eigenfunctions from the smallest",
+        VIEWS,
+        "np.argsort(values)[::-1]",
+        "np.argsort(values)",
+        check_measure,
     ),
     Fault(
-        "shares of the largest eigenvalue", M, "total = values.sum()", "total = values.max()", check_measure
+        "shares of the largest eigenvalue",
+        VIEWS,
+        "total = values.sum()",
+        "total = values.max()",
+        check_measure,
     ),
     Fault(
         "eigenfunctions of any sign",
-        M,
+        VIEWS,
         "functions * np.sign(largest)",
         "-functions * np.sign(largest)",
         check_measure,
     ),
-    Fault("a rate that is no rate", M, "angle * norm(update) / size if", "angle if", check_measure),
+    Fault("a rate that is no rate", RULES, "angle * norm(update) / size if", "angle if", check_measure),
     Fault(
         "a rate with the ratio turned over",
-        M,
+        RULES,
         "angle * norm(update) / size if",
         "angle * size / norm(update) if",
         check_measure,
     ),
     Fault(
         "the exact gradient beside itself",
-        M,
+        RULES,
         "cosine(update, exact), norm(exact)",
         "cosine(exact, exact), norm(exact)",
         check_measure,
     ),
     Fault(
         "eigenvalues with their places from 0",
-        M,
-        '"k": np.arange(1, count + 1)',
-        '"k": np.arange(count)',
+        DIMS,
+        "np.arange(1, count + 1)",
+        "np.arange(count)",
         check_measure,
     ),
     Fault(
         "steps of a trial from 1",
-        M,
-        '"time": np.arange(flow.P.domain.shape[1])',
-        '"time": 1 + np.arange(flow.P.domain.shape[1])',
+        DIMS,
+        "np.arange(moment.probe.inputs.shape[1])",
+        "1 + np.arange(moment.probe.inputs.shape[1])",
         check_measure,
     ),
     Fault(
         "scores of the probe",
-        M,
-        "scores_of(model, readout, test, loss)",
-        "scores_of(model, readout, probe, loss)",
+        SCORED,
+        "scores_of(moment.model, readout, test, loss)",
+        "scores_of(moment.model, readout, moment.trials, loss)",
         check_measure,
     ),
     Fault(
         "the dimension of a unit",
-        M,
-        "((), flow.P.domain.size)",
-        "((), flow.P.domain.shape[-1])",
+        RANKS,
+        "((), moment.flow.P.domain.size,",
+        "((), moment.flow.P.domain.shape[-1],",
         check_measure,
     ),
     # scores and units
@@ -131,16 +146,16 @@ FAULTS = (
     ),
     Fault(
         "training losses without a unit",
-        R,
-        '"units": SCORES[task.loss].loss_unit}',
-        '"units": "update"}',
+        CELL,
+        "unit = SCORES[self.task.loss].loss_unit",
+        'unit = "update"',
         check_demo,
     ),
     Fault(
         "a unit for every figure",
-        M,
-        'data[score.variable] = ((), value, {"long_name": score.text, "units": "1"})',
-        'data[score.variable] = ((), value, {"long_name": score.text, "units": "%"})',
+        SCORED,
+        "((), value, attributes(score.text))",
+        '((), value, attributes(score.text, "%"))',
         check_measure,
     ),
     Fault(
@@ -153,40 +168,39 @@ FAULTS = (
     # a study under way
     Fault(
         "training losses one update late",
-        R,
-        "losses[progress.step - 1] = progress.loss",
-        "losses[progress.step % len(losses)] = progress.loss",
+        CELL,
+        "self.losses[update.step - 1] = update.loss",
+        "self.losses[update.step % len(self.losses)] = update.loss",
         check_demo,
     ),
     Fault(
         "updates counted from 0",
-        R,
-        "update=np.arange(1, len(losses) + 1)",
-        "update=np.arange(len(losses))",
-        check_demo,
-    ),
-    Fault(
-        "steps in another order than the measures",
-        R,
-        "sorted(wanted)",
-        "sorted(wanted, reverse=True)",
+        CELL,
+        "np.arange(1, len(result.losses) + 1)",
+        "np.arange(len(result.losses))",
         check_demo,
     ),
     Fault(
         "measured after the first update",
-        R,
-        "    if 0 in wanted:\n        record(0)\n",
-        "    if 0 in wanted:\n        next(trainer.run())\n        record(0)\n",
+        CELL,
+        "        updates = trainer.run()\n",
+        "        updates = trainer.run()\n        next(updates)\n        trainer.made = 0\n",
         check_demo,
     ),
     Fault(
         "labels of networks exchanged",
-        R,
-        "[n.label for n in settings.networks]",
-        "[n.label for n in settings.networks[::-1]]",
+        "study/_cells.py",
+        '{"network": network.label}',
+        '{"network": study.networks[-1 - place].label}',
         check_demo,
     ),
-    Fault("a checkpoint of another step", R, "            step=step,\n", "            step=0,\n", check_demo),
+    Fault(
+        "a checkpoint of another step",
+        RECORD,
+        '{"step": moment.step, "extra"',
+        '{"step": 0, "extra"',
+        check_demo,
+    ),
     Fault(
         "trials out of order", "study/_build.py", 'kind="stable"', 'kind="stable")[::-1].copy(', check_demo
     ),
@@ -199,16 +213,16 @@ FAULTS = (
     ),
     Fault(
         "progress of the update before",
-        R,
-        "report(network.label, progress.step,",
-        "report(network.label, progress.step - 1,",
+        CELL,
+        "self.report(self.cell.label, made,",
+        "self.report(self.cell.label, made - 1,",
         check_demo,
     ),
     Fault(
         "the file of one network under another's name",
-        R,
-        "network=network.label, step=step",
-        "network=settings.networks[0].label, step=step",
+        RECORD,
+        "cell=name, step=moment.step",
+        'cell="A", step=moment.step',
         check_demo,
     ),
     # files
@@ -316,7 +330,7 @@ FAULTS = (
     # a training by rules
     Fault(
         "losses of a rule one update late",
-        L,
+        CELL,
         "losses[update.step - 1] = update.loss",
         "losses[update.step % len(self.losses)] = update.loss",
         check_train,
@@ -337,7 +351,7 @@ FAULTS = (
     ),
     Fault(
         "a divergence one update early",
-        L,
+        CELL,
         "TrainingResult.stopped(self.losses, trainer.made + 1, error)",
         "TrainingResult.stopped(self.losses, trainer.made, error)",
         check_train,
