@@ -167,10 +167,10 @@ FAULTS = (
     ),
     # a study under way
     Fault(
-        "training losses one update late",
+        "training losses from the last to the first",
         CELL,
         "self.losses[update.step - 1] = update.loss",
-        "self.losses[update.step % len(self.losses)] = update.loss",
+        "self.losses[-update.step] = update.loss",
         check_demo,
     ),
     Fault(
