@@ -147,7 +147,7 @@ def test_a_stochastic_rule_draws_anew_for_each_update(undisturbed: Callable[[str
     plain = read_training(writer(undisturbed("adam")), "small").losses
     assert losses[0] == pytest.approx(plain[0], rel=1e-12)
     assert not np.allclose(losses[2:], plain[2:], rtol=1e-6)
-    trainer = _train_cell._Training(cell, writer(Path()), None, None).trainer()
+    trainer = _train_cell._Training(cell, writer(Path()), None, None, None).trainer()
     draws, seeds = torch.Generator().manual_seed(0), []
     rule = trainer.rule
     for progress in trainer.run():
