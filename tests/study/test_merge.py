@@ -341,6 +341,8 @@ def test_files_are_read_as_xarray_reads_them(tmp_path: Path, whole: xr.Dataset) 
         whole.isel(network=1, step=2),
         square,
         square.transpose("b", "a"),
+        square.assign_coords(a=[0, 1], b=[0, 1]),
+        square.transpose("b", "a").assign_coords(a=[0, 1], b=[0, 1]),
         dated,
         packed,
         bits,
