@@ -12,6 +12,7 @@ import random
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from kpframe.models._held import detached_copies
 from kpframe.models._model import Model
 from kpframe.models._step_check import check_hooks
 from kpframe.models._wrap.cell import wrap
+from kpframe.models._wrap.layers import standing_model
 from kpframe.operators._isolation import isolated
 from kpframe.tasks._readout import Readout
 
@@ -70,6 +72,12 @@ class LiveNetwork:
         module = self.module
         cell = getattr(module, "cell", None)
         return type(cell if isinstance(cell, torch.nn.Module) else module).__name__
+
+    @property
+    def registered(self) -> dict[str, Any]:
+        """The registered name and settings by which others build the model; nothing where there is none."""
+        found = standing_model(self.module)
+        return {} if found is None else {"name": found[0], "settings": found[1]}
 
     def copies(self, *, check: bool = False) -> tuple[Model, Readout | None]:
         """Return a model and a readout with the present parameters, in evaluation mode.

@@ -286,7 +286,8 @@ class Tracker:
                 extra: dict[str, Any] = {"seed": self._around.seed}
                 if moment.readout is not None:
                     extra["reads"] = [moment.readout.hidden.start, moment.readout.hidden.stop]
-                data = write_step(self._folder.run, self._cell, moment, self._quantities, extra=extra)
+                checkpoint = {**self._network.registered, "extra": extra}
+                data = write_step(self._folder.run, self._cell, moment, self._quantities, **checkpoint)
             self._folder.add(step)
             self._keep(step, moment)
             self._table.add(step, self._losses.at(step), data, perf_counter() - began)

@@ -122,7 +122,8 @@ def test_what_reads_runs_reads_it(run, tmp_path: Path) -> None:
 def test_a_checkpoint_is_that_of_the_network_and_its_readout(run) -> None:
     path, networks = run
     checkpoint = kpframe.checkpoint.load_checkpoint(path / "checkpoints" / "GRU-000002.safetensors")
-    model = kpframe.wrap(torch.nn.GRU(2, 4))
+    model = kpframe.create_model(checkpoint.model, **checkpoint.settings)
+    assert type(model) is type(kpframe.wrap(networks[2].model))
     checkpoint.load_into(model)
     expected = kpframe.wrap(networks[2].model).rollout(networks[2].x).states
     assert torch.equal(model.rollout(networks[2].x).states, expected)

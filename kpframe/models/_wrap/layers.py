@@ -117,6 +117,19 @@ def wrap_layers(
     return model
 
 
+def standing_model(module: object) -> tuple[str, dict[str, object]] | None:
+    """Return the registered name and the settings of the model that stands for a module of layers.
+
+    None where no plugin has one, and for other modules.
+    """
+    kind = layers_of(module)
+    spec = None if kind is None else _standing_for(f"{kind.__module__}.{kind.__qualname__}")
+    if spec is None:
+        return None
+    name, attributes = spec
+    return name.partition(":")[2], {attribute: getattr(module, attribute) for attribute in attributes}
+
+
 def _check_module(module: torch.nn.RNNBase, kind: type[torch.nn.RNNBase]) -> None:
     owner = f"torch.nn.{kind.__name__}"
     check_modes({kind.__name__: module})
