@@ -31,17 +31,19 @@ class Losses:
         Raises:
             ArgumentError: for anything else.
         """
-        value = loss if type(loss) is float else self._number(len(self._values), loss)
+        value = loss if type(loss) is float else self._number(loss)
         self._steps.append(step)
         self._values.append(value)
+        if len(self._waiting) == _WAITING:
+            self._fetch()
 
-    def _number(self, place: int, loss: object) -> float:
+    def _number(self, loss: object) -> float:
+        """Return a loss that is to be added, NaN for one that waits to be fetched."""
         if isinstance(loss, torch.Tensor) and loss.numel() == 1 and not loss.is_complex():
-            if loss.device.type == "cpu":
+            if not _is_elsewhere(loss):
                 return float(loss.item())
-            self._waiting.append((place, loss.detach().reshape(()).clone()))  # no waiting for the device
-            if len(self._waiting) == _WAITING:
-                self._fetch()
+            place = len(self._values)
+            self._waiting.append((place, loss.detach().reshape(()).clone()))  # the device is not waited for
             return float("nan")
         try:
             if not isinstance(loss, str | bytes | torch.Tensor):
@@ -54,8 +56,7 @@ class Losses:
     def _fetch(self) -> None:
         waiting, self._waiting = self._waiting, []
         for place, value in waiting:
-            if place < len(self._values):
-                self._values[place] = float(value)
+            self._values[place] = float(value)
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -111,3 +112,7 @@ class Losses:
         about = {"long_name": "update under way when it was interrupted", "units": "1"}
         data["stopped_at"] = ((), float(stopped_at), about)
         return data
+
+
+def _is_elsewhere(tensor: torch.Tensor) -> bool:
+    return tensor.device.type != "cpu"

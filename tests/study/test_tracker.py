@@ -16,7 +16,7 @@ import torch
 
 import kpframe
 from kpframe.errors import ArgumentError, OutputError, TrackingWarning, UnknownNameError
-from kpframe.study import _files, _live_network
+from kpframe.study import _files, _live_network, _losses
 from kpframe.study._folder import read_record
 from kpframe.study._results import read_dataset
 from kpframe.study._tracker import Tracker
@@ -160,6 +160,20 @@ def test_losses_of_every_kind(loss, tmp_path: Path) -> None:
     data = losses_of(tmp_path)
     assert data["update"].values.tolist() == [1, 2]
     assert data.training_loss.values.tolist() == [float(torch.as_tensor(loss).detach())] * 2
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_losses_on_another_device_are_fetched_together(count: int, monkeypatch) -> None:
+    monkeypatch.setattr(_losses, "_is_elsewhere", lambda tensor: True)
+    monkeypatch.setattr(_losses, "_WAITING", 3)
+    losses, loss = _losses.Losses(), torch.zeros(1)
+    for step in range(count):
+        losses.add(step, loss.fill_(step / 2))  # written to again before it is fetched
+        assert len(losses._waiting) == (step + 1) % 3
+    assert losses.at(count - 1) == (count - 1) / 2
+    assert losses.dataset("trained", math.nan, "", "1").training_loss.values.tolist() == [
+        step / 2 for step in range(count)
+    ]
 
 
 @pytest.mark.parametrize("loss", ["0.25", torch.ones(2), None.__class__, [0.1]])
