@@ -229,7 +229,9 @@ def operator_problem(text: str) -> str:
         if word.removesuffix("*") not in _SPACES:
             expected = f"a product of {', '.join(_SPACES)} and their adjoints (P*)"
             apart = re.findall(r"(?:Phi|[PKJG])\*?", text)
-            meant = f"; did you mean {' '.join(apart)!r}?" if "".join(apart) == "".join(words) else ""
+            meant = closest(word.removesuffix("*"), _SPACES)
+            if "".join(apart) == "".join(words):
+                meant = f"; did you mean {' '.join(apart)!r}?"
             return f"expected {expected}, got {text!r}{meant}"
     spaces = [_SPACES[word.removesuffix("*")][:: -1 if word.endswith("*") else 1] for word in words]
     for word, left, after, right in zip(words, spaces, words[1:], spaces[1:], strict=False):
