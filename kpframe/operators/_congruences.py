@@ -38,7 +38,7 @@ class SumMap(Operator):
         self, space: Space, axes: Sequence[str], name: str, weight: float, *, like: Operator
     ) -> None:
         super().__init__(space, space.without(*axes), dtype=like.dtype, device=like.device)
-        self._dims = tuple(space.dim(axis) for axis in axes)
+        self._dims = self.reduced = tuple(space.dim(axis) for axis in axes)
         self._weight = weight
         self.name = name
 
@@ -62,6 +62,7 @@ class SelectMap(Operator):
         codomain = space.without(axis) if new is None else space.replace(axis, new)
         super().__init__(space, codomain, dtype=like.dtype, device=like.device)
         self._dim = space.dim(axis)
+        self.reduced = (self._dim,)
         self._drop = new is None
         self._index = torch.tensor(kept, device=like.device, dtype=torch.long)
         self.name = f"[{axis}={_show(index)}]"
@@ -94,6 +95,7 @@ class ProjectMap(Operator):
         codomain = space.replace(axis, Axis(name, directions.shape[0]))
         super().__init__(space, codomain, dtype=directions.dtype, device=directions.device)
         self._dim = space.dim(axis)
+        self.reduced = (self._dim,)
         self._directions = directions.detach().clone()  # a readout may train on
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
@@ -151,6 +153,13 @@ class Congruence(Operator):
     def positive(self) -> bool:
         """Whether ``op`` is positive and both sides are reduced alike."""
         return self.left is self.right and self.inner.positive
+
+    @property
+    def block_labels(self) -> torch.Tensor | None:
+        """The labels of ``op`` where both sides are reduced alike along other axes than the labelled last."""
+        if self.left is not self.right or not isinstance(self.left, SumMap | SelectMap | ProjectMap):
+            return None
+        return None if -1 in self.left.reduced else self.inner.block_labels
 
     def _formula(self) -> tuple[str, int]:
         before, after = self._around

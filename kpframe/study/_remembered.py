@@ -47,5 +47,10 @@ class Remembered(Operator):
         """Whether the operator is positive."""
         return self.inner.positive
 
+    @property
+    def block_labels(self) -> torch.Tensor | None:
+        """A label for each entry of the last axis, where the operator has no entry between two labels."""
+        return self.inner.block_labels
+
     def _formula(self) -> tuple[str, int]:
         return self.inner._formula()

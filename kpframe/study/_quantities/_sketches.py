@@ -37,6 +37,8 @@ LENGTH = 2048
 DIRECTIONS = 8
 #: Groups of sums of which one at a time is left out, to see what hashing does.
 GROUPS = 16
+#: Entries of vectors that are cast to float64 at a time.
+SLICE = 2**15
 #: Least standard error of what is not exact.
 ROUNDING = 1e-7
 #: Smallest eigenvalue of a direction, relative to the largest: below it rounding makes the direction.
@@ -73,15 +75,15 @@ class OperatorSketch:
         if size <= budget:
             rows = basis(operator.domain, 0, size, operator).flatten(1)
             none = np.zeros((DIRECTIONS, 1))
-            gram = (rows @ matvec(rows).mT).double().cpu().numpy()
+            gram = _inner(rows, matvec(rows)).numpy()
             return cls(gram, none[:, 0], none.repeat(size, 1), none.repeat(length, 1), True)
         probes = random_rows(operator, budget, generator)
         products = matvec(probes)
         first = budget // 3 if operator.positive else 0
         seen = probes[first:]
         values, vectors = _leading(probes[:first], products[:first])
-        gram = (seen.double() @ products[first:].double().mT).cpu().numpy()
-        probed = (vectors.double() @ seen.double().mT).cpu().numpy()
+        gram = _inner(seen, products[first:]).numpy()
+        probed = _inner(vectors, seen).numpy()
         found = len(values)
         return cls(
             gram,
@@ -92,18 +94,27 @@ class OperatorSketch:
         )
 
 
+def _inner(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:  # [a, n], [b, n] -> [a, b]
+    """Return inner products in float64, a slice at a time: long vectors are not held in it as a whole."""
+    total = torch.zeros(len(rows), len(others), dtype=torch.float64)
+    for start in range(0, rows.shape[1], SLICE):
+        part = slice(start, start + SLICE)
+        total += (rows[:, part].double() @ others[:, part].double().mT).cpu()
+    return total
+
+
 def _leading(probes: torch.Tensor, products: torch.Tensor) -> tuple[np.ndarray, torch.Tensor]:
     """Return the leading eigenpairs ``[q]``, ``[q, n]`` of the Nystrom approximation, few where there are."""
     empty = np.zeros(0), products[:0]
     if len(probes) == 0 or not bool(products.any()):
         return empty
-    core = (probes.double() @ products.double().mT).cpu()
+    core = _inner(probes, products)
     own, basis_ = torch.linalg.eigh((core + core.mT) / 2)
     kept = own > SMALLEST * own[-1].clamp(min=0)
     if not bool(kept.any()):
         return empty
     root = basis_[:, kept] * own[kept].rsqrt()  # N = (Y root) (Y root)*
-    inner = root.mT @ (products.double() @ products.double().mT).cpu() @ root
+    inner = root.mT @ _inner(products, products) @ root
     squares, turn = torch.linalg.eigh(inner)
     kept = squares > SMALLEST * squares[-1]
     squares, turn = squares[kept].flip(0)[:DIRECTIONS], turn[:, kept].flip(1)[:, :DIRECTIONS]

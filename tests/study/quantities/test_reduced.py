@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 
 from kpframe.errors import ArgumentError
+from kpframe.operators import FunctionOperator
 from kpframe.study import Moment, Probe, Surroundings, create_quantity
 
 F64 = torch.float64
@@ -134,3 +135,27 @@ def test_signs_follow_from_step_to_step_and_overlaps_are_those_of_the_functions(
         data.view_overlap_map.isel(step=3, step_other=1),
         rtol=1e-10,
     )
+
+
+def test_averages_over_other_axes_keep_the_blocks_of_an_operator(moment) -> None:
+    K = moment.flow.K
+    labels = torch.tensor([0, 1, 2, 3])
+
+    class Labelled(FunctionOperator):
+        self_adjoint = positive = True
+        block_labels = labels
+
+    units = torch.eye(H, dtype=F64)
+
+    def product(q: torch.Tensor) -> torch.Tensor:
+        return torch.stack([K(q * unit) * unit for unit in units]).sum(0)  # each unit by itself
+
+    blocks = Labelled(K.domain, K.domain, product, product, dtype=F64)
+    for reduced in (blocks.mean("batch"), blocks.select(time=-1), blocks.sum("batch").bin(time=2)):
+        assert reduced.block_labels is labels
+        dense = reduced.to_dense().reshape(-1, H, reduced.domain.size // H, H)
+        assert float((dense * (1 - units)[None, :, None, :]).abs().max()) == 0
+        assert float(dense.abs().max()) > 0
+    for reduced in (blocks.mean("hidden"), blocks.select(hidden=[3, 1, 2, 0]), blocks.select(hidden=0)):
+        assert reduced.block_labels is None
+    assert blocks.project(torch.randn(H, H, dtype=F64), name="hidden").block_labels is None
