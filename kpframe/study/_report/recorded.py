@@ -163,6 +163,8 @@ def maps(run: Grouped, variable: Variable) -> Drawn:
     parts = list(variable.parts(max(1, PLACES if len(labels) == 1 else 6 // len(labels))))
     over_steps = "step_other" in variable.axes
     rows, columns = (("step", "step_other") if over_steps else variable.axes)[:2]
+    further = [axis for axis in variable.axes if axis not in (rows, columns)]  # beside the steps: modes
+    values = values.isel(dict.fromkeys(further, 0))
     moments = [("", {})] if over_steps else _moments(values)
     count = len(labels) * len(parts)
     figure, panels = panels_of(
@@ -196,6 +198,7 @@ def maps(run: Grouped, variable: Variable) -> Drawn:
     said = left("groups", len(labels), len(run.labels)) + left("places", len(parts), variable.count)
     if "seed" in variable.values.dims:
         said += f" Of seed {run.seeds[0]} alone."
+    said += "".join(f" Of the first {axis_text(variable.values, axis)} alone." for axis in further)
     return Drawn(as_wide(figure), said)
 
 

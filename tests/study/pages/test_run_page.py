@@ -16,7 +16,9 @@ from scipy import stats
 
 from kpframe.errors import ArgumentError
 from kpframe.study._join import Part, join
+from kpframe.study._report.grouped import grouped, variables_of
 from kpframe.study._report.html import write_report
+from kpframe.study._report.recorded import maps
 from kpframe.study._report.run import write_run_report
 from kpframe.study._results import write_dataset
 
@@ -213,6 +215,21 @@ def test_matrices_are_maps_of_one_seed_and_say_so() -> None:
     assert image.get_clim()[0] == -image.get_clim()[1]
     assert "Of seed 0 alone." in section.caption
     assert "Recorded and not drawn: block (" in page.section("The numbers").caption
+
+
+def test_a_matrix_over_steps_with_modes_is_that_of_the_first() -> None:
+    values = np.random.default_rng(0).normal(size=(1, 3, 3, 2))
+    steps = [0, 5, 9]
+    data = xr.Dataset(
+        {"likeness": figure(values, ("network", "step", "step_other", "view_mode"))},
+        {"network": ["a"], "step": steps, "step_other": steps, "view_mode": [1, 2]},
+    )
+    run = grouped(data, ["network"])
+    (variable,) = variables_of(run)
+    drawn_map = maps(run, variable)
+    (image,) = drawn_map.figure.axes[0].images
+    np.testing.assert_array_equal(image.get_array(), values[0, :, :, 0])
+    assert "Of the first view mode alone." in drawn_map.left_out
 
 
 def test_losses_have_a_line_for_each_seed_in_the_colour_of_the_group() -> None:
