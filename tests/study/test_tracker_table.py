@@ -137,8 +137,8 @@ def shell():
         "IPython.core.interactiveshell", reason="IPython is not installed"
     ).InteractiveShell
     from IPython.core.displaypub import CapturingDisplayPublisher
-    from traitlets.config import Config
 
+    Config = pytest.importorskip("traitlets.config").Config  # comes with IPython
     before = sys.displayhook, sys.excepthook
     shell = interactive.instance(config=Config({"HistoryManager": {"enabled": False}}))
     shell.display_pub = CapturingDisplayPublisher()
