@@ -183,6 +183,7 @@ class Tracker:
         self._last, self._due = -1, -1.0  # nothing is due between them: each call is looked at
         self._known = False  # whether a step has come since it was entered
         self._missing: dict[str, str] = {}
+        self._warned = False
         self._kept: dict[int, tuple[Model, Readout | None]] = {}  # the first and the latest recorded network
         self._ignored = 0
         self._began = self._written = self._writing = self._recording = self._total = 0.0
@@ -260,14 +261,13 @@ class Tracker:
 
     def _begin(self, step: int) -> None:
         """Take up what an earlier part of the training left, up to the first step that comes now."""
-        self._known, last = True, -1
+        self._known = True
         with self._never_ending("what was recorded before"):
             if (data := self._folder.keep_until(step)) is not None:
                 self._losses.restore(data, step)
                 self._recording += float(data["recording_seconds"])
                 self._total += float(data["loop_seconds"])
-            last = max(self._folder.steps, default=-1)
-        after = self._schedule.after(last)
+        after = self._schedule.after(max(self._folder.steps, default=-1))
         self._due = math.inf if after is None else after
 
     def _go_back(self, step: int) -> None:
@@ -291,13 +291,14 @@ class Tracker:
             self._folder.add(step)
             self._keep(step, moment)
             self._table.add(step, self._losses.at(step), data, perf_counter() - began)
-            if len(self._losses) < _MANY or self._writing <= _SHARE * (perf_counter() - self._written):
-                self._recording += perf_counter() - began
-                began = perf_counter()
-                self._write_losses("under way")
-                self._written, self._writing = perf_counter(), perf_counter() - began
         self._recording += perf_counter() - began
+        began = perf_counter()
+        if len(self._losses) < _MANY or self._writing <= _SHARE * (began - self._written):
+            with self._never_ending("the losses"):
+                self._write_losses("under way")
+            self._written, self._writing = perf_counter(), perf_counter() - began
         self._display.update()
+        self._recording += perf_counter() - began
 
     def _moment(self, step: int) -> Moment:
         """Return the network as it is now."""
@@ -371,10 +372,11 @@ class Tracker:
         """Warn of what goes wrong inside, once, and let the training go on."""
         try:
             yield
+            self._missing.pop(what, None)
         except Exception as error:
-            new = not self._missing
             self._missing[what] = say(error)
-            if new:
+            if not self._warned:
+                self._warned = True
                 self._warn(f"{what} could not be kept; the training goes on ({say(error)})")
 
     def _warn(self, text: str) -> None:

@@ -352,6 +352,22 @@ def test_going_on_from_an_earlier_step_leaves_what_came_after_it(tmp_path: Path)
     assert recorded(tmp_path, "previous_step")[8] == 3
 
 
+def test_losses_that_are_damaged_cost_only_themselves(tmp_path: Path, capsys) -> None:
+    loop = Loop()
+    with tracker(loop, tmp_path) as track:
+        loop.run(track, last=4)
+    (tmp_path / "training" / "RNNCell.nc").write_bytes(b"damaged")
+    before = {path: path.read_bytes() for path in tmp_path.glob("steps/*")}
+    with tracker(loop, tmp_path, resume=True) as track:
+        track(3)
+        loop.run(track, first=4)
+    assert list(track.missing) == ["what was recorded before"]
+    assert "could not be kept; the training goes on" in capsys.readouterr().err
+    assert read_record(tmp_path)["cells"][0]["steps"] == [0, 1, 3, 8]
+    assert before == {path: path.read_bytes() for path in before}
+    assert losses_of(tmp_path)["update"].values.tolist() == [4, 5, 6, 7, 8]
+
+
 def test_going_on_with_another_run_is_refused(tmp_path: Path) -> None:
     loop = Loop()
     with tracker(loop, tmp_path) as track:
