@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -22,6 +23,7 @@ from kpframe.cli._app import cli
 from kpframe.study._checkpoint import load_checkpoint
 from kpframe.study._folder import read_record
 from kpframe.study._results import read_dataset
+from kpframe.study._weight_files import read_safetensors
 
 TASK = [f"--task-set={pair}" for pair in ("fixation=1", "stimulus=1", "memory=1", "response=2", "grace=0")]
 TRAIN = ["train", "--rule", "bptt", "--rule", "truncated_bptt(window=1)", "--model", "rnn", *TASK]
@@ -52,7 +54,7 @@ def parts(folder: Path) -> list[Path]:
 
 
 def check(folder: Path, *, killed: bool) -> set[str]:
-    """Check that all files of a folder are whole and of one run; return their names."""
+    """Check that all files of a folder are whole and of one run; return the names of those that stay."""
     if not folder.exists():
         return set()
     record = read_record(folder)
@@ -64,6 +66,9 @@ def check(folder: Path, *, killed: bool) -> set[str]:
     for path in kept:
         if path.suffix == ".nc":
             runs.add(read_dataset(path).attrs["run_id"])
+        elif path.parent.name == "state":
+            _, metadata = read_safetensors(path, tensors=False)
+            runs.add(json.loads(metadata["kpframe_state"])["run"])
         elif path.suffix == ".safetensors":
             runs.add(load_checkpoint(path).extra["run"])
         elif path.suffix == ".html":
@@ -72,7 +77,7 @@ def check(folder: Path, *, killed: bool) -> set[str]:
             assert text.rstrip().endswith("</html>")
     assert len(runs) == 1
     assert killed or record["state"] == "finished"
-    return {path.name for path in kept}
+    return {path.name for path in kept if path.parent.name != "state"}  # those go when a training ends
 
 
 def kill_when(process: subprocess.Popen[str], there: Path, *, after: float = 0.0) -> bool:
@@ -229,11 +234,11 @@ def test_kills_at_any_time(tmp_path: Path, command: str, kills: int) -> None:
     seconds = time.monotonic() - began  # from the first file to the end
     counted, seen = 0, set()
     while counted < kills:
-        record = read_record(folder) or {"id": "", "state": ""}
+        record = read_record(folder) or {"state": ""}
         again = ["--overwrite"] if record["state"] == "finished" else []
         process = start(*arguments, *again)
-        while process.poll() is None and (read_record(folder) or record)["id"] == record["id"]:
-            time.sleep(0.005)
+        while process.poll() is None and (read_record(folder) or {}).get("process") != process.pid:
+            time.sleep(0.005)  # an unfinished run keeps its id
         counted += kill_when(process, folder, after=draw.uniform(0, seconds))
         seen |= check(folder, killed=True)
         assert len(parts(folder)) <= 1
