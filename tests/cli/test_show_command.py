@@ -88,7 +88,7 @@ def test_show_says_what_a_form_fits(run):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nte", "Error: no model, rule ... 'nte' (there are bin, block_diagonal, both, "),
+        ("nte", "Error: no model, rule ... 'nte' (there are alignment, bin, block_diagonal, both, "),
         ("rule/net", "Error: no rule 'net' (there are both)"),
         ("rule:net", "Error: no rule 'net' (there are both)"),
         ("modle/net", "Error: no kind 'modle' (there are model, rule, "),
