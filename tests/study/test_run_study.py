@@ -155,14 +155,15 @@ def test_a_training_that_comes_to_no_end(
 def test_what_cannot_be_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="does not exist"):
         resume_run(tmp_path / "none")
-    with RunFolder(tmp_path / "old", "train", {}, title="t", seed=0) as run:
-        run.write_dataset("training.nc", xr.Dataset({"a": 1.0}))
-    with pytest.raises(ArgumentError, match="holds a run of an older kpframe"):
-        resume_run(tmp_path / "old")
-    with RunFolder(tmp_path / "other", "compare", {}, title="t", seed=0, cells=[]) as run:
-        run.write_dataset("results.nc", xr.Dataset({"a": 1.0}))
-    with pytest.raises(ArgumentError, match=r"which the same kpframe compare .* goes on with"):
-        resume_run(tmp_path / "other")
+    for command in ("train", "compare", "other"):
+        path = tmp_path / command
+        with RunFolder(path, command, {}, title="t", seed=0, cells=[]) as run:
+            run.write_dataset("results.nc", xr.Dataset({"a": 1.0}))
+        again = "the same kpframe other ... --output" if command == "other" else "kpframe resume"
+        with pytest.raises(ArgumentError) as told:
+            resume_run(path)
+        expected = f"of kpframe {command}, which {again} {path} goes on with"
+        assert str(told.value) == f"run: expected one of kpframe run or demo, got '{path}', {expected}"
 
 
 @pytest.mark.parametrize(
