@@ -19,7 +19,19 @@ from kpframe.study._quantity import Quantity
 
 #: Dims that all quantities share; the other dims of one with a label of its own get the label, too.
 SHARED = (
-    *("step", "operator", "rule", "inputs", "parameter", "trial", "trial_other", "time", "time_other"),
+    *(
+        "step",
+        "step_other",
+        "operator",
+        "operator_other",
+        "rule",
+        "inputs",
+        "parameter",
+        "trial",
+        "trial_other",
+        "time",
+        "time_other",
+    ),
     *("hidden", "output", "epoch"),
 )
 
