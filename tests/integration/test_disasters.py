@@ -62,6 +62,8 @@ def check(folder: Path, *, killed: bool) -> set[str]:
     if record is None:
         assert kept == []
         return set()
+    if record["state"] == "beginning":  # files of an older run are being removed
+        return set()
     runs = {record["id"]}
     for path in kept:
         if path.suffix == ".nc":
