@@ -22,6 +22,15 @@ class SpectrumSettings:
 
 
 @frozen
+class KernelSettings:
+    """What an exact kernel may take."""
+
+    most: int = setting(
+        4096, ge=1, help="largest number of products with each operator: steps, or trials, times units"
+    )
+
+
+@frozen
 class OperatorAlignmentSettings:
     """Which operators are compared with those that are measured."""
 
@@ -51,8 +60,13 @@ _OPERATORS = (
     ("trace", "_ranks:Trace", None, "traces of the operators"),
     ("norm", "_ranks:Norm", None, "Frobenius norms of the operators"),
     ("spectrum", "_spectra:Spectrum", SpectrumSettings, "leading singular values of the operators"),
-    ("time_kernel", "_views:TimeKernel", None, "the operators over time: kernels and eigenfunctions"),
-    ("trial_kernel", "_views:TrialKernel", None, "the operators over trials: kernels"),
+    (
+        "time_kernel",
+        "_views:TimeKernel",
+        KernelSettings,
+        "the operators over time: kernels and eigenfunctions",
+    ),
+    ("trial_kernel", "_views:TrialKernel", KernelSettings, "the operators over trials: kernels"),
     ("views", "_reduced:Views", ViewSettings, "reduced operators: ranks, spectra and eigenfunctions"),
     ("alignment", "_alignments:Alignment", None, "alignments of the operators with those at other steps"),
     (

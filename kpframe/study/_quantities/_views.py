@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import xarray as xr
 
+from kpframe.errors import ArgumentError, mismatch
+from kpframe.plugin._core_quantities import KernelSettings
+from kpframe.plugin._takes import takes_settings
 from kpframe.study._moment import Moment
 from kpframe.study._quantities._dims import (
     attributes,
@@ -17,15 +22,37 @@ from kpframe.study._quantities._dims import (
 from kpframe.study._quantity import Quantity
 
 
-class TimeKernel(Quantity):
+class Kernel(Quantity):
+    """An operator reduced to one axis, exactly: a product for each place on the axis and each unit."""
+
+    axis: ClassVar[str]
+
+    @takes_settings(KernelSettings)
+    def __init__(self, settings: KernelSettings) -> None:
+        self.most = settings.most
+
+    def check(self, moment: Moment) -> None:
+        """Raise ``ArgumentError`` where it would take more products than it may."""
+        space = moment.flow.P.domain
+        places, units = space.dim(self.axis), space.dim("hidden")
+        if places * units > self.most:
+            expected = f"at least {places * units}, the products with each operator that it takes"
+            got = f"{self.most} (it is exact; views has estimates with few products)"
+            raise ArgumentError(mismatch("most", expected, got))
+
+
+class TimeKernel(Kernel):
     """Each operator averaged over trials and traced over units, ``[operator, time, time_other]``, exactly.
 
     With its eigenfunctions over time and the share of its trace that each explains, for positive operators;
     NaN for others, whose eigenvalues explain no share of anything.
     """
 
+    axis = "time"
+
     def measure(self, moment: Moment) -> xr.Dataset:
         """Return the kernels and their eigenfunctions, the leading one first."""
+        self.check(moment)
         kernels, shares, functions = [], [], []
         for operator in moment.operators.values():
             kernel = numbers(operator.mean("batch").partial_trace("hidden").to_dense())
@@ -59,11 +86,14 @@ class TimeKernel(Quantity):
         )
 
 
-class TrialKernel(Quantity):
+class TrialKernel(Kernel):
     """Each operator averaged over time and traced over units, ``[operator, trial, trial_other]``, exactly."""
+
+    axis = "batch"
 
     def measure(self, moment: Moment) -> xr.Dataset:
         """Return the kernels."""
+        self.check(moment)
         kernels = [
             numbers(operator.mean("time").partial_trace("hidden").to_dense())
             for operator in moment.operators.values()
