@@ -34,7 +34,7 @@ class Kernel(Quantity):
     def check(self, moment: Moment) -> None:
         """Raise ``ArgumentError`` where it would take more products than it may."""
         space = moment.flow.P.domain
-        places, units = space.dim(self.axis), space.dim("hidden")
+        places, units = space[self.axis].size, space["hidden"].size
         if places * units > self.most:
             expected = f"at least {places * units}, the products with each operator that it takes"
             got = f"{self.most} (it is exact; views has estimates with few products)"
