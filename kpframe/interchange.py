@@ -1,6 +1,6 @@
 """Results in other libraries' forms: xarray, numpy, SciPy, curvlinops."""
 
-from kpframe.study._interchange import (
+from kpframe.study._reading.interchange import (
     dsa_arrays,
     named_array,
     netrep_array,

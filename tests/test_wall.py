@@ -102,7 +102,7 @@ def test_only_public_names_are_used(path) -> None:
         ("import kpframe as k\nx = k._HOME", "kpframe._HOME"),
         ("import kpframe.flow as flow\nflow._flow.Flow", "kpframe.flow._flow"),
         ("from kpframe import operators\noperators._base.Operator()", "kpframe.operators._base"),
-        ("patch('kpframe.study._run_study.run', None)", "kpframe.study._run_study"),
+        ("patch('kpframe.study._running.run_study.run', None)", "kpframe.study._running"),
     ],
 )
 def test_a_private_name_is_found(source, private) -> None:

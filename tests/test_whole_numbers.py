@@ -47,7 +47,7 @@ from kpframe.spectra import (
     trace,
 )
 from kpframe.spectra._lyapunov import finite_time_exponents, lyapunov_exponents
-from kpframe.study._training import TrainingSettings
+from kpframe.study._running.training import TrainingSettings
 from kpframe.tasks._task import seeded_generator
 
 KINDS: list[Callable[[int], object]] = [

@@ -9,8 +9,8 @@ from pathlib import Path
 from kpframe.plugin import KINDS, get_manager
 from kpframe.plugin._settings import SettingInfo, describe
 from kpframe.plugin._specs import plural
+from kpframe.study._running.training import TrainingSettings
 from kpframe.study._settings import MeasureSettings
-from kpframe.study._training import TrainingSettings
 
 PAGE = Path(__file__).parents[1] / "settings.md"
 BUNDLED = {"kpframe", *(path.name for path in (Path(__file__).parents[2] / "plugins").glob("kpframe-*"))}

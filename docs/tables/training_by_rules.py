@@ -16,7 +16,7 @@ from statistics import fmean, stdev
 
 from kpframe.cli import _app as app
 from kpframe.spectra._numerics.statistics import t_factor
-from kpframe.study._results import read_dataset
+from kpframe.study._disk.results import read_dataset
 
 HERE = Path(__file__).parent
 PAGE, FIGURES = HERE.parent / "rules.md", HERE / "training_by_rules.csv"

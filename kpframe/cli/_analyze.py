@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     import xarray as xr
 
-    from kpframe.study._analysis import Analysis
+    from kpframe.study._networks.analysis import Analysis
 
 
 @click.command()
@@ -111,9 +111,9 @@ def analyze(
     file for each step; the same command goes on where it was stopped.
     """
     from kpframe.cli._pairs import read_pairs
-    from kpframe.study._analysis import Analysis
-    from kpframe.study._given_model import GivenModel
     from kpframe.study._moment import OPERATORS
+    from kpframe.study._networks.analysis import Analysis
+    from kpframe.study._networks.given_model import GivenModel
 
     formulas = tuple(part.strip() for text in operators for part in text.split(";") if part.strip())
     given = GivenModel(
@@ -137,7 +137,7 @@ def analyze(
 
 def go_on(ctx: click.Context, path: Path, settings: Mapping[str, Any]) -> None:
     """Go on with the analysis in a folder, as the settings in its record say."""
-    from kpframe.study._analysis import Analysis
+    from kpframe.study._networks.analysis import Analysis
 
     carry_out(ctx, Analysis.from_settings(settings), path, mend=True)
 
@@ -146,8 +146,8 @@ def carry_out(
     ctx: click.Context, analysis: Analysis, output: Path, *, overwrite: bool = False, mend: bool = False
 ) -> None:
     """Record, write the page, and what came of it to the terminal; after a failure the exit code is 1."""
-    from kpframe.study._analyze import run_analysis
-    from kpframe.study._given_model import importable
+    from kpframe.study._networks.analyze import run_analysis
+    from kpframe.study._networks.given_model import importable
     from kpframe.study._report.run import write_run_report
 
     with importable(Path.cwd()):  # as for python -m

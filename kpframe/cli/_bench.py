@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kpframe.study._files import check_file, write_text
+from kpframe.study._disk.files import check_file, write_text
 
 if TYPE_CHECKING:
     import torch

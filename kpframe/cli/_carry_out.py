@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     import xarray as xr
 
-    from kpframe.study._folder import RunFolder
+    from kpframe.study._disk.folder import RunFolder
     from kpframe.study._settings import StudySettings
 
 
@@ -32,8 +32,8 @@ def carry_out(
     from kpframe.cli._progress import duration, training_progress
     from kpframe.cli._trainings import show_trainings
     from kpframe.study._cells import expand, training_file
-    from kpframe.study._results import read_dataset
-    from kpframe.study._run_study import keep_study, run_study
+    from kpframe.study._disk.results import read_dataset
+    from kpframe.study._running.run_study import keep_study, run_study
 
     started, cells = time.monotonic(), expand(study)
     with folder:

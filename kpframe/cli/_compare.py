@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from kpframe.study._run_comparison import Comparison
+    from kpframe.study._rules.run_comparison import Comparison
 
 #: What the terminal shows of the page's tables.
 COLUMNS = (
@@ -68,7 +68,7 @@ def compare(
     F = P K P_rule* E, alignment with Phi, and whether a rule is descent. A rule that fails on a
     checkpoint is recorded as such, and the others go on; the exit code is then 1.
     """
-    from kpframe.study._run_comparison import Comparison
+    from kpframe.study._rules.run_comparison import Comparison
 
     labels = tuple(part.strip() for text in texts for part in text.split(";") if part.strip())
     comparison = Comparison(source, labels, task_name, trials, budget, seed)
@@ -77,7 +77,7 @@ def compare(
 
 def go_on(ctx: click.Context, path: Path, settings: Mapping[str, Any]) -> None:
     """Go on with the comparison in a folder, as the settings in its record say."""
-    from kpframe.study._run_comparison import Comparison
+    from kpframe.study._rules.run_comparison import Comparison
 
     carry_out(ctx, Comparison.from_settings(settings), path, mend=True)
 
@@ -94,7 +94,7 @@ def carry_out(
     import torch
 
     from kpframe.study._report.comparison import failed_comparisons
-    from kpframe.study._run_comparison import run_comparison
+    from kpframe.study._rules.run_comparison import run_comparison
 
     torch.set_num_threads(1)  # small networks lose more to waiting threads than they gain
     data = run_comparison(

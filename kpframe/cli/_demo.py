@@ -28,8 +28,8 @@ def demo(ctx: click.Context, quick: bool, output: Path, seed: int, overwrite: bo
     from attrs import evolve
 
     from kpframe.cli._carry_out import carry_out
-    from kpframe.study._run_study import study_folder
-    from kpframe.study._study_file import bundled_study, check_plugins
+    from kpframe.study._running.run_study import study_folder
+    from kpframe.study._study_file.reading import bundled_study, check_plugins
 
     study = evolve(bundled_study("demo_quick" if quick else "demo"), seeds=(seed,))
     check_plugins(study)

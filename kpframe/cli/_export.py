@@ -33,9 +33,9 @@ def export(
     x__units. A run that is under way gives what it has so far.
     """
     from kpframe.errors import OutputError
-    from kpframe.study._export import chosen, export_csv, export_npz
-    from kpframe.study._files import check_file
-    from kpframe.study._tree import figures_of
+    from kpframe.study._disk.files import check_file
+    from kpframe.study._reading.export import chosen, export_csv, export_npz
+    from kpframe.study._reading.tree import figures_of
 
     if csv is None and npz is None:
         raise click.UsageError("expected --csv FILE or --npz FILE, got neither")

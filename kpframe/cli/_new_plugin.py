@@ -15,7 +15,7 @@ from kpframe.plugin import API_VERSION, KINDS, get_manager
 from kpframe.plugin._core import core
 from kpframe.plugin._loading import same_distribution
 from kpframe.plugin._specs import plural
-from kpframe.study._files import check_folder, make_folder, write_text
+from kpframe.study._disk.files import check_folder, make_folder, write_text
 
 PREFIX = "kpframe-"
 

@@ -15,7 +15,7 @@ def report(run: Path) -> None:
     A run that is under way, or was stopped, gets a page of what it has recorded so far. Nothing is computed
     and nothing of the run is changed but its page.
     """
-    from kpframe.study._merge import record_of
+    from kpframe.study._reading.merge import record_of
     from kpframe.study._report.run import write_run_report
 
     record_of(run)

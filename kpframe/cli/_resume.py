@@ -21,8 +21,8 @@ def resume(ctx: click.Context, run: Path, jobs: int) -> None:
     """
     from kpframe.cli import _analyze, _compare, _train
     from kpframe.cli._carry_out import carry_out
-    from kpframe.study._merge import record_of
-    from kpframe.study._run_study import resumed_folder
+    from kpframe.study._reading.merge import record_of
+    from kpframe.study._running.run_study import resumed_folder
 
     record = record_of(run)
     command, settings = record["command"], record["settings"]
@@ -48,7 +48,7 @@ def status(run: Path, as_json: bool) -> None:
 
     from kpframe.cli._progress import duration
     from kpframe.cli._tables import new_console, new_table
-    from kpframe.study._status import run_status
+    from kpframe.study._running.status import run_status
 
     found = run_status(run)
     if as_json:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from kpframe.study._plan import Cost, Plan
     from kpframe.study._settings import StudySettings
+    from kpframe.study._study_file.plan import Cost, Plan
 
 #: Rows of a table that is shown on a terminal.
 ROWS = 20
@@ -49,7 +49,7 @@ def run(
 
     kpframe run --template > STUDY.toml writes a file to start from.
     """
-    from kpframe.study._study_file import load_study, template_text
+    from kpframe.study._study_file.reading import load_study, template_text
 
     if template:
         click.echo(template_text(), nl=False)
@@ -59,14 +59,14 @@ def run(
     settings = load_study(study)
     output = Path(study.stem) if output is None else output
     if dry_run:
-        from kpframe.study._check import check_study
-        from kpframe.study._plan import plan
+        from kpframe.study._study_file.check import check_study
+        from kpframe.study._study_file.plan import plan
 
         check_study(settings, str(study))
         show_plan(settings, plan(settings), jobs, output)
         return
     from kpframe.cli._carry_out import carry_out
-    from kpframe.study._run_study import study_folder
+    from kpframe.study._running.run_study import study_folder
 
     folder = study_folder(settings, output, overwrite=overwrite)
     carry_out(ctx, settings, folder, jobs=jobs, text=study.read_text(encoding="utf-8-sig"))
@@ -75,7 +75,7 @@ def run(
 def show_plan(study: StudySettings, found: Plan, jobs: int, output: Path) -> None:
     """Write what a study would do to the terminal."""
     from kpframe.cli._tables import new_console, new_table
-    from kpframe.study._files import size_text
+    from kpframe.study._disk.files import size_text
 
     table = new_table(
         "network", "at", "trainings", "updates", "an update", "steps", "recording one", "in all"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from kpframe.study._experiment import Experiment
+    from kpframe.study._rules.experiment import Experiment
 
 
 @click.command()
@@ -112,8 +112,8 @@ def train(
     weights and other trials would give, only --seeds shows.
     """
     from kpframe.cli._pairs import read_pairs
-    from kpframe.study._experiment import Experiment
-    from kpframe.study._training import TrainingSettings
+    from kpframe.study._rules.experiment import Experiment
+    from kpframe.study._running.training import TrainingSettings
 
     labels = [text.strip() for text in texts]
     experiment = Experiment(
@@ -141,7 +141,7 @@ def train(
 
 def go_on(ctx: click.Context, path: Path, settings: Mapping[str, Any], jobs: int) -> None:
     """Go on with the training in a folder, as the settings in its record say."""
-    from kpframe.study._experiment import Experiment
+    from kpframe.study._rules.experiment import Experiment
 
     experiment, labels = Experiment.from_settings(settings)
     carry_out(ctx, experiment, labels, path, jobs=jobs, mend=True)
@@ -162,11 +162,11 @@ def carry_out(
 
     from kpframe.cli._progress import duration, training_progress
     from kpframe.rules._parse import parse_rule
-    from kpframe.study._experiment import training_folder
-    from kpframe.study._labels import check_labels
+    from kpframe.study._disk.labels import check_labels
+    from kpframe.study._disk.results import read_dataset
     from kpframe.study._report.training import failed_rules, write_training
-    from kpframe.study._results import read_dataset
-    from kpframe.study._train_rules import train_rules
+    from kpframe.study._rules.experiment import training_folder
+    from kpframe.study._rules.train_rules import train_rules
 
     started = time.monotonic()
     check_labels(labels, "--rule")

@@ -56,28 +56,28 @@ class ViewSettings:
 
 
 _OPERATORS = (
-    ("effective_rank", "_ranks:EffectiveRank", None, "effective ranks of the operators"),
-    ("trace", "_ranks:Trace", None, "traces of the operators"),
-    ("norm", "_ranks:Norm", None, "Frobenius norms of the operators"),
-    ("spectrum", "_spectra:Spectrum", SpectrumSettings, "leading singular values of the operators"),
+    ("effective_rank", "ranks:EffectiveRank", None, "effective ranks of the operators"),
+    ("trace", "ranks:Trace", None, "traces of the operators"),
+    ("norm", "ranks:Norm", None, "Frobenius norms of the operators"),
+    ("spectrum", "spectra:Spectrum", SpectrumSettings, "leading singular values of the operators"),
     (
         "time_kernel",
-        "_views:TimeKernel",
+        "views:TimeKernel",
         KernelSettings,
         "the operators over time: kernels and eigenfunctions",
     ),
-    ("trial_kernel", "_views:TrialKernel", KernelSettings, "the operators over trials: kernels"),
-    ("views", "_reduced:Views", ViewSettings, "reduced operators: ranks, spectra and eigenfunctions"),
-    ("alignment", "_alignments:Alignment", None, "alignments of the operators with those at other steps"),
+    ("trial_kernel", "views:TrialKernel", KernelSettings, "the operators over trials: kernels"),
+    ("views", "reduced:Views", ViewSettings, "reduced operators: ranks, spectra and eigenfunctions"),
+    ("alignment", "alignments:Alignment", None, "alignments of the operators with those at other steps"),
     (
         "operator_alignment",
-        "_alignments:OperatorAlignment",
+        "alignments:OperatorAlignment",
         OperatorAlignmentSettings,
         "alignments of the operators with each other",
     ),
-    ("rules", "_rules:Rules", None, "learning rules beside the exact gradient"),
+    ("rules", "rules:Rules", None, "learning rules beside the exact gradient"),
 )
-_NETWORK = (("scores", "_scores:Scores", None, "loss and accuracy, or R^2, on test trials"),)
+_NETWORK = (("scores", "scores:Scores", None, "loss and accuracy, or R^2, on test trials"),)
 
 
 def quantities() -> Iterator[QuantitySpec]:

@@ -10,16 +10,16 @@ _HOME = {
     "Probe": "_moment",
     "Quantity": "_quantity",
     "Surroundings": "_moment",
-    "Tracker": "_tracker",
-    "analyze": "_analyze",
-    "compare_rules": "_compare",
+    "Tracker": "_tracking.tracker",
+    "analyze": "_networks.analyze",
+    "compare_rules": "_rules.compare",
     "create_quantity": "_quantity",
-    "every": "_recording_schedule",
-    "log_spaced": "_recording_schedule",
-    "log_steps": "_recording_schedule",
-    "open_run": "_open",
-    "read_dataset": "_results",
-    "summary": "_summary",
+    "every": "_tracking.schedule",
+    "log_spaced": "_tracking.schedule",
+    "log_steps": "_tracking.schedule",
+    "open_run": "_reading.open",
+    "read_dataset": "_disk.results",
+    "summary": "_reading.summary",
 }
 
 __all__ = [
@@ -40,15 +40,15 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from kpframe.study._analyze import analyze
-    from kpframe.study._compare import compare_rules
+    from kpframe.study._disk.results import read_dataset
     from kpframe.study._moment import Moment, Probe, Surroundings
-    from kpframe.study._open import open_run
+    from kpframe.study._networks.analyze import analyze
     from kpframe.study._quantity import Quantity, create_quantity
-    from kpframe.study._recording_schedule import every, log_spaced, log_steps
-    from kpframe.study._results import read_dataset
-    from kpframe.study._summary import summary
-    from kpframe.study._tracker import Tracker
+    from kpframe.study._reading.open import open_run
+    from kpframe.study._reading.summary import summary
+    from kpframe.study._rules.compare import compare_rules
+    from kpframe.study._tracking.schedule import every, log_spaced, log_steps
+    from kpframe.study._tracking.tracker import Tracker
 
 
 def __getattr__(name: str) -> object:

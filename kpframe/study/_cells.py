@@ -19,8 +19,8 @@ from typing import Any
 from attrs import evolve, frozen
 
 from kpframe.errors import SettingsError, mismatch
-from kpframe.study._labels import marked_names
-from kpframe.study._rule_text import text_of
+from kpframe.study._disk.labels import marked_names
+from kpframe.study._running.training import TrainingSettings
 from kpframe.study._settings import (
     MeasureSettings,
     NetworkSettings,
@@ -28,8 +28,8 @@ from kpframe.study._settings import (
     RuleSettings,
     StudySettings,
 )
-from kpframe.study._sweep import with_values
-from kpframe.study._training import TrainingSettings
+from kpframe.study._study_file.rule_text import text_of
+from kpframe.study._study_file.sweep import with_values
 
 
 @frozen(eq=False)

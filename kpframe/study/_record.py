@@ -11,10 +11,10 @@ import xarray as xr
 from kpframe.errors import told
 from kpframe.operators._isolation import isolated
 from kpframe.study._cells import checkpoint_file, record_file
-from kpframe.study._checkpoint import save_checkpoint
-from kpframe.study._files import make_folder
-from kpframe.study._folder import RunWriter
+from kpframe.study._disk.files import make_folder
+from kpframe.study._disk.folder import RunWriter
 from kpframe.study._moment import Moment
+from kpframe.study._networks.checkpoint import save_checkpoint
 from kpframe.study._quantity import Quantity
 
 #: Dims that all quantities share; the other dims of one with a label of its own get the label, too.

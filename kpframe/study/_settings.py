@@ -8,7 +8,7 @@ from attrs import frozen
 
 from kpframe.plugin._settings import setting
 from kpframe.study._moment import OPERATORS
-from kpframe.study._training import TrainingSettings
+from kpframe.study._running.training import TrainingSettings
 
 
 @frozen

@@ -13,7 +13,7 @@ from attrs import NOTHING, Attribute, Factory, frozen
 
 from kpframe.errors import MemoryBudgetError, UnsupportedError
 from kpframe.plugin._settings import NoSettings, _hint, _limits, _settable
-from kpframe.study._weight_files import SUFFIXES
+from kpframe.study._networks.weight_files import SUFFIXES
 from kpframe.testing._forms import examples
 from kpframe.testing._residual import CheckFailure
 from kpframe.testing._sources import BASES, FORMS, create, factory_of, find_spec, show, signature_of

@@ -29,9 +29,9 @@ from kpframe.plugin import KINDS, Spec, get_manager
 from kpframe.plugin._loading import load_factory, settings_of
 from kpframe.plugin._takes import call_with, keywords_of
 from kpframe.rules._rule import LearningRule, create_rule
-from kpframe.study._checkpoint import load_checkpoint
+from kpframe.study._networks.checkpoint import load_checkpoint
+from kpframe.study._networks.weight_files import SUFFIXES
 from kpframe.study._quantity import Quantity, create_quantity
-from kpframe.study._weight_files import SUFFIXES
 from kpframe.testing._residual import CheckFailure
 
 BASES: dict[str, type] = {

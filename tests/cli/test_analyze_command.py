@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kpframe.cli import _app as app
-from kpframe.study._results import read_dataset
+from kpframe.study._disk.results import read_dataset
 
 NETS = """
 import torch

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-import kpframe.study._study_file
+import kpframe.study._study_file.reading
 from kpframe.cli import _app as app
 from kpframe.plugin import ModelSpec, PluginManager, PluginWarning, RuleSpec, TaskSpec, hookimpl
 
@@ -34,7 +34,7 @@ def demo(monkeypatch, capsys, tmp_path):
     """A function that runs the demo with a manager and returns (exit code, errors)."""
 
     def call(manager):
-        monkeypatch.setattr(kpframe.study._study_file, "get_manager", lambda: manager)
+        monkeypatch.setattr(kpframe.study._study_file.reading, "get_manager", lambda: manager)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PluginWarning)
             code = app.run(["demo", "--quick", "--output", str(tmp_path / "out")])
@@ -75,11 +75,11 @@ def test_what_is_there_and_disabled_or_broken_is_said(demo, fake):
 
 
 def test_the_same_names_from_elsewhere_are_enough():
-    from kpframe.study._study_file import bundled_study
+    from kpframe.study._study_file.reading import bundled_study
 
     manager = PluginManager(lambda: (), {})
     manager.register(Others(), distribution="kpf-others")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(kpframe.study._study_file, "get_manager", lambda: manager)
+        patched.setattr(kpframe.study._study_file.reading, "get_manager", lambda: manager)
         for name in ("demo", "demo_quick"):
-            kpframe.study._study_file.check_plugins(bundled_study(name))
+            kpframe.study._study_file.reading.check_plugins(bundled_study(name))

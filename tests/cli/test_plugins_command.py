@@ -60,7 +60,7 @@ def test_no_plugin_says_how_to_install_some(site, arguments):
 def test_no_plugin_means_no_name(site):
     done = site.python(NO_PLUGIN.format(arguments=["show", "gru"]))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("Error: no model, rule ... 'gru' (there are bin, block_diagonal, ")
+    assert done.stderr.startswith("Error: no model, rule ... 'gru' (there are alignment, bin, ")
     assert done.stderr.endswith(
         "; no plugin is loaded: to get some, "
         "pip install a distribution with the entry-point group 'kpframe'\n"

@@ -16,11 +16,11 @@ import torch
 import xarray as xr
 
 from kpframe.cli import _app as app
-from kpframe.study import _train_cell
-from kpframe.study._folder import LOCK, read_record
-from kpframe.study._interrupts import ended_by_signals
-from kpframe.study._results import read_dataset
-from kpframe.study._training import Trainer
+from kpframe.study._disk.folder import LOCK, read_record
+from kpframe.study._disk.results import read_dataset
+from kpframe.study._running import train_cell as _train_cell
+from kpframe.study._running.interrupts import ended_by_signals
+from kpframe.study._running.training import Trainer
 
 from ..study.conftest import offered as offered  # noqa: TID252
 
@@ -175,7 +175,7 @@ def test_a_training_that_stopped(call: Command, folder: Path, monkeypatch: pytes
 HOLD = """
 import sys
 from pathlib import Path
-from kpframe.study._folder import RunFolder
+from kpframe.study._disk.folder import RunFolder
 with RunFolder(Path(sys.argv[1]), "run", {"title": "t"}, title="t", seed=0, cells=[
     {"name": "a", "coordinates": {"network": "a"}, "steps": [0], "initial_of": None}
 ]):

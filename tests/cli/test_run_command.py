@@ -14,8 +14,8 @@ import torch
 from kpframe.cli import _app as app
 from kpframe.cli._run import time_of
 from kpframe.plugin import ModelSpec, QuantitySpec, RuleSpec, TaskSpec, hookimpl, temporary
-from kpframe.study._results import read_dataset
-from kpframe.study._study_file import template_text
+from kpframe.study._disk.results import read_dataset
+from kpframe.study._study_file.reading import template_text
 
 from ..study.conftest import Exact, Noise, Sizes, Small, Sum, Twice  # noqa: TID252
 

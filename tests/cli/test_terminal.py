@@ -25,7 +25,7 @@ from kpframe.plugin import (
     hookimpl,
     setting,
 )
-from kpframe.study import _results as results
+from kpframe.study._disk import results as results
 
 ROOT = Path(kpframe.__file__).parents[1]
 HOSTILE = "title \x1b]0;owned\x07 \x1b[31mred\r\nWarning: forged\u2028line \u202eesrever\u202c \x9b2J\x00"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kpframe.cli import _app as app
-from kpframe.study._checkpoint import save_checkpoint
+from kpframe.study._networks.checkpoint import save_checkpoint
 from kpframe.testing._toys import Plain
 
 

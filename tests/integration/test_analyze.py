@@ -12,8 +12,8 @@ import xarray as xr
 
 from kpframe.cli import _app as app
 from kpframe.study import analyze, read_dataset
-from kpframe.study._run_study import run_study
-from kpframe.study._study_file import parse_study
+from kpframe.study._running.run_study import run_study
+from kpframe.study._study_file.reading import parse_study
 
 TASK = {"name": "memory_pro", "fixation": 1, "stimulus": 1, "memory": 1, "response": 2, "grace": 0}
 

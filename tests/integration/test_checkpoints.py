@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from kpframe import create_model, linearize
 from kpframe.cli import _app as app
 from kpframe.errors import CheckpointError, SettingsError
-from kpframe.study._checkpoint import load_checkpoint, save_checkpoint
+from kpframe.study._networks.checkpoint import load_checkpoint, save_checkpoint
 from kpframe.tasks._readout import Readout
 
 MODELS = {

@@ -13,12 +13,12 @@ import pytest
 import torch
 import xarray as xr
 
-import kpframe.study._compare_source
+import kpframe.study._rules.compare_source
 from kpframe import LearningRule, Readout, create_model, create_task
 from kpframe.cli import _app as app
 from kpframe.plugin import RuleSpec, hookimpl, temporary
-from kpframe.study._checkpoint import save_checkpoint
-from kpframe.study._results import read_dataset
+from kpframe.study._disk.results import read_dataset
+from kpframe.study._networks.checkpoint import save_checkpoint
 
 SMALL = ["--trials", "2", "--budget", "16"]
 TASK = {"fixation": 1, "stimulus": 1, "memory": 1, "response": 2, "grace": 0}
@@ -191,7 +191,7 @@ def test_a_checkpoint_on_which_no_rule_can_be_compared(
 @pytest.mark.slow
 def test_what_was_compared_before_ctrl_c_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, output = run_of(tmp_path / "run", "gru", "rnn"), tmp_path / "o"
-    load = kpframe.study._compare_source.load_network
+    load = kpframe.study._rules.compare_source.load_network
 
     def interrupted(path: Path):
         if path.stem.startswith("rnn"):
@@ -200,7 +200,7 @@ def test_what_was_compared_before_ctrl_c_can_be_read(tmp_path: Path, monkeypatch
 
     arguments = ["compare", str(run), "--rules", "bptt", *SMALL, "--output", str(output)]
     with monkeypatch.context() as patched:
-        patched.setattr(kpframe.study._compare_source, "load_network", interrupted)
+        patched.setattr(kpframe.study._rules.compare_source, "load_network", interrupted)
         assert app.run(arguments) == 130
     assert read_dataset(output / "comparison.nc").checkpoint.values.tolist() == ["gru-000000"]
     assert sorted(path.name for path in output.iterdir()) == ["comparison.nc", "run.json", "steps"]
@@ -214,10 +214,10 @@ def test_what_was_compared_is_not_compared_again(
     """Whatever was there when it was killed, the figures are those of an undisturbed comparison."""
     run, output = run_of(tmp_path / "a run", "gru", "rnn"), tmp_path / "o"
     arguments = ["compare", str(run), "--rules", "bptt; rflo", *SMALL, "--output"]
-    monkeypatch.setattr("kpframe.study._run_comparison.write_comparison", lambda data, path: path)
+    monkeypatch.setattr("kpframe.study._rules.run_comparison.write_comparison", lambda data, path: path)
     assert app.run([*arguments, str(tmp_path / "whole")]) == 1  # rflo takes no GRU
     whole = read_dataset(tmp_path / "whole" / "comparison.nc")
-    load = kpframe.study._compare_source.load_network
+    load = kpframe.study._rules.compare_source.load_network
 
     def interrupted(path: Path):
         if path.stem.startswith("rnn"):
@@ -233,7 +233,7 @@ def test_what_was_compared_is_not_compared_again(
         return said
 
     with monkeypatch.context() as patched:
-        patched.setattr(kpframe.study._compare_source, "load_network", interrupted)
+        patched.setattr(kpframe.study._rules.compare_source, "load_network", interrupted)
         assert app.run([*arguments, str(output)]) == 130
     (record,) = output.glob("steps/gru*.nc")
     content = record.read_bytes()

@@ -15,11 +15,11 @@ from kpframe.cli._compare import show
 from kpframe.errors import ArgumentError, CheckpointError, NotLinearError, UnsupportedError
 from kpframe.rules._comparison import FACINGS
 from kpframe.rules._parse import parse_rule
-from kpframe.study._checkpoint import save_checkpoint
-from kpframe.study._compare import compare_rules
-from kpframe.study._compare_source import compare_source
+from kpframe.study._disk.results import read_dataset, write_dataset
+from kpframe.study._networks.checkpoint import save_checkpoint
 from kpframe.study._report.comparison import write_comparison
-from kpframe.study._results import read_dataset, write_dataset
+from kpframe.study._rules.compare import compare_rules
+from kpframe.study._rules.compare_source import compare_source
 from kpframe.tasks._error import error
 
 F64 = torch.float64

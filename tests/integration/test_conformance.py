@@ -11,7 +11,7 @@ from kpframe_rules.frozen import Frozen
 from kpframe import create_model
 from kpframe.cli import _app as app
 from kpframe.plugin._core import core
-from kpframe.study._checkpoint import save_checkpoint
+from kpframe.study._networks.checkpoint import save_checkpoint
 from kpframe.testing import check_rule, parametrize_with_checks
 
 REDUCERS = [f"reducer:{spec.name}" for spec in core().specs if spec.kind == "reducer"]

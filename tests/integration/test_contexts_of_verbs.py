@@ -13,7 +13,7 @@ import kpframe
 from kpframe import Flow, Readout, create_model, create_rule, create_task, linearize, wrap
 from kpframe.rules._comparison import compare_update
 from kpframe.rules._gradient_flow import contributions, loss_rate, taylor_test
-from kpframe.study._training import Trainer, TrainingSettings
+from kpframe.study._running.training import Trainer, TrainingSettings
 from kpframe.tasks._error import accuracy, error, output_error
 
 from .bundled import RULE_SETTINGS, RULES, everything

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from kpframe import effective_rank, linearize
 from kpframe.cli._app import cli
-from kpframe.study._checkpoint import load_checkpoint
+from kpframe.study._networks.checkpoint import load_checkpoint
 from kpframe.tasks._task import create_task
 
 

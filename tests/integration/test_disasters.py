@@ -20,10 +20,10 @@ from click.testing import CliRunner
 
 from kpframe.cli import _app as app
 from kpframe.cli._app import cli
-from kpframe.study._checkpoint import load_checkpoint
-from kpframe.study._folder import read_record
-from kpframe.study._results import read_dataset
-from kpframe.study._weight_files import read_safetensors
+from kpframe.study._disk.folder import read_record
+from kpframe.study._disk.results import read_dataset
+from kpframe.study._networks.checkpoint import load_checkpoint
+from kpframe.study._networks.weight_files import read_safetensors
 
 TASK = [f"--task-set={pair}" for pair in ("fixation=1", "stimulus=1", "memory=1", "response=2", "grace=0")]
 TRAIN = ["train", "--rule", "bptt", "--rule", "truncated_bptt(window=1)", "--model", "rnn", *TASK]

@@ -13,7 +13,7 @@ import kpframe
 from kpframe.errors import ArgumentError, MissingDependencyError
 from kpframe.lightning import TrackerCallback
 from kpframe.study import read_dataset
-from kpframe.study._folder import read_record
+from kpframe.study._disk.folder import read_record
 
 pl = pytest.importorskip("pytorch_lightning", reason="pytorch-lightning is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(pytorch_lightning|lightning_fabric|torch).*")

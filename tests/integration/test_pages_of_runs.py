@@ -10,8 +10,8 @@ import torch
 import xarray as xr
 
 from kpframe.cli import _app as app
-from kpframe.study._results import read_dataset
-from kpframe.study._study_file import parse_study
+from kpframe.study._disk.results import read_dataset
+from kpframe.study._study_file.reading import parse_study
 
 from ..study.pages import checks_comparison, checks_report, checks_training  # noqa: TID252
 from ..study.pages.page import Page, drawn, read  # noqa: TID252
@@ -72,7 +72,7 @@ def test_a_comparison(made, check: Callable[[Page, xr.Dataset], None]) -> None:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Page, xr.Dataset]:
     """Page and dataset of a study like that of ``kpframe demo``, but shorter."""
-    import kpframe.study._study_file
+    import kpframe.study._study_file.reading
 
     study = {
         "task": {"name": "digits"},
@@ -82,7 +82,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Page, xr.Dataset]:
         "measure": {"steps": [0, 4], "trials": 12, "budget": 16, "values": 3},
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kpframe.study._study_file, "bundled_study", lambda name: parse_study(study, name))
+        patch.setattr(
+            kpframe.study._study_file.reading, "bundled_study", lambda name: parse_study(study, name)
+        )
         return run(["demo"], tmp_path_factory.mktemp("demo") / "out", "report", "results")
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 import xarray as xr
 
-from kpframe.study._checkpoint import load_checkpoint
-from kpframe.study._folder import read_record
-from kpframe.study._results import read_dataset
-from kpframe.study._run_study import resume_run, run_study
-from kpframe.study._state_file import read_state
-from kpframe.study._study_file import load_study
+from kpframe.study._disk.folder import read_record
+from kpframe.study._disk.results import read_dataset
+from kpframe.study._networks.checkpoint import load_checkpoint
+from kpframe.study._running.run_study import resume_run, run_study
+from kpframe.study._running.state_file import read_state
+from kpframe.study._study_file.reading import load_study
 
 from .test_disasters import disk, failed, parts
 
@@ -69,7 +69,8 @@ main()
 READY = """
 import json, os, sys
 from kpframe.cli import _app as app, _carry_out
-from kpframe.study import _record, _run_study
+from kpframe.study import _record
+from kpframe.study._running import run_study as _run_study
 from kpframe.study._report import run
 log, record = sys.argv[1], _record.record
 def logged(moment, quantities):
@@ -303,7 +304,7 @@ def test_a_disk_that_gets_full(
         assert f"'{folder}': it needs " in line
         filled.unlink()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("kpframe.study._run_study._needed", lambda cells: 0)
+            patch.setattr("kpframe.study._running.run_study._needed", lambda cells: 0)
             filled.write_bytes(bytes(850_000))
             line, before = failed(arguments, capsys)
             assert " are free on the disk; free some space" in line

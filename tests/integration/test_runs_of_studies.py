@@ -10,19 +10,19 @@ import pytest
 
 from kpframe.errors import KpframeError, OutputError, SettingsError
 from kpframe.rules._parse import parse_rule
-from kpframe.study._checkpoint import load_checkpoint
-from kpframe.study._compare_source import compare_source
-from kpframe.study._experiment import Experiment
-from kpframe.study._folder import read_record
+from kpframe.study._disk.folder import read_record
+from kpframe.study._disk.results import read_dataset
+from kpframe.study._networks.checkpoint import load_checkpoint
 from kpframe.study._report.comparison import write_comparison
 from kpframe.study._report.html import failed_rules, write_report
 from kpframe.study._report.training import write_training
-from kpframe.study._results import read_dataset
-from kpframe.study._run_study import run_study
+from kpframe.study._rules.compare_source import compare_source
+from kpframe.study._rules.experiment import Experiment
+from kpframe.study._rules.train_rules import train_rules
+from kpframe.study._running.run_study import run_study
+from kpframe.study._running.training import TrainingSettings
 from kpframe.study._settings import StudySettings
-from kpframe.study._study_file import parse_study
-from kpframe.study._train_rules import train_rules
-from kpframe.study._training import TrainingSettings
+from kpframe.study._study_file.reading import parse_study
 
 TASK = {"name": "memory_pro", "fixation": 1, "stimulus": 1, "memory": 1, "response": 2, "grace": 0}
 AWKWARD = ["../../$x_$ of $y", "_φ/*" * 100]

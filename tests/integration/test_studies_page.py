@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kpframe.plugin._core import core
 from kpframe.study._cells import expand
-from kpframe.study._study_file import parse_study
+from kpframe.study._study_file.reading import parse_study
 
 PAGE = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
 

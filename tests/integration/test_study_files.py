@@ -11,10 +11,10 @@ import xarray as xr
 from kpframe.cli import _app as app
 from kpframe.errors import SettingsError
 from kpframe.operators._count import counted_products
-from kpframe.study._check import check_study
-from kpframe.study._plan import plan
-from kpframe.study._run_study import run_study
-from kpframe.study._study_file import load_study, template_text
+from kpframe.study._running.run_study import run_study
+from kpframe.study._study_file.check import check_study
+from kpframe.study._study_file.plan import plan
+from kpframe.study._study_file.reading import load_study, template_text
 
 SMALL = """
 quantity = [{ name = "effective_rank" }, { name = "spectrum", k = 4 }, { name = "scores" }]

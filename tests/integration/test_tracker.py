@@ -17,7 +17,7 @@ import kpframe
 from kpframe.cli import _app as app
 from kpframe.errors import ArgumentError
 from kpframe.study import Tracker, open_run, read_dataset
-from kpframe.study._run_study import resumed_folder
+from kpframe.study._running.run_study import resumed_folder
 
 SCRIPT = """
 import os, signal, sys

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from kpframe.cli import _app as app
-from kpframe.study._checkpoint import load_checkpoint
-from kpframe.study._results import read_dataset
+from kpframe.study._disk.results import read_dataset
+from kpframe.study._networks.checkpoint import load_checkpoint
 
 TASK = [f"--task-set={pair}" for pair in ("fixation=1", "stimulus=1", "memory=1", "response=2", "grace=0")]
 SMALL = ["--model", "rnn", "--set", "hidden_size=5", "--task", "memory_pro", *TASK]

@@ -13,14 +13,14 @@ from attrs import evolve
 
 from kpframe import LearningRule, StochasticRule, create_rule, create_task, effective_rank, linearize
 from kpframe.errors import ArgumentError, NonFiniteProductError, UnsupportedError
-from kpframe.study._build import network_of
-from kpframe.study._checkpoint import load_checkpoint
-from kpframe.study._experiment import Experiment
-from kpframe.study._folder import read_record
+from kpframe.study._disk.folder import read_record
+from kpframe.study._disk.results import read_dataset, write_dataset
+from kpframe.study._networks.checkpoint import load_checkpoint
 from kpframe.study._report.training import failed_rules, write_training
-from kpframe.study._results import read_dataset, write_dataset
-from kpframe.study._train_rules import train_rules
-from kpframe.study._training import Trainer, TrainingSettings, redrawn
+from kpframe.study._rules.experiment import Experiment
+from kpframe.study._rules.train_rules import train_rules
+from kpframe.study._running.build import network_of
+from kpframe.study._running.training import Trainer, TrainingSettings, redrawn
 
 TASK = {"fixation": 1, "stimulus": 2, "memory": 2, "response": 2, "grace": 0}
 EXPERIMENT = Experiment(
@@ -275,7 +275,7 @@ def test_what_cannot_be_measured_after_training_is_a_failure(monkeypatch: pytest
             raise NonFiniteProductError("product of P P*: expected finite numbers, got inf")
         return effective_rank(operator, **options)
 
-    monkeypatch.setattr("kpframe.study._train_rules.effective_rank", refuse)
+    monkeypatch.setattr("kpframe.study._rules.train_rules.effective_rank", refuse)
     data = train_rules(RULES, evolve(EXPERIMENT, budget=16))
     assert data.outcome.values.tolist() == ["failed", "trained"]
     assert data.failed_at.values.tolist() == pytest.approx([13, np.nan], nan_ok=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kpframe import LearningRule, create_model, create_rule, create_task
-from kpframe.study._training import Trainer, TrainingSettings, backward_gradient, operator_gradient
+from kpframe.study._running.training import Trainer, TrainingSettings, backward_gradient, operator_gradient
 from kpframe.tasks._readout import Readout
 
 MODELS: dict[str, tuple[str, dict[str, object]]] = {

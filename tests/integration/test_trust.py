@@ -30,7 +30,7 @@ from kpframe.errors import (
     NonFiniteError,
     UnsupportedError,
 )
-from kpframe.study._checkpoint import load_into, load_weights
+from kpframe.study._networks.checkpoint import load_into, load_weights
 from kpframe.tasks._readout import Readout
 from kpframe.testing._surroundings import SURROUNDINGS
 

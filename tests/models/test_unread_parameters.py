@@ -8,7 +8,7 @@ import torch
 
 from kpframe import Model, Task, linearize, wrap
 from kpframe.errors import ArgumentError
-from kpframe.study._training import Trainer, TrainingSettings
+from kpframe.study._running.training import Trainer, TrainingSettings
 from kpframe.tasks._readout import Readout
 from kpframe.tasks._task import Trials
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kpframe import linearize, wrap
-from kpframe.study._checkpoint import load_checkpoint, save_checkpoint
+from kpframe.study._networks.checkpoint import load_checkpoint, save_checkpoint
 
 LAYERS = {nn.RNNCell: nn.RNN, nn.GRUCell: nn.GRU, nn.LSTMCell: nn.LSTM}
 

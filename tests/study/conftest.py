@@ -18,8 +18,8 @@ from kpframe.rules._rule import StochasticRule
 from kpframe.study._cells import Cell
 from kpframe.study._moment import Moment
 from kpframe.study._quantity import Quantity
+from kpframe.study._running.training import TrainingSettings
 from kpframe.study._settings import MeasureSettings, NetworkSettings, QuantitySettings
-from kpframe.study._training import TrainingSettings
 from kpframe.tasks._task import Trials
 
 WIDTH = 4
@@ -170,7 +170,7 @@ def toy_cell(name: str = "small", *, seed: int = 0, rule: str | None = None, **c
     return evolve(cell, **changes)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def offered() -> Iterator[ModuleType]:
     """Offer ``small``, ``sum`` and the rules by name; yields the module that has them."""
     module = ModuleType("kpf_study")

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from kpframe.study._cells import record_file, training_file
-from kpframe.study._results import write_dataset
+from kpframe.study._disk.results import write_dataset
 
 Measured = Callable[[Mapping[str, Any], int], xr.Dataset]
 ATTRIBUTES = {"title": "By <hand>", "created": "2026-01-02T03:04:05+00:00", "kpframe_version": "0.1.7"}

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from kpframe import Readout, create_task
 from kpframe.errors import ArgumentError, CheckpointError, KpframeError, OutputError
 from kpframe.study import analyze, read_dataset
-from kpframe.study._analysis import Analysis
-from kpframe.study._analyze import resume_analysis
-from kpframe.study._checkpoint import save_checkpoint
-from kpframe.study._merge import merged
+from kpframe.study._networks.analysis import Analysis
+from kpframe.study._networks.analyze import resume_analysis
+from kpframe.study._networks.checkpoint import save_checkpoint
+from kpframe.study._reading.merge import merged
 
 OPTIONS = {"trials": 3, "budget": 100, "operators": ["Phi"], "quantities": ["effective_rank", "trace"]}
 

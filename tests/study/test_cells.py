@@ -9,7 +9,7 @@ import pytest
 
 from kpframe.errors import SettingsError
 from kpframe.study._cells import Cell, expand
-from kpframe.study._study_file import bundled_study, parse_study
+from kpframe.study._study_file.reading import bundled_study, parse_study
 
 BASE: dict[str, Any] = {
     "task": {"name": "sum"},

@@ -15,13 +15,13 @@ from attrs import evolve, frozen
 from kpframe import LearningRule, Model
 from kpframe.errors import ArgumentError, SettingsError, UnknownNameError, UnsupportedError
 from kpframe.plugin import ModelSpec, QuantitySpec, RuleSpec, hookimpl, setting, temporary
-from kpframe.study import _check
-from kpframe.study._check import check_study
 from kpframe.study._moment import Moment
 from kpframe.study._quantity import Quantity
+from kpframe.study._running.training import Trainer
 from kpframe.study._settings import StudySettings
-from kpframe.study._study_file import check_plugins, parse_study
-from kpframe.study._training import Trainer
+from kpframe.study._study_file import check as _check
+from kpframe.study._study_file.check import check_study
+from kpframe.study._study_file.reading import check_plugins, parse_study
 
 pytestmark = pytest.mark.usefixtures("offered", "picky")
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from kpframe import Model
 from kpframe.errors import CheckpointError, OutputError, UnknownNameError
-from kpframe.study._checkpoint import FORMAT, load_checkpoint, load_weights, save_checkpoint
+from kpframe.study._networks.checkpoint import FORMAT, load_checkpoint, load_weights, save_checkpoint
 from kpframe.tasks._readout import Readout
 
 
@@ -218,7 +218,9 @@ def test_build_needs_a_registered_model(path, saved) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_build_takes_the_dtype_of_the_floats(path, monkeypatch, dtype) -> None:
-    monkeypatch.setattr("kpframe.study._checkpoint.create_model", lambda name, size: Toy(size, seed=1))
+    monkeypatch.setattr(
+        "kpframe.study._networks.checkpoint.create_model", lambda name, size: Toy(size, seed=1)
+    )
     path.parent.mkdir()
     model = Toy(5).to(dtype)
     checkpoint = load_checkpoint(save_checkpoint(path, model, name="toy", settings={"size": 5}))

@@ -12,9 +12,9 @@ import xarray as xr
 
 from kpframe import LearningRule, Readout, linearize, wrap
 from kpframe.rules._comparison import FACINGS
-from kpframe.study._compare import compare_rules
+from kpframe.study._disk.results import read_dataset, write_dataset
 from kpframe.study._report.comparison import write_comparison
-from kpframe.study._results import read_dataset, write_dataset
+from kpframe.study._rules.compare import compare_rules
 from kpframe.tasks._error import error
 from kpframe.tasks._task import Trials
 

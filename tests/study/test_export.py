@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 from kpframe.errors import ArgumentError, OutputError
-from kpframe.study._export import chosen, export_csv, export_npz
+from kpframe.study._reading.export import chosen, export_csv, export_npz
 
 from .recorded import figure
 

@@ -12,8 +12,15 @@ import pytest
 import xarray as xr
 
 from kpframe.errors import ArgumentError, KpframeError, OutputError
-from kpframe.study._files import check_file, check_folder, leftovers, make_folder, write_bytes, write_text
-from kpframe.study._results import read_dataset, write_dataset
+from kpframe.study._disk.files import (
+    check_file,
+    check_folder,
+    leftovers,
+    make_folder,
+    write_bytes,
+    write_text,
+)
+from kpframe.study._disk.results import read_dataset, write_dataset
 
 
 @pytest.fixture

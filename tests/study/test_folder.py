@@ -12,9 +12,9 @@ import xarray as xr
 from filelock import FileLock
 
 from kpframe.errors import OutputError, SettingsError
-from kpframe.study._folder import FORMAT, LOCK, RunFolder, read_record
-from kpframe.study._labels import check_labels, file_names
-from kpframe.study._results import read_dataset
+from kpframe.study._disk.folder import FORMAT, LOCK, RunFolder, read_record
+from kpframe.study._disk.labels import check_labels, file_names
+from kpframe.study._disk.results import read_dataset
 
 DATA = xr.Dataset({"a": ("x", [1.0, 2.0])})
 
@@ -206,7 +206,7 @@ PROCESS = """
 import os, sys
 from pathlib import Path
 import xarray as xr
-from kpframe.study._folder import RunFolder
+from kpframe.study._disk.folder import RunFolder
 
 path, killed = Path(sys.argv[1]), sys.argv[2] == "killed"
 with RunFolder(path, "train", {"seed": 0, "sizes": [1, 2]}, title="t", seed=0) as run:

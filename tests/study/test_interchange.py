@@ -13,7 +13,7 @@ from attrs import evolve
 from kpframe import Flow, eigsh, linearize, spectral_density, svd, wrap
 from kpframe.errors import ArgumentError, DtypeError, MissingDependencyError, ShapeError
 from kpframe.spectra._lyapunov import lyapunov_exponents
-from kpframe.study._interchange import (
+from kpframe.study._reading.interchange import (
     dsa_arrays,
     named_array,
     netrep_array,

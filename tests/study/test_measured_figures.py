@@ -12,12 +12,12 @@ import xarray as xr
 
 from kpframe import Readout, linearize
 from kpframe.flow._flow import Flow
-from kpframe.study._checkpoint import load_checkpoint
 from kpframe.study._moment import Moment, Probe, Surroundings
+from kpframe.study._networks.checkpoint import load_checkpoint
 from kpframe.study._quantity import create_quantity
 from kpframe.study._record import record
-from kpframe.study._run_study import run_study
-from kpframe.study._study_file import parse_study
+from kpframe.study._running.run_study import run_study
+from kpframe.study._study_file.reading import parse_study
 from kpframe.tasks._error import error
 
 F64 = torch.float64

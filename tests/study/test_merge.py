@@ -11,11 +11,11 @@ import pytest
 import xarray as xr
 
 from kpframe.errors import ArgumentError
-from kpframe.study._merge import merged
+from kpframe.study._disk.results import read_dataset, write_dataset
 from kpframe.study._quantity import Quantity
+from kpframe.study._reading.merge import merged
+from kpframe.study._reading.records import RecordReader
 from kpframe.study._record import labelled
-from kpframe.study._records import RecordReader
-from kpframe.study._results import read_dataset, write_dataset
 
 from .pages.data import study
 from .recorded import ATTRIBUTES, cell, ended, figure, write_run

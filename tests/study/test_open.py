@@ -13,8 +13,8 @@ import xarray as xr
 
 import kpframe
 from kpframe.errors import ArgumentError
-from kpframe.study._merge import merged
-from kpframe.study._results import write_dataset
+from kpframe.study._disk.results import write_dataset
+from kpframe.study._reading.merge import merged
 
 from .recorded import cell, ended, figure, write_run
 

@@ -17,13 +17,13 @@ import xarray as xr
 from attrs import frozen
 
 from kpframe.plugin import QuantitySpec, hookimpl, setting, temporary
-from kpframe.study import _plan
 from kpframe.study._moment import Moment
-from kpframe.study._peak import forget_peak, peak_bytes
-from kpframe.study._plan import Cost, Plan, plan
 from kpframe.study._quantity import Quantity
 from kpframe.study._settings import StudySettings
-from kpframe.study._study_file import parse_study
+from kpframe.study._study_file import plan as _plan
+from kpframe.study._study_file.peak import forget_peak, peak_bytes
+from kpframe.study._study_file.plan import Cost, Plan, plan
+from kpframe.study._study_file.reading import parse_study
 
 pytestmark = pytest.mark.usefixtures("offered", "spending")
 ABOUT = {"long_name": "a figure", "units": "1"}

@@ -11,13 +11,13 @@ import xarray as xr
 from attrs import evolve
 
 from kpframe.errors import UnknownNameError
-from kpframe.study._build import network_of, probe_trials, quantities_of, surroundings_of, task_of
-from kpframe.study._checkpoint import load_checkpoint
-from kpframe.study._folder import RunWriter
+from kpframe.study._disk.folder import RunWriter
+from kpframe.study._disk.results import read_dataset
 from kpframe.study._moment import Moment, Probe
+from kpframe.study._networks.checkpoint import load_checkpoint
 from kpframe.study._quantity import Quantity
 from kpframe.study._record import record, write_step
-from kpframe.study._results import read_dataset
+from kpframe.study._running.build import network_of, probe_trials, quantities_of, surroundings_of, task_of
 from kpframe.study._settings import QuantitySettings, RuleSettings
 from kpframe.tasks._task import Trials
 

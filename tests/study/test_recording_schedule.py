@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kpframe.errors import ArgumentError
-from kpframe.study._recording_schedule import Schedule, every, log_spaced, log_steps, schedule_of
+from kpframe.study._tracking.schedule import Schedule, every, log_spaced, log_steps, schedule_of
 
 
 def steps_of(schedule: Schedule, count: int) -> list[int]:

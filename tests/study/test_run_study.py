@@ -11,12 +11,12 @@ import pytest
 import xarray as xr
 
 from kpframe.errors import ArgumentError, KpframeError, OutputError, SettingsError
-from kpframe.study import _processes
-from kpframe.study._folder import RunFolder, read_record
-from kpframe.study._results import read_dataset
-from kpframe.study._run_study import keep_study, resume_run, run_study, study_folder
+from kpframe.study._disk.folder import RunFolder, read_record
+from kpframe.study._disk.results import read_dataset
+from kpframe.study._running import processes as _processes
+from kpframe.study._running.run_study import keep_study, resume_run, run_study, study_folder
 from kpframe.study._settings import StudySettings
-from kpframe.study._study_file import parse_study
+from kpframe.study._study_file.reading import parse_study
 
 TABLE = {
     "title": "t",

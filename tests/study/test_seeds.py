@@ -11,8 +11,8 @@ import scipy.stats
 import xarray as xr
 
 from kpframe.errors import ArgumentError
-from kpframe.study._results import read_dataset, write_dataset
-from kpframe.study._seeds import over_seeds
+from kpframe.study._disk.results import read_dataset, write_dataset
+from kpframe.study._rules.seeds import over_seeds
 
 RULES = ["bptt", "short"]
 

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from kpframe import Readout, linearize, wrap
 from kpframe.errors import ArgumentError, CheckpointError, KpframeError, SettingsError, UnknownNameError
-from kpframe.study._checkpoint import save_checkpoint
-from kpframe.study._given_model import GivenModel, importable
-from kpframe.study._sources import find_cells, read_network, step_numbers
+from kpframe.study._networks.checkpoint import save_checkpoint
+from kpframe.study._networks.given_model import GivenModel, importable
+from kpframe.study._networks.sources import find_cells, read_network, step_numbers
 from kpframe.testing._toys import Elman
 
 NETS = """

@@ -13,12 +13,12 @@ import pytest
 from kpframe.errors import ArgumentError, SettingsError
 from kpframe.plugin import PluginManager
 from kpframe.plugin._settings import describe
-from kpframe.study._blocks import Offered
-from kpframe.study._schedule import steps_of
+from kpframe.study._running.training import TrainingSettings
 from kpframe.study._settings import MeasureSettings
-from kpframe.study._study_file import bundled_study, load_study, parse_study, template_text, to_table
-from kpframe.study._study_table import DEFAULTS, StudyTable
-from kpframe.study._training import TrainingSettings
+from kpframe.study._study_file.blocks import Offered
+from kpframe.study._study_file.reading import bundled_study, load_study, parse_study, template_text, to_table
+from kpframe.study._study_file.schedule import steps_of
+from kpframe.study._study_file.tables import DEFAULTS, StudyTable
 
 LEAST = {"task": {"name": "sum"}, "network": [{"name": "small"}], "measure": {"steps": [0, 1000]}}
 FULL = {

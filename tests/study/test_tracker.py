@@ -16,11 +16,13 @@ import torch
 
 import kpframe
 from kpframe.errors import ArgumentError, OutputError, TrackingWarning, UnknownNameError
-from kpframe.study import _files, _live_network, _losses
-from kpframe.study._folder import read_record
-from kpframe.study._results import read_dataset
-from kpframe.study._tracker import Tracker
-from kpframe.study._tracker_folder import TrackerFolder
+from kpframe.study._disk import files as _files
+from kpframe.study._disk.folder import read_record
+from kpframe.study._disk.results import read_dataset
+from kpframe.study._tracking import live_network as _live_network
+from kpframe.study._tracking import losses as _losses
+from kpframe.study._tracking.folder import TrackerFolder
+from kpframe.study._tracking.tracker import Tracker
 from kpframe.tasks._task import Trials
 
 from .loops import INPUT, MODULES, WIDTH, Loop, WeightSum, differences, probe
@@ -76,7 +78,7 @@ def test_a_tracker_that_draws_from_the_global_generators_would_be_seen(tmp_path:
     alone, watched = Loop(), None
     alone.run()
     expected = alone.everything()
-    monkeypatch.setattr("kpframe.study._tracker.untouched", touched)
+    monkeypatch.setattr("kpframe.study._tracking.tracker.untouched", touched)
     watched = Loop()
     with tracker(watched, tmp_path, quantities={"weight_sum": WeightSum(draws=True)}) as track:
         watched.run(track)
@@ -473,7 +475,7 @@ def test_where_warnings_are_errors_the_training_still_goes_on(tmp_path: Path, mo
 
     loop = Loop()
     with tracker(loop, tmp_path) as track:
-        monkeypatch.setattr("kpframe.study._tracker.write_step", write_step)
+        monkeypatch.setattr("kpframe.study._tracking.tracker.write_step", write_step)
         loop.run(track)  # pytest makes errors of warnings
     assert list(track.missing) == ["step 0", "step 1", "step 3", "step 8"]
     assert "step 0 could not be kept; the training goes on (ValueError: no)" in capsys.readouterr().err

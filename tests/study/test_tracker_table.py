@@ -13,7 +13,7 @@ import xarray as xr
 
 from kpframe.study import Tracker
 from kpframe.study._moment import Probe, Surroundings
-from kpframe.study._tracker_table import LAST, LiveDisplay, Table, in_notebook
+from kpframe.study._tracking.table import LAST, LiveDisplay, Table, in_notebook
 
 from .loops import Loop, probe
 

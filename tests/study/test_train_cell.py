@@ -14,16 +14,16 @@ import xarray as xr
 from attrs import evolve
 
 from kpframe.errors import CheckpointError
-from kpframe.study import _train_cell
-from kpframe.study._build import network_of, task_of
 from kpframe.study._cells import Cell, checkpoint_file, record_file, state_file, training_file
-from kpframe.study._checkpoint import load_checkpoint
-from kpframe.study._folder import RunWriter
-from kpframe.study._interrupts import ended_by_signals
-from kpframe.study._results import read_dataset
-from kpframe.study._state_file import read_state
-from kpframe.study._train_cell import read_training, train_cell
-from kpframe.study._training import Trainer, redrawn
+from kpframe.study._disk.folder import RunWriter
+from kpframe.study._disk.results import read_dataset
+from kpframe.study._networks.checkpoint import load_checkpoint
+from kpframe.study._running import train_cell as _train_cell
+from kpframe.study._running.build import network_of, task_of
+from kpframe.study._running.interrupts import ended_by_signals
+from kpframe.study._running.state_file import read_state
+from kpframe.study._running.train_cell import read_training, train_cell
+from kpframe.study._running.training import Trainer, redrawn
 
 from .conftest import toy_cell
 

@@ -10,7 +10,7 @@ from attrs import evolve
 from kpframe import LearningRule, Model, Task
 from kpframe.errors import ArgumentError, NonFiniteError, NotLinearError, SettingsError
 from kpframe.plugin._settings import build_settings
-from kpframe.study._training import Trainer, TrainingSettings, backward_gradient, operator_gradient
+from kpframe.study._running.training import Trainer, TrainingSettings, backward_gradient, operator_gradient
 from kpframe.tasks._readout import Readout
 from kpframe.tasks._task import Trials
 

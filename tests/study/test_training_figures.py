@@ -16,14 +16,14 @@ from click.testing import CliRunner
 from kpframe import Readout, linearize
 from kpframe.cli._app import cli
 from kpframe.errors import SettingsError
-from kpframe.study._checkpoint import load_checkpoint
-from kpframe.study._experiment import Experiment
+from kpframe.study._disk.results import read_dataset
+from kpframe.study._networks.checkpoint import load_checkpoint
 from kpframe.study._report.html import plus_minus
 from kpframe.study._report.training import write_training
-from kpframe.study._results import read_dataset
-from kpframe.study._seeds import over_seeds
-from kpframe.study._train_rules import train_rules
-from kpframe.study._training import TrainingSettings
+from kpframe.study._rules.experiment import Experiment
+from kpframe.study._rules.seeds import over_seeds
+from kpframe.study._rules.train_rules import train_rules
+from kpframe.study._running.training import TrainingSettings
 
 F64 = torch.float64
 STEPS, SEEDS = 5, (3, 4, 5)

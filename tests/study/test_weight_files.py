@@ -17,7 +17,7 @@ from safetensors.torch import save_file, save_model
 
 from kpframe import Readout, linearize, wrap
 from kpframe.errors import CheckpointError
-from kpframe.study._checkpoint import load_checkpoint, load_into, load_weights, save_checkpoint
+from kpframe.study._networks.checkpoint import load_checkpoint, load_into, load_weights, save_checkpoint
 from kpframe.testing._toys import Elman
 
 

@@ -12,7 +12,7 @@ from attrs import frozen
 from scipy.special import stdtrit
 
 from kpframe.spectra._numerics.statistics import t_factor
-from kpframe.study._merge import TRAINING
+from kpframe.study._reading.merge import TRAINING
 from kpframe.study._report.figures import HALF_95
 
 

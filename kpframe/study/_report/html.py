@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from kpframe.study._files import write_text
+from kpframe.study._disk.files import write_text
 from kpframe.study._report import figures
 
 
@@ -29,7 +29,7 @@ class Section:
 
 
 def write_report(data: xr.Dataset, path: Path) -> Path:
-    """Write the report of a study's dataset (see ``kpframe.study._run_study.run_study``); return its path."""
+    """Write the report of a study's dataset, as ``run_study`` returns it; return its path."""
     return write_page(
         path,
         "report.html.j2",

@@ -12,8 +12,10 @@ import xarray as xr
 from markupsafe import Markup
 
 from kpframe.errors import ArgumentError
-from kpframe.study._folder import resume_command
-from kpframe.study._merge import record_of
+from kpframe.study._disk.folder import resume_command
+from kpframe.study._disk.results import read_dataset
+from kpframe.study._reading.merge import record_of
+from kpframe.study._reading.tree import figures_of, results_of
 from kpframe.study._report import html, recorded
 from kpframe.study._report.comparison import Table, write_comparison
 from kpframe.study._report.figures import drawable, svg
@@ -28,8 +30,6 @@ from kpframe.study._report.grouped import (
 )
 from kpframe.study._report.html import Section, plus_minus, provenance_rows, write_page
 from kpframe.study._report.training import write_training
-from kpframe.study._results import read_dataset
-from kpframe.study._tree import figures_of, results_of
 
 #: Most rows of a table, figures on a page, and failures that are told.
 ROWS, FIGURES, FAILURES = 120, 40, 20

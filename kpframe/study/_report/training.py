@@ -26,7 +26,7 @@ from kpframe.study._report.html import Section, plus_minus, provenance_rows, wri
 
 
 def write_training(data: xr.Dataset, path: Path) -> Path:
-    """Write the page of a training (see ``kpframe.study._train_rules.train_rules``); return its path."""
+    """Write the page of a training, as ``train_rules`` returns it; return its path."""
     names = ", ".join(str(rule) for rule in data.rule.values)
     seen = drawable(data)
     return write_page(

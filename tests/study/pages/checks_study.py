@@ -20,9 +20,9 @@ from attrs import frozen
 
 from kpframe import LearningRule, Readout, linearize, wrap
 from kpframe.plugin import ModelSpec, RuleSpec, TaskSpec, hookimpl, temporary
-from kpframe.study._checkpoint import load_checkpoint
-from kpframe.study._experiment import Experiment
-from kpframe.study._training import Trainer, TrainingSettings
+from kpframe.study._networks.checkpoint import load_checkpoint
+from kpframe.study._rules.experiment import Experiment
+from kpframe.study._running.training import Trainer, TrainingSettings
 from kpframe.tasks._error import accuracy, output_error, task_loss
 from kpframe.tasks._task import Task, Trials
 
@@ -125,7 +125,7 @@ def network(seed: int = 0) -> tuple[Any, Readout]:
 
 
 def study(name: str) -> types.ModuleType:
-    return import_module(f"kpframe.study._{name}")
+    return import_module(f"kpframe.study.{name}")
 
 
 def rank(matrix: torch.Tensor) -> float:
@@ -140,15 +140,15 @@ def measured(
     model, readout, probe: Trials, test: Trials, task: Task, rules: dict[str, Any], budget: int
 ) -> xr.Dataset:
     """Return what the quantities of a study say of a network."""
-    moments = study("moment")
+    moments = study("_moment")
     probes = {"test": moments.Probe.of(probe)}
     around = moments.Surroundings(probes, loss=task.loss, test=test, rules=rules, budget=budget)
     names = ("scores", "effective_rank", "trace", "spectrum", "time_kernel", "trial_kernel", "rules")
     quantities = {
-        name: study("quantity").create_quantity(name, **({"k": 2} if name == "spectrum" else {}))
+        name: study("_quantity").create_quantity(name, **({"k": 2} if name == "spectrum" else {}))
         for name in names
     }
-    data = study("record").record(moments.Moment(model, readout, around), quantities)
+    data = study("_record").record(moments.Moment(model, readout, around), quantities)
     assert data.quantity_failure.values.tolist() == [""] * len(names)
     return data
 
@@ -241,11 +241,15 @@ def check_demo(loss: str = "mse") -> None:
     }
     said: list[Any] = []
     with offered(), TemporaryDirectory() as folder:
-        settings = study("study_file").parse_study(table, "here")
-        data = study("run_study").run_study(settings, Path(folder), report=lambda *what: said.append(what))
+        settings = study("_study_file.reading").parse_study(table, "here")
+        data = study("_running.run_study").run_study(
+            settings, Path(folder), report=lambda *what: said.append(what)
+        )
         check_training(data, Path(folder), settings, [what[:4] for what in said if not what[4]])
-        kept = {path.stem: study("results").read_dataset(path) for path in Path(folder).glob("steps/*.nc")}
-        written = study("results").read_dataset(Path(folder) / "results.nc")
+        kept = {
+            path.stem: study("_disk.results").read_dataset(path) for path in Path(folder).glob("steps/*.nc")
+        }
+        written = study("_disk.results").read_dataset(Path(folder) / "results.nc")
     xr.testing.assert_equal(written, data)
     assert written.attrs == data.attrs
     found = {name: (one.attrs["cell"], one.attrs["step"]) for name, one in kept.items()}
@@ -305,7 +309,9 @@ def check_compare() -> None:
     (model, readout), task = network(), Sums()
     trials = task.sample(B, generator=1, dtype=F64)
     rules = {"exact": Exact(), "one": Window(1), "two": Window(2)}
-    data = study("compare").compare_rules(model, readout, trials, task.loss, rules, budget=400, values=3)
+    data = study("_rules.compare").compare_rules(
+        model, readout, trials, task.loss, rules, budget=400, values=3
+    )
     flow = linearize(model, trials.inputs)
     P, J = flow.P.to_dense(), flow.J.to_dense()
     Phi = P @ J @ J.T @ P.T
@@ -376,7 +382,7 @@ def check_facings(one: xr.Dataset, label: str, P, J, P_rule, err, at: np.ndarray
 def check_train() -> None:
     """What a training by several rules keeps: losses at their own updates, and where it ends."""
     rules = {"exact": Exact(), "gone": Exploding(), "one": Window(1)}
-    module = study("train_rules")
+    module = study("_rules.train_rules")
     training = TrainingSettings(steps=UPDATES, batch_size=4, learning_rate=0.05, gradient="operators")
     with offered(), TemporaryDirectory() as folder:
         experiment = Experiment(
@@ -452,14 +458,14 @@ def check_errors() -> None:
     Phi = few.sel(operator="Phi")
     off = float(Phi.effective_rank) - rank(Phi_of(model, probe))
     assert abs(off) < 6 * float(Phi.effective_rank_stderr)
-    few = study("compare").compare_rules(model, readout, probe, task.loss, rules, budget=16, values=3)
+    few = study("_rules.compare").compare_rules(model, readout, probe, task.loss, rules, budget=16, values=3)
     assert bool((few.effective_rank_stderr > 0).all())
     assert (few.flow_alignment_stderr > 0).values.tolist() == [False, True, True]
 
 
 def check_errors_of_training() -> None:
     """The same after a training."""
-    module = study("train_rules")
+    module = study("_rules.train_rules")
     training = TrainingSettings(steps=2, batch_size=4, learning_rate=0.05, gradient="operators")
     experiment = Experiment("tiny", "sums", training, dtype="float64", trials=B, budget=16)
     with offered():
@@ -476,7 +482,7 @@ def check_files() -> None:
         coords={"step": [0, 10, 30], "rule": ["a", "b ± c"]},
         attrs={"title": "α"},
     )
-    results = study("results")
+    results = study("_disk.results")
     with TemporaryDirectory() as folder:
         path = Path(folder) / "deep" / "x.nc"
         assert results.write_dataset(data, path, {"network": "A"}) == path

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from kpframe.study._seeds import over_seeds
+from kpframe.study._rules.seeds import over_seeds
 
 Drawn = Callable[..., np.ndarray]
 

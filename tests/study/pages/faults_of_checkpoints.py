@@ -16,7 +16,7 @@ from .planting import Fault
 
 def check_checkpoint() -> None:
     """A checkpoint gives back what was saved, and is refused when a byte of it is another one."""
-    checkpoint = import_module("kpframe.study._checkpoint")
+    checkpoint = import_module("kpframe.study._networks.checkpoint")
     torch.manual_seed(3)
     model, readout = wrap(torch.nn.RNNCell(2, 3)), Readout(3, 2, generator=4)
     first = next(iter(dict(model.named_parameters())))
@@ -46,7 +46,7 @@ def check_checkpoint() -> None:
             assert said.endswith("it is damaged; copy it again"), said
 
 
-C = "study/_checkpoint.py"
+C = "study/_networks/checkpoint.py"
 
 FAULTS = (
     Fault("a checkpoint of no step", C, '"step": step,', '"step": 0,', check_checkpoint),

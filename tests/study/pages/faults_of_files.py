@@ -15,8 +15,8 @@ import pytest
 import torch
 import xarray as xr
 
-import kpframe.study._checkpoint
-import kpframe.study._files
+import kpframe.study._disk.files
+import kpframe.study._networks.checkpoint
 from kpframe.errors import (
     CheckpointError,
     KpframeError,
@@ -25,22 +25,22 @@ from kpframe.errors import (
     OutputError,
     SettingsError,
 )
-from kpframe.study import _compare_source as sources
-from kpframe.study import _folder as folders
-from kpframe.study import _labels as labelling
-from kpframe.study import _results as results
-from kpframe.study import _training_data as training_data
+from kpframe.study._disk import folder as folders
+from kpframe.study._disk import labels as labelling
+from kpframe.study._disk import results as results
+from kpframe.study._rules import compare_source as sources
+from kpframe.study._rules import training_data as training_data
 from kpframe.testing._toys import Elman
 
 from .planting import Fault
 
 FILES, FOLDER, LABELS, ENDS = (
-    "study/_files.py",
-    "study/_folder.py",
-    "study/_labels.py",
-    "study/_training_data.py",
+    "study/_disk/files.py",
+    "study/_disk/folder.py",
+    "study/_disk/labels.py",
+    "study/_rules/training_data.py",
 )
-HEADER, SOURCES = "study/_checkpoint.py", "study/_compare_source.py"
+HEADER, SOURCES = "study/_networks/checkpoint.py", "study/_rules/compare_source.py"
 DATA = xr.Dataset({"a": ("x", [1.0, 2.0])})
 
 
@@ -68,19 +68,21 @@ def check_full_disk() -> None:
         path.write_bytes(b"before")
         patch.setattr(os, "fsync", full)
         patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3_210))
-        said = refused(lambda: kpframe.study._files.write_bytes(path, bytes(45_678)))
+        said = refused(lambda: kpframe.study._disk.files.write_bytes(path, bytes(45_678)))
         assert f"cannot write '{path}': it needs 45.7 kB, and 3.2 kB are free on the disk; " in said
         assert path.read_bytes() == b"before"
         assert names(Path(place)) == ["a.nc"]
-        assert refused(lambda: kpframe.study._files.check_folder(path.parent, 3_210)) == ""
-        assert "it needs 3.2 kB" in refused(lambda: kpframe.study._files.check_folder(path.parent, 3_211))
+        assert refused(lambda: kpframe.study._disk.files.check_folder(path.parent, 3_210)) == ""
+        assert "it needs 3.2 kB" in refused(
+            lambda: kpframe.study._disk.files.check_folder(path.parent, 3_211)
+        )
 
 
 def check_leftovers() -> None:
     with TemporaryDirectory() as place:
         for name in (".kpframe-0123456789abcdef.part", ".kpframe-notes-of-mine-and-more.part", "a.part"):
             (Path(place) / name).write_text("x")
-        found = [path.name for path in kpframe.study._files.leftovers(Path(place))]
+        found = [path.name for path in kpframe.study._disk.files.leftovers(Path(place))]
         assert found == [".kpframe-0123456789abcdef.part"]
 
 
@@ -153,7 +155,9 @@ def check_labels() -> None:
 
 def saved(path: Path, identity: str) -> Path:
     path.parent.mkdir(exist_ok=True)
-    return kpframe.study._checkpoint.save_checkpoint(path, Elman(2, 3), step=3, extra={"run": identity})
+    return kpframe.study._networks.checkpoint.save_checkpoint(
+        path, Elman(2, 3), step=3, extra={"run": identity}
+    )
 
 
 def check_checkpoints() -> None:
@@ -165,7 +169,7 @@ def check_checkpoints() -> None:
             flipped = bytearray(content)
             flipped[at] ^= 1
             path.write_bytes(flipped)
-            said = refused(lambda: kpframe.study._checkpoint.load_checkpoint(path), CheckpointError)
+            said = refused(lambda: kpframe.study._networks.checkpoint.load_checkpoint(path), CheckpointError)
             assert "damaged" in said
         path.write_bytes(content)
         assert sources.checkpoint_paths(Path(place)) == [path]

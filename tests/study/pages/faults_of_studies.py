@@ -14,11 +14,16 @@ from .checks_study import (
 )
 from .planting import Fault
 
-C, T, CELL, RECORD = "study/_compare.py", "study/_train_rules.py", "study/_train_cell.py", "study/_record.py"
-VIEWS, RANKS, RULES = (f"study/_quantities/_{name}.py" for name in ("views", "ranks", "rules"))
-DIMS, SCORED, MOMENT = "study/_quantities/_dims.py", "study/_quantities/_scores.py", "study/_moment.py"
-D, FOLDER = "study/_training_data.py", "study/_folder.py"
-FILES, SCORES, PAIRS = "study/_results.py", "study/_scores.py", "rules/_comparison.py"
+C, T, CELL, RECORD = (
+    "study/_rules/compare.py",
+    "study/_rules/train_rules.py",
+    "study/_running/train_cell.py",
+    "study/_record.py",
+)
+VIEWS, RANKS, RULES = (f"study/_quantities/{name}.py" for name in ("views", "ranks", "rules"))
+DIMS, SCORED, MOMENT = "study/_quantities/dims.py", "study/_quantities/scores.py", "study/_moment.py"
+D, FOLDER = "study/_rules/training_data.py", "study/_disk/folder.py"
+FILES, SCORES, PAIRS = "study/_disk/results.py", "study/_scores.py", "rules/_comparison.py"
 
 FAULTS = (
     # what is measured of a network
@@ -202,7 +207,11 @@ FAULTS = (
         check_demo,
     ),
     Fault(
-        "trials out of order", "study/_build.py", 'kind="stable"', 'kind="stable")[::-1].copy(', check_demo
+        "trials out of order",
+        "study/_running/build.py",
+        'kind="stable"',
+        'kind="stable")[::-1].copy(',
+        check_demo,
     ),
     Fault(
         "another seed in the file",

@@ -13,8 +13,8 @@ from kpframe import Readout
 from kpframe.errors import ArgumentError
 from kpframe.operators import FunctionOperator, MatrixOperator, Space
 from kpframe.study import Moment, Probe, Surroundings, create_quantity
-from kpframe.study._quantities import _sketches
-from kpframe.study._quantities._sketches import OperatorSketch, cosines
+from kpframe.study._quantities import sketches as _sketches
+from kpframe.study._quantities.sketches import OperatorSketch, cosines
 
 F64 = torch.float64
 B, T, H = 6, 5, 4

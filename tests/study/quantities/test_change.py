@@ -14,7 +14,7 @@ import xarray as xr
 from kpframe import Readout
 from kpframe.errors import ArgumentError
 from kpframe.study._moment import Moment
-from kpframe.study._quantities._change import PredictedChange
+from kpframe.study._quantities.change import PredictedChange
 from kpframe.tasks._task import Trials
 
 from ...toy_moments import B, Cell, T, dense_jacobian, moment_of, trials_of  # noqa: TID252

@@ -9,7 +9,7 @@ import xarray as xr
 
 from kpframe.errors import ArgumentError
 from kpframe.study._moment import Moment
-from kpframe.study._quantities._contributions import Contributions
+from kpframe.study._quantities.contributions import Contributions
 
 from ...toy_moments import H, I, dense_jacobian, jacobian_by_step, moment_of, reseeded, trials_of  # noqa: TID252
 

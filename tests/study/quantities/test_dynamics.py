@@ -11,7 +11,7 @@ from kpframe import linearize
 from kpframe.errors import ArgumentError, SettingsError
 from kpframe.spectra import finite_time_exponents, lyapunov_exponents
 from kpframe.study._moment import Moment, Probe, Surroundings
-from kpframe.study._quantities._dynamics import FiniteTimeExponents, Lyapunov
+from kpframe.study._quantities.dynamics import FiniteTimeExponents, Lyapunov
 
 from ...toy_moments import LENGTHS, B, Cell, H, T, moment_of, trials_of  # noqa: TID252
 

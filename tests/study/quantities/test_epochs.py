@@ -9,7 +9,7 @@ from attrs import evolve
 
 from kpframe.errors import ArgumentError
 from kpframe.study._moment import Moment
-from kpframe.study._quantities._epochs import LossByEpoch
+from kpframe.study._quantities.epochs import LossByEpoch
 from kpframe.tasks._error import accuracy, task_loss
 
 from ...toy_moments import LENGTHS, T, moment_of, trials_of  # noqa: TID252

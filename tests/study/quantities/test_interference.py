@@ -12,7 +12,7 @@ from attrs import evolve
 
 from kpframe.errors import ArgumentError, SettingsError
 from kpframe.study._moment import Moment
-from kpframe.study._quantities._interference import Interference
+from kpframe.study._quantities.interference import Interference
 
 from ...toy_moments import Cell, dense_jacobian, moment_of, reseeded, trials_of  # noqa: TID252
 

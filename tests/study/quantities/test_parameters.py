@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kpframe.errors import ArgumentError
-from kpframe.study._quantities._parameters import Parameters
+from kpframe.study._quantities.parameters import Parameters
 
 from ...toy_moments import F64, Cell, H, moment_of, trials_of  # noqa: TID252
 

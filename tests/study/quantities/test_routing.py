@@ -9,8 +9,8 @@ from attrs import evolve
 
 from kpframe.errors import ArgumentError
 from kpframe.study._moment import Moment
-from kpframe.study._quantities._action import RandomAction
-from kpframe.study._quantities._routing import Credit, Routing
+from kpframe.study._quantities.action import RandomAction
+from kpframe.study._quantities.routing import Credit, Routing
 
 from ...toy_moments import LENGTHS, B, H, T, jacobian_by_step, moment_of, reseeded, trials_of  # noqa: TID252
 

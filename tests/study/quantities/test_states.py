@@ -11,7 +11,7 @@ import torch
 from kpframe import Readout
 from kpframe.errors import SettingsError
 from kpframe.study._moment import Moment
-from kpframe.study._quantities._states import States
+from kpframe.study._quantities.states import States
 
 from ...toy_moments import F64, LENGTHS, B, Cell, H, O, T, moment_of, trials_of  # noqa: TID252
 

@@ -1,0 +1,97 @@
+"""Results on disk: netCDF files that appear complete or not at all, and where they come from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from kpframe.errors import ArgumentError, mismatch
+from kpframe.plugin import get_manager
+from kpframe.study._disk.files import make_folder, write_bytes
+
+#: What reading a damaged file may raise.
+_DAMAGE = (OSError, ValueError, KeyError, RuntimeError)
+
+
+def versions() -> dict[str, str]:
+    """Return when and with which versions of kpframe, plugins and libraries something was made."""
+    plugins = {
+        info.distribution: str(info.version) for info in get_manager().plugins if info.status == "loaded"
+    }
+    libraries = ("torch", "numpy", "scipy", "xarray")
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "kpframe_version": version("kpframe"),
+        "plugin_versions": json.dumps(plugins, sort_keys=True),
+        "library_versions": json.dumps({name: version(name) for name in libraries}),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "Conventions": "named axes; standard errors end in _stderr; time in steps",
+    }
+
+
+def write_dataset(data: xr.Dataset, path: Path, attributes: Mapping[str, Any] | None = None) -> Path:
+    """Write a dataset as netCDF (h5netcdf), whole or not at all; return its path.
+
+    Raises:
+        OutputError: for a disk that is full or read-only, as ``kpframe.study._disk.files.write_bytes``.
+    """
+    # of a dataset that was read it has the width of the text that was there: longer text would be cut
+    data = data.drop_encoding()
+    # HDF5 writes into memory: on a full disk it would end the process
+    content = data.assign_attrs(attributes or {}).to_netcdf(engine="h5netcdf")
+    make_folder(path.parent)
+    return write_bytes(path, content)
+
+
+def read_dataset(path: Path) -> xr.Dataset:
+    """Read a dataset into memory.
+
+    Raises:
+        ArgumentError: for a file that is missing, corrupt or no netCDF.
+    """
+    _check_file(path)
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as data:
+            return data.load()
+    except _DAMAGE as error:
+        raise _corrupt(path, error) from error
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """Return the attributes of a dataset; all of the file is read once, so that damage is found.
+
+    Raises:
+        ArgumentError: as ``read_dataset``.
+    """
+    import h5py
+
+    def read(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            item[()]
+
+    _check_file(path)
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(read)
+            return dict(file.attrs)
+    except _DAMAGE as error:
+        raise _corrupt(path, error) from error
+
+
+def _check_file(path: Path) -> None:
+    if not os.path.isfile(path):  # which takes names of any length
+        raise ArgumentError(mismatch("path", "a netCDF file", f"{str(path)!r}, which does not exist"))
+
+
+def _corrupt(path: Path, error: Exception) -> ArgumentError:
+    reason = " ".join(str(error).split())
+    return ArgumentError(mismatch("path", "a netCDF file", f"{str(path)!r}, which is corrupt ({reason})"))

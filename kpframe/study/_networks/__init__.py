@@ -1,0 +1,1 @@
+"""Networks in files: checkpoints of ours and of others, and analyses of them."""

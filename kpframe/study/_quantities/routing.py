@@ -1,0 +1,132 @@
+"""From where to where in time states and errors travel: the routing map of P, and credit by lag."""
+
+from __future__ import annotations
+
+import torch
+import xarray as xr
+
+from kpframe.operators._base import Operator
+from kpframe.operators._memory import chunk_size
+from kpframe.plugin._core_learning import RoutingSettings
+from kpframe.plugin._takes import takes_settings
+from kpframe.rules._update import Update
+from kpframe.study._moment import Moment
+from kpframe.study._quantities.dims import attributes, numbers, require, time_coordinate
+from kpframe.study._quantities.draws import root_mean, signs
+from kpframe.study._quantities.existing import existing_steps
+from kpframe.study._quantity import Quantity
+from kpframe.study._scores import SCORES
+
+#: The place of the random signs among a moment's sources of random numbers.
+PLACE = 220
+
+
+class Routing(Quantity):
+    """How much of a perturbation of the state at step s arrives at step t, ``[time, time_other]``.
+
+    ``E(t, s) = sqrt(mean over trials of |P[t, s] - I delta_ts|_F^2 / H)``, over the trials in which both
+    steps exist, NaN where there is none; 0 for t <= s. From ``draws`` random signs for each s, exact where
+    these are at least the width H.
+    """
+
+    @takes_settings(RoutingSettings)
+    def __init__(self, settings: RoutingSettings) -> None:
+        self.draws = settings.draws
+
+    def measure(self, moment: Moment) -> xr.Dataset:
+        """Return the map and its standard error; costs ``draws`` products with P for each step."""
+        P, exists = moment.flow.P, existing_steps(moment)
+        batch, time, width = P.domain.shape
+        exact = self.draws >= width
+        count = width if exact else self.draws
+        source = moment.generator(PLACE)
+        like = moment.flow.trajectory.states
+        columns, errors = [], []
+        for s in range(time):
+            if exact:
+                z = torch.eye(width, dtype=like.dtype, device=like.device)[:, None].expand(-1, batch, -1)
+            else:
+                z = signs(source, count, batch, width, like=like)
+            parts = torch.split(z, chunk_size(P, count, held=2))
+            squares = torch.cat([_arriving(P, part, s) for part in parts])
+            squares[..., s] = 0  # P[s, s] - I
+            both = (exists & exists[:, s, None]).double()
+            each = (squares * both).sum(dim=1) / both.sum(dim=0) / width  # [n, T], NaN where no trial is
+            if exact:
+                columns.append(each.sum(dim=0).sqrt())
+                errors.append(torch.where(each[0].isnan(), torch.nan, 0.0))
+            else:
+                value, stderr = root_mean(each)
+                columns.append(value)
+                errors.append(stderr)
+        text = "sqrt(mean over trials of |P[t, s] - I delta|^2 / H), t by time and s by time_other"
+        dims = ("time", "time_other")
+        return xr.Dataset(
+            {
+                "routing": (dims, numbers(torch.stack(columns, dim=1)), attributes(text)),
+                "routing_stderr": (
+                    dims,
+                    numbers(torch.stack(errors, dim=1)),
+                    attributes("standard error of the routing map"),
+                ),
+            },
+            coords={"time": time_coordinate(moment), "time_other": time_coordinate(moment, "time_other")},
+        )
+
+
+def _arriving(P: Operator, z: torch.Tensor, s: int) -> torch.Tensor:  # [n, B, H] -> [n, B, T]
+    """Return the squared size of what arrives at each step of signs that start at step s."""
+    q = torch.zeros(len(z), *P.domain.shape, dtype=z.dtype, device=z.device)
+    q[:, :, s] = z
+    return P(q).double().square().sum(dim=-1)
+
+
+class Credit(Quantity):
+    """The descent of the loss by the step at which an error arises and that at which the parameters act.
+
+    Also by the lag between the two, as a share of the whole: which errors, from how far ahead, teach the
+    network. A negative share is that of errors that others outweigh. Exact.
+    """
+
+    needs = ("readout", "targets")
+
+    def measure(self, moment: Moment) -> xr.Dataset:
+        """Return rates ``[time, time_other]`` and shares ``[lag]``; costs a product with P* for each step."""
+        require(moment, self.needs)
+        flow = moment.flow
+        err = Update.exact(flow, moment.readout).incoming(output_err=moment.output_err)
+        g = flow.J.T(flow.P.T(err))
+        moved, total = flow.J(g).double(), float(g.double().square().sum())
+        steps = err.shape[1]
+        rows = []
+        chunk = chunk_size(flow.P, steps, held=2)
+        for start in range(0, steps, chunk):
+            chosen = list(range(start, min(start + chunk, steps)))
+            alone = err.new_zeros(len(chosen), *err.shape)
+            for row, t in enumerate(chosen):
+                alone[row, :, t] = err[:, t]
+            rows.append((flow.P.T(alone).double() * moved).sum(dim=(1, 3)))
+        pairs = torch.cat(rows)
+        lags = torch.stack([pairs.diagonal(-lag).sum() for lag in range(steps)])
+        assert moment.around.loss is not None
+        unit = SCORES[moment.around.loss].loss_unit
+        text = (
+            "descent of the loss per unit learning rate, by the step at which the error arises (time) and "
+            "that at which the parameters act (time_other)"
+        )
+        share = "share of the descent of the loss, by steps that errors travel back"
+        return xr.Dataset(
+            {
+                "credit": (("time", "time_other"), numbers(pairs), attributes(text, unit)),
+                "credit_by_lag": (
+                    "lag",
+                    numbers(lags / (total if total > 0 else float("nan"))),
+                    attributes(share),
+                ),
+            },
+            coords={
+                "time": time_coordinate(moment),
+                "time_other": time_coordinate(moment, "time_other"),
+                "lag": ("lag", range(steps), attributes("steps that an error travels back")),
+            },
+        )

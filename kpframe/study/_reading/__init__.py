@@ -1,0 +1,1 @@
+"""Read what runs have recorded: merged, opened, summarized, exported."""

@@ -1,0 +1,1 @@
+"""Learning rules compared on trained networks, and networks trained by them."""

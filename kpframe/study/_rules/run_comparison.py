@@ -1,0 +1,146 @@
+"""A comparison of learning rules as a run: its settings, its folder, and how it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import xarray as xr
+from attrs import asdict, frozen
+
+from kpframe.errors import OutputError, SettingsError, mismatch, told
+from kpframe.rules._parse import parse_rule
+from kpframe.rules._rule import LearningRule
+from kpframe.study._disk.folder import RunFolder, read_record, run_files
+from kpframe.study._disk.labels import check_labels
+from kpframe.study._disk.results import read_dataset
+from kpframe.study._networks.checkpoint import load_checkpoint
+from kpframe.study._networks.sources import shown_path
+from kpframe.study._report.comparison import write_comparison
+from kpframe.study._rules.compare_source import checkpoint_paths, compare_source, names_of
+from kpframe.tasks._task import create_task
+
+#: Bytes that the numbers and the page of a comparison take at least.
+LEAST = 150_000
+
+
+@frozen
+class Comparison:
+    """What is compared, on what, and how.
+
+    Attributes:
+        source: a checkpoint, or the folder of a run.
+        rules: texts of the learning rules.
+        task: a registered task; that of the checkpoint when left out.
+        trials, budget, seed: size of the probe batch, products for each estimate, seed of both.
+    """
+
+    source: Path
+    rules: tuple[str, ...]
+    task: str | None = None
+    trials: int = 24
+    budget: int = 60
+    seed: int = 0
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """Return the comparison that ``run.json`` describes; raises ``SettingsError``."""
+        try:
+            rules = tuple(str(label) for label, _ in settings["rules"])
+            rest = {name: settings[name] for name in ("task", "trials", "budget", "seed")}
+            return cls(Path(settings["source"]), rules, **rest)
+        except (KeyError, TypeError, ValueError) as error:
+            got = f"none that can be read ({told(error)})"
+            raise SettingsError(mismatch("settings", "those of a comparison", got)) from error
+
+
+def run_comparison(
+    comparison: Comparison,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    mend: bool = False,
+    report: Callable[[str], None] | None = None,
+) -> xr.Dataset:
+    """Compare, and write ``comparison.nc`` and ``comparison.html``; go on where the same was interrupted.
+
+    Args:
+        comparison: what is compared.
+        output: the folder to write into.
+        overwrite: replace the run that the folder holds.
+        mend: keep this run though it is finished, to make files anew that are missing or damaged.
+        report: called with the name of each checkpoint before it is compared.
+
+    Returns:
+        The dataset of ``comparison.nc``.
+
+    Raises:
+        KpframeError: as ``compare_source`` and ``comparison_folder``.
+    """
+    check_labels(comparison.rules, "--rules")
+    rules = {label: parse_rule(label) for label in comparison.rules}
+    task = None if comparison.task is None else create_task(comparison.task)
+    options = {name: value for name, value in asdict(comparison).items() if name not in ("source", "rules")}
+    with comparison_folder(
+        output, comparison.source, rules, overwrite=overwrite, mend=mend, **options
+    ) as folder:
+        compare_source(comparison.source, rules, **{**options, "task": task}, report=report, output=folder)
+        data = read_dataset(output / "comparison.nc")
+        write_comparison(data, output / "comparison.html")
+    return data
+
+
+def comparison_folder(
+    output: Path,
+    source: Path,
+    rules: Mapping[str, LearningRule],
+    *,
+    overwrite: bool = False,
+    mend: bool = False,
+    **settings: object,
+) -> RunFolder:
+    """Return the folder of a comparison, to be entered with ``with``.
+
+    Args:
+        output: the folder.
+        source, rules, settings: as of ``compare_source``, a task by its name.
+        overwrite: replace the run that the folder holds.
+        mend: keep this run though it is finished.
+
+    Raises:
+        CheckpointError: as ``compare_source``.
+        OutputError: for the folder of what is compared; on entering as ``RunFolder``.
+    """
+    paths = checkpoint_paths(source)
+    if {path.resolve() for path in paths} & {path.resolve() for path in run_files(output)}:
+        raise OutputError(
+            f"folder {str(output)!r} holds the checkpoints that are compared; give another --output"
+        )
+    record = read_record(source) or {}
+    cells = [
+        {
+            "name": name,
+            "coordinates": {"checkpoint": shown_path(path.stem)},
+            "steps": [load_checkpoint(path).step],
+            "initial_of": None,
+        }
+        for path, name in names_of(paths).items()
+    ]
+    return RunFolder(
+        output,
+        "compare",
+        {
+            "source": shown_path(source.absolute()),
+            "run": record.get("id"),
+            "checkpoints": [shown_path(path.stem) for path in paths],
+            "rules": [[label, repr(rule)] for label, rule in rules.items()],
+            **settings,
+        },
+        title=f"Learning rules compared on {shown_path(source.resolve().name)}",
+        seed=int(str(settings.get("seed", 0))),
+        overwrite=overwrite,
+        mend=mend,
+        needed=LEAST,
+        cells=cells,
+    )

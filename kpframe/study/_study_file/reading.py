@@ -1,0 +1,148 @@
+"""Study files: TOML in, checked settings out, and back to a table.
+
+Every error at once, each with the path of its key, counted from 0 as in the file's tables:
+``network[1].hidden_sise``, ``measure.steps[3]``, ``sweep."network.gain"[2]``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict
+
+from kpframe.errors import ArgumentError, SettingsError, mismatch, printable
+from kpframe.plugin import get_manager
+from kpframe.study._disk.folder import RECORD
+from kpframe.study._settings import QuantitySettings, StudySettings
+from kpframe.study._study_file.blocks import Offered
+from kpframe.study._study_file.tables import StudyTable
+
+_REMEDY = "kpframe run --template writes one to start from"
+
+
+def load_study(path: str | Path) -> StudySettings:
+    """Read a study from a TOML file, and look up what it names among the plugins.
+
+    Raises:
+        ArgumentError: for a file that is missing or no TOML; it says the line and the column.
+        SettingsError: for everything else that is wrong, a line each: unknown, missing and unusable settings
+            of the study and of the models, rules, tasks and quantities that it names, and names that no
+            plugin offers.
+    """
+    path = Path(path)
+    table = _parsed(path)
+    plugins = table.get("plugins", [])
+    needed = [one for one in plugins if isinstance(one, str)] if isinstance(plugins, list) else []
+    return _study(StudyTable(table, Offered(get_manager(), needed)), str(path))
+
+
+def bundled_study(name: str) -> StudySettings:
+    """Return a study that ships with kpframe: ``"demo"`` or ``"demo_quick"``."""
+    text = files("kpframe.study._study_file").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    return parse_study(tomllib.loads(text), name)
+
+
+def parse_study(table: Mapping[str, Any], owner: str) -> StudySettings:
+    """Return a study from a parsed TOML table, or from what ``to_table`` made.
+
+    Names and settings of models, rules, tasks and quantities are taken as they are, so that a study can be
+    read where the plugins that it needs are not installed; see ``load_study``, ``check_plugins`` and
+    ``kpframe.study._study_file.check.check_study``.
+
+    Args:
+        table: the study.
+        owner: what the lines of the message begin with: the file.
+
+    Raises:
+        SettingsError: a line for everything that is wrong.
+    """
+    return _study(StudyTable(table), owner)
+
+
+def _study(table: StudyTable, owner: str) -> StudySettings:
+    study = table.study()
+    if study is None:
+        raise SettingsError("\n".join(printable(f"{owner}: {line}") for line in table.problems))
+    return study
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    name, text = str(path), ""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        return tomllib.loads(text)
+    except FileNotFoundError as error:
+        got = f"{name!r}, which does not exist; {_REMEDY}"
+        raise ArgumentError(mismatch("study", "a TOML file", got)) from error
+    except IsADirectoryError as error:
+        remedy = "; 'kpframe resume' goes on with the run in it" if (path / RECORD).exists() else ""
+        raise ArgumentError(mismatch("study", "a TOML file", f"the folder {name!r}{remedy}")) from error
+    except OSError as error:
+        raise ArgumentError(mismatch("study", "a TOML file", f"{name!r}: {error.strerror}")) from error
+    except tomllib.TOMLDecodeError as error:
+        end = f"at line {text.count(chr(10)) + 1}, column {len(text) - text.rfind(chr(10))}"
+        reason = str(error).replace("at end of document", f"{end}, the end")
+        raise ArgumentError(f"{name}: no TOML: {reason}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ArgumentError(f"{name}: no TOML: expected UTF-8, got another byte (at line {line})") from error
+
+
+def to_table(study: StudySettings) -> dict[str, Any]:
+    """Return a study as JSON and TOML can hold it; ``parse_study`` of it is the study again."""
+    training = asdict(study.training)
+    if study.trained_by:
+        training = {**training, "rules": list(study.trained_by)}
+    table: dict[str, Any] = {
+        "title": study.title,
+        "plugins": list(study.plugins),
+        "seeds": list(study.seeds),
+        "dtype": study.dtype,
+        "threads": study.threads,
+        "task": {"name": study.task, **study.task_settings},
+        "network": [
+            {"name": one.name, "label": one.label, **({} if one.reads is None else {"reads": one.reads})}
+            | one.settings
+            for one in study.networks
+        ],
+        "rule": [{"name": one.name, "label": one.label, **one.settings} for one in study.rules],
+        "training": training,
+        "measure": {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(study.measure).items()
+        },
+        "quantity": [_quantity(one) for one in study.quantities],
+        # a list, as the order of the axes matters, and JSON may sort what is in a table
+        "sweep": [{"name": one.name, "path": one.path, "values": list(one.values)} for one in study.sweep],
+    }
+    return table
+
+
+def _quantity(one: QuantitySettings) -> dict[str, Any]:
+    label, colon, _ = one.label.partition(":")
+    return {"name": one.name, **({"label": label} if colon else {}), **one.settings}
+
+
+def check_plugins(study: StudySettings) -> None:
+    """Raise unless plugins offer what a study names; computes nothing.
+
+    Raises:
+        UnknownNameError: naming the distributions to install, where the study says which it needs.
+    """
+    offered = Offered(get_manager(), study.plugins)
+    for kind, name in (
+        ("task", study.task),
+        *(("model", network.name) for network in study.networks),
+        *(("rule", rule.name) for rule in study.rules),
+        *(("quantity", quantity.name) for quantity in study.quantities),
+    ):
+        offered.find(kind, name)
+
+
+def template_text() -> str:
+    """Return a commented study file to start from; it runs as it is with the bundled plugins."""
+    return files("kpframe.study._study_file").joinpath("template.toml").read_text(encoding="utf-8")

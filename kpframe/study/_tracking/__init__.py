@@ -1,0 +1,1 @@
+"""Record anyone's training, in any loop."""
