@@ -150,6 +150,8 @@ class RunFolder(RunWriter):
     ) -> None:
         try:
             if kind is None:
+                with suppress(OSError):  # nothing is under way any more
+                    (self.path / "state").rmdir()
                 self._record("finished")
             elif not self.resumed and not self._has_results():  # nothing came of it
                 for name in (RECORD, STUDY):
