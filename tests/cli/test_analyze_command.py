@@ -76,6 +76,7 @@ def test_a_folder_of_ones_own(here: Path, capsys: pytest.CaptureFixture[str]) ->
     assert app.run(["analyze", "my nets", *given, *SMALL, "--overwrite"]) == 0
 
 
+@pytest.mark.slow
 def test_what_is_left_out_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["analyze", "my nets/step=5.pt", "--model", "kpf_mynets:Cell", "--map", "rnn.=", *SMALL]
     assert app.run(arguments) == 0

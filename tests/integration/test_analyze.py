@@ -117,7 +117,7 @@ def test_resume_goes_on_with_any_command(
     network = ["--model", "rnn", "--set", "hidden_size=3", "--task", "memory_pro", *task]
     network += ["--steps", "2", "--batch-size", "2"]
     for name in ("write_comparison", "write_training"):
-        room = {"write_comparison": "_run_comparison", "write_training": "_report.training"}[name]
+        room = {"write_comparison": "_rules.run_comparison", "write_training": "_report.training"}[name]
         monkeypatch.setattr(f"kpframe.study.{room}.{name}", lambda data, path: path)
     monkeypatch.setattr("kpframe.study._report.run.write_run_report", lambda path: path)
     commands = {

@@ -208,6 +208,7 @@ def test_what_was_compared_before_ctrl_c_can_be_read(tmp_path: Path, monkeypatch
     assert read_dataset(output / "comparison.nc").sizes["checkpoint"] == 2
 
 
+@pytest.mark.slow
 def test_what_was_compared_is_not_compared_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +258,7 @@ def test_what_was_compared_is_not_compared_again(
     assert "this run, finished" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_checkpoints_are_of_the_run_that_holds_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

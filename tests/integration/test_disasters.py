@@ -161,6 +161,7 @@ def test_a_disk_that_is_too_small_is_known_before_the_work(
             assert list(small.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_gets_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What was written before is whole; the line says which file, how much it needs and how much there is."""
     with disk(tmp_path / "disk", "220k") as small:

@@ -141,6 +141,7 @@ def test_an_error_leaves_the_run_as_interrupted_and_a_checkpoint_goes_on(tmp_pat
     assert losses.values.tolist() == parts.told[:3] + going_on.told
 
 
+@pytest.mark.slow
 def test_where_it_writes_by_default(tmp_path: Path) -> None:
     logger = pl.loggers.CSVLogger(tmp_path, name="logs", version=4)
     track = callback(None)

@@ -184,7 +184,7 @@ def check_equal(folder: Path, undisturbed: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="starts processes by fork")
-@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_and_resumed(tmp_path: Path, study: Path, undisturbed: Path, kills: int) -> None:
     """SIGKILL at random moments of the work; at most the record under way is made again at each."""
     draw, folder, log = random.Random(kills), tmp_path / "a run", tmp_path / "log"
@@ -290,6 +290,7 @@ def test_processes_that_are_ended(tmp_path: Path, study: Path, undisturbed: Path
 # -- folders -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_disk_that_gets_full(
     tmp_path: Path, study: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -317,6 +318,7 @@ def test_a_disk_that_gets_full(
         check_equal(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_folder(
     tmp_path: Path, study: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -125,6 +125,7 @@ def test_a_rule_that_fails_costs_its_own_figures(tmp_path: Path, failing_rule) -
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_one_folder_holds_one_study(tmp_path: Path) -> None:
     run_study(study(["a", "b"]), tmp_path)
     before = {path: path.read_bytes() for path in files(tmp_path)}

@@ -65,6 +65,7 @@ def test_what_is_planned_is_what_is_done(tmp_path: Path) -> None:
     assert sum(path.parent.name == "steps" for path in files) == 8
 
 
+@pytest.mark.slow
 def test_a_run_tells_the_last_figures_that_there_are_and_of_which_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

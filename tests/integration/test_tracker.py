@@ -131,6 +131,7 @@ def test_a_checkpoint_is_that_of_the_network_and_its_readout(run) -> None:
     assert torch.equal(checkpoint.tensors["readout.weight"], networks[2].head.weight)
 
 
+@pytest.mark.slow
 def test_a_compiled_module_is_looked_through(tmp_path: Path) -> None:
     loop = Loop()
     compiled = torch.compile(loop.model, backend="eager")

@@ -320,6 +320,7 @@ def test_a_training_goes_on_where_it_was_ended(tmp_path: Path, alone: xr.Dataset
     assert read_record(output)["state"] == "finished"
 
 
+@pytest.mark.rows(3)
 @pytest.mark.parametrize("gone", ["after.nc", "before.nc", "000012.nc", "000012.safetensors"])
 def test_files_that_are_lost_are_made_anew(tmp_path: Path, alone: xr.Dataset, gone: str) -> None:
     """Of a run that was killed: figures from checkpoints, and those by training once more."""

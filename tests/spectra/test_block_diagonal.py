@@ -88,6 +88,7 @@ def test_blocks_of_unequal_sizes_or_a_block_size_asked_for() -> None:
     assert eigsh(op, k=3).method == "block Lanczos, blocks of 3"
 
 
+@pytest.mark.slow
 def test_a_kernel_needs_few_products() -> None:
     torch.manual_seed(0)
     model = Elman(8, 40).double()

@@ -139,6 +139,7 @@ def test_the_seed_is_that_of_the_files(tmp_path: Path, offered) -> None:
     assert other.trace.item() != pytest.approx(found.trace.item(), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_inputs_of_ones_own(tmp_path: Path, offered) -> None:
     """With and without targets; what cannot be measured without them is left out, and said."""
     source = saved(tmp_path / "nets", offered, steps=(0,))

@@ -104,6 +104,7 @@ def test_what_is_counted_is_exact() -> None:
     assert found.problems == ()
 
 
+@pytest.mark.slow
 def test_times_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     cost = plan(study_of({"seconds": 0.01}, measure={"steps": [0, 7], "budget": 20})).costs[0]
     assert 0.2 <= cost.record_seconds < 2

@@ -129,6 +129,7 @@ def test_what_was_damaged_is_made_anew(tmp_path: Path, undisturbed: Path) -> Non
         resume_run(path)
 
 
+@pytest.mark.slow
 def test_a_training_that_comes_to_no_end(
     tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

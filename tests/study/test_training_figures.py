@@ -142,6 +142,7 @@ def test_figures_of_one_seed(one, by_hand) -> None:
     assert float(one.change_cosine.sel(rule="exact", rule_other="window")) < 0.999
 
 
+@pytest.mark.slow
 def test_several_seeds_are_those_of_each_alone(several, rules, one, by_hand) -> None:
     data, folder = several
     assert data.seed.values.tolist() == list(SEEDS)
@@ -213,6 +214,7 @@ def test_a_page_says_what_its_bars_are(one, several, tmp_path: Path) -> None:
         assert page.count("participation of op, nystrom participation of op, nystrom") == 2  # Phi, P P*
 
 
+@pytest.mark.slow
 def test_the_command_takes_seeds(offered: ModuleType, tmp_path: Path) -> None:
     arguments = ["train", "--rule", "own_exact", "--model", "small", "--task", "sum", "--steps", "2"]
     arguments += ["--trials", "3", "--budget", "16", "--seeds", "2", "--output", str(tmp_path / "out")]

@@ -54,6 +54,7 @@ def test_three_lines_are_enough(tmp_path: Path) -> None:
     assert "PASSED test_plugin.py::test_conformance[mean-linear_in_operator]" in done.stdout
 
 
+@pytest.mark.slow
 def test_failures_print_the_smallest_case_and_expected_ones_must_fail(tmp_path: Path) -> None:
     done = run(
         tmp_path,

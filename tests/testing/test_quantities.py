@@ -26,7 +26,7 @@ CASE = QuantityCase(
 
 
 @parametrize_with_checks([f"quantity:{spec.name}" for spec in core().specs if spec.kind == "quantity"])
-@pytest.mark.rows(7)
+@pytest.mark.rows(12)
 def test_the_core_s_quantities(check) -> None:
     check()
 
@@ -54,6 +54,7 @@ class Plugin:
         yield QuantitySpec("odd", f"{__name__}:Settings")
 
 
+@pytest.mark.slow
 def test_a_plugin_s_quantity_is_checked_by_name_and_is_what_it_says() -> None:
     with temporary(Plugin()):
         report = check_quantity("speed", examples=4)
