@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -16,6 +17,9 @@ import pytest
 
 import kpframe
 from kpframe.plugin import PluginInfo, PluginManager, PluginProblem, PluginWarning
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as of what a shell runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(kpframe.__file__).parents[1]
 

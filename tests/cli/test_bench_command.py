@@ -16,6 +16,7 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_a_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str], threads) -> None:
     path = tmp_path / "bench.json"
     code = app.run(

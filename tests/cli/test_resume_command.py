@@ -131,6 +131,7 @@ def test_ctrl_c_before_anything_was_made(
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_what_is_damaged_is_told_and_mended(call: Command, folder: Path) -> None:
     assert call("run", folder.parent / "study.toml", "--output", folder)[0] == 0
     before = read_dataset(folder / "results.nc")

@@ -157,6 +157,7 @@ def _product(operator: Operator) -> torch.Tensor:
     return operator(vector(operator))
 
 
+@pytest.mark.slow
 def test_other_processes_give_the_same_numbers() -> None:
     found = [flow_of(name).Phi for name in ("rnn", "lru", "wide_cell", "own_cell")]
     expected = [_product(operator) for operator in found]

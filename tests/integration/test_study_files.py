@@ -53,6 +53,7 @@ def test_all_that_the_template_shows_is_there(tmp_path: Path) -> None:
         load_study(written(tmp_path, everything.replace('RNN"\nhidden', 'RNN"\nhiden')))
 
 
+@pytest.mark.slow
 def test_what_is_planned_is_what_is_done(tmp_path: Path) -> None:
     study = load_study(written(tmp_path, SMALL))
     planned = plan(study)

@@ -113,6 +113,7 @@ def test_a_rule_that_fails_is_told_and_the_others_go_on(
     assert f"Failed: failing, at update {at} (" in (output / "training.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_one_folder_holds_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out"
     one = ["train", "--rule", "bptt", *SMALL, "--output", str(output)]

@@ -123,6 +123,7 @@ def test_a_strict_manager_is_left_as_it_was(fake, good):
         assert state(manager) == before
 
 
+@pytest.mark.slow
 def test_the_environments_manager_is_the_default(site):
     code = """
         import kpframe.plugin

@@ -35,6 +35,7 @@ def run(tmp_path: Path, source: str, *arguments: str) -> subprocess.CompletedPro
     )
 
 
+@pytest.mark.slow
 def test_three_lines_are_enough(tmp_path: Path) -> None:
     done = run(
         tmp_path,

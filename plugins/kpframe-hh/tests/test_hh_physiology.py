@@ -98,6 +98,7 @@ def test_the_squid_axon_fires_at_10_and_is_silent_at_2(voltages, spikes) -> None
     assert rate == pytest.approx(1000 / np.diff(exact[2:]).mean(), rel=0.015)
 
 
+@pytest.mark.slow
 def test_a_single_neuron_is_the_squid_axon(spikes) -> None:
     """With the settings as they come: 67 to 68 Hz at 10 uA/cm2. A synapse on itself would change that."""
 

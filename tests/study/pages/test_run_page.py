@@ -291,6 +291,7 @@ def test_few_networks_from_one_seed_have_the_sections_of_a_study() -> None:
     assert "so far" not in page.sections[""].caption
 
 
+@pytest.mark.slow
 def test_one_step_alone_tells_of_no_change() -> None:
     page, data, _ = made("one step")
     assert page.sections[""].text == ["2 networks, recorded after 30 updates: GRU, RNN."]
