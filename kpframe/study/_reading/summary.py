@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtri
 
 from kpframe.errors import ArgumentError, closest, mismatch
-from kpframe.spectra._numerics.statistics import t_factor
+from kpframe.study._over_seeds import half_interval, stderr_of_mean
 from kpframe.study._reading.merge import TRAINING
 from kpframe.study._reading.open import open_run
 
@@ -172,21 +172,10 @@ def _label(dim: str, value: Any) -> str:
 
 def _of_seeds(values: xr.DataArray, over: str, level: float) -> tuple[list[Any], ...]:
     """Return mean, standard error, low, high, number and missing of values along ``over``."""
-    table = values.transpose(over, ...).values.reshape(values.sizes[over], -1)
-    known = ~np.isnan(table)
-    num = known.sum(0)
-    mean = np.divide(np.where(known, table, 0).sum(0), num, out=np.full(num.shape, np.nan), where=num > 0)
-    squares = np.where(known, table - mean, 0) ** 2
-    spread = np.sqrt(np.divide(squares.sum(0), num - 1, out=np.full(num.shape, np.inf), where=num > 1))
-    spread[num == 0] = np.nan
-    plain = spread / np.sqrt(np.maximum(num, 1))
-    widened, quantile = (
-        np.array([of(max(int(count), 2)) for count in num])
-        for of in (t_factor, lambda count: float(stdtrit(count - 1, (1 + level) / 2)))
-    )
-    half = quantile * plain
-    rows = (mean, widened * plain, mean - half, mean + half, num, len(table) - num)
-    return tuple(row.tolist() for row in rows)
+    mean, half = values.astype(float).mean(over), half_interval(values, over, level)
+    num = values.notnull().sum(over)
+    rows = (mean, stderr_of_mean(values, over), mean - half, mean + half, num, values.sizes[over] - num)
+    return tuple(row.values.ravel().tolist() for row in rows)
 
 
 def _of_estimate(values: xr.DataArray, errors: xr.DataArray | None, level: float) -> tuple[list[Any], ...]:

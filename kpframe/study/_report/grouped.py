@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from attrs import frozen
-from scipy.special import stdtrit
 
-from kpframe.spectra._numerics.statistics import t_factor
+from kpframe.study._over_seeds import half_interval, stderr_of_mean
 from kpframe.study._reading.merge import TRAINING
 from kpframe.study._report.figures import HALF_95
 
@@ -105,20 +104,15 @@ def interval(values: xr.DataArray, errors: xr.DataArray | None) -> tuple[xr.Data
     if "seed" not in values.dims:
         unknown = xr.full_like(values, np.nan)
         return values, unknown if errors is None else HALF_95 * errors.astype(float)
-    num = values.notnull().sum("seed")
-    spread = values.std("seed", ddof=1).where(num > 1)
-    quantile = stdtrit(np.maximum(num, 2) - 1, 0.975)
-    return values.mean("seed", keep_attrs=True), spread * quantile / np.sqrt(np.maximum(num, 1))
+    half = half_interval(values, "seed")
+    return values.mean("seed", keep_attrs=True), half.where(half < np.inf)
 
 
 def stderr(values: xr.DataArray, errors: xr.DataArray | None) -> xr.DataArray | None:
     """Return standard errors in the sense of all pages; None where there are none."""
     if "seed" not in values.dims:
         return errors
-    num = values.notnull().sum("seed")
-    factor = np.array([t_factor(max(int(one), 2)) for one in num.values.ravel()]).reshape(num.shape)
-    spread = values.astype(float).std("seed", ddof=1).where(num > 1, np.inf).where(num > 0)
-    return spread * factor / np.sqrt(np.maximum(num, 1))
+    return stderr_of_mean(values, "seed")
 
 
 def covered(run: Grouped) -> str:

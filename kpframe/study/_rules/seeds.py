@@ -6,14 +6,13 @@ Other initial weights and other trials give another figure; how far these vary, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
 
 from kpframe.errors import ArgumentError, mismatch
-from kpframe.spectra._numerics.statistics import t_factor
+from kpframe.study._over_seeds import stderr_of_mean
 
 #: Variables that are numbers of updates: the earliest of all seeds stands for all.
 _EARLIEST = ("diverged_at", "failed_at")
@@ -75,17 +74,11 @@ def over_seeds(trainings: Sequence[xr.Dataset], seeds: Sequence[int]) -> xr.Data
 def _mean(every: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     """Return the mean over the seeds in which a figure is known, and its standard error."""
     text, units = every.attrs["long_name"], every.attrs["units"]
-    count = every.notnull().sum("seed")
-    factor = [
-        math.nan,
-        math.inf,
-        *(t_factor(num) / math.sqrt(num) for num in range(2, every.sizes["seed"] + 1)),
-    ]
-    spread = every.std("seed", ddof=1).where(count != 1, 1.0)
-    stderr = spread * count.copy(data=np.array(factor)[count.values])
     return (
         every.mean("seed").assign_attrs(long_name=f"{text}: mean over seeds", units=units),
-        stderr.assign_attrs(long_name=f"{text}: standard error of the mean over seeds", units=units),
+        stderr_of_mean(every, "seed").assign_attrs(
+            long_name=f"{text}: standard error of the mean over seeds", units=units
+        ),
     )
 
 
