@@ -145,6 +145,7 @@ _MODULES = (
     "lightning",
     "models",
     "operators",
+    "plot",
     "plugin",
     "readout",
     "rules",

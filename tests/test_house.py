@@ -28,7 +28,7 @@ FLOORS = [
     {"rules", "spectra"},
     {"comparison", "gradient_flow"},
     {"study"},
-    {"checkpoint", "interchange", "lightning", "training"},
+    {"checkpoint", "interchange", "lightning", "plot", "training"},
     {"testing"},
     {"cli"},
 ]

@@ -62,7 +62,7 @@ def write_page(folder: RunFolder, data: xr.Dataset) -> Path:
 
 def show_demo(data: xr.Dataset) -> bool:
     """Write a line for each network, and what failed to stderr; return whether nothing did."""
-    from kpframe.study._report.figures import score_name
+    from kpframe.study._plot.training import score_name
     from kpframe.study._report.html import failed_rules, plus_minus, score_text
 
     final = data.isel(step=-1)

@@ -12,10 +12,11 @@ import xarray as xr
 from attrs import frozen
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from kpframe.study._disk.files import write_text
-from kpframe.study._report import figures
+from kpframe.study._plot import operators, rules, training
+from kpframe.study._plot.look import after, drawable, on, open_markers, svg, unit_of
+from kpframe.study._plot.training import SCORES, score_name, score_of
 
 
 @frozen
@@ -56,7 +57,7 @@ class Known:
 
     Attributes:
         title: of it.
-        draw: its figure, from what matplotlib takes.
+        draw: its panels.
         say: its sentences.
         needs: variables that it is made of.
         shows: others that stand in it; of those that say how good a network is, one must be there.
@@ -64,7 +65,7 @@ class Known:
     """
 
     title: str
-    draw: Callable[[xr.Dataset], Figure]
+    draw: Callable[[xr.Dataset], np.ndarray]
     say: Callable[[xr.Dataset], str]
     needs: tuple[str, ...]
     shows: tuple[str, ...] = ()
@@ -74,7 +75,7 @@ class Known:
         """Whether all that it is made of is there, of Phi, too, without gaps."""
         if any(name not in data for name in self.needs):
             return False
-        if self.shows == figures.SCORES and not any(name in data for name in self.shows):
+        if self.shows == SCORES and not any(name in data for name in self.shows):
             return False
         if "operator" in data.dims and "Phi" not in data.operator.values:
             return False
@@ -83,18 +84,18 @@ class Known:
 
 
 def _sections(data: xr.Dataset) -> list[Section]:
-    seen = figures.drawable(data, width=40)
+    seen = drawable(data, width=40)
     return [section(known, data, seen) for known in known_sections() if known.needs[0] in data]
 
 
 def section(known: Known, data: xr.Dataset, seen: xr.Dataset) -> Section:
-    """Return a section of data, drawn from the same as matplotlib takes it (see ``figures.drawable``)."""
-    return Section(known.title, Markup(figures.svg(known.draw(seen))), known.title, known.say(data))
+    """Return a section of data, drawn from the same as matplotlib takes it (see ``drawable``)."""
+    return Section(known.title, Markup(svg(on(known.draw(seen)))), known.title, known.say(data))
 
 
 def unit(values: xr.DataArray) -> str:
     """Return the unit of values as a sentence has it, ``" [nat]"``; nothing for numbers without one."""
-    return figures.unit_of(values)
+    return unit_of(values)
 
 
 def _lead(data: xr.Dataset) -> str:
@@ -110,9 +111,9 @@ def _lead(data: xr.Dataset) -> str:
 
 def _learning_text(data: xr.Dataset) -> str:
     last = data.isel(step=-1)
-    name = figures.score_name(data)
+    name = score_name(data)
     scores = [f"{network} {score_text(last.sel(network=network))}" for network in data.network.values]
-    return f"Test {name} {figures.after(int(data.step[-1]))}: {_and(scores)}."
+    return f"Test {name} {after(int(data.step[-1]))}: {_and(scores)}."
 
 
 def _rank_text(data: xr.Dataset) -> str:
@@ -140,7 +141,7 @@ def _spectra_text(data: xr.Dataset) -> str:
         "The leading singular values of each operator; large ones are directions in which the same error "
         f"moves the trajectory far. After training the largest one of Phi is {_and(growth)}. The largest "
         f"residual of a singular vector is {worst:.1e} of the leading value."
-        f"{figures.open_markers(data.singular_value_converged.isel(step=[0, -1]))}"
+        f"{open_markers(data.singular_value_converged.isel(step=[0, -1]))}"
     )
 
 
@@ -169,7 +170,7 @@ def _trial_text(data: xr.Dataset) -> str:
     said = []
     for network in data.network.values:
         kernel = data.trial_kernel.sel(network=network, operator="Phi").isel(step=-1).values
-        cosine = figures.as_cosines(kernel)
+        cosine = operators.as_cosines(kernel)
         said.append(f"{cosine[same].mean():.2f} within and {cosine[other].mean():.2f} between ({network})")
     return f"{text} Trials are ordered by class; after training the mean cosine is {_and(said)} classes."
 
@@ -198,7 +199,7 @@ def failed_rules(data: xr.Dataset) -> list[str]:
     if "failure" not in data:
         return []
     return [
-        f"{rule} on {network} {figures.after(int(step))} ({text})"
+        f"{rule} on {network} {after(int(step))} ({text})"
         for network in data.network.values
         for rule in data.rule.values
         for step in data.step.values
@@ -283,8 +284,8 @@ def plus_minus(value: xr.DataArray, stderr: xr.DataArray) -> str:
 
 def score_text(one: xr.Dataset) -> str:
     """Return a network's accuracy in percent, or its R^2."""
-    value = float(one[figures.score_of(one)])
-    return f"{value:.1%}" if figures.score_of(one) == "test_accuracy" else f"{value:.4f}"
+    value = float(one[score_of(one)])
+    return f"{value:.1%}" if score_of(one) == "test_accuracy" else f"{value:.4f}"
 
 
 def two_digits(value: float) -> str:
@@ -299,29 +300,29 @@ def _and(parts: list[str]) -> str:
 def known_sections() -> tuple[Known, ...]:
     """Return what a study of few networks shows, in order."""
     return (
-        Known("Learning", figures.learning, _learning_text, ("training_loss", "test_loss"), figures.SCORES),
+        Known("Learning", training.learning, _learning_text, ("training_loss", "test_loss"), SCORES),
         Known(
             "Effective ranks along the training",
-            figures.effective_ranks,
+            operators.effective_ranks,
             _rank_text,
             ("effective_rank", "effective_rank_stderr", "state_dimension"),
         ),
         Known(
             "Spectra before and after",
-            figures.spectra,
+            operators.spectrum,
             _spectra_text,
             ("singular_value", "singular_value_residual", "singular_value_converged"),
         ),
         Known(
             "Eigenfunctions over time",
-            figures.time_eigenfunctions,
+            operators.eigenfunctions,
             _time_text,
             ("time_eigenfunction", "time_explained"),
         ),
-        Known("Which trials learn together", figures.trial_kernels, _trial_text, ("trial_kernel",)),
+        Known("Which trials learn together", operators.trial_kernels, _trial_text, ("trial_kernel",)),
         Known(
             "Learning rules against the exact gradient",
-            figures.rules,
+            rules.rules,
             _rule_text,
             ("gradient_cosine", "flow_alignment", "flow_alignment_stderr"),
             ("loss_rate_ratio",),

@@ -14,20 +14,14 @@ from markupsafe import Markup
 from kpframe.errors import ArgumentError
 from kpframe.study._disk.folder import resume_command
 from kpframe.study._disk.results import read_dataset
+from kpframe.study._plot import recorded
+from kpframe.study._plot.grouped import Grouped, Variable, grouped, variables_of
+from kpframe.study._plot.look import drawable, svg
 from kpframe.study._reading.merge import record_of
 from kpframe.study._reading.tree import figures_of, results_of
-from kpframe.study._report import html, recorded
+from kpframe.study._report import html
 from kpframe.study._report.comparison import Table, write_comparison
-from kpframe.study._report.figures import drawable, svg
-from kpframe.study._report.grouped import (
-    Grouped,
-    Variable,
-    covered,
-    errors_are,
-    grouped,
-    stderr,
-    variables_of,
-)
+from kpframe.study._report.grouped import covered, errors_are, stderr
 from kpframe.study._report.html import Section, plus_minus, provenance_rows, write_page
 from kpframe.study._report.training import write_training
 

@@ -7,28 +7,18 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 from markupsafe import Markup
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.axes import Axes
 
-from kpframe.study._report.comparison import WIDTH, Table, as_wide, draw_legend, legend_height, short, style
-from kpframe.study._report.figures import (
-    HALF_95,
-    UPDATES,
-    drawable,
-    loss_label,
-    panels_of,
-    running_mean,
-    score_name,
-    score_of,
-    svg,
-)
+from kpframe.study._plot import rules, training
+from kpframe.study._plot.look import as_wide, on, svg
+from kpframe.study._plot.training import score_name, score_of
+from kpframe.study._report.comparison import Table
 from kpframe.study._report.html import Section, plus_minus, provenance_rows, write_page
 
 
 def write_training(data: xr.Dataset, path: Path) -> Path:
     """Write the page of a training, as ``train_rules`` returns it; return its path."""
     names = ", ".join(str(rule) for rule in data.rule.values)
-    seen = drawable(data)
     return write_page(
         path,
         "comparison.html.j2",
@@ -36,10 +26,15 @@ def write_training(data: xr.Dataset, path: Path) -> Path:
         lead=f"{_start(data)}, trained on the same trials for {data.sizes['update']} updates by each of "
         f"the rules: {names}.",
         sections=[
-            Section("Learning", Markup(svg(losses(seen))), "Training losses", _learning_text(data)),
+            Section(
+                "Learning",
+                _drawn(training.rule_losses(data)),
+                "Training losses",
+                _learning_text(data),
+            ),
             Section(
                 "The geometry they end in",
-                Markup(svg(geometry(seen))),
+                _drawn(rules.rule_geometry(data)),
                 "Geometry",
                 _geometry_text(data),
             ),
@@ -58,47 +53,8 @@ def write_training(data: xr.Dataset, path: Path) -> Path:
     )
 
 
-def losses(data: xr.Dataset) -> Figure:
-    """Loss curves, a running mean of each; a cross where a rule diverged."""
-    figure, (panel,) = panels_of(1, 1, (WIDTH, 3.2 + legend_height(data)))
-    for place, rule in enumerate(data.rule.values):
-        made, smooth = running_mean(data.training_loss.sel(rule=rule))
-        look = style(place, str(rule)) | {"markevery": max(1, len(smooth) // 10)}
-        panel.plot(made, smooth, **look)
-        gone = float(data.diverged_at.sel(rule=rule))
-        if gone > 0 and len(smooth):
-            panel.plot(gone - 1, smooth[-1], marker="x", ms=9, mew=2, color=look["color"])
-    panel.set(xlabel=UPDATES, ylabel=loss_label(data.training_loss), yscale="log")
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    draw_legend(figure, panel)
-    return as_wide(figure)
-
-
-def geometry(data: xr.Dataset) -> Figure:
-    """Effective ranks, and the alignment of Phi with that of the first rule, a bar for each rule."""
-    rules = [short(str(rule), 30) for rule in data.rule.values]
-    operators = [str(operator) for operator in data.operator.values]
-    figure, panels = panels_of(1, len(operators) + 1, (WIDTH, 1.2 + 0.3 * len(rules)), sharey=True)
-    places = np.arange(len(rules))
-    for panel, operator in zip(panels, operators, strict=False):
-        one = data.sel(operator=operator)
-        panel.barh(places, one.effective_rank, xerr=_half(one.effective_rank_stderr), color="#56B4E9")
-        panel.axvline(float(one.effective_rank_before), color="0.4", lw=1, ls="--")
-        panel.set_xlabel(f"effective rank of {operator}", fontsize=8)
-    panels[-1].barh(
-        places, data.alignment_with_first, xerr=_half(data.alignment_with_first_stderr), color="#56B4E9"
-    )
-    panels[-1].set_xlabel("alignment of Phi with\nthat of the first rule", fontsize=8)
-    panels[0].set_yticks(places, rules)
-    panels[0].invert_yaxis()
-    for panel in panels:
-        panel.tick_params(labelsize=8)
-    return as_wide(figure)
-
-
-def _half(stderr: xr.DataArray) -> xr.DataArray:
-    """Return half of a 95% interval; none of a figure that one seed of several has alone."""
-    return HALF_95 * stderr.where(np.isfinite(stderr))
+def _drawn(panels: Axes | np.ndarray) -> Markup:
+    return Markup(svg(as_wide(on(panels))))
 
 
 def _seeds(data: xr.Dataset) -> int:

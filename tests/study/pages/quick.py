@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -30,13 +29,11 @@ ROOMS: dict[str, tuple[str, Callable[[], xr.Dataset]]] = {
 def one_figure(kept: str) -> Iterator[None]:
     """Draw one figure only, as most of the time goes into the others."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("figures", "comparison", "training"):
-            module = import_module(f"kpframe.study._report.{name}")
+        for name in ("operators", "rules", "training"):
+            module = import_module(f"kpframe.study._plot.{name}")
             for key, value in list(vars(module).items()):
-                if inspect.isfunction(value) and value.__annotations__.get("return") == "Figure":
-                    first = next(iter(value.__annotations__.values()))
-                    if first == "xr.Dataset" and key != kept:
-                        patch.setattr(module, key, lambda *_: Figure())
+                if hasattr(value, "__wrapped__") and key != kept:
+                    patch.setattr(module, key, lambda *_: Figure().subplots())
         yield
 
 
@@ -54,8 +51,8 @@ def seen(check: Callable[[Page, xr.Dataset], None], figure: str = "") -> Callabl
 
 LEARNING = seen(reported.check_learning, "learning")
 RANKS = seen(reported.check_ranks, "effective_ranks")
-SPECTRA = seen(reported.check_spectra, "spectra")
-MODES = seen(reported.check_eigenfunctions, "time_eigenfunctions")
+SPECTRA = seen(reported.check_spectra, "spectrum")
+MODES = seen(reported.check_eigenfunctions, "eigenfunctions")
 TRIALS = seen(reported.check_trials, "trial_kernels")
 RULES = seen(reported.check_rules, "rules")
 TABLES = seen(reported.check_tables)
@@ -66,12 +63,12 @@ AGREEMENT = seen(compared.check_agreement, "rule_cosines")
 LAGS = seen(compared.check_lags, "lags")
 TIMES = seen(compared.check_times, "cosines_by_time")
 PAIRS = seen(compared.check_pairs, "pairs")
-FLOWS = seen(compared.check_spectra, "spectra")
+FLOWS = seen(compared.check_spectra, "flow_spectra")
 ROWS = seen(compared.check_tables)
 COMPARE = seen(compared.check_terminal)
 
-LOSSES = seen(trained.check_learning, "losses")
-GEOMETRY = seen(trained.check_geometry, "geometry")
+LOSSES = seen(trained.check_learning, "rule_losses")
+GEOMETRY = seen(trained.check_geometry, "rule_geometry")
 RESULTS = seen(trained.check_results)
 CHANGES = seen(trained.check_changes)
 TRAIN = seen(trained.check_terminal)

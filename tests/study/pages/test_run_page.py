@@ -16,10 +16,10 @@ from scipy import stats
 
 from kpframe.errors import ArgumentError
 from kpframe.study._disk.results import write_dataset
+from kpframe.study._plot.grouped import grouped, variables_of
+from kpframe.study._plot.recorded import maps
 from kpframe.study._reading.join import Part, join
-from kpframe.study._report.grouped import grouped, variables_of
 from kpframe.study._report.html import write_report
-from kpframe.study._report.recorded import maps
 from kpframe.study._report.run import write_run_report
 
 from ..recorded import ATTRIBUTES, cell, ended, figure, write_run  # noqa: TID252

@@ -12,17 +12,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kpframe.study._report.comparison import WIDTH, as_wide, draw_legend, short, style
-from kpframe.study._report.figures import (
+from kpframe.study._plot.grouped import Grouped, Variable, interval, stacked
+from kpframe.study._plot.look import (
     UPDATES,
+    WIDTH,
     after,
-    loss_label,
+    as_wide,
+    draw_legend,
+    on,
     open_markers,
     panels_of,
-    running_mean,
+    short,
+    style,
     unit_of,
 )
-from kpframe.study._report.grouped import Grouped, Variable, interval, stacked
+from kpframe.study._plot.training import loss_label, running_mean
 
 #: Most lines in a panel, panels in a figure, groups and named places with curves or maps of their own.
 LINES, PANELS, GROUPS, PLACES = 12, 12, 4, 3
@@ -54,7 +58,7 @@ def losses(run: Grouped) -> Drawn:
     """Draw training losses, a colour for each group and a thin line for each seed."""
     loss = run.data.training_loss
     labels = run.labels[:LINES]
-    figure, (panel,) = panels_of(1, 1, (WIDTH, 3.0 + _legend_height(labels)))
+    panel = panels_of(None, 1, 1, (WIDTH, 3.0 + _legend_height(labels)))[0, 0]
     for place, network in enumerate(labels):
         one = loss.isel(network=place)
         every = [one.isel(seed=at) for at in range(one.sizes["seed"])] if run.several else [one]
@@ -67,8 +71,8 @@ def losses(run: Grouped) -> Drawn:
     logarithmic(panel, loss)
     panel.set(xlabel=UPDATES, ylabel=loss_label(loss))
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    draw_legend(figure, panel)
-    return Drawn(as_wide(figure), left("groups", len(labels), len(run.labels)))
+    draw_legend(panel, None)
+    return Drawn(as_wide(on(panel)), left("groups", len(labels), len(run.labels)))
 
 
 def series(run: Grouped, variables: Sequence[Variable]) -> Drawn:
@@ -91,7 +95,7 @@ def series(run: Grouped, variables: Sequence[Variable]) -> Drawn:
     names = [name for _, _, lines in shown for name, _ in lines]
     own_legends = len(labels) == 1
     legend = 0.0 if own_legends else _legend_height(labels)
-    figure, panels = panels_of(height, columns, (WIDTH, 0.2 + 2.4 * height + legend))
+    panels = panels_of(None, height, columns, (WIDTH, 0.2 + 2.4 * height + legend)).ravel()
     for panel, (variable, name, lines) in zip(panels, shown, strict=False):
         middle, half = interval(variable.values, variable.errors)
         for place, (own, part) in enumerate(lines):
@@ -111,21 +115,21 @@ def series(run: Grouped, variables: Sequence[Variable]) -> Drawn:
     for panel in panels[len(shown) :]:
         panel.set_axis_off()
     if not own_legends and names:
-        draw_legend(figure, panels[0])
+        draw_legend(panels[0], None)
     said = left("groups", len(labels), len(run.labels)) + left("panels", len(shown), len(rows))
     if own_legends and any(variable.count > LINES for variable in variables):
         said += f" At most {LINES} lines are drawn in a panel."
-    return Drawn(as_wide(figure), said)
+    return Drawn(as_wide(on(panels)), said)
 
 
 def curves(run: Grouped, variable: Variable) -> Drawn:
     """Draw a figure along its axis at the first and the last step, a row a group, a column a named place."""
     (axis,) = variable.axes
     labels, parts = run.labels[:GROUPS], list(variable.parts(GROUPS))
-    figure, panels = panels_of(len(labels), len(parts), (WIDTH, 0.4 + 2.4 * len(labels)))
+    grid = panels_of(None, len(labels), len(parts), (WIDTH, 0.4 + 2.4 * len(labels)))
+    panels = grid.ravel()
     middle, half = interval(variable.values, variable.errors)
     where = _axis_values(middle, axis)
-    grid = np.array(panels).reshape(len(labels), len(parts))
     for (row, column), panel in np.ndenumerate(grid):
         name, part = parts[column]
         one, bars = (values.isel(network=row).sel(part) for values in (middle, half))
@@ -147,11 +151,11 @@ def curves(run: Grouped, variable: Variable) -> Drawn:
         logarithmic(panel, middle)
     for panel in grid[:, 0]:
         panel.set_ylabel(label(variable.name + unit_of(variable.values), 30), fontsize=8)
-    draw_legend(figure, panels[0])
+    draw_legend(panels[0], None)
     said = left("groups", len(labels), len(run.labels)) + left("places", len(parts), variable.count)
     if variable.converged is not None:
         said = open_markers(variable.converged != 0) + said
-    return Drawn(as_wide(figure), said)
+    return Drawn(as_wide(on(panels)), said)
 
 
 def maps(run: Grouped, variable: Variable) -> Drawn:
@@ -167,11 +171,9 @@ def maps(run: Grouped, variable: Variable) -> Drawn:
     values = values.isel(dict.fromkeys(further, 0))
     moments = [("", {})] if over_steps else _moments(values)
     count = len(labels) * len(parts)
-    figure, panels = panels_of(
-        count, len(moments), (1.2 + 2.6 * len(moments), 0.4 + 2.5 * count), square=True
-    )
+    size = (1.2 + 2.6 * len(moments), 0.4 + 2.5 * count)
+    grid = panels = panels_of(None, count, len(moments), size, square=True)
     signed = bool((values < 0).any())
-    grid = np.array(panels).reshape(count, len(moments))
     for place, (at, (name, part)) in enumerate((at, part) for at in range(len(labels)) for part in parts):
         one = values.isel(network=at).sel(part)
         shown = [one.isel(moment).transpose(rows, columns) for _, moment in moments]
@@ -193,13 +195,13 @@ def maps(run: Grouped, variable: Variable) -> Drawn:
             _ticks(panel.yaxis, values, rows)
             _ticks(panel.xaxis, values, columns)
             panel.tick_params(which="both", labelsize=7)
-        bar = figure.colorbar(image, ax=grid[place].tolist(), fraction=0.05)
+        bar = on(grid).colorbar(image, ax=grid[place].tolist(), fraction=0.05)
         bar.ax.tick_params(labelsize=7)
     said = left("groups", len(labels), len(run.labels)) + left("places", len(parts), variable.count)
     if "seed" in variable.values.dims:
         said += f" Of seed {run.seeds[0]} alone."
     said += "".join(f" Of the first {axis_text(variable.values, axis)} alone." for axis in further)
-    return Drawn(as_wide(figure), said)
+    return Drawn(as_wide(on(panels)), said)
 
 
 def sweep(
@@ -213,7 +215,7 @@ def sweep(
     height = -(-len(shown) // columns)
     places, texts = _axis_places(data[axis])
     lines: list[str] = []
-    figure, panels = panels_of(height, columns, (WIDTH, 0.2 + 2.4 * height + 0.9))
+    panels = panels_of(None, height, columns, (WIDTH, 0.2 + 2.4 * height + 0.9)).ravel()
     for panel, (variable, name, part) in zip(panels, shown, strict=False):
         own = data[[n for n in (variable.name, f"{variable.name}_stderr") if n in data]].sel(part)
         own = own.isel(step=-1) if "step" in own.dims else own
@@ -239,9 +241,9 @@ def sweep(
     for panel in panels[len(shown) :]:
         panel.set_axis_off()
     if len(lines) > 1:
-        draw_legend(figure, panels[0])
+        draw_legend(panels[0], None)
     said = left("lines", min(len(lines), LINES), len(lines)) + left("panels", len(shown), len(rows))
-    return Drawn(as_wide(figure), said)
+    return Drawn(as_wide(on(panels)), said)
 
 
 def cells_in(data: xr.Dataset, dims: Sequence[str]) -> list[str]:
