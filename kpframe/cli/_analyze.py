@@ -146,6 +146,7 @@ def carry_out(
     ctx: click.Context, analysis: Analysis, output: Path, *, overwrite: bool = False, mend: bool = False
 ) -> None:
     """Record, write the page, and what came of it to the terminal; after a failure the exit code is 1."""
+    from kpframe.cli._carry_out import show_probe
     from kpframe.study._networks.analyze import run_analysis
     from kpframe.study._networks.given_model import importable
     from kpframe.study._report.run import write_run_report
@@ -156,6 +157,7 @@ def carry_out(
     show(data)
     if left_out := data.attrs.get("quantities_left_out"):
         click.echo(f"left out: {left_out}")
+    show_probe(data)
     click.echo(f"numbers: {output / 'results.nc'}")
     click.echo(f"open:    {page.resolve()}")
     if failures := failed(data):

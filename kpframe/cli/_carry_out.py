@@ -47,6 +47,7 @@ def carry_out(
         data = read_dataset(folder.path / "results.nc")
         page = write_page(folder, data)
     good = show_demo(data) if folder.command == "demo" else show_trainings(data, cells)
+    show_probe(data)
     click.echo(f"results: {folder.path / 'results.nc'}  ({duration(time.monotonic() - started)})")
     click.echo(f"open:    {page.resolve()}")
     if not good:
@@ -58,6 +59,12 @@ def write_page(folder: RunFolder, data: xr.Dataset) -> Path:
     from kpframe.study._report.run import page_of_run
 
     return page_of_run(data, folder.command, folder.cells, folder.path)
+
+
+def show_probe(data: xr.Dataset) -> None:
+    """Say along which trials operators were built."""
+    if said := data.attrs.get("probe_trials"):
+        click.echo(f"along:   {said}")
 
 
 def show_demo(data: xr.Dataset) -> bool:

@@ -93,6 +93,7 @@ def carry_out(
     """Compare, and write what came of it to the terminal; after a failure the exit code is 1."""
     import torch
 
+    from kpframe.cli._carry_out import show_probe
     from kpframe.study._report.comparison import failed_comparisons
     from kpframe.study._rules.run_comparison import run_comparison
 
@@ -105,6 +106,7 @@ def carry_out(
         report=lambda name: click.echo(f"comparing on {name}", err=True),
     )
     show(data)
+    show_probe(data)
     click.echo(f"numbers: {output / 'comparison.nc'}")
     click.echo(f"open:    {(output / 'comparison.html').resolve()}")
     if failures := failed_comparisons(data):

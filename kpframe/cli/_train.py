@@ -160,6 +160,7 @@ def carry_out(
     """Train, write the page, and what came of it to the terminal; after a failure the exit code is 1."""
     import torch
 
+    from kpframe.cli._carry_out import show_probe
     from kpframe.cli._progress import duration, training_progress
     from kpframe.rules._parse import parse_rule
     from kpframe.study._disk.labels import check_labels
@@ -180,6 +181,7 @@ def carry_out(
         data = read_dataset(output / "training.nc")
         page = write_training(data, output / "training.html")
     show(data)
+    show_probe(data)
     click.echo(f"numbers: {output / 'training.nc'}  ({duration(time.monotonic() - started)})")
     click.echo(f"open:    {page.resolve()}")
     if failures := failed_rules(data):

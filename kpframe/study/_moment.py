@@ -36,11 +36,13 @@ class Probe:
         inputs: ``[B, T, I]``.
         mask: ``[B, T]`` bool, the steps that exist; None for all.
         trials: the same with targets, epochs and coordinates; None where only inputs are known.
+        text: what the trials hold, in words, where kpframe has chosen them.
     """
 
     inputs: torch.Tensor
     mask: torch.Tensor | None = None
     trials: Trials | None = None
+    text: str = ""
 
     @classmethod
     def of(cls, trials: Trials) -> Self:

@@ -46,7 +46,8 @@ def record(moment: Moment, quantities: Mapping[str, Quantity]) -> xr.Dataset:
     Returns:
         The variables of all quantities, and ``quantity_failure`` along ``quantity``: why one could not be
         measured, empty where it could. With several sets of inputs figures along them have the
-        dimension ``inputs``.
+        dimension ``inputs``. The attribute ``probe_trials`` says what the trials hold that kpframe has
+        chosen.
     """
     data, failures = xr.Dataset(), []
     for label, quantity in quantities.items():
@@ -63,6 +64,8 @@ def record(moment: Moment, quantities: Mapping[str, Quantity]) -> xr.Dataset:
         np.array(failures, dtype=object),
         {"long_name": "why a quantity could not be measured", "units": "1"},
     )
+    if said := "; ".join(probe.text for probe in moment.around.probes.values() if probe.text):
+        data.attrs["probe_trials"] = said
     return data
 
 

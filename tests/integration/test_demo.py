@@ -77,8 +77,12 @@ def test_a_checkpoint_gives_the_recorded_effective_rank(demo: tuple[Result, Path
     """The number in the file is that of the network in the checkpoint: exact and estimated agree."""
     step = int(data.step[-1])
     checkpoint = load_checkpoint(demo[1] / "checkpoints" / f"RNN-{step:06d}.safetensors")
-    trials = create_task("digits").sample(20, generator=0, split="test", dtype=torch.float32)
-    trials = trials.select(np.argsort(trials.trial["label"], kind="stable"))
+    task = create_task("digits")
+    trials = task.sample(task.num_trials("test"), generator=0, split="test", dtype=torch.float32)
+    labels = trials.trial["label"]
+    trials = trials.select(np.concatenate([np.flatnonzero(labels == digit)[:2] for digit in range(10)]))
+    assert data.trial_label.values.tolist() == trials.trial["label"].tolist()  # each digit twice
+    assert data.attrs["probe_trials"] == "20 test trials, 2 of each of 10 classes"
     phi = linearize(checkpoint.build_model(), trials.inputs).Phi
     dense = phi.to_dense().double()
     exact = float(dense.trace() ** 2 / (dense**2).sum())

@@ -76,7 +76,8 @@ def test_trials_are_in_the_order_of_their_first_coordinate() -> None:
             found = super().draw(batch_size, generator, split)
             return evolve(found, trial={"label": np.array([2, 0, 1])})
 
-    found, plain = probe_trials(Labelled(), cell, "test"), probe_trials(task_of(cell), cell, "test")
+    found = probe_trials(Labelled(), cell, "test").trials
+    plain = probe_trials(task_of(cell), cell, "test").trials
     assert found.trial["label"].tolist() == [0, 1, 2]
     assert torch.equal(found.inputs, plain.inputs[[1, 2, 0]])
 
@@ -113,7 +114,8 @@ def test_a_step_is_a_checkpoint_and_a_record(tmp_path: Path) -> None:
     ]
     data = read_dataset(tmp_path / "steps" / "a=1-000020.nc")
     xr.testing.assert_identical(data.drop_attrs(deep=False), written.drop_attrs(deep=False))
-    assert data.attrs == {"run_id": "0123", "title": "t", "cell": "a=1", "step": 20}
+    said = {"probe_trials": "3 test trials; 3 train trials"}
+    assert data.attrs == {"run_id": "0123", "title": "t", "cell": "a=1", "step": 20} | said
     expected = torch.rand(3, generator=torch.Generator().manual_seed(23_007), dtype=torch.float64)
     np.testing.assert_array_equal(data.noise, expected)
     assert data.from_first.isnull().all()

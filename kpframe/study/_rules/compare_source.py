@@ -32,10 +32,11 @@ from kpframe.study._networks.checkpoint import Checkpoint, load_checkpoint
 from kpframe.study._networks.sources import own_readout, shown_path, task_of
 from kpframe.study._rules.compare import compare_rules
 from kpframe.tasks._readout import Readout
+from kpframe.tasks._stratified import stratified
 from kpframe.tasks._task import Task
 
 #: Attributes of a record that are the checkpoint's alone.
-_OWN = ("cell", "step", "checkpoint", "model", "sha256")
+_OWN = ("cell", "step", "checkpoint", "model", "sha256", "probe_trials")
 
 
 def compare_source(
@@ -110,12 +111,12 @@ def _compared(
     """Return the record of a checkpoint, and what the first rule raised where all did: it has no figures."""
     model, readout, checkpoint = load_network(path)
     own = task if task is not None else task_of(checkpoint, path)
-    probe = own.sample(trials, generator=seed, split="test", dtype=readout.weight.dtype)
+    probe = stratified(own, trials, generator=seed, split="test", dtype=readout.weight.dtype)
     failures: dict[str, Exception] = {}
     error = None
     try:
         one = compare_rules(
-            model, readout, probe, own.loss, rules, budget=budget, seed=seed, failures=failures
+            model, readout, probe.trials, own.loss, rules, budget=budget, seed=seed, failures=failures
         )
     except Exception as caught:
         if len(failures) < len(rules):
@@ -132,6 +133,7 @@ def _compared(
         "checkpoint": shown_path(path.stem),
         "model": str(checkpoint.model),
         "sha256": _digest(path),
+        "probe_trials": probe.text,
     }
     return one, error
 
@@ -142,7 +144,7 @@ def _recorded(output: RunFolder, name: str, path: Path) -> xr.Dataset | None:
         step = load_checkpoint(path).step
         found = read_dataset(output.path / record_file(name, step))
         if found.attrs.get("run_id") == output.id and found.attrs.get("sha256") == _digest(path):
-            found.attrs = {key: found.attrs[key] for key in _OWN}
+            found.attrs = {key: found.attrs[key] for key in _OWN if key in found.attrs}
             return found
     return None
 
@@ -160,6 +162,9 @@ def _together(records: list[xr.Dataset]) -> xr.Dataset:
     data = data.assign_coords(
         step=("checkpoint", [int(one.attrs["step"]) for one in found]),
         model=("checkpoint", [one.attrs["model"] for one in found]),
+    )
+    data.attrs["probe_trials"] = "; ".join(
+        dict.fromkeys(one.attrs["probe_trials"] for one in found if "probe_trials" in one.attrs)
     )
     left_out = [
         f"{one.attrs['checkpoint']}, {label}: {why}"

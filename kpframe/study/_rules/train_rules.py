@@ -41,6 +41,7 @@ from kpframe.study._running.training import ProgressCallback
 from kpframe.study._scores import SCORES, scores_of
 from kpframe.tasks._error import output_error
 from kpframe.tasks._readout import Readout
+from kpframe.tasks._stratified import stratified
 from kpframe.tasks._task import create_task
 
 
@@ -141,6 +142,7 @@ def _write(runs: Sequence[_Seed], folder: RunFolder, first: int) -> xr.Dataset:
     if not found:
         raise ArgumentError(mismatch("training", "one that has begun", "none"))
     data = gathered(found, first)
+    data.attrs["probe_trials"] = "; ".join(dict.fromkeys(run.probe_text for run in runs[: len(found)]))
     folder.write_dataset("training.nc", data)
     return data
 
@@ -163,9 +165,10 @@ class _Seed:
         self.budget = self.start.measure.budget
         self.task = create_task(self.start.task, **self.start.task_settings)
         dtype = getattr(torch, self.start.dtype)
-        self.probe = self.task.sample(
-            self.start.measure.trials, generator=self.seed, split="test", dtype=dtype
+        drawn = stratified(
+            self.task, self.start.measure.trials, generator=self.seed, split="test", dtype=dtype
         )
+        self.probe, self.probe_text = drawn.trials, drawn.text
         self.test = test_trials(self.task, self.seed, dtype)
         self.flows: dict[str | None, Flow] = {}
         self.known: dict[str, Measured] = {}  # what files hold

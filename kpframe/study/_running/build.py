@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from attrs import evolve
 
 from kpframe.models._model import Model, create_model
 from kpframe.rules._rule import create_rule
@@ -16,6 +17,7 @@ from kpframe.study._cells import Cell
 from kpframe.study._moment import Probe, Surroundings
 from kpframe.study._quantity import Quantity, create_quantity
 from kpframe.tasks._readout import Readout
+from kpframe.tasks._stratified import Batch, stratified
 from kpframe.tasks._task import Split, Task, Trials, create_task
 
 #: Trials on which a network is scored where the task has no end of them.
@@ -47,7 +49,7 @@ def surroundings_of(cell: Cell, task: Task) -> Surroundings:
     """Return what a cell's network is measured along, and with what; raises like ``create_rule``."""
     dtype = getattr(torch, cell.dtype)
     return Surroundings(
-        {split: Probe.of(probe_trials(task, cell, split)) for split in _splits(cell)},
+        {split: _probe(task, cell, split) for split in _splits(cell)},
         loss=task.loss,
         test=test_trials(task, cell.seed, dtype),
         rules={rule.label: create_rule(rule.name, **rule.settings) for rule in cell.rules},
@@ -63,14 +65,19 @@ def quantities_of(cell: Cell) -> dict[str, Quantity]:
     return {one.label: create_quantity(one.name, **one.settings) for one in cell.quantities}
 
 
-def probe_trials(task: Task, cell: Cell, split: Split) -> Trials:
-    """Return the fixed trials of a split along which operators are built.
+def _probe(task: Task, cell: Cell, split: Split) -> Probe:
+    found = probe_trials(task, cell, split)
+    return evolve(Probe.of(found.trials), text=found.text)
+
+
+def probe_trials(task: Task, cell: Cell, split: Split) -> Batch:
+    """Return the fixed trials of a split along which operators are built, and what they hold.
 
     Each split has a stream of its own, which is neither that of training nor that of the test trials.
     """
     dtype = getattr(torch, cell.dtype)
-    drawn = task.sample(cell.measure.trials, generator=cell.seed, split=split, dtype=dtype)
-    return by_first_coordinate(drawn)
+    drawn = stratified(task, cell.measure.trials, generator=cell.seed, split=split, dtype=dtype)
+    return evolve(drawn, trials=by_first_coordinate(drawn.trials))
 
 
 def test_trials(task: Task, seed: int, dtype: torch.dtype) -> Trials:
