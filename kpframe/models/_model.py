@@ -23,6 +23,7 @@ from kpframe.models._autograd.forms import (
 from kpframe.models._autograd.rollout import GraphPropagator
 from kpframe.models._few_rows import unread_parameters
 from kpframe.models._held import detached_copies
+from kpframe.models._padding import where_valid
 from kpframe.operators._spaces import Space, parameter_space, state_space
 from kpframe.plugin._manager import create
 
@@ -255,13 +256,21 @@ class Model(torch.nn.Module, ABC):
         self, x: torch.Tensor, h: torch.Tensor, t: torch.Tensor | None, mask: torch.Tensor | None
     ) -> torch.Tensor:  # [N, H]
         """Return the next states of N rows, held where the mask is False."""
+
+        def step(h: torch.Tensor, x: torch.Tensor, t: torch.Tensor | None = None) -> torch.Tensor:
+            return self._checked_step(x, h, t)
+
+        return where_valid(mask, step, h, x, *([] if t is None else [t]))
+
+    def _checked_step(self, x: torch.Tensor, h: torch.Tensor, t: torch.Tensor | None = None) -> torch.Tensor:
+        """Return ``step``, a state of the right shape and dtype."""
         out = self.step(x, h, t) if self.time_varying else self.step(x, h)
         if not isinstance(out, torch.Tensor) or out.shape != h.shape:
             got = f"shape {list(out.shape)}" if isinstance(out, torch.Tensor) else type(out).__name__
             raise ShapeError(mismatch(f"{type(self).__name__}.step", f"a state {list(h.shape)}", got))
         if out.dtype != h.dtype:
             raise DtypeError(mismatch(f"{type(self).__name__}.step", f"dtype {h.dtype}", out.dtype))
-        return out if mask is None else torch.where(mask.unsqueeze(-1), out, h)
+        return out
 
 
 def create_model(name: str, /, **settings: Any) -> Model:

@@ -123,7 +123,9 @@ class PlacedStage:
 
         def shaped(gain: Gain) -> dict[str, torch.Tensor]:
             shapes = {name: value.reshape(shape) for name, value in gain.items()}
-            return shapes if held is None else {name: value * (1 - held) for name, value in shapes.items()}
+            if held is None:
+                return shapes
+            return {name: value.masked_fill(held.bool(), 0) for name, value in shapes.items()}
 
         outputs = []
         for name, (by_target, by_source) in gains.items():

@@ -22,6 +22,7 @@ from kpframe.models._autograd.graph import leaves
 from kpframe.models._autograd.linearization import Linearization
 from kpframe.models._few_rows import saved_by_a_row
 from kpframe.models._model import Model
+from kpframe.models._padding import starts, where_valid
 from kpframe.models._sites.declaration import INPUT, PRIME, Site, Stage, check_weights, component_widths
 from kpframe.models._sites.gains import Gain, PlacedSite, PlacedStage, SiteGains, pointwise_gains, scatter
 from kpframe.models._sites.parameter_operator import GramParameterOperator, SiteParameterJacobian
@@ -132,12 +133,14 @@ class SiteModel(Model):
         check_weights(self.stages, {INPUT: self.input_size, **self.components}, self.steps, weights)
         inputs = trajectory.inputs
         drives = {targets: y.unbind(1) for targets, y in self._drive(weights, inputs).items()}
-        h = trajectory.initial_state
-        states = []
+
+        def step(t: int, h: torch.Tensor, x: torch.Tensor, *drive: torch.Tensor) -> torch.Tensor:
+            return self._next(weights, dict(zip(drives, drive, strict=True)), x, h, t)
+
+        h, states = trajectory.initial_state, []
         for t in range(x.shape[1]):
-            drive = {targets: y[t] for targets, y in drives.items()}
-            new = self._next(weights, drive, inputs[:, t], h, t)
-            h = new if mask is None else torch.where(mask[:, t].unsqueeze(-1), new, h)
+            valid = None if mask is None else mask[:, t]
+            h = where_valid(valid, partial(step, t), h, inputs[:, t], *(y[t] for y in drives.values()))
             states.append(h)
         return self.finish(trajectory, torch.stack(states, dim=1))
 
@@ -296,13 +299,13 @@ class SiteModel(Model):
     def _gains(self, trajectory: Trajectory) -> SiteGains:
         """Return the gains of every stage along a trajectory, time outermost."""
         batch, time, _ = trajectory.space.shape
-        x = trajectory.inputs.detach().transpose(0, 1)  # [T, B, I]
+        x, previous = (rows.transpose(0, 1) for rows in starts(trajectory))  # [T, B, I], [T, B, H]
         with torch.enable_grad():
             weights = self._weights()
         fixed = {name: weight.detach() for name, weight in weights.items()}
         with torch.no_grad():
             drive = self._drive(fixed, x)
-        known = {INPUT: x, **self._split(trajectory.previous.detach().transpose(0, 1))}  # name -> [T, B, n]
+        known = {INPUT: x, **self._split(previous)}  # name -> [T, B, n]
         index = torch.arange(time, device=x.device).repeat_interleave(batch) if self.time_varying else None
         held = None if trajectory.mask is None else (~trajectory.mask.T.unsqueeze(-1)).to(x)
         theta = {id(parameter): name for name, parameter in self.trainable().items()}

@@ -163,10 +163,10 @@ def gains_along(model: MPN, trajectory: Trajectory) -> Gains:
         if trajectory.mask is not None:
             on = trajectory.mask.transpose(0, 1).unsqueeze(-1)  # [T, B, 1]
             held = (~on).to(x.dtype)
-            slope = slope * on
+            slope = torch.where(on, slope, 0)
             decay = torch.where(on.unsqueeze(-1), decay, 1)
             squash = None if squash is None else squash.masked(on.unsqueeze(-1))
-            moves = {name: gain * on.unsqueeze(-1) for name, gain in moves.items()}
+            moves = {name: torch.where(on.unsqueeze(-1), gain, 0) for name, gain in moves.items()}
         rates = [
             RateGain(f"{name}.raw", rate.shape, rate.range.slope(rate.raw), moves[name])
             for name, rate in (("eta", model.eta), ("lam", model.lam))
