@@ -140,6 +140,7 @@ _MODULES = (
     "comparison",
     "errors",
     "flow",
+    "forecast",
     "gradient_flow",
     "interchange",
     "lightning",

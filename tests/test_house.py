@@ -27,6 +27,7 @@ FLOORS = [
     {"models"},
     {"rules", "spectra"},
     {"comparison", "gradient_flow"},
+    {"forecast"},
     {"study"},
     {"checkpoint", "interchange", "lightning", "plot", "training"},
     {"testing"},

@@ -1,0 +1,131 @@
+"""Sharpness: the largest eigenvalue of the loss's Hessian in the parameters, by Hessian-vector products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from attrs import frozen
+
+from kpframe.errors import UnsupportedError
+from kpframe.flow._flow import Flow
+from kpframe.forecast._objective import Objective
+from kpframe.forecast._output_kernel import output_kernel
+from kpframe.models._autograd.linearization import Linearization, recording
+from kpframe.operators._base import Operator
+from kpframe.operators._isolation import in_isolation
+from kpframe.operators._spaces import Space
+from kpframe.spectra._eigsh import eigsh
+from kpframe.tasks._error import task_loss
+from kpframe.tasks._readout import Readout
+from kpframe.tasks._task import Loss, Trials
+
+
+@frozen
+class Sharpness:
+    """The largest eigenvalue of the loss's Hessian.
+
+    Attributes:
+        value: the eigenvalue; below zero where the loss curves down in all directions.
+        residual: of its eigenvector: some eigenvalue is that near.
+        converged: whether it has been shown to be the largest one, within the tolerance.
+        num_matvecs: Hessian-vector products.
+        method: how it was found.
+    """
+
+    value: float
+    residual: float
+    converged: bool
+    num_matvecs: int
+    method: str
+
+
+@in_isolation
+def sharpness(
+    flow: Flow,
+    readout: Readout,
+    trials: Trials,
+    loss: Loss,
+    *,
+    budget: int | None = None,
+    tol: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Sharpness:
+    """Return the largest eigenvalue of the Hessian of the loss in all that learns, network and readout.
+
+    It is the curvature of ``stable_rate`` and, beside it, the errors times the curvature of the network.
+
+    Args:
+        flow: of the network along the trials.
+        readout: its readout; those of its parameters that require gradients learn.
+        trials: those the flow was made along.
+        loss: ``mse`` or ``cross_entropy``.
+        budget, tol, generator: as ``kpframe.eigsh``; a Hessian-vector product counts for one.
+
+    Raises:
+        ArgumentError, ShapeError, DtypeError, DeviceError, NonFiniteError: as ``stable_rate``.
+        UnsupportedError: for a model whose derivative cannot be differentiated again.
+
+    Source: Pearlmutter 1994 (Hessian-vector products).
+    """
+    output_kernel(flow, readout)  # which checks the readout
+    Objective.of(flow, readout, trials, loss)
+    hessian = _Hessian(flow, readout, trials, loss)
+    pairs = eigsh(hessian, k=1, budget=budget, tol=tol, generator=generator)
+    return Sharpness(
+        float(pairs.eigenvalues[0]),
+        float(pairs.residual_norms[0]),
+        bool(pairs.converged[0]),
+        pairs.num_matvecs,
+        pairs.method,
+    )
+
+
+class _Hessian(Operator):
+    """The Hessian of the loss, as the derivative of a gradient that is kept with its graph."""
+
+    def __init__(self, flow: Flow, readout: Readout, trials: Trials, loss: Loss) -> None:
+        learned = [*flow.model.trainable().values(), *(p for p in readout.parameters() if p.requires_grad)]
+        self._shapes = [p.shape for p in learned]
+        space = Space.of(parameter=sum(p.numel() for p in learned))
+        states = flow.trajectory.states
+        super().__init__(space, space, dtype=states.dtype, device=states.device)
+        recipe = partial(_gradient, flow, readout, trials, loss)
+        try:
+            self._gradient = Linearization.of(recipe, states.device)
+        except RuntimeError as error:
+            raise UnsupportedError(
+                f"model: expected derivatives that can be differentiated again, got {error}"
+            ) from error
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        rows = q.reshape(-1, q.shape[-1])
+        found = self._gradient.vjp(rows)
+        flat = torch.cat([part.reshape(len(rows), -1) for part in found], dim=1)
+        return flat.reshape(q.shape)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return self._apply(r)
+
+    @property
+    def self_adjoint(self) -> bool:
+        """Whether it is self-adjoint: second derivatives commute."""
+        return True
+
+    def _formula(self) -> tuple[str, int]:
+        return "Hessian", 3
+
+
+def _gradient(
+    flow: Flow, readout: Readout, trials: Trials, loss: Loss
+) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+    """Return the gradient ``[M]`` of the loss with its graph, and what it is differentiated by."""
+    own = flow.trajectory
+    learned = [*flow.model.trainable().values(), *(p for p in readout.parameters() if p.requires_grad)]
+    with recording(own.states.device, "sharpness"):
+        states = flow.model.rollout(own.inputs, own.initial_state if own.given else None, own.mask).states
+        value = task_loss(readout(states), trials, loss)
+        found = torch.autograd.grad(value, learned, create_graph=True, allow_unused=True)
+        parts = [torch.zeros_like(p) if g is None else g for g, p in zip(found, learned, strict=True)]
+        return torch.cat([part.reshape(-1) for part in parts]), learned
