@@ -31,6 +31,6 @@ def demo(ctx: click.Context, quick: bool, output: Path, seed: int, overwrite: bo
     from kpframe.study._running.run_study import study_folder
     from kpframe.study._study_file.reading import bundled_study, check_plugins
 
-    study = evolve(bundled_study("demo_quick" if quick else "demo"), seeds=(seed,))
+    study = evolve(bundled_study("demo", quick=quick), seeds=(seed,))
     check_plugins(study)
     carry_out(ctx, study, study_folder(study, output, command="demo", overwrite=overwrite))

@@ -20,8 +20,10 @@ ROWS = 20
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to write into; by default the name of the study file without its ending, here.",
+    help="Folder to write into; by default the name of the study file without its ending, here, with -quick "
+    "after it for the quick form.",
 )
+@click.option("--quick", is_flag=True, help="Run the quick form, with what [quick] says laid over the rest.")
 @click.option(
     "--dry-run", is_flag=True, help="Check the study, and measure what it would take; write nothing."
 )
@@ -35,6 +37,7 @@ def run(
     ctx: click.Context,
     study: Path | None,
     output: Path | None,
+    quick: bool,
     dry_run: bool,
     template: bool,
     jobs: int,
@@ -56,8 +59,8 @@ def run(
         return
     if study is None:
         raise click.UsageError("expected a study file, or --template for one to start from", ctx)
-    settings = load_study(study)
-    output = Path(study.stem) if output is None else output
+    settings = load_study(study, quick=quick)
+    output = Path(f"{study.stem}-quick" if quick else study.stem) if output is None else output
     if dry_run:
         from kpframe.study._study_file.check import check_study
         from kpframe.study._study_file.plan import plan
@@ -83,7 +86,7 @@ def show_plan(study: StudySettings, found: Plan, jobs: int, output: Path) -> Non
     for cost in found.costs[:ROWS]:
         table.add_row(*_row(cost))
     console = new_console()
-    console.print(study.title)
+    console.print(f"{study.title} (quick form)" if study.quick else study.title)
     console.print(table)
     if (more := len(found.costs) - ROWS) > 0:
         console.print(f"and {more} more like these\n")

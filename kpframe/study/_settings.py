@@ -89,6 +89,8 @@ class StudySettings:
         quantities: what is recorded.
         sweep: settings that are varied, each combination a training of its own.
         plugins: the distributions that offer what it names.
+        question, published: what it asks, and what is published of it; empty where it does not say.
+        quick: whether this is the quick form of the study.
     """
 
     title: str
@@ -105,3 +107,6 @@ class StudySettings:
     trained_by: tuple[str, ...] = ()
     sweep: tuple[SweepAxis, ...] = ()
     plugins: tuple[str, ...] = ()
+    question: str = ""
+    published: str = ""
+    quick: bool = False

@@ -81,5 +81,5 @@ def test_the_same_names_from_elsewhere_are_enough():
     manager.register(Others(), distribution="kpf-others")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(kpframe.study._study_file.reading, "get_manager", lambda: manager)
-        for name in ("demo", "demo_quick"):
-            kpframe.study._study_file.reading.check_plugins(bundled_study(name))
+        for quick in (False, True):
+            kpframe.study._study_file.reading.check_plugins(bundled_study("demo", quick=quick))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +17,8 @@ from kpframe.cli import _app as app
 from kpframe.cli._run import time_of
 from kpframe.plugin import ModelSpec, QuantitySpec, RuleSpec, TaskSpec, hookimpl, temporary
 from kpframe.study._disk.results import read_dataset
-from kpframe.study._study_file.reading import template_text
+from kpframe.study._running.run_study import resumed_folder
+from kpframe.study._study_file.reading import load_study, template_text
 
 from ..study.conftest import Exact, Noise, Sizes, Small, Sum, Twice  # noqa: TID252
 
@@ -181,6 +184,52 @@ def test_a_run_says_what_came_of_each_training(run: Command, here: Path) -> None
     assert "--overwrite replaces it" in err
     assert run("my study.toml", "--overwrite")[0] == 0
     assert read_dataset(folder / "results.nc").run_id != data.run_id
+
+
+QUICK = (
+    STUDY
+    + """
+[about]
+question = "Is <i>one</i> better?"
+published = "It is."
+[quick]
+training.steps = 2
+training.rules = ["cli_exact"]
+"""
+)
+
+
+@pytest.mark.usefixtures("toys")
+def test_the_quick_form_runs_into_a_folder_of_its_own(run: Command, here: Path) -> None:
+    (here / "s.toml").write_text(QUICK)
+    code, out, _ = run("s.toml", "--quick", "--dry-run")
+    assert (code, [path.name for path in here.iterdir()]) == (0, ["s.toml"])
+    assert re.search(r"trainings: +2, with 4 updates", out)
+    assert "Two <b>nets</b> (quick form)" in out
+    assert run("s.toml", "--quick")[0] == 0
+    folder = here / "s-quick"
+    settings = json.loads((folder / "run.json").read_text())["settings"]
+    assert settings["quick"] is True
+    assert settings["about"] == {"question": "Is <i>one</i> better?", "published": "It is."}
+    page = (folder / "report.html").read_text()
+    for text in (
+        "Is &lt;i&gt;one&lt;/i&gt; better? This is the quick form of the study",
+        "Published: It is.",
+    ):
+        assert text in page
+    assert resumed_folder(folder)[0] == load_study(here / "s.toml", quick=True)  # and not the whole study
+    code, _, err = run("s.toml", "--output", "s-quick")
+    assert code == 2
+    assert "with another " in err
+    assert "quick" in err.partition("with another ")[2]
+
+
+@pytest.mark.usefixtures("toys")
+def test_there_is_no_quick_form_without_its_table(run: Command, here: Path) -> None:
+    (here / "s.toml").write_text(STUDY)
+    code, out, err = run("s.toml", "--quick")
+    assert (code, out) == (2, "")
+    assert "--quick: expected a study with a table [quick], got 's.toml' without one: run it without" in err
 
 
 @pytest.mark.usefixtures("toys")

@@ -83,7 +83,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Page, xr.Dataset]:
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            kpframe.study._study_file.reading, "bundled_study", lambda name: parse_study(study, name)
+            kpframe.study._study_file.reading, "bundled_study", lambda name, quick: parse_study(study, name)
         )
         return run(["demo"], tmp_path_factory.mktemp("demo") / "out", "report", "results")
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from kpframe.errors import ArgumentError, SettingsError
 from kpframe.plugin import PluginManager
@@ -87,9 +89,11 @@ def test_everything_that_can_be_said_is_read() -> None:
     assert [one.name for one in compared.quantities] == [*DEFAULTS, "rules"]
 
 
-@pytest.mark.parametrize("table", [LEAST, FULL, "demo", "demo_quick"])
+@pytest.mark.parametrize("table", [LEAST, FULL, "demo", "quick demo"])
 def test_a_study_is_the_same_by_way_of_json(table: dict[str, Any] | str) -> None:
-    study = bundled_study(table) if isinstance(table, str) else parse_study(table, "here")
+    study = (
+        parse_study(table, "here") if isinstance(table, dict) else bundled_study("demo", quick=" " in table)
+    )
     text = json.dumps(to_table(study), sort_keys=True)  # as the record of a run has it
     assert parse_study(json.loads(text), "there") == study
     assert parse_study({**json.loads(text), "seeds": [9]}, "there") != study
@@ -383,3 +387,117 @@ def test_the_template_parses_as_it_is_and_with_all_that_it_shows() -> None:
         shown = set(re.findall(r"^(?:# )?(\w+) = ", template_text().partition(f"[{key}]")[2], re.MULTILINE))
         names = {info.name for info in describe(cls)} - {"gradient", "momentum"}
         assert names <= shown, key
+
+
+ZERO = "expected a whole number in [1, 1024], got 0 (int)"
+QUICK = {
+    **FULL,
+    "about": {"question": "Is  it\nso?", "published": "It is <b>so</b>."},
+    "quick": {
+        "seeds": 1,
+        "network": [{"name": "small", "label": "my net"}],
+        "training": {"steps": 4},
+        "measure": {"steps": {"count": 2}},
+        "sweep": {"network.gain": [0.5], "network.my net.width": [3]},
+    },
+}
+
+
+def test_the_quick_form_is_laid_over_the_rest() -> None:
+    full, quick = parse_study(QUICK, "here"), parse_study(QUICK, "here", quick=True)
+    assert (full.quick, quick.quick) == (False, True)
+    assert full == evolve(
+        parse_study(FULL, "here"), question="Is it so?", published="It is <b>so</b>."
+    )  # what [quick] says changes nothing but the quick form
+    assert (quick.question, quick.published) == (full.question, full.published)
+    assert quick.seeds == (0,)
+    assert [(n.label, n.settings) for n in quick.networks] == [("my net", {})]  # a list is replaced
+    assert quick.training == evolve(full.training, steps=4)  # a table is merged
+    assert quick.measure == evolve(full.measure, steps=(0, 4))  # forms of steps exclude each other
+    assert [(a.name, a.values) for a in quick.sweep] == [
+        ("gain", (0.5,)),
+        ("width", (3,)),
+        ("eta", (0.1, 0.2)),
+    ]
+    text = json.dumps(to_table(quick), sort_keys=True)
+    assert parse_study(json.loads(text), "there") == quick
+    assert parse_study({**json.loads(text), "quick": {"seeds": [0]}}, "there") == evolve(quick, quick=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "lines"),
+    [
+        ({"about": "why"}, ["about: expected a table [about], got 'why' (str)"]),
+        (
+            {"about": {"questoin": "?", "published": ""}},
+            [
+                "about.questoin: expected question or published, got an unknown name; did you mean "
+                "'question'?",
+                "about.published: expected text, got '' (str)",
+            ],
+        ),
+        ({"quick": 3}, ["quick: expected a table [quick], got 3 (int)"]),
+        ({"quick": {}}, ["quick: expected keys that differ in the quick form, got an empty table"]),
+        (
+            {"quick": {"about": {}}},
+            ["quick.about: expected a table or key that differs, got [about], which is of all forms"],
+        ),
+        (
+            {"quick": {"sedes": 3, "threads": 0}},
+            [
+                "quick.sedes: unknown table or key; did you mean 'seeds'?",
+                f"quick.threads: {ZERO}",
+            ],
+        ),
+        (
+            {"threads": 0, "quick": {"seeds": 1}},
+            [f"threads: {ZERO}"],
+        ),
+        (
+            {"threads": 0, "quick": {"threads": 0}},
+            [f"{key}: {ZERO}" for key in ("threads", "quick.threads")],
+        ),
+        (
+            {"quick": {"training": {"steps": 1}}},
+            [
+                "measure.steps[1]: expected a whole number from 0 to 1, the last step of the training, got "
+                "1000 (with what stands in [quick])"
+            ],
+        ),
+        (
+            {"quick": {"sweep": {"network.gain": []}}},
+            ['quick.sweep."network.gain": expected a list of at least one value, got [] (list)'],
+        ),
+        ({"quick": {"seeds": date(2026, 1, 1)}}, None),
+    ],
+)
+def test_what_is_wrong_with_about_and_quick_is_said_used_or_not(
+    change: dict[str, Any], lines: list[str] | None
+) -> None:
+    said = []
+    for quick in (False, True):
+        with pytest.raises(SettingsError) as caught:
+            parse_study({**LEAST, "quick": {"seeds": 2}, **change}, "f", quick=quick)
+        said.append([line.removeprefix("f: ") for line in str(caught.value).splitlines()])
+    assert said[0] == said[1]
+    if lines is None:
+        assert {line.partition(":")[0] for line in said[0]} == {"quick.seeds"}
+    else:
+        assert said[0] == lines
+
+
+@pytest.mark.usefixtures("offered")
+def test_a_quick_form_that_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    least = 'quantity = []\n{}[task]\nname = "sum"\n[[network]]\nname = "small"\n[measure]\nsteps = [0]\n'
+    path.write_text(least.format(""))
+    with pytest.raises(
+        ArgumentError, match=r"a study with a table \[quick\], got '.*study.toml' without one"
+    ):
+        load_study(path, quick=True)
+    path.write_text(
+        least.format("quick = true\n")
+    )  # which marks the record of a quick form, and is no file's
+    for quick in (False, True):
+        with pytest.raises(SettingsError, match=r"quick: expected a table \[quick\], got True \(bool\)"):
+            load_study(path, quick=quick)

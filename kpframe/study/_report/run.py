@@ -87,15 +87,33 @@ def _write(data: xr.Dataset, cells: Sequence[str], path: Path, *, finished: bool
         path / "report.html",
         "comparison.html.j2",
         title=str(data.attrs.get("title", path.resolve().name)),
-        lead=_lead(data, run),
+        lead=f"{_question(data)}{_lead(data, run)}",
         sections=[*_losses(run, names), *known, *_sweeps(data, run, cells, variables), *other],
         tables=[
             Table("Figures at the last step recorded", *_figures(run, variables)),
             Table("Trainings", *_trainings(run)),
         ],
-        notes=[errors_are(run), *undrawn, *failures_of(data)],
+        notes=[*_published(data), errors_are(run), *undrawn, *failures_of(data)],
         provenance=provenance_rows(data),
     )
+
+
+def _question(data: xr.Dataset) -> str:
+    """Return what a study asks, and that a run is of its quick form, to stand before the lead."""
+    settings = _settings(data)
+    question = settings.get("about", {}).get("question", "")
+    rough = "This is the quick form of the study; its figures are rough." if settings.get("quick") else ""
+    return "".join(f"{text} " for text in (question, rough) if text)
+
+
+def _published(data: xr.Dataset) -> list[str]:
+    text = _settings(data).get("about", {}).get("published")
+    return [f"Published: {text}"] if text else []
+
+
+def _settings(data: xr.Dataset) -> dict[str, Any]:
+    settings = json.loads(data.attrs.get("settings", "{}"))
+    return settings if isinstance(settings, dict) else {}
 
 
 def _lead(data: xr.Dataset, run: Grouped) -> str:

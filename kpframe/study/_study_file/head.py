@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import frozen
 
-from kpframe.errors import as_whole, mismatch, shown
+from kpframe.errors import as_whole, closest, mismatch, shown
 from kpframe.study._disk.labels import label_problem
 from kpframe.study._settings import NetworkSettings
 
@@ -16,6 +16,8 @@ from kpframe.study._settings import NetworkSettings
 MOST_SEEDS = 2**53
 #: Trainings of a study at most, and threads of a torch operation.
 MOST_CELLS, MOST_THREADS = 100_000, 1024
+#: What ``[about]`` says.
+ABOUT = ("question", "published")
 
 
 @frozen
@@ -41,6 +43,23 @@ def read_head(table: Mapping[str, Any], problems: list[str]) -> Head:
             mismatch("threads", f"a whole number in [1, {MOST_THREADS}]", shown(table["threads"]))
         )
     return Head(str(title), _seeds(table, problems), str(dtype), threads or 1)
+
+
+def read_about(table: Mapping[str, Any], problems: list[str]) -> dict[str, str]:
+    """Return what ``[about]`` says of a study, by its keys; what is wrong goes to ``problems``."""
+    about, found = table.get("about", {}), {}
+    if not isinstance(about, Mapping):
+        problems.append(mismatch("about", "a table [about]", shown(about)))
+        return {}
+    for key, value in about.items():
+        if key not in ABOUT:
+            near = closest(str(key), ABOUT)
+            problems.append(mismatch(f"about.{key}", " or ".join(ABOUT), f"an unknown name{near}"))
+        elif not isinstance(value, str) or not value.strip():
+            problems.append(mismatch(f"about.{key}", "text", shown(value)))
+        else:
+            found[key] = " ".join(value.split())
+    return found
 
 
 def _seeds(table: Mapping[str, Any], problems: list[str]) -> tuple[int, ...]:

@@ -19,16 +19,23 @@ from kpframe.plugin import get_manager
 from kpframe.study._disk.folder import RECORD
 from kpframe.study._settings import QuantitySettings, StudySettings
 from kpframe.study._study_file.blocks import Offered
+from kpframe.study._study_file.quick import of_quick, own_problems, quick_table
 from kpframe.study._study_file.tables import StudyTable
 
 _REMEDY = "kpframe run --template writes one to start from"
 
 
-def load_study(path: str | Path) -> StudySettings:
+def load_study(path: str | Path, *, quick: bool = False) -> StudySettings:
     """Read a study from a TOML file, and look up what it names among the plugins.
 
+    Args:
+        path: of the file.
+        quick: return the quick form, with what the table ``[quick]`` says laid over the rest. What stands
+            there is checked in any case.
+
     Raises:
-        ArgumentError: for a file that is missing or no TOML; it says the line and the column.
+        ArgumentError: for a file that is missing or no TOML; it says the line and the column. With ``quick``
+            for one that has no table ``[quick]``.
         SettingsError: for everything else that is wrong, a line each: unknown, missing and unusable settings
             of the study and of the models, rules, tasks and quantities that it names, and names that no
             plugin offers.
@@ -37,16 +44,16 @@ def load_study(path: str | Path) -> StudySettings:
     table = _parsed(path)
     plugins = table.get("plugins", [])
     needed = [one for one in plugins if isinstance(one, str)] if isinstance(plugins, list) else []
-    return _study(StudyTable(table, Offered(get_manager(), needed)), str(path))
+    return _study(table, Offered(get_manager(), needed), str(path), quick=quick)
 
 
-def bundled_study(name: str) -> StudySettings:
-    """Return a study that ships with kpframe: ``"demo"`` or ``"demo_quick"``."""
+def bundled_study(name: str, *, quick: bool = False) -> StudySettings:
+    """Return a study that ships with kpframe, ``"demo"``, or its quick form."""
     text = files("kpframe.study._study_file").joinpath(f"{name}.toml").read_text(encoding="utf-8")
-    return parse_study(tomllib.loads(text), name)
+    return parse_study(tomllib.loads(text), name, quick=quick)
 
 
-def parse_study(table: Mapping[str, Any], owner: str) -> StudySettings:
+def parse_study(table: Mapping[str, Any], owner: str, *, quick: bool = False) -> StudySettings:
     """Return a study from a parsed TOML table, or from what ``to_table`` made.
 
     Names and settings of models, rules, tasks and quantities are taken as they are, so that a study can be
@@ -56,17 +63,32 @@ def parse_study(table: Mapping[str, Any], owner: str) -> StudySettings:
     Args:
         table: the study.
         owner: what the lines of the message begin with: the file.
+        quick: return the quick form of a study with a table ``[quick]``.
 
     Raises:
+        ArgumentError: with ``quick``, where there is no table ``[quick]``.
         SettingsError: a line for everything that is wrong.
     """
-    return _study(StudyTable(table), owner)
+    return _study(table, None, owner, quick=quick)
 
 
-def _study(table: StudyTable, owner: str) -> StudySettings:
-    study = table.study()
-    if study is None:
-        raise SettingsError("\n".join(printable(f"{owner}: {line}") for line in table.problems))
+def _study(table: Mapping[str, Any], offered: Offered | None, owner: str, *, quick: bool) -> StudySettings:
+    read = StudyTable(table, offered)
+    study, problems = read.study(), read.problems
+    made = offered is None and table.get("quick") is True  # by to_table, of a quick form
+    if "quick" in table and not made:
+        own = own_problems(table)
+        problems += own
+        if not own:
+            form = StudyTable(quick_table(table), offered)
+            other = form.study()
+            study = other if quick else study
+            problems += of_quick(form.problems, table["quick"], problems)
+    elif quick:
+        got = f"{owner!r} without one: run it without --quick"
+        raise ArgumentError(mismatch("--quick", "a study with a table [quick]", got))
+    if problems or study is None:
+        raise SettingsError("\n".join(printable(f"{owner}: {line}") for line in problems))
     return study
 
 
@@ -119,7 +141,10 @@ def to_table(study: StudySettings) -> dict[str, Any]:
         # a list, as the order of the axes matters, and JSON may sort what is in a table
         "sweep": [{"name": one.name, "path": one.path, "values": list(one.values)} for one in study.sweep],
     }
-    return table
+    about = {"question": study.question, "published": study.published}
+    if any(about.values()):
+        table["about"] = {key: text for key, text in about.items() if text}
+    return {**table, "quick": True} if study.quick else table
 
 
 def _quantity(one: QuantitySettings) -> dict[str, Any]:

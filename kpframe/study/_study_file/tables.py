@@ -21,7 +21,13 @@ from kpframe.study._settings import (
     StudySettings,
 )
 from kpframe.study._study_file.blocks import KINDS, Block, Offered, lines_of
-from kpframe.study._study_file.head import MOST_CELLS, plain_problems, read_head, seed_problems
+from kpframe.study._study_file.head import (
+    MOST_CELLS,
+    plain_problems,
+    read_about,
+    read_head,
+    seed_problems,
+)
 from kpframe.study._study_file.rule_text import text_of
 from kpframe.study._study_file.schedule import check_form, steps_of
 from kpframe.study._study_file.sweep import Place
@@ -29,7 +35,7 @@ from kpframe.study._study_file.sweep_table import Axis, check_sweep, read_sweep
 
 KEYS = (
     *("title", "plugins", "seed", "seeds", "dtype", "threads"),
-    *("task", "network", "rule", "training", "measure", "quantity", "sweep"),
+    *("task", "network", "rule", "training", "measure", "quantity", "sweep", "about", "quick"),
 )
 #: What is recorded where a study names nothing, and "rules" where there are rules to compare.
 DEFAULTS = ("scores", "effective_rank", "trace", "spectrum", "time_kernel", "trial_kernel")
@@ -67,6 +73,7 @@ class StudyTable:
         quantities = self._quantities(bool(rules))
         check_sweep(axes, self._blocks, self.problems)
         head = read_head(self._table, self.problems)
+        about = read_about(self._table, self.problems)
         plugins = self._texts("plugins", self._table.get("plugins", []))
         self.problems += seed_problems(head.seeds, networks)
         self._check_number(len(networks) * max(1, len(trained_by)) * len(head.seeds), axes)
@@ -93,6 +100,8 @@ class StudyTable:
             trained_by=trained_by,
             sweep=tuple(axis.axis for axis in axes),
             plugins=plugins,
+            **about,
+            quick=self._table.get("quick") is True,
         )
 
     def _tell(self, line: str) -> None:
