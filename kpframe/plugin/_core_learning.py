@@ -71,6 +71,30 @@ class ActionSettings:
     draws: int = setting(8, ge=2, help="random inputs")
 
 
+@frozen
+class CutSettings:
+    """Whose change is cut, and to which ranks."""
+
+    weights: tuple[str, ...] = setting(
+        (), help="weights whose change is cut, by name; all matrices when left out"
+    )
+    ranks: tuple[int, ...] = setting(
+        (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16), ge=0, help="ranks that the change is cut to"
+    )
+
+
+@frozen
+class TruncationSettings:
+    """How far errors travel back, and how well the norms are known."""
+
+    windows: tuple[int, ...] = setting(
+        (), ge=1, help="steps that errors travel back, and their own; 1, 2, 4, ... up to all when left out"
+    )
+    draws: int = setting(
+        16, ge=2, help="random signs; as many as the states have dimensions make the errors exact"
+    )
+
+
 _QUANTITIES = (
     (
         "predicted_change",
@@ -122,6 +146,24 @@ _QUANTITIES = (
         "how much of a perturbation at one step arrives at another",
     ),
     ("credit", "routing:Credit", None, "the loss's descent by steps that errors travel back"),
+    (
+        "truncation",
+        "truncation:Truncation",
+        TruncationSettings,
+        "what is lost of P, of the flow and of the gradient where errors travel a few steps back",
+    ),
+    (
+        "cut_change",
+        "cut_change:CutChange",
+        CutSettings,
+        "the loss with the learned change of weights cut to a low rank",
+    ),
+    (
+        "dimensions",
+        "dimensions:Dimensions",
+        None,
+        "dimensions in which inputs, targets, errors, states and their changes vary",
+    ),
     (
         "random_action",
         "action:RandomAction",

@@ -55,6 +55,43 @@ class ViewSettings:
     )
 
 
+@frozen
+class EstimatorSettings:
+    """Which estimators, what they may cost, and over how many draws their error is taken."""
+
+    methods: tuple[str, ...] = setting(
+        ("hutchinson", "one_sided", "hutchpp", "xtrace", "xnystrace"),
+        choices=("hutchinson", "one_sided", "hutchpp", "xtrace", "xnystrace"),
+        help="estimators of the trace",
+    )
+    rank_methods: tuple[str, ...] = setting(
+        ("two_sided", "one_sided", "nystrom"),
+        choices=("two_sided", "one_sided", "nystrom"),
+        help="estimators of the effective rank",
+    )
+    budgets: tuple[int, ...] = setting((10, 30, 100), ge=4, help="operator products that an estimate takes")
+    draws: int = setting(20, ge=2, help="estimates, each from probes of its own")
+    most: int = setting(
+        4096, ge=64, help="largest number of products with each operator, for the exact values"
+    )
+
+
+@frozen
+class InfiniteWidthSettings:
+    """Which weights a random network has, and of which variances."""
+
+    nonlinearity: str = setting("tanh", choices=("tanh", "erf", "relu"), help="pointwise function phi")
+    recurrent: str = setting("weight_hh_l0", help="parameter W [H, H]")
+    inputs: str = setting("weight_ih_l0", help="parameter U [H, I]")
+    biases: tuple[str, ...] = setting((), help="bias vectors [H]")
+    recurrent_variance: float = setting(1.0, gt=0, help="variance of an entry of W, times its columns")
+    input_variance: float = setting(1.0, ge=0, help="variance of an entry of U, times its columns")
+    bias_variance: float = setting(0.0, ge=0, help="variance of an entry of each bias vector")
+    most: int = setting(
+        16384, ge=64, help="largest number of products with each operator: trials times steps times units"
+    )
+
+
 _OPERATORS = (
     ("effective_rank", "ranks:EffectiveRank", None, "effective ranks of the operators"),
     ("trace", "ranks:Trace", None, "traces of the operators"),
@@ -74,6 +111,18 @@ _OPERATORS = (
         "alignments:OperatorAlignment",
         OperatorAlignmentSettings,
         "alignments of the operators with each other",
+    ),
+    (
+        "estimator_error",
+        "estimator_error:EstimatorError",
+        EstimatorSettings,
+        "errors of estimated traces and effective ranks, by method and cost",
+    ),
+    (
+        "infinite_width",
+        "infinite_width:InfiniteWidth",
+        InfiniteWidthSettings,
+        "the operators of a random network, traced over units, beside their limits of infinite width",
     ),
     ("rules", "rules:Rules", None, "learning rules beside the exact gradient"),
 )

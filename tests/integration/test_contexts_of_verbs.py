@@ -120,6 +120,7 @@ def test_training(gradient: str) -> None:
         "delayed_addition",
         "contextual_integration",
         "low_rank_forecast",
+        "polynomial_map",
     ],
 )
 def test_tasks_and_errors(name: str) -> None:

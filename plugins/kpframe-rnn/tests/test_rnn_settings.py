@@ -22,6 +22,18 @@ def test_gain_is_the_standard_deviation(gain) -> None:
     assert float(model.weight_ih_l0.detach().abs().max()) <= 300**-0.5
 
 
+def test_input_gain_is_that_of_a_sum_over_inputs_whatever_the_width() -> None:
+    for size, width in ((4, 2000), (40, 300)):
+        model = create_model("rnn", input_size=size, hidden_size=width, input_gain=0.7, seed=1)
+        weights = model.weight_ih_l0.detach() * size**0.5
+        assert float(weights.std()) == pytest.approx(0.7, rel=0.03)
+        assert float(weights.abs().max()) > 1.5  # normal, not uniform
+    layers = create_model("rnn", input_size=4, hidden_size=300, num_layers=2, input_gain=0.7, seed=1)
+    assert (
+        float(layers.weight_ih_l1.detach().abs().max()) < 1.001 * 300**-0.5
+    )  # from the layer below, not the input
+
+
 def test_without_gain_all_weights_are_uniform_as_in_torch() -> None:
     model = create_model("rnn", input_size=300, hidden_size=300, seed=1)
     for name in ("weight_ih_l0", "weight_hh_l0"):

@@ -18,6 +18,7 @@ from kpframe_tasks.digits import Digits
 from kpframe_tasks.flip_flop import FlipFlop
 from kpframe_tasks.low_rank_forecast import LowRankForecast
 from kpframe_tasks.memory_pro import MemoryPro
+from kpframe_tasks.polynomial_map import PolynomialMap
 
 from kpframe import create_task
 from kpframe.errors import SettingsError
@@ -40,6 +41,7 @@ MAKERS = {
     "low_rank_sine": lambda seed=0: LowRankForecast(
         dynamics="tanh", observation="sine", horizon=3, noise=0.1, seed=seed
     ),
+    "polynomial_map": lambda seed=0: PolynomialMap(target_dimension=6, delay=2, noise=0.1, seed=seed),
 }
 
 
@@ -120,6 +122,7 @@ def test_the_hook_offers_tasks_whose_settings_are_the_factories_arguments():
         "delayed_addition",
         "contextual_integration",
         "low_rank_forecast",
+        "polynomial_map",
         "neurogym",
         "time_series",
     }

@@ -26,6 +26,12 @@ class RNNSettings:
     gain: float | None = setting(
         None, gt=0, lt=math.inf, help="W_hh ~ N(0, gain^2/hidden_size); unset: torch.nn.RNN's uniform values"
     )
+    input_gain: float | None = setting(
+        None,
+        gt=0,
+        lt=math.inf,
+        help="W_ih ~ N(0, input_gain^2/input_size); unset: torch.nn.RNN's uniform values",
+    )
     num_layers: int = setting(1, ge=1, help="stacked layers, as in torch.nn.RNN")
     density: float | None = setting(
         None, gt=0, le=1, help="share of recurrent connections that exist (mask_hh_l0); unset: no mask"

@@ -37,7 +37,9 @@ class RNN(SiteModel):
 
     **Initial weights** are uniform in +-1/sqrt(H) as in torch. With ``gain`` the recurrent ones are normal
     with standard deviation gain/sqrt(H), and gain is their spectral radius in a large network; under Dale's
-    law it is exactly that. A trainable ``h_0`` is the parameter ``h0 [num_layers * H]``.
+    law it is exactly that. With ``input_gain`` those from the input are normal with standard deviation
+    input_gain/sqrt(I), so that in a wide network inputs count as much as in a narrow one. A trainable ``h_0``
+    is the parameter ``h0 [num_layers * H]``.
 
     **Layers** are stacked as in ``torch.nn.RNN(num_layers=...)``: each reads what the layer below has just
     computed (its rate). The state's component is ``h``; those of several layers are ``h_l0, h_l1 ...``.
@@ -106,6 +108,7 @@ class RNN(SiteModel):
             generator = None if c.seed is None else seeded_generator(c.seed, 1)
             for k in range(c.num_layers):
                 self.set_mask(connectivity.draw_mask(generator), f"weight_hh_l{k}")
+        self.input_gain = c.input_gain
         self.reset_parameters(c.seed)
         connectivity.warn_if_unstable(c.nonlinearity)
 
@@ -122,6 +125,8 @@ class RNN(SiteModel):
                     normal_(tensor, 0, 1, generator)
                 elif name.startswith(("weight_hh", "bulk_hh")) and gain is not None:
                     normal_(tensor, 0, gain * bound, generator)
+                elif name == "weight_ih_l0" and self.input_gain is not None:
+                    normal_(tensor, 0, self.input_gain / math.sqrt(self.signal_size), generator)
                 else:
                     uniform_(tensor, -bound, bound, generator)
                 if name.startswith(("weight", "bulk")):

@@ -180,6 +180,29 @@ class LowRankForecastSettings:
 
 
 @frozen
+class PolynomialMapSettings:
+    """Settings of ``polynomial_map``; lengths are in steps."""
+
+    input_dimension: int = setting(4, ge=1, help="latent variables, dimensions that the inputs fill")
+    target_dimension: int = setting(2, ge=1, help="polynomials of them, dimensions that the targets fill")
+    input_size: int = setting(16, ge=1, help="channels that are observed, at least input_dimension")
+    output_size: int = setting(16, ge=1, help="channels that are asked for, at least target_dimension")
+    stimulus: int = setting(5, ge=1, help="steps that show the inputs")
+    delay: int = setting(0, ge=0, help="empty steps between the inputs and the response")
+    response: int = setting(3, ge=1, help="steps that ask for the targets and are scored")
+    noise: float = setting(
+        0.0, ge=0, lt=math.inf, help="standard deviation of the input noise, per channel and step"
+    )
+    seed: int = setting(0, ge=0, help="seed of the channels and of unseeded draws")
+
+    def __attrs_post_init__(self) -> None:
+        for size, dimension in (("input_size", "input_dimension"), ("output_size", "target_dimension")):
+            least = getattr(self, dimension)
+            if getattr(self, size) < least:
+                raise ArgumentError(mismatch(size, f"at least {dimension}, {least}", getattr(self, size)))
+
+
+@frozen
 class NeurogymSettings:
     """Settings of ``neurogym``."""
 
@@ -251,6 +274,13 @@ def kpframe_tasks() -> Iterator[TaskSpec]:
         settings=LowRankForecastSettings,
         api=1,
         summary="forecast many channels that few latent variables drive",
+    )
+    yield TaskSpec(
+        name="polynomial_map",
+        factory="kpframe_tasks.polynomial_map:PolynomialMap",
+        settings=PolynomialMapSettings,
+        api=1,
+        summary="some polynomials of latent variables: inputs and targets of set dimensions",
     )
     yield TaskSpec(
         name="neurogym",
