@@ -66,7 +66,7 @@ def run(
         from kpframe.study._study_file.plan import plan
 
         check_study(settings, str(study))
-        show_plan(settings, plan(settings), jobs, output)
+        show_plan(settings, plan(settings, jobs=jobs), jobs, output)
         return
     from kpframe.cli._carry_out import carry_out
     from kpframe.study._running.run_study import study_folder

@@ -1,7 +1,8 @@
-"""Counts of operator products, for whoever wants to know what something costs."""
+"""Operator products as they are asked for: their number, for whoever wants to know, and their end."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,8 @@ class Count:
 
 
 _under_way: list[Count] = []
+_lock = threading.Lock()
+_of_thread = threading.local()
 
 
 @contextmanager
@@ -30,7 +33,25 @@ def counted_products() -> Iterator[Count]:
         _under_way.remove(count)
 
 
+@contextmanager
+def broken_off(when: threading.Event) -> Iterator[None]:
+    """Let this thread's next product raise ``KeyboardInterrupt`` once an event is set.
+
+    Python tells the main thread alone of an interrupt.
+    """
+    _of_thread.when = when
+    try:
+        yield
+    finally:
+        del _of_thread.when
+
+
 def add_products(number: int) -> None:
-    """Add to all counts under way."""
-    for count in _under_way:
-        count.products += number
+    """Add to all counts under way; raise ``KeyboardInterrupt`` where this thread's work is broken off."""
+    when = getattr(_of_thread, "when", None)
+    if when is not None and when.is_set():
+        raise KeyboardInterrupt
+    if _under_way:
+        with _lock:
+            for count in _under_way:
+                count.products += number

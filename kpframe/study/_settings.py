@@ -77,8 +77,8 @@ class StudySettings:
         task, task_settings: a registered task.
         seeds: of weights, trials, probes and random rules; each a training of its own.
         dtype: ``"float32"`` or ``"float64"``.
-        threads: number of threads inside a torch operation: small networks are fastest with one, whatever
-            else the machine is doing.
+        threads: number of threads inside a torch operation while training: small networks are fastest with
+            one, whatever else the machine is doing.
         networks: what is trained.
         trained_by: texts of the learning rules that networks are trained by, ``"rflo"`` or
             ``"truncated_bptt(window=5)"``, the first of them the one that others are compared with; empty for

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 import xarray as xr
 
 from kpframe.errors import ArgumentError, mismatch
@@ -21,6 +20,7 @@ from kpframe.study._networks.given_model import Factory, GivenModel
 from kpframe.study._networks.sources import find_cells
 from kpframe.study._reading.merge import merged
 from kpframe.study._record import record
+from kpframe.study._workers import torch_threads
 
 #: Called before a network is recorded: with what it is, how many were recorded, and how many there are.
 Report = Callable[[str, int, int], None]
@@ -126,7 +126,7 @@ def run_analysis(
         mend: keep this run though it is finished, to make files anew that are missing or damaged.
         report: called before a network is recorded.
     """
-    with _one_thread():
+    with torch_threads(1):  # small networks lose more to waiting threads than they gain
         analysis.made_quantities()  # what is asked for is known before files are read
         found = [AnalyzedCell.of(cell, analysis) for cell in find_cells(analysis.source)]
         cells = [one.source for one in found]
@@ -189,14 +189,3 @@ def _there(folder: RunFolder, name: str, path: Path) -> bool:
         attributes = read_attributes(path)
         return (attributes.get("run_id"), attributes.get("cell")) == (folder.id, name)
     return False
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Small networks lose more to waiting threads than they gain."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

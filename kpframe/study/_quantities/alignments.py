@@ -31,11 +31,12 @@ class Alignment(Quantity):
 
     def measure(self, moment: Moment) -> xr.Dataset:
         """Return the sketches ``[operator, probe, probe_other]`` and ``[operator, direction, ...]``."""
-        kept = []
-        for place, operator in enumerate(moment.remembered.values()):
-            same = moment.around.same_probes
-            source = moment.generator(place) if same else moment.shared_generator(place)
-            kept.append(OperatorSketch.of(operator, moment.around.budget, source))
+        around = moment.around
+        source = moment.generator if around.same_probes else moment.shared_generator
+        kept = moment.over_operators(
+            lambda place, operator: OperatorSketch.of(operator, around.budget, source(place)),
+            moment.remembered,
+        )
         # an operator without directions has a gram of more probes
         most = max(len(one.gram) for one in kept)
         grams = np.stack([_padded(one.gram, (most, most)) for one in kept])

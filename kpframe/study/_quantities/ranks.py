@@ -31,10 +31,10 @@ class OperatorEstimate(Quantity):
 
     def measure(self, moment: Moment) -> xr.Dataset:
         """Return the estimates; the operators draw from ``moment.generator(0)``, ``(1)``, ..."""
-        found = [
-            self.of(operator, moment.around.budget, moment, place)
-            for place, operator in enumerate(moment.remembered.values())
-        ]
+        budget = moment.around.budget
+        found = moment.over_operators(
+            lambda place, operator: self.of(operator, budget, moment, place), moment.remembered
+        )
         values = np.array([one.value for one in found])
         errors = np.array([one.stderr for one in found])
         methods = [one.method for one in found]

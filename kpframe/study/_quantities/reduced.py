@@ -59,21 +59,22 @@ class Views(Quantity):
 
     def measure(self, moment: Moment) -> xr.Dataset:
         """Return the figures; the operators draw from ``moment.generator(0)``, ``(1)``, ..."""
-        views = [Remembered(self.reduced(operator)) for operator in moment.operators.values()]
-        space = views[0].domain
+        views = {name: Remembered(self.reduced(op)) for name, op in moment.operators.items()}
+        space = next(iter(views.values())).domain
         count = min(self.settings.k, space.size)
-        estimates: dict[str, list[Estimate]] = {"view_effective_rank": [], "view_trace": []}
-        columns: tuple[list[np.ndarray], ...] = ([], [], [], [])
-        for place, view in enumerate(views):
-            budget = self.settings.budget or moment.around.budget
-            for name, estimate in (("view_effective_rank", effective_rank), ("view_trace", trace)):
-                estimates[name].append(estimate(view, budget=budget, generator=moment.generator(place)))
-            for part, rows in zip(self._leading(view, count, moment.generator(place)), columns, strict=True):
-                rows.append(part)
-        values, residuals, converged, functions = map(np.stack, columns)
-        positive = np.array([view.positive for view in views])
-        total = np.array([one.value for one in estimates["view_trace"]])
-        spread = np.array([one.stderr for one in estimates["view_trace"]])
+        budget = self.settings.budget or moment.around.budget
+
+        def of(place: int, view: Operator) -> tuple[Estimate, Estimate, tuple[np.ndarray, ...]]:
+            """Return rank, trace and leading values and functions."""
+            rank = effective_rank(view, budget=budget, generator=moment.generator(place))
+            total = trace(view, budget=budget, generator=moment.generator(place))
+            return rank, total, self._leading(view, count, moment.generator(place))
+
+        ranks, traces, leading = zip(*moment.over_operators(of, views), strict=True)
+        values, residuals, converged, functions = map(np.stack, zip(*leading, strict=True))
+        positive = np.array([view.positive for view in views.values()])
+        total = np.array([one.value for one in traces])
+        spread = np.array([one.stderr for one in traces])
         known = np.where(positive & (total > 0), total, np.nan)[:, None]
         share = np.where(positive[:, None], np.clip(values, 0, None), np.nan) / known
         mode = ("operator", "view_mode")
@@ -104,9 +105,9 @@ class Views(Quantity):
                 **self._coordinates(moment.flow.P),
             },
         )
-        texts = {"view_effective_rank": "effective rank", "view_trace": "trace"}
-        for name, found in estimates.items():
-            text = f"{texts[name]} of the reduced operator"
+        estimates = {"effective_rank": ranks, "trace": traces}
+        for what, found in estimates.items():
+            name, text = f"view_{what}", f"{what.replace('_', ' ')} of the reduced operator"
             numbers_of = np.array([(one.value, one.stderr) for one in found])
             data[name] = ("operator", numbers_of[:, 0], attributes(text))
             data[f"{name}_stderr"] = ("operator", numbers_of[:, 1], attributes(f"standard error: {text}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
+from kpframe.operators._base import Operator
 from kpframe.plugin._core_quantities import SpectrumSettings
 from kpframe.plugin._takes import takes_settings
 from kpframe.spectra import eigsh, svd
@@ -26,9 +27,9 @@ class Spectrum(Quantity):
 
     def measure(self, moment: Moment) -> xr.Dataset:
         """Return the values; the operators draw from ``moment.generator(0)``, ``(1)``, ..."""
-        rows: tuple[list[np.ndarray], ...] = ([], [], [])
         count = min(self.k, moment.flow.P.domain.size)
-        for place, operator in enumerate(moment.operators.values()):
+
+        def leading(place: int, operator: Operator) -> tuple[np.ndarray, ...]:
             source, tol = moment.generator(place), self.tolerance
             if operator.positive:
                 pairs = eigsh(operator, k=count, tol=tol, budget=24 * count, generator=source)
@@ -36,8 +37,9 @@ class Spectrum(Quantity):
             else:  # a product with the adjoint for each with the operator
                 triplets = svd(operator, k=count, tol=tol, budget=48 * count, generator=source)
                 found = (triplets.S, triplets.residual_norms, triplets.converged)
-            for part, kept in zip(found, rows, strict=True):
-                kept.append(numbers(part))
+            return tuple(map(numbers, found))
+
+        rows = zip(*moment.over_operators(leading), strict=True)
         values, residuals, flags = map(np.stack, rows)
         dims = ("operator", "k")
         largest = "leading singular values; lower bounds where not converged"

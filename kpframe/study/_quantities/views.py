@@ -53,13 +53,14 @@ class TimeKernel(Kernel):
     def measure(self, moment: Moment) -> xr.Dataset:
         """Return the kernels and their eigenfunctions, the leading one first."""
         self.check(moment)
-        kernels, shares, functions = [], [], []
-        for operator in moment.operators.values():
-            kernel = numbers(operator.mean("batch").partial_trace("hidden").to_dense())
+        shares, functions = [], []
+        kernels = moment.over_operators(
+            lambda _, operator: numbers(operator.mean("batch").partial_trace("hidden").to_dense())
+        )
+        for kernel, operator in zip(kernels, moment.operators.values(), strict=True):
             explained, modes = eigenfunctions(kernel)
             if not operator.positive:
                 explained, modes = np.full_like(explained, np.nan), np.full_like(modes, np.nan)
-            kernels.append(kernel)
             shares.append(explained)
             functions.append(modes)
         share = "share of the time kernel's trace that an eigenfunction explains"
@@ -94,10 +95,9 @@ class TrialKernel(Kernel):
     def measure(self, moment: Moment) -> xr.Dataset:
         """Return the kernels."""
         self.check(moment)
-        kernels = [
-            numbers(operator.mean("time").partial_trace("hidden").to_dense())
-            for operator in moment.operators.values()
-        ]
+        kernels = moment.over_operators(
+            lambda _, operator: numbers(operator.mean("time").partial_trace("hidden").to_dense())
+        )
         text = attributes("mean over time, trace over units")
         return xr.Dataset(
             {"trial_kernel": (("operator", "trial", "trial_other"), np.stack(kernels), text)},

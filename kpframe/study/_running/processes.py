@@ -11,6 +11,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+import torch
 from attrs import define
 
 from kpframe.errors import MissingDependencyError, OutputError, say
@@ -20,6 +21,7 @@ from kpframe.study._disk.folder import RunWriter
 from kpframe.study._running.interrupts import ended_by_signals
 from kpframe.study._running.train_cell import train_cell
 from kpframe.study._running.training import ProgressCallback
+from kpframe.study._workers import workers
 
 #: Seconds between two reports of a process.
 EVERY = 0.2
@@ -86,6 +88,7 @@ class _Pool:
         tell: Tell | None,
     ) -> None:
         self.left, self.folder, self.jobs = list(cells), folder, jobs
+        self.threads = max(1, workers() // jobs)
         self.report, self.tell = report, tell
         self.workers: list[_Worker] = []
         self.failures: dict[str, str] = {}
@@ -107,7 +110,9 @@ class _Pool:
         """Start a process and give it a cell."""
         context = _context()
         here, there = context.Pipe()
-        process = context.Process(target=_work, args=(there, self.folder, os.getpid()), daemon=True)
+        process = context.Process(
+            target=_work, args=(there, self.folder, os.getpid(), self.threads), daemon=True
+        )
         process.start()
         there.close()
         worker = _Worker(process, here)
@@ -199,9 +204,10 @@ def _context() -> Any:
 # -- in the process ------------------------------------------------------------------------------------------
 
 
-def _work(connection: Connection, folder: RunWriter, parent: int) -> None:
+def _work(connection: Connection, folder: RunWriter, parent: int, threads: int) -> None:
     """Train cells that come through a connection, until there is none or the parent is gone."""
     warnings.simplefilter("ignore", PluginWarning)  # the parent has said it
+    torch.set_num_threads(threads)
     heard = 0.0
 
     def report(label: str, made: int, total: int, loss: float, doing: str = "", /) -> None:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 import xarray as xr
 from attrs import evolve
 
@@ -36,6 +34,7 @@ from kpframe.study._running.interrupts import held_back
 from kpframe.study._running.state_file import read_state, write_state
 from kpframe.study._running.training import ProgressCallback, Trainer
 from kpframe.study._scores import SCORES
+from kpframe.study._workers import torch_threads
 from kpframe.tasks._readout import Readout
 
 Result = TypeVar("Result")
@@ -68,7 +67,7 @@ def train_cell(
         OutputError: for a file that cannot be written; what is there is whole, and the cell can go on.
         KeyboardInterrupt: at Ctrl-C, when the state is written.
     """
-    with _threads(cell.threads):
+    with torch_threads(cell.threads):
         _Training(cell, folder, report, tell, rule).run()
 
 
@@ -355,13 +354,3 @@ def _check_origin(attributes: Mapping[str, Any], folder: RunWriter, cell: str, p
         raise ArgumentError(
             mismatch(str(path), f"run {folder.id}, cell {cell}", "run {}, cell {}".format(*found))
         )
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

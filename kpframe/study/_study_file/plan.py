@@ -7,9 +7,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
-import torch
 from attrs import evolve, field, frozen
 
 from kpframe.errors import NonFiniteError, say
@@ -22,6 +20,7 @@ from kpframe.study._running.build import network_of, quantities_of, surroundings
 from kpframe.study._running.training import Trainer
 from kpframe.study._settings import StudySettings
 from kpframe.study._study_file.peak import forget_peak, peak_bytes
+from kpframe.study._workers import torch_threads, workers
 from kpframe.tasks._task import Task
 
 #: Updates that are timed.
@@ -125,11 +124,12 @@ class Plan:
         return max(ends)
 
 
-def plan(study: StudySettings, *, patience: float = PATIENCE) -> Plan:
+def plan(study: StudySettings, *, jobs: int = 1, patience: float = PATIENCE) -> Plan:
     """Return what a study would do and cost; a few updates and records are made for that, and none is kept.
 
     Args:
         study: what would be run, possible as ``check_study`` has it.
+        jobs: trainings at the same time, which share the processors.
         patience: seconds after which what is left is taken to be like what was measured.
 
     Raises:
@@ -144,7 +144,7 @@ def plan(study: StudySettings, *, patience: float = PATIENCE) -> Plan:
     problems: dict[str, None] = {}
     recorded: dict[str, _Record] = {}
     forget_peak()
-    with _threads(study.threads):
+    with torch_threads(study.threads, max(study.threads, workers() // max(1, jobs))):
         for (point, _), cells in groups.items():
             like = [cost for cost in costs if cost.network == cells[0].network.label and cost.measured]
             if time.monotonic() - started > patience and like:
@@ -288,13 +288,3 @@ def _record(cell: Cell, task: Task, budget: int, problems: dict[str, None]) -> _
         data.nbytes,
         scaled=False,
     )
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
