@@ -10,9 +10,11 @@ others are slow tests.
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections import Counter
+from collections.abc import Generator
 from zlib import crc32
 
 import pytest
@@ -45,6 +47,19 @@ def pytest_configure(config: pytest.Config) -> None:
     few = config.getini("check_examples")
     if few and not (config.getoption("--slow") or config.getoption("--slow-part")):
         os.environ.setdefault("KPFRAME_CHECK_EXAMPLES", few)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage while tests are collected, and never among them: it takes longer than many a test."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        if collecting:
+            gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
