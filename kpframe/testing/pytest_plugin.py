@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Look for no garbage while tests are collected, and never among them: it takes longer than many a test."""
+    """Look for no garbage while tests are collected, and never among them: it takes longer than they do."""
     collecting = gc.isenabled()
     gc.disable()
     try:

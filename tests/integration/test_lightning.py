@@ -31,7 +31,7 @@ class Encoder(torch.nn.Module):
 
 
 def lightning() -> ModuleType:
-    """Return Lightning, which takes seconds to import: where its tests run, and not where they are collected."""
+    """Return Lightning, which takes seconds to import: only where a test runs."""
     return pytest.importorskip("pytorch_lightning", reason="pytorch-lightning is not installed")
 
 
