@@ -14,7 +14,6 @@ from kpframe.errors import NonFiniteError, say
 from kpframe.operators._count import counted_products
 from kpframe.rules._parse import parse_rule
 from kpframe.study._cells import Cell, expand, point_of
-from kpframe.study._disk.netcdf import netcdf
 from kpframe.study._moment import Moment
 from kpframe.study._record import record
 from kpframe.study._running.build import network_of, quantities_of, surroundings_of, task_of
@@ -284,7 +283,7 @@ def _record(cell: Cell, task: Task, budget: int, problems: dict[str, None]) -> _
     return _Record(
         seconds,
         count.products,
-        ORIGIN + len(netcdf(data.drop_encoding())),
+        ORIGIN + len(data.drop_encoding().to_netcdf(engine="h5netcdf")),
         NAMES + sum(tensor.nbytes for tensor in tensors),
         data.nbytes,
         scaled=False,
