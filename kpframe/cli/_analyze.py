@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kpframe.cli._options import budget_option, output_option, overwrite_option, seed_option, trials_option
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -65,21 +67,11 @@ if TYPE_CHECKING:
     multiple=True,
     help="As spectrum(k=10) or label:spectrum(k=10); repeat. What a study records by default.",
 )
-@click.option(
-    "--trials", type=click.IntRange(min=2), default=24, show_default=True, help="Trials of the task."
-)
-@click.option(
-    "--budget", type=click.IntRange(min=4), default=60, show_default=True, help="Products for each estimate."
-)
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of trials and probes; that of the file, or 0.")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("kpframe-analyze"),
-    show_default=True,
-    help="Folder to write the page and the numbers into.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
+@trials_option(24, least=2)
+@budget_option(4)
+@seed_option("trials and probes", None, "; that of the file, or 0, by default")
+@output_option("the page and the numbers", "kpframe-analyze")
+@overwrite_option
 @click.pass_context
 def analyze(
     ctx: click.Context,
@@ -147,12 +139,13 @@ def carry_out(
 ) -> None:
     """Record, write the page, and what came of it to the terminal; after a failure the exit code is 1."""
     from kpframe.cli._carry_out import show_probe
+    from kpframe.cli._progress import step_progress
     from kpframe.study._networks.analyze import run_analysis
     from kpframe.study._networks.given_model import importable
     from kpframe.study._report.run import write_run_report
 
-    with importable(Path.cwd()):  # as for python -m
-        data = run_analysis(analysis, output, overwrite=overwrite, mend=mend, report=say_step)
+    with importable(Path.cwd()), step_progress() as report:  # modules as for python -m
+        data = run_analysis(analysis, output, overwrite=overwrite, mend=mend, report=report)
     page = write_run_report(output)
     show(data)
     if left_out := data.attrs.get("quantities_left_out"):
@@ -176,11 +169,6 @@ def _renames(texts: tuple[str, ...]) -> list[tuple[str, str]]:
             raise click.BadParameter(f"{old!r} is given twice", param_hint="'--map'")
         found[old] = new
     return list(found.items())
-
-
-def say_step(what: str, done: int, total: int) -> None:
-    """Say what is recorded now."""
-    click.echo(f"recording {what} ({done + 1} of {total})", err=True)
 
 
 def show(data: xr.Dataset) -> None:

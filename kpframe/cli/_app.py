@@ -15,7 +15,7 @@ import click
 from kpframe import __version__
 from kpframe.cli._extra import is_missing, needs
 from kpframe.cli._terminal import fitting, lenient_output
-from kpframe.errors import KpframeError, one_line, printable, say
+from kpframe.errors import KpframeError, nearest, one_line, printable, say
 from kpframe.plugin import PluginWarning
 
 # name: (where the command is, what --help says of it without loading it)
@@ -51,6 +51,15 @@ class LazyGroup(click.Group):
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is named; of an unknown one the error says the closest."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            meant = nearest(args[0], COMMANDS)
+            ctx.fail(f"No such command {args[0]!r}" + (f" (did you mean {meant!r}?)" if meant else ""))
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table above."""

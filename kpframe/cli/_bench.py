@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,7 @@ def bench(
     """
     import torch
 
+    from kpframe.cli._progress import step_progress
     from kpframe.study._bench.peers import CELLS, import_peer
     from kpframe.study._bench.products import product_rows
     from kpframe.study._bench.sweeps import sweeps
@@ -67,20 +69,16 @@ def bench(
         for peer in taken:
             import_peer(peer, name)  # what cannot be measured is refused before anything is
     rows: list[Row] = []
-    for name, taken in taken_by.items():
-        for size in measured:
-            found = product_rows(
-                name, size, runs=runs, dtype=kind, device=place, peers=taken, spectra=not no_spectra
-            )
-            for row in found:
-                rows.append(row)
-                click.echo(f"{row.model} {row.size}: {row.what}", err=True)
     grown: list[Sweep] = []
-    if with_sweeps:
-        for name in chosen:
-            for sweep in sweeps(name, runs=max(3, runs // 3), dtype=kind, device=place):
-                grown.append(sweep)
-                click.echo(f"{sweep.model}: grows with {sweep.over}", err=True)
+    total = len(chosen) * (len(measured) + with_sweeps)
+    with step_progress() as report:
+        for at, (name, size) in enumerate(product(chosen, measured)):
+            report(f"timing {name} {size}", at, total)
+            options = {"runs": runs, "dtype": kind, "device": place, "spectra": not no_spectra}
+            rows += product_rows(name, size, peers=taken_by[name], **options)
+        for at, name in enumerate(chosen if with_sweeps else (), len(chosen) * len(measured)):
+            report(f"timing how {name} grows", at, total)
+            grown += sweeps(name, runs=max(3, runs // 3), dtype=kind, device=place)
     _show(rows, grown)
     if json_path is not None:
         settings = {
@@ -101,7 +99,7 @@ def bench(
 def _show(rows: list[Row], grown: list[Sweep]) -> None:
     from kpframe.cli._tables import new_console, new_table
 
-    table = new_table("model", "B x T x H", "what", "time [ms]", "ratio", "to", "note")
+    table = new_table("model", "B x T x H", "what", "time [ms]", "ratio", "to", "note", prose=("note",))
     for row in rows:
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         table.add_row(row.model, row.size, row.what, f"{row.milliseconds:.1f}", ratio, row.beside, row.note)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from kpframe.cli._options import budget_option, output_option, overwrite_option, seed_option, trials_option
 
 if TYPE_CHECKING:
     from kpframe.study._rules.run_comparison import Comparison
@@ -23,7 +26,9 @@ COLUMNS = (
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.argument(
+    "sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True)
+)
 @click.option(
     "--rules",
     "texts",
@@ -32,46 +37,38 @@ COLUMNS = (
     help='As truncated_bptt(window=5) or frozen(parameters=["bias*"]) @ bptt; repeat, or join by ";".',
 )
 @click.option("--task", "task_name", help="Registered task; that of the checkpoint by default.")
-@click.option(
-    "--trials", type=click.IntRange(min=1), default=24, show_default=True, help="Trials to compare on."
-)
-@click.option(
-    "--budget", type=click.IntRange(min=16), default=60, show_default=True, help="Products for each estimate."
-)
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of trials and probes."
-)
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("kpframe-compare"),
-    show_default=True,
-    help="Folder to write the page and the numbers into.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
+@click.option("--last", is_flag=True, help="Of each training of a folder, the last recorded network alone.")
+@trials_option(24)
+@budget_option(16)
+@seed_option("trials and probes")
+@output_option("the page and the numbers", "kpframe-compare")
+@overwrite_option
 @click.pass_context
 def compare(
     ctx: click.Context,
-    source: Path,
+    sources: tuple[Path, ...],
     texts: tuple[str, ...],
     task_name: str | None,
+    last: bool,
     trials: int,
     budget: int,
     seed: int,
     output: Path,
     overwrite: bool,
 ) -> None:
-    """Compare learning rules on SOURCE, a checkpoint or the folder of a run.
+    """Compare learning rules on each SOURCE, a checkpoint or the folder of a run.
 
     Writes OUTPUT/comparison.html and OUTPUT/comparison.nc: cosines of the updates, whole and step by
     step, loss rates by parameter and by how far errors travel, spectra and ranks of the flows
-    F = P K P_rule* E, alignment with Phi, and whether a rule is descent. A rule that fails on a
-    checkpoint is recorded as such, and the others go on; the exit code is then 1.
+    F = P K P_rule* E, alignment with Phi, and whether a rule is descent. A rule that does not apply to
+    a model is skipped there, and it is said which, where and why. One that fails on a checkpoint is
+    recorded as such, and the others go on; the exit code is then 1, and so it is for a rule that
+    applies to none of the models. The same command goes on where it was stopped.
     """
     from kpframe.study._rules.run_comparison import Comparison
 
     labels = tuple(part.strip() for text in texts for part in text.split(";") if part.strip())
-    comparison = Comparison(source, labels, task_name, trials, budget, seed)
+    comparison = Comparison(sources, labels, last, task_name, trials, budget, seed)
     carry_out(ctx, comparison, output, overwrite=overwrite)
 
 
@@ -94,24 +91,24 @@ def carry_out(
     import torch
 
     from kpframe.cli._carry_out import show_probe
-    from kpframe.study._report.comparison import failed_comparisons
+    from kpframe.cli._progress import duration, step_progress
+    from kpframe.study._report.comparison import failed_comparisons, skipped_comparisons
     from kpframe.study._rules.run_comparison import run_comparison
 
+    started = time.monotonic()
     torch.set_num_threads(1)  # small networks lose more to waiting threads than they gain
-    data = run_comparison(
-        comparison,
-        output,
-        overwrite=overwrite,
-        mend=mend,
-        report=lambda name: click.echo(f"comparing on {name}", err=True),
-    )
+    with step_progress() as report:
+        data = run_comparison(comparison, output, overwrite=overwrite, mend=mend, report=report)
     show(data)
     show_probe(data)
-    click.echo(f"numbers: {output / 'comparison.nc'}")
+    click.echo(f"numbers: {output / 'comparison.nc'}  ({duration(time.monotonic() - started)})")
     click.echo(f"open:    {(output / 'comparison.html').resolve()}")
-    if failures := failed_comparisons(data):
-        for failure in failures:
-            click.echo(f"Failed: {failure}", err=True)
+    for skipped in skipped_comparisons(data):
+        click.echo(f"Skipped: {skipped}", err=True)
+    failures = failed_comparisons(data)
+    for failure in failures:
+        click.echo(f"Failed: {failure}", err=True)
+    if failures or bool((data.failure != "").all("checkpoint").any()):
         ctx.exit(1)
 
 

@@ -6,18 +6,14 @@ from pathlib import Path
 
 import click
 
+from kpframe.cli._options import output_option, overwrite_option, seed_option
+
 
 @click.command()
 @click.option("--quick", is_flag=True, help="A smaller study, in seconds rather than minutes.")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("kpframe-demo"),
-    show_default=True,
-    help="Folder to write the report and the results into.",
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the study.")
-@click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
+@output_option("the report and the results", "kpframe-demo")
+@seed_option("the study")
+@overwrite_option
 @click.pass_context
 def demo(ctx: click.Context, quick: bool, output: Path, seed: int, overwrite: bool) -> None:
     """Train a GRU and an RNN to read handwritten digits and report what learning can do to them.

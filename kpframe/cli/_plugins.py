@@ -11,7 +11,7 @@ import click
 from attrs import asdict
 
 from kpframe.cli._terminal import kept_for_json
-from kpframe.errors import UnknownNameError, closest
+from kpframe.errors import UnknownNameError, nearest
 from kpframe.plugin import (
     KINDS,
     ParameterOperatorSpec,
@@ -22,6 +22,8 @@ from kpframe.plugin import (
     Spec,
     get_manager,
 )
+from kpframe.plugin._core import core
+from kpframe.plugin._discovery import normalized
 from kpframe.plugin._loading import INSTALL_HINT
 from kpframe.plugin._settings import SettingInfo, describe
 
@@ -47,10 +49,12 @@ def plugins(as_json: bool, no_load: bool) -> None:
     if infos:
         from kpframe.cli._tables import new_console, new_table
 
-        rows = new_table("distribution", "version", "status", "offers", "summary")
-        for info in infos:
-            offers = [f"{kind}: {', '.join(names)}" for kind, names in _offers(info).items()]
-            rows.add_row(info.distribution, info.version, info.status, "; ".join(offers), info.summary)
+        rows = new_table(
+            "distribution", "version", "status", "offers", "summary", prose=("offers", "summary")
+        )
+        for info in (core(), *infos):
+            offers = ", ".join(f"{spec.kind}:{spec.name}" for spec in info.specs)
+            rows.add_row(info.distribution, info.version, info.status, offers, info.summary)
         new_console().print(rows)
     else:
         click.echo(f"No plugin is installed. To get some: {INSTALL_HINT}.")
@@ -88,15 +92,17 @@ def show(name: str) -> None:
 
 
 def _kind_and_name(name: str) -> tuple[str | None, str]:
-    """Return the kind (None where none is said) and the rest of ``kind:name`` or ``kind/name``."""
+    """Return the kind (None where none is said) and the rest of ``kind:name``."""
     head, colon, rest = name.partition(":")
-    if colon and head.replace("-", "_") in KINDS:
-        return head.replace("-", "_"), rest
-    kind, _, bare = name.rpartition("/")
-    kind = kind.replace("-", "_")
-    if kind and kind not in KINDS:
-        raise UnknownNameError(f"no kind {kind!r} (there are {', '.join(KINDS)}){closest(kind, KINDS)}")
-    return kind or None, bare
+    head = head.replace("-", "_")
+    if colon and head in KINDS:
+        return head, rest
+    known = {normalized(info.distribution) for info in (core(), *get_manager().plugins)}
+    if colon and normalized(head) not in known and (meant := nearest(head, KINDS)):
+        raise UnknownNameError(
+            f"no kind or distribution {head!r}; did you mean '{meant}:{rest}'? (kinds are {', '.join(KINDS)})"
+        )
+    return None, name
 
 
 def _settings_table(spec: Spec) -> PlainTable | str:
@@ -105,7 +111,9 @@ def _settings_table(spec: Spec) -> PlainTable | str:
     infos = describe(spec.settings)
     if not infos:
         return "It has no settings."
-    rows = new_table("setting", "type", "default", "bounds", "choices", "meaning")
+    rows = new_table(
+        *("setting", "type", "default", "bounds", "choices", "meaning"), prose=("choices", "meaning")
+    )
     for info in infos:
         choices = ", ".join(map(str, info.choices))
         rows.add_row(info.name, info.type, _default(info), info.bounds, choices, info.help)

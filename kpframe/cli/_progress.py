@@ -115,6 +115,77 @@ class _Bars(Report):
         return self._bars[label]
 
 
+class Steps(ABC):
+    """Takes how far a work of several steps is, and shows it with about how long the rest takes."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._first: int | None = None  # steps that an earlier process had done
+
+    def __call__(self, what: str, done: int, total: int, /) -> None:
+        """Take what is done now, the steps before it, and how many there are."""
+        if self._first is None:
+            self._first = done
+        self.show(what, done, total)
+
+    @abstractmethod
+    def show(self, what: str, done: int, total: int) -> None:
+        """Show it."""
+
+    def left(self, done: int, total: int) -> str:
+        """Return about how long it all takes from now on, as text; empty where that is not known yet."""
+        passed, new = time.monotonic() - self._started, done - (self._first or 0)
+        if passed < SOON or new <= 0 or done >= total:
+            return ""
+        return f"about {duration(passed * (total - done) / new)} left"
+
+
+class _StepLines(Steps):
+    """A line at the beginning, and one a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._latest = -math.inf
+
+    def show(self, what: str, done: int, total: int) -> None:
+        if time.monotonic() >= self._latest + EVERY:
+            self._latest = time.monotonic()
+            line = f"{what} ({done + 1} of {total})"
+            _echo("; ".join(part for part in (line, self.left(done, total)) if part))
+
+
+class _StepBar(Steps):
+    """A bar."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self._progress = progress
+        self._bar = progress.add_task("", total=None, count="", left="")
+
+    def show(self, what: str, done: int, total: int) -> None:
+        self._progress.update(
+            self._bar,
+            description=printable(what),
+            completed=done,
+            total=total,
+            count=f"{done + 1}/{total}",
+            left=self.left(done, total),
+        )
+
+
+@contextmanager
+def step_progress() -> Iterator[Steps]:
+    """Yield what takes the progress of a work of several steps; its bar is gone when it is done."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _StepLines()
+        return
+    fields = [TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in ("count", "left")]
+    first = TextColumn("{task.description}", markup=False)
+    with Progress(first, BarColumn(), *fields, console=console, transient=True) as progress:
+        yield _StepBar(progress)
+
+
 @contextmanager
 def training_progress(labels: Sequence[str]) -> Iterator[Report]:
     """Yield what takes the progress of trainings with these labels."""

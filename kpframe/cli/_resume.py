@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
+from kpframe.cli._options import jobs_option
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option(
-    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings at the same time."
-)
+@jobs_option
 @click.pass_context
 def resume(ctx: click.Context, run: Path, jobs: int) -> None:
     """Go on with the run in the folder RUN that was ended, of any command that makes one.
@@ -57,7 +57,7 @@ def status(run: Path, as_json: bool) -> None:
     process = f", process {found.process}" if found.state == "running" else ""
     click.echo(f"run {found.id} (kpframe {found.command}, {found.created}): {found.title}")
     click.echo(f"{found.state}{process}, {duration(found.seconds)} of work")
-    table = new_table("training", "state", "updates", "steps recorded", "reason")
+    table = new_table("training", "state", "updates", "steps recorded", "reason", prose=("reason",))
     for cell in found.cells:
         updates = "" if cell.updates is None else str(cell.updates)
         steps = f"{len(cell.recorded)} of {len(cell.steps)}"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kpframe.cli._options import jobs_option, output_option, overwrite_option
+
 if TYPE_CHECKING:
     from kpframe.study._settings import StudySettings
     from kpframe.study._study_file.plan import Cost, Plan
@@ -17,21 +19,18 @@ ROWS = 20
 
 @click.command()
 @click.argument("study", required=False, type=click.Path(path_type=Path))
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to write into; by default the name of the study file without its ending, here, with -quick "
-    "after it for the quick form.",
+@output_option(
+    "the run",
+    otherwise="; by default the name of the study file without its ending, here, with -quick after it for "
+    "the quick form",
 )
 @click.option("--quick", is_flag=True, help="Run the quick form, with what [quick] says laid over the rest.")
 @click.option(
     "--dry-run", is_flag=True, help="Check the study, and measure what it would take; write nothing."
 )
 @click.option("--template", is_flag=True, help="Write a commented study file to start from, to the terminal.")
-@click.option(
-    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings at the same time."
-)
-@click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
+@jobs_option
+@overwrite_option
 @click.pass_context
 def run(
     ctx: click.Context,

@@ -9,6 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kpframe.cli._options import (
+    budget_option,
+    jobs_option,
+    output_option,
+    overwrite_option,
+    seed_option,
+    trials_option,
+)
+
 if TYPE_CHECKING:
     from kpframe.study._rules.experiment import Experiment
 
@@ -42,23 +51,9 @@ if TYPE_CHECKING:
     help="Of sgd.",
 )
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
-@click.option(
-    "--trials",
-    type=click.IntRange(min=1),
-    default=24,
-    show_default=True,
-    help="Trials on which operators are built.",
-)
-@click.option(
-    "--budget", type=click.IntRange(min=16), default=60, show_default=True, help="Products for each estimate."
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Seed of weights, trials, probes and stochastic rules.",
-)
+@trials_option(24)
+@budget_option(16)
+@seed_option("weights, trials, probes and stochastic rules")
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
@@ -66,17 +61,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="How many: --seed and those after it. From 2 on, figures are means with intervals over the seeds.",
 )
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("kpframe-train"),
-    show_default=True,
-    help="Folder to write the page, the numbers and the checkpoints into.",
-)
-@click.option(
-    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings at the same time."
-)
-@click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds.")
+@output_option("the page, the numbers and the checkpoints", "kpframe-train")
+@jobs_option
+@overwrite_option
 @click.pass_context
 def train(
     ctx: click.Context,

@@ -53,6 +53,7 @@ def verify(name: str | None, examples: int | None, theorem: str | None, as_json:
 def _report(name: str, examples: int | None) -> Report:
     import torch
 
+    from kpframe.cli._progress import step_progress
     from kpframe.testing._checks import check_source
     from kpframe.testing._sources import check_exists, source_of
 
@@ -62,17 +63,21 @@ def _report(name: str, examples: int | None) -> Report:
         raise ArgumentError(mismatch("NAME", kinds, repr(name)))
     check_exists(source)  # a name that names nothing is an error, not a failed check
     torch.set_num_threads(1)  # small tensors lose more to waiting threads than they gain
-    return check_source(source, examples)
+    with step_progress() as progress:
+        return check_source(source, examples, report=progress)
 
 
 def _show(report: Report) -> None:
     from kpframe.cli._tables import new_console, new_table
 
     console = new_console()
-    table = new_table("check", "verdict", "worst error", "tolerance", "cases", "must differ", "skipped")
+    table = new_table(
+        *("check", "verdict", "worst error", "tolerance", "cases", "must differ", "skipped", "why"),
+        prose=("why",),
+    )
     for result in report.results:
         table.add_row(*_row(result))
-    console.print(f"{report.kind.replace('_', ' ')} {report.label}")
+    console.print(f"{report.kind}:{report.label}")
     console.print(table)
     for result in report.results:
         if result.verdict == "failed":
@@ -83,7 +88,7 @@ def _show(report: Report) -> None:
 
 def _row(result: Result) -> list[str]:
     if result.verdict == "not run" or (result.verdict == "not applicable"):
-        return [result.name, result.verdict, result.message, "", "", "", ""]
+        return [result.name, result.verdict, "", "", "", "", "", result.message]
     cases = str(result.cases)
     return [
         result.name,

@@ -144,13 +144,11 @@ class PluginManager:
         if len(found) == 1:
             return found[0][1]
         if not found:
-            what = (kind or "model, rule ...").replace("_", " ")
-            known = [(plugin, spec.name) for plugin, spec in offers]
-            raise UnknownNameError(explain_unknown(what, name, known, self._held.plugins))
+            raise UnknownNameError(explain_unknown(kind, name, offers, self._held.plugins))
         kinds = sorted({spec.kind for _, spec in found})
         ways = [f"{plugin.distribution}:{spec.name}" for plugin, spec in found]
         if len(kinds) > 1:
-            ways = [f"{other}/{name}" for other in kinds]
+            ways = [f"{other}:{name}" for other in kinds]
         raise UnknownNameError(explain_ambiguous(name, ways))
 
     def plugin_of(self, spec: Spec) -> PluginInfo:

@@ -9,13 +9,12 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
 
-from kpframe.errors import closest
 from kpframe.plugin._discovery import INSTALL_HINT, UNKNOWN_VERSION, Copy, MetadataError
-from kpframe.plugin._specs import ApiError, PluginInfo, PluginProblem
+from kpframe.plugin._specs import ApiError, PluginInfo, PluginProblem, Spec
 
 #: Names that are written out; of more, the nearest are.
-MOST = 40
-NEAREST = 5
+MOST = 8
+NEAREST = 3
 
 #: Modules whose distribution has another name.
 DISTRIBUTIONS = {
@@ -181,17 +180,23 @@ def clash(info: PluginInfo, name: str, others: Sequence[PluginInfo]) -> tuple[st
 
 
 def explain_unknown(
-    what: str, name: str, offers: Iterable[tuple[PluginInfo, str]], plugins: Iterable[PluginInfo]
+    kind: str | None, name: str, offers: Iterable[tuple[PluginInfo, Spec]], plugins: Iterable[PluginInfo]
 ) -> str:
     """Return the sentence for a name that nothing has; a short one, however many names there are.
 
     Args:
-        what: the kind that was asked for.
+        kind: that was asked for; None for any, which names are told with, ``rule:bptt``.
         name: the name, with its distribution if one was given.
-        offers: the names there are, with the plugins that offer them.
+        offers: what there is, with the plugins that offer it.
         plugins: all plugins; those that are not loaded might have the name.
     """
-    known = sorted({f"{info.distribution}:{bare}" if ":" in name else bare for info, bare in offers})
+    what = (kind or "model, rule ...").replace("_", " ")
+    known = sorted(
+        {f"{info.distribution}:{spec.name}" if ":" in name else spec.name for info, spec in offers}
+    )
+    full: dict[str, tuple[str, ...]] = {one: (one,) for one in known}
+    if kind is None and ":" not in name:
+        full = {one: tuple(f"{spec.kind}:{one}" for _, spec in offers if spec.name == one) for one in known}
     plugins = list(plugins)
     out = [f"{info.distribution} ({info.status})" for info in plugins if info.status != "loaded"]
     left_out = f"; without {_some(out, name)}" if out else ""
@@ -199,7 +204,8 @@ def explain_unknown(
     if known:
         if not any(info.status == "loaded" for info in plugins):  # all that there is are the core's own
             left_out += f"; no plugin is loaded: to get some, {INSTALL_HINT}"
-        return f"no {what} {asked} (there are {_some(known, name)}){closest(name[:80], known)}{left_out}"
+        near = [text for one in get_close_matches(name[:80], known, n=NEAREST) for text in full[one]]
+        return f"no {what} {asked}{_meant(near)}{_there_are(list(full.values()), near)}{left_out}"
     return f"no {what} {asked}: no loaded plugin offers any{left_out}; to get some, {INSTALL_HINT}"
 
 
@@ -208,8 +214,29 @@ def explain_ambiguous(name: str, ways: Sequence[str]) -> str:
     return f"{name!r} names {len(ways)} things: write one of {_some(sorted(ways), name)}"
 
 
+def _meant(near: Sequence[str]) -> str:
+    """Return the names that are nearest as a question, the closest first."""
+    if not near:
+        return ""
+    others = f" (or {', '.join(map(repr, near[1:NEAREST]))})" if len(near) > 1 else ""
+    return f"; did you mean {near[0]!r}?{others}"
+
+
+def _there_are(names: Sequence[Sequence[str]], near: Sequence[str]) -> str:
+    """Return the names there are; of many how many, and where to see all."""
+    every = [text for texts in names for text in texts]
+    if len(every) <= MOST:
+        rest = [text for text in every if text not in near]
+        return (
+            f"; there {'is' if len(rest) == 1 else 'are'}{' also' if near else ''} {', '.join(rest)}"
+            if rest
+            else ""
+        )
+    return f"; 'kpframe plugins' lists all {len(every)}"
+
+
 def _some(names: Sequence[str], near: str) -> str:
-    """Return the names; of very many those nearest to ``near``, and where to see all."""
+    """Return the names; of many those nearest to ``near``, and where to see all."""
     if len(names) <= MOST:
         return ", ".join(names)
     shown = get_close_matches(near[:80], names, n=NEAREST, cutoff=0.0)

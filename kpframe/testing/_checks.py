@@ -271,15 +271,26 @@ def check_quantity(spec: object, *, examples: int | None = None) -> Report:
     return check_source(source_of(spec, "quantity"), examples, "quantity")
 
 
-def check_source(source: Source, count: int | None, kind: str | None = None) -> Report:
-    """Run every check of what a source names on it; raises ``ArgumentError`` for one of another kind."""
+def check_source(
+    source: Source,
+    count: int | None,
+    kind: str | None = None,
+    report: Callable[[str, int, int], None] | None = None,
+) -> Report:
+    """Run every check of what a source names on it; raises ``ArgumentError`` for one of another kind.
+
+    ``report`` is called before each check with its name, the number of those before it and of all.
+    """
     kind = source.kind if kind is None else kind
     if source.kind != kind:
         raise ArgumentError(mismatch("spec", f"a {_said(kind)}", f"a {_said(source.kind)}: {source.label}"))
     subject = Subject(source)
     number = examples() if count is None else whole(count, "examples")
     results: list[Result] = []
-    for check in subject.checks():
+    checks = list(subject.checks())
+    for place, check in enumerate(checks):
+        if report is not None:
+            report(check.name, place, len(checks))
         gate = next((r.name for r in results if r.verdict == "failed" and REGISTRY[kind][r.name].gate), "")
         if gate:
             reason = f"not run: {gate} fails"

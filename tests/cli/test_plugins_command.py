@@ -43,8 +43,9 @@ def test_a_good_plugin_is_listed(site, good):
     done = site.kpframe("plugins")
     assert (done.returncode, done.stderr) == (0, "")
     (line,) = [line for line in done.stdout.splitlines() if "kpf-good" in line]
-    assert line.split()[:5] == ["kpf-good", "1.2", "loaded", "model:", "good_model"]
-    assert line.split()[5:] == ["[x]", "kpf-good"]  # the summary, whose brackets are no markup
+    # the summary's brackets are no markup
+    assert line.split("\t") == ["kpf-good", "1.2", "loaded", "model:good_model", "[x] kpf-good"]
+    assert "reducer:mean" in next(line for line in done.stdout.splitlines() if line.startswith("kpframe\t"))
 
 
 @pytest.mark.parametrize("arguments", [["plugins"], ["plugins", "--no-load"]])
@@ -60,7 +61,7 @@ def test_no_plugin_says_how_to_install_some(site, arguments):
 def test_no_plugin_means_no_name(site):
     done = site.python(NO_PLUGIN.format(arguments=["show", "gru"]))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("Error: no model, rule ... 'gru' (there are alignment, bin, ")
+    assert done.stderr.startswith("Error: no model, rule ... 'gru'; 'kpframe plugins' lists all ")
     assert done.stderr.endswith(
         "; no plugin is loaded: to get some, "
         "pip install a distribution with the entry-point group 'kpframe'\n"
@@ -194,7 +195,7 @@ def test_without_the_extra_one_line_says_what_to_install(site, good, module):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["plgins"], "No such command 'plgins'"),
+        (["plgins"], "No such command 'plgins' (did you mean 'plugins'?)"),
         (["show"], "Missing argument 'NAME'"),
         (["plugins", "--bad"], "No such option"),
     ],

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from kpframe.cli import _progress as progress
-from kpframe.cli._progress import BARS, duration, training_progress
+from kpframe.cli._progress import BARS, duration, step_progress, training_progress
 
 NAN = float("nan")
 
@@ -127,3 +127,30 @@ def test_only_some_of_many_bars_stay(screen: io.StringIO) -> None:
 )
 def test_times_as_text(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_steps_say_how_far_they_are_each_minute(capsys: pytest.CaptureFixture[str], clock) -> None:
+    """Ten steps of 25 s each, the first two of which an earlier process had done."""
+    with step_progress() as report:
+        for done in range(2, 10):
+            report(f"check {done}", done, 10)
+            clock.now += 25
+    assert capsys.readouterr().err.splitlines() == [
+        "check 2 (3 of 10)",
+        "check 5 (6 of 10); about 2 min left",  # 125 s
+        "check 8 (9 of 10); about 50 s left",
+    ]
+
+
+def test_steps_have_a_bar_on_a_terminal(
+    screen: io.StringIO, capsys: pytest.CaptureFixture[str], clock
+) -> None:
+    with step_progress() as report:
+        report("check [a]", 0, 2)
+        clock.now += 30
+        report("check [b]", 1, 2)
+    drawn = screen.getvalue()
+    assert "check [b]" in drawn
+    assert "2/2" in drawn
+    assert "about 30 s left" in drawn
+    assert capsys.readouterr().err == ""

@@ -167,7 +167,8 @@ def test_a_run_says_what_came_of_each_training(run: Command, here: Path) -> None
     assert "<i>one" not in page.read_text()
     assert "&lt;i&gt;one" in page.read_text()
     assert "so far" not in page.read_text()
-    assert lines[:-2] == [
+    assert lines[-3] == "along:   3 test trials"
+    assert lines[:-3] == [
         f"{network}, {rule}: no figures"
         for network in ("<i>one</i>", "two")
         for rule in ("cli_exact", "cli_twice")

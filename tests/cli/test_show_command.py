@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from attrs import frozen
 
@@ -63,12 +65,11 @@ def test_show_of_what_has_no_settings(run):
 def test_one_name_in_two_kinds(run):
     code, out, err = run("show", "both")
     assert (code, out) == (2, "")
-    assert err == "Error: 'both' names 2 things: write one of model/both, rule/both\n"
-    assert "a.b:ModelBoth" in run("show", "model/both")[1]
-    assert "a.b:RuleBoth" in run("show", "rule/both")[1]
-    assert "a.b:RuleBoth" in run("show", "rule/kpf-shown:both")[1]
-    assert run("show", "rule:both") == run("show", "rule/both")
-    assert run("show", "rule:kpf-shown:both") == run("show", "rule/both")
+    assert err == "Error: 'both' names 2 things: write one of model:both, rule:both\n"
+    assert "a.b:ModelBoth" in run("show", "model:both")[1]
+    assert "a.b:RuleBoth" in run("show", "rule:both")[1]
+    assert "a.b:RuleBoth" in run("show", "rule:kpf-shown:both")[1]
+    assert run("show", "rule:kpf-shown:both") == run("show", "rule:both")
     assert run("show", "kpf-shown:net") == run("show", "net")
 
 
@@ -81,17 +82,16 @@ def test_show_says_what_a_form_fits(run):
         assert (code, err) == (0, "")
         (line,) = [line for line in out.splitlines() if line.startswith("fits:")]
         assert line.split(maxsplit=1)[1].startswith(words)
-    assert run("show", "parameter_operator/gram") == run("show", "gram")
+    assert run("show", "parameter_operator:gram") == run("show", "gram")
     assert "fits:" not in run("show", "net")[1]
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nte", "Error: no model, rule ... 'nte' (there are alignment, bin, block_diagonal, both, "),
-        ("rule/net", "Error: no rule 'net' (there are both)"),
-        ("rule:net", "Error: no rule 'net' (there are both)"),
-        ("modle/net", "Error: no kind 'modle' (there are model, rule, "),
+        ("nte", "Error: no model, rule ... 'nte'; did you mean 'model:net'?; 'kpframe plugins' lists all "),
+        ("rule:net", "Error: no rule 'net'; there is both"),
+        ("modle:net", "Error: no kind or distribution 'modle'; did you mean 'model:net'? (kinds are model, "),
     ],
 )
 def test_an_unknown_name_takes_one_line(run, name, message):
@@ -102,7 +102,9 @@ def test_an_unknown_name_takes_one_line(run, name, message):
 
 
 def test_an_unknown_name_says_the_nearest(run):
-    assert run("show", "nte")[2].endswith("; did you mean 'net'?\n")
+    said = run("show", "nte")[2]
+    assert "; did you mean 'model:net'?" in said
+    assert re.search(r"; 'kpframe plugins' lists all \d+\n$", said)
 
 
 def test_debug_shows_the_traceback(run):

@@ -17,8 +17,10 @@ import kpframe.study._rules.compare_source
 from kpframe import LearningRule, Readout, create_model, create_task
 from kpframe.cli import _app as app
 from kpframe.plugin import RuleSpec, hookimpl, temporary
+from kpframe.rules._parse import parse_rule
 from kpframe.study._disk.results import read_dataset
 from kpframe.study._networks.checkpoint import save_checkpoint
+from kpframe.study._rules.compare_source import compare_source
 
 SMALL = ["--trials", "2", "--budget", "16"]
 TASK = {"fixation": 1, "stimulus": 1, "memory": 1, "response": 2, "grace": 0}
@@ -153,21 +155,22 @@ def run_of(folder: Path, *models: str, run: str = "0123456789abcdef") -> Path:
 
 
 @pytest.mark.slow
-def test_a_rule_that_fails_on_a_checkpoint_costs_its_own_figures(
+def test_a_rule_that_does_not_apply_to_a_model_costs_its_own_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, output = run_of(tmp_path / "run", "gru", "rnn"), tmp_path / "o"
     rules = ["--rules", "bptt; rflo; truncated_bptt(window=1)"]
-    assert app.run(["compare", str(run), *rules, *SMALL, "--output", str(output)]) == 1
+    assert app.run(["compare", str(run), *rules, *SMALL, "--output", str(output)]) == 0
     out, err = capsys.readouterr()
-    assert err.splitlines()[-1].startswith("Failed: gru-000000, rflo: UnsupportedError: rflo needs")
+    said = "Skipped: rflo does not apply to gru-000000 (model gru): rflo needs"
+    assert err.splitlines()[-1].startswith(said)
     data = read_dataset(output / "comparison.nc")
     assert data.failure.values[:, [0, 2]].tolist() == [["", ""], ["", ""]]
     assert data.failure.values[1, 1] == ""
     assert data.failure.values[0, 1].startswith("UnsupportedError: rflo needs")
     assert data.update_cosine.isnull().values.tolist() == [[False, True, False], [False, False, False]]
     page = (output / "comparison.html").read_text(encoding="utf-8")
-    assert "Failed: gru-000000, rflo: UnsupportedError: rflo needs" in page
+    assert said in page
     assert ">nan<" not in page
     assert "nan" not in out.split()
     others = ["compare", str(run), "--rules", "bptt; truncated_bptt(window=1)", *SMALL]
@@ -182,10 +185,11 @@ def test_a_checkpoint_on_which_no_rule_can_be_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, output = run_of(tmp_path / "run", "gru", "rnn"), tmp_path / "o"
-    assert app.run(["compare", str(run), "--rules", "rflo", *SMALL, "--output", str(output)]) == 1
-    assert "Failed: gru-000000, rflo: UnsupportedError" in capsys.readouterr().err.splitlines()[-1]
+    assert app.run(["compare", str(run), "--rules", "rflo", *SMALL, "--output", str(output)]) == 0
+    said = "Skipped: rflo does not apply to gru-000000 (model gru): rflo needs"
+    assert said in capsys.readouterr().err.splitlines()[-1]
     assert read_dataset(output / "comparison.nc").checkpoint.values.tolist() == ["rnn-000000"]
-    assert "Failed: gru-000000, rflo: " in (output / "comparison.html").read_text(encoding="utf-8")
+    assert said in (output / "comparison.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -216,7 +220,7 @@ def test_what_was_compared_is_not_compared_again(
     run, output = run_of(tmp_path / "a run", "gru", "rnn"), tmp_path / "o"
     arguments = ["compare", str(run), "--rules", "bptt; rflo", *SMALL, "--output"]
     monkeypatch.setattr("kpframe.study._rules.run_comparison.write_comparison", lambda data, path: path)
-    assert app.run([*arguments, str(tmp_path / "whole")]) == 1  # rflo takes no GRU
+    assert app.run([*arguments, str(tmp_path / "whole")]) == 0
     whole = read_dataset(tmp_path / "whole" / "comparison.nc")
     load = kpframe.study._rules.compare_source.load_network
 
@@ -239,7 +243,7 @@ def test_what_was_compared_is_not_compared_again(
     (record,) = output.glob("steps/gru*.nc")
     content = record.read_bytes()
     capsys.readouterr()
-    assert app.run([*arguments, str(output)]) == 1
+    assert app.run([*arguments, str(output)]) == 0
     assert compared() == ["rnn"]
 
     def unfinished() -> None:
@@ -248,14 +252,75 @@ def test_what_was_compared_is_not_compared_again(
 
     record.write_bytes(content[: len(content) // 2])
     unfinished()
-    assert app.run([*arguments, str(output)]) == 1
+    assert app.run([*arguments, str(output)]) == 0
     assert compared() == ["gru"]
     record.write_bytes((output / "steps" / "rnn-000000-000000.nc").read_bytes())  # of another checkpoint
     unfinished()
-    assert app.run([*arguments, str(output)]) == 1
+    assert app.run([*arguments, str(output)]) == 0
     assert compared() == ["gru"]
     assert app.run([*arguments, str(output)]) == 2
     assert "this run, finished" in capsys.readouterr().err
+
+
+def test_several_sources_that_were_interrupted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs and single networks stand beside each other; of trainings the last network, if that is asked."""
+    one, other = run_of(tmp_path / "one", "rnn"), run_of(tmp_path / "other", "gru", "rnn")
+    later = other / "checkpoints" / "rnn-000300.safetensors"
+    late = create_model("rnn", input_size=7, hidden_size=4, seed=5)
+    extra = {"task": {"name": "memory_pro", "settings": TASK}, "run": "0123456789abcdef"}
+    settings = {"input_size": 7, "hidden_size": 4}
+    save_checkpoint(
+        later, late, Readout(4, 3, generator=1), name="rnn", settings=settings, step=300, extra=extra
+    )
+    sources = [one, other, saved(tmp_path / "alone.safetensors"), one]
+    arguments = ["compare", *map(str, sources), "--last", "--rules", "bptt; rflo", *SMALL, "--output"]
+    monkeypatch.setattr("kpframe.study._rules.run_comparison.write_comparison", lambda data, path: path)
+    assert app.run([*arguments, str(tmp_path / "whole")]) == 0
+    err = capsys.readouterr().err
+    assert "Skipped: rflo does not apply to other/gru-000000 (model gru): rflo needs" in err
+    whole = read_dataset(tmp_path / "whole" / "comparison.nc")
+    labels = ["one/rnn-000000", "other/gru-000000", "other/rnn-000300", "alone"]
+    assert whole.checkpoint.values.tolist() == labels
+    assert whole.step.values.tolist() == [0, 0, 300, 0]
+    assert [Path(text).name for text in whole.source.values] == ["one", "other", "other", sources[2].name]
+    alone = compare_source(later, {"rflo": parse_rule("rflo")}, trials=2, budget=16)
+    assert whole.update_cosine.sel(checkpoint=labels[2], rule="rflo").item() == alone.update_cosine.item()
+    assert whole.update_cosine.sel(rule="rflo").values[0] != alone.update_cosine.item()
+    load = kpframe.study._rules.compare_source.load_network
+
+    def interrupted(path: Path):
+        if path == later:
+            raise KeyboardInterrupt
+        return load(path)
+
+    output = tmp_path / "o"
+    with monkeypatch.context() as patched:
+        patched.setattr(kpframe.study._rules.compare_source, "load_network", interrupted)
+        assert app.run([*arguments, str(output)]) == 130
+    assert read_dataset(output / "comparison.nc").checkpoint.values.tolist() == labels[:2]
+    capsys.readouterr()
+    assert app.run(["resume", str(output)]) == 0
+    assert "one/rnn" not in capsys.readouterr().err
+    xr.testing.assert_equal(read_dataset(output / "comparison.nc"), whole)
+
+
+def test_tasks_of_different_losses_do_not_share_a_variable(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = []
+    for name, task in (("digits", create_task("digits")), ("memory_pro", create_task("memory_pro", **TASK))):
+        settings = {"input_size": task.input_size, "hidden_size": 4, "seed": 0}
+        head = Readout(4, task.output_size, generator=0)
+        paths.append(tmp_path / f"{name}.safetensors")
+        extra = {"task": {"name": name, "settings": TASK if name == "memory_pro" else {}}}
+        model = create_model("rnn", **settings)
+        save_checkpoint(paths[-1], model, head, name="rnn", settings=settings, extra=extra)
+    arguments = ["compare", *map(str, paths), "--rules", "bptt", *SMALL, "--output", str(tmp_path / "o")]
+    assert app.run(arguments) == 2
+    said = "one kind of loss, got cross_entropy of 'digits', mse of 'memory_pro'; compare them one after"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def test_values_are_not_run(value) -> None:
 
 
 def test_names_and_settings_that_are_none() -> None:
-    with pytest.raises(UnknownNameError, match=r"no rule 'bpt' .*did you mean 'bptt'\?"):
+    with pytest.raises(UnknownNameError, match=r"no rule 'bpt'; did you mean 'bptt'\?"):
         parse_rule("bpt")
     with pytest.raises(SettingsError, match=r"rule 'truncated_bptt': windw: .*did you mean 'window'\?"):
         parse_rule("bptt @ truncated_bptt(windw=3)")

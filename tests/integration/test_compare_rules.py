@@ -180,14 +180,18 @@ def saved(folder: Path, *, step: int = 0, readout: bool = True, named: bool = Tr
 
 def test_a_checkpoint_and_a_folder(tmp_path: Path) -> None:
     paths = [saved(tmp_path / "run" / "checkpoints", step=step) for step in (0, 30)]
-    seen: list[str] = []
-    data = compare_source(tmp_path / "run", RULES, trials=B, budget=20, seed=1, report=seen.append)
-    assert seen == data.checkpoint.values.tolist() == ["RNN-000000", "RNN-000030"]
+    seen: list[tuple[str, int, int]] = []
+    told = lambda *said: seen.append(said)  # noqa: E731
+    data = compare_source(tmp_path / "run", RULES, trials=B, budget=20, seed=1, report=told)
+    assert data.checkpoint.values.tolist() == ["RNN-000000", "RNN-000030"]
+    places = [(f"RNN-{step:06d}", label) for step in (0, 30) for label in RULES]
+    expected = [(f"comparing on {name}: {label}", at, len(places)) for at, (name, label) in enumerate(places)]
+    assert seen == expected
     assert data.step.values.tolist() == [0, 30]
     assert data.model.values.tolist() == ["rnn", "rnn"]
     alone = compare_source(paths[0], RULES, trials=B, budget=20, seed=1)
     assert alone.sizes["checkpoint"] == 1
-    xr.testing.assert_allclose(alone, data.isel(checkpoint=[0]))
+    xr.testing.assert_allclose(alone.drop_vars("source"), data.isel(checkpoint=[0]).drop_vars("source"))
     short = data.update_cosine.sel(rule=TEXTS[1])
     assert float(short[0]) != pytest.approx(float(short[1]), rel=1e-3)
     model, readout = network()

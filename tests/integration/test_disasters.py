@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import xarray as xr
 from click.testing import CliRunner
 
 from kpframe.cli import _app as app
@@ -252,3 +253,30 @@ def test_kills_at_any_time(tmp_path: Path, command: str, kills: int) -> None:
     assert parts(folder) == []
     assert check(folder, killed=False) >= seen
     print(f"{command}: {kills} kills within {seconds:.0f} s of work, files seen: {sorted(seen)}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train", "compare", "demo"])
+def test_what_was_killed_goes_on_to_the_same_figures(tmp_path: Path, command: str) -> None:
+    """SIGKILL once something is recorded, then ``kpframe resume``: the numbers are those of no kill."""
+    arguments = {"demo": ["demo", "--quick"], "train": [*TRAIN, "--steps", "60"]}.get(command)
+    if arguments is None:
+        sources = [tmp_path / "one", tmp_path / "other"]
+        for seed, source in enumerate(sources):
+            assert app.run([*TRAIN, "--seed", str(seed), "--output", str(source)]) == 0
+        arguments = ["compare", *map(str, sources), "--last", "--rules", "bptt;truncated_bptt(window=1)"]
+        arguments += ["--trials", "2", "--budget", "16"]
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    _, said = (process := start(*arguments, "--output", str(whole))).communicate(timeout=600)
+    assert process.returncode == 0, said
+    process = start(*arguments, "--output", str(folder))
+    while process.poll() is None and not any((folder / "steps").glob("*.nc")):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert read_record(folder)["state"] == "running"
+    _, said = (process := start("resume", str(folder))).communicate(timeout=600)
+    assert process.returncode == 0, said
+    (file,) = (path.name for path in whole.glob("*.nc"))
+    xr.testing.assert_equal(read_dataset(folder / file), read_dataset(whole / file))

@@ -144,7 +144,7 @@ def test_one_name_in_two_kinds_is_no_clash(fake, good):
     assert manager.problems == []
     assert manager.find("model", "good_model").kind == "model"
     assert manager.find("rule", "good_model").kind == "rule"
-    with pytest.raises(UnknownNameError, match="model/good_model, rule/good_model"):
+    with pytest.raises(UnknownNameError, match="model:good_model, rule:good_model"):
         manager.find(None, "good_model")
     assert manager.find(None, "kpf-rule:good_model").kind == "rule"
 
@@ -161,10 +161,12 @@ def test_unknown_names_say_what_there_is(fake, good):
     with pytest.raises(UnknownNameError) as caught:
         manager.find("model", "god_model")
     assert str(caught.value) == (
-        "no model 'god_model' (there are good_model, only_here); did you mean 'good_model'?"
+        "no model 'god_model'; did you mean 'good_model'?; there is also only_here"
         "; without kpf-good (disabled)"
     )
-    with pytest.raises(UnknownNameError, match="there are kpf-clash:good_model, kpf-clash:only_here"):
+    with pytest.raises(
+        UnknownNameError, match=r"did you mean 'kpf-clash:good_model'.*there is also kpf-clash:only_here"
+    ):
         manager.find("model", "kpf-good:good_model")
     with pytest.raises(ArgumentError, match=r"kind: expected one of model, .*did you mean 'model'"):
         manager.find("modle", "good_model")

@@ -177,7 +177,7 @@ def _record_all(cells: Sequence[AnalyzedCell], folder: RunFolder, report: Report
         if _there(folder, cell.source.name, folder.path / path):
             continue
         if report is not None:
-            report(f"{cell.source.coordinates['network']}, step {file.step}", done, len(every))
+            report(f"recording {cell.source.coordinates['network']}, step {file.step}", done, len(every))
         cell.forget(place - 1)
         data = record(cell.moment(place), cell.quantities)
         folder.write_dataset(path, data, cell=cell.source.name, step=file.step)

@@ -20,7 +20,6 @@ from kpframe.study._networks.checkpoint import Checkpoint, load_checkpoint, load
 from kpframe.study._networks.given_model import GivenModel
 from kpframe.study._networks.weight_files import SAFETENSORS, SUFFIXES, kind_of, read_safetensors
 from kpframe.tasks._readout import Readout
-from kpframe.tasks._task import Task, create_task
 
 #: A whole number in a name: no part of a decimal (0.25), of a version (v2) or of a word (300k, 1e5, 3f2a).
 _NUMBER = re.compile(r"(?<![\d.])(?<!\d[eE])(?<!\bv)(?<![_-]v)\d+(?!\d|\.\d|[A-Za-z])")
@@ -327,12 +326,6 @@ def task_settings_of(checkpoint: Checkpoint | None, path: Path) -> tuple[str, di
             f"checkpoint: expected a name and settings as 'task' in {str(path)!r}, got {shown(task)}"
         )
     return task["name"], task["settings"]
-
-
-def task_of(checkpoint: Checkpoint, path: Path) -> Task:
-    """Return the task that a checkpoint names; raises ``ArgumentError``, ``CheckpointError``."""
-    name, settings = task_settings_of(checkpoint, path)
-    return create_task(name, **settings)
 
 
 def shown_path(path: str | Path) -> str:

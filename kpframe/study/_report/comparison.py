@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ from kpframe.study._report.html import Section, plus_minus, provenance_rows, wri
 
 #: Most checkpoints that get figures of their own; the tables have all of them.
 FIGURES = 4
+#: What the reason begins with where a rule does not apply to a model.
+_UNSUPPORTED = "UnsupportedError: "
 
 
 @frozen
@@ -48,7 +50,11 @@ def write_comparison(data: xr.Dataset, path: Path) -> Path:
             Table(str(name), *comparison_rows(data.sel(checkpoint=name))) for name in data.checkpoint.values
         ]
         + [Table("How the estimates were made", *_methods(data))],
-        notes=[_NOTE, *(f"Failed: {failure}." for failure in failed_comparisons(data))],
+        notes=[
+            _NOTE,
+            *(f"Skipped: {text}." for text in skipped_comparisons(data)),
+            *(f"Failed: {failure}." for failure in failed_comparisons(data)),
+        ],
         provenance=provenance_rows(data),
     )
 
@@ -62,16 +68,30 @@ def compared(one: xr.Dataset) -> xr.Dataset:
 
 
 def failed_comparisons(data: xr.Dataset) -> list[str]:
-    """Return which rules could not be compared on which checkpoints, and why."""
-    failures = list(json.loads(data.attrs.get("left_out", "[]")))
+    """Return which rules raised an error on which checkpoints, and why."""
+    return [
+        f"{name}, {rule}: {why}" for name, _, rule, why in _without(data) if not why.startswith(_UNSUPPORTED)
+    ]
+
+
+def skipped_comparisons(data: xr.Dataset) -> list[str]:
+    """Return which rules do not apply to the models of which checkpoints, and why."""
+    return [
+        f"{rule} does not apply to {name} (model {model}): {why.removeprefix(_UNSUPPORTED)}"
+        for name, model, rule, why in _without(data)
+        if why.startswith(_UNSUPPORTED)
+    ]
+
+
+def _without(data: xr.Dataset) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the checkpoint, model, rule and reason of each comparison that has no figures."""
+    for name, model, rule, why in json.loads(data.attrs.get("left_out", "[]")):
+        yield name, model, rule, why
     if "failure" in data:
-        failures += [
-            f"{name}, {rule}: {text}"
-            for name in data.checkpoint.values
-            for rule in data.rule.values
-            if (text := str(data.failure.sel(checkpoint=name, rule=rule).item()))
-        ]
-    return failures
+        for name, model in zip(data.checkpoint.values.tolist(), data.model.values.tolist(), strict=True):
+            for rule in data.rule.values.tolist():
+                if why := str(data.failure.sel(checkpoint=name, rule=rule).item()):
+                    yield name, model, rule, why
 
 
 def _shown(count: int) -> list[int]:

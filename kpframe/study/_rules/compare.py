@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -51,6 +51,26 @@ _LONG_NAMES = {
     "propagator_error": "norm of P - P_rule, relative to that of P",
     "propagator_error_converged": "whether both norms are within 1%",
 }
+#: What the coordinates of a comparison are; its checkpoints and where they come from among them.
+COORDINATES = {
+    "rule": "learning rule",
+    "rule_other": "learning rule whose update is the other one of a pair",
+    "parameter": "parameter of the model",
+    "time": "step of the error, from 0",
+    "time_used": "step at which the parameters act, from 0",
+    "lag": "steps that the error travels back",
+    "facing": "whether contributions are those of an error (past) or of a use of the parameters (future)",
+    "k": "place of a singular value, from 1",
+    "formula": "flow of the rule as a composition of operators",
+    "flow_alignment_method": "how the alignment was found",
+    "effective_rank_method": "how the effective rank was found",
+    "singular_value_method": "how the singular values were found",
+    "symmetric_method": "how the largest and the smallest eigenvalue were found",
+    "checkpoint": "network",
+    "step": "updates made",
+    "model": "registered model of the network",
+    "source": "checkpoint, or folder of a run, that the network was read from",
+}
 #: What is estimated of a rule's flow, and what stands there for a rule without one.
 _FLOW_FIGURES: dict[str, float | bool] = {
     "flow_alignment": np.nan,
@@ -81,6 +101,7 @@ def compare_rules(
     values: int = 8,
     seed: int = 0,
     failures: dict[str, Exception] | None = None,
+    report: Callable[[str, int], None] | None = None,
 ) -> xr.Dataset:
     """Return what each rule does beside backpropagation through time.
 
@@ -94,6 +115,7 @@ def compare_rules(
         seed: of the random probes.
         failures: filled with the errors that rules raised, label -> error; the figures of such a rule are
             NaN. Where it is left out the first error is raised.
+        report: called before each rule with its label and the number of those before it.
 
     Returns:
         A dataset with dims ``rule, rule_other, parameter, time, time_used, lag, facing, k``. Updates are made
@@ -111,6 +133,8 @@ def compare_rules(
         output_err = output_error(readout(flow.trajectory.states), trials, loss)
     found, made, updates, flows = {}, {}, [], []
     for place, (label, rule) in enumerate(rules.items()):
+        if report is not None:
+            report(label, place)
         try:
             one = compare_update(flow, None, rule, readout, output_err=output_err)
             update = rule.update(flow, readout)
@@ -140,6 +164,8 @@ def compare_rules(
     for name, text in _LONG_NAMES.items():
         unit = SCORES[loss].loss_unit if name.startswith("loss_rate") else "1"
         data[name].attrs = {"long_name": text, "units": unit}
+    for name in map(str, data.coords):
+        data[name].attrs = {"long_name": COORDINATES[name], "units": "1"}
     return data
 
 

@@ -1,0 +1,63 @@
+"""Options that several commands have: spelt, bounded and explained in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+#: What decorates a command.
+Option = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+overwrite_option: Option = click.option(
+    "--overwrite", is_flag=True, help="Replace the run that the folder holds."
+)
+jobs_option: Option = click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings at the same time."
+)
+
+
+def output_option(what: str, default: str | None = None, otherwise: str = "") -> Option:
+    """Return ``--output``, the folder to write ``what`` into; ``otherwise`` says what it is by default."""
+    return click.option(
+        "--output",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=None if default is None else Path(default),
+        show_default=default is not None,
+        help=f"Folder to write {what} into{otherwise}.",
+    )
+
+
+def trials_option(default: int, least: int = 1) -> Option:
+    """Return ``--trials``, the trials along which operators are built."""
+    return click.option(
+        "--trials",
+        type=click.IntRange(min=least),
+        default=default,
+        show_default=True,
+        help="Trials along which operators are built; of a task with classes as many of each, or one more.",
+    )
+
+
+def budget_option(least: int) -> Option:
+    """Return ``--budget``, the operator products for each estimate."""
+    return click.option(
+        "--budget",
+        type=click.IntRange(min=least),
+        default=60,
+        show_default=True,
+        help="Operator products for each estimate.",
+    )
+
+
+def seed_option(of: str, default: int | None = 0, otherwise: str = "") -> Option:
+    """Return ``--seed``, that of what ``of`` names."""
+    return click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=default,
+        show_default=default is not None,
+        help=f"Seed of {of}{otherwise}.",
+    )
