@@ -74,6 +74,7 @@ def stacked(data: xr.Dataset, dims: Sequence[str]) -> tuple[xr.Dataset, list[str
         return data.expand_dims("network"), labels
     if list(dims) == ["network"]:
         return data, labels
+    data = data.drop_dims([dim for dim, size in data.sizes.items() if not size])  # stack cannot shape them
     data = data.stack(one_training=dims).drop_vars(["one_training", *dims])
     order = ["one_training", ...]
     return data.transpose(*order).rename(one_training="network"), labels

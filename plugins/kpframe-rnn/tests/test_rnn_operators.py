@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kpframe import linearize
+from kpframe import create_model, linearize
 
 
 def jacobians(model, trajectory) -> tuple[torch.Tensor, torch.Tensor]:
@@ -129,3 +129,29 @@ def test_bias_constant_of_K(make, close, differ, x, form, settings, frozen, cons
     close(K.to_dense(), gram(model, whole, constant), 1e-12)
     close(whole.K.freeze(frozen).to_dense(), gram(model, whole, constant), 1e-12)
     differ(K.to_dense(), gram(model, whole, constant + 1))
+
+
+@pytest.mark.parametrize(
+    ("form", "alpha", "exact"), [("current", 0.3, True), ("rate", 0.3, False), ("vanilla", 1, False)]
+)
+def test_the_dimension_of_K_is_that_of_the_gram_matrix_times_the_units_where_gains_are_alike(
+    form, alpha, exact
+):
+    torch.manual_seed(0)
+    model = create_model("rnn", input_size=2, hidden_size=5, form=form, alpha=alpha, gain=2.0).double()
+    x = torch.randn(3, 4, 2, dtype=torch.float64)
+    flow = linearize(model, x)
+
+    def ratio(matrix: torch.Tensor) -> float:
+        return float(matrix.trace() ** 2 / matrix.square().sum())
+
+    # what the weights read: the rate of the step before, the input, and 1 for each of two bias vectors
+    read = torch.cat(
+        [model.phi(flow.trajectory.previous) if form == "current" else flow.trajectory.previous, x], 2
+    )
+    gram = read.flatten(0, 1) @ read.flatten(0, 1).T + 2
+    closed, found = 5 * ratio(gram), ratio(flow.K.to_dense())
+    if exact:
+        assert found == pytest.approx(closed, rel=1e-12)
+    else:
+        assert found < 0.98 * closed

@@ -16,7 +16,7 @@ from scipy import stats
 
 from kpframe.errors import ArgumentError
 from kpframe.study._disk.results import write_dataset
-from kpframe.study._plot.grouped import grouped, variables_of
+from kpframe.study._plot.grouped import grouped, stacked, variables_of
 from kpframe.study._plot.recorded import maps
 from kpframe.study._reading.join import Part, join
 from kpframe.study._report.html import write_report
@@ -356,3 +356,16 @@ def test_a_demo_that_is_finished_has_the_page_of_the_demo(tmp_path: Path) -> Non
     assert {name: one.text for name, one in page.sections.items()} == {
         name: one.text for name, one in expected.sections.items()
     }
+
+
+def test_trainings_of_no_updates_are_told_apart_like_others() -> None:
+    data = xr.Dataset(
+        {
+            "rank": (("network", "gain", "step"), np.arange(6.0).reshape(2, 3, 1)),
+            "training_loss": (("network", "gain", "update"), np.empty((2, 3, 0))),
+        },
+        coords={"network": ["a", "b"], "gain": [0.5, 1.0, 2.0], "step": [0]},
+    )
+    found, labels = stacked(data, ["network", "gain"])
+    assert labels[:2] == ["a, gain 0.5", "a, gain 1.0"]
+    assert found["rank"].values.ravel().tolist() == [0, 1, 2, 3, 4, 5]
