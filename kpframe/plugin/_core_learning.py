@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from attrs import frozen
@@ -84,6 +85,21 @@ class CutSettings:
 
 
 @frozen
+class ForecastSettings:
+    """What is forecast."""
+
+    learning_rate: float | None = setting(
+        None,
+        gt=0,
+        lt=math.inf,
+        help="of plain gradient descent; that of the training when left out, which must be of that kind",
+    )
+    law: str = setting(
+        "descent", choices=("descent", "flow"), help="updates of that rate, or their limit of many small ones"
+    )
+
+
+@frozen
 class TruncationSettings:
     """How far errors travel back, and how well the norms are known."""
 
@@ -92,6 +108,15 @@ class TruncationSettings:
     )
     draws: int = setting(
         16, ge=2, help="random signs; as many as the states have dimensions make the errors exact"
+    )
+
+
+@frozen
+class StableRateSettings:
+    """How well curvatures are known."""
+
+    tolerance: float = setting(
+        1e-3, gt=0, help="residual of a curvature's eigenvector, relative to its own value"
     )
 
 
@@ -163,6 +188,24 @@ _QUANTITIES = (
         "dimensions:Dimensions",
         None,
         "dimensions in which inputs, targets, errors, states and their changes vary",
+    ),
+    (
+        "forecast",
+        "forecast:ForecastGap",
+        ForecastSettings,
+        "outputs and loss beside those that gradient descent would have reached with an earlier Phi",
+    ),
+    (
+        "stable_rate",
+        "stable_rate:StableRates",
+        StableRateSettings,
+        "the largest stable learning rate, the sharpness of the loss, and the rate used",
+    ),
+    (
+        "kernel_change",
+        "kernel_change:KernelChange",
+        None,
+        "how far the operators are from those of the untrained network",
     ),
     (
         "random_action",

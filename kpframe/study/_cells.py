@@ -67,6 +67,14 @@ class Cell:
         return tuple(step for step in steps if step or self.initial_of is None)
 
     @property
+    def optimizer(self) -> str:
+        """What makes its updates: ``sgd`` where that is plain gradient descent, else what it is in words."""
+        training = self.training
+        momentum = f" with momentum {training.momentum:g}" if training.momentum else ""
+        rule = f" by the rule {self.rule}" if self.rule not in (None, "bptt") else ""
+        return f"{training.optimizer}{momentum if training.optimizer == 'sgd' else ''}{rule}"
+
+    @property
     def label(self) -> str:
         """What a reader calls the cell."""
         return label_of(self.coordinates)

@@ -91,6 +91,7 @@ class Moment:
         step: updates made.
         first, previous: return the moments of the network before training, and of the step recorded before.
         learning_rate: of the training; None where it is not known.
+        optimizer: what makes its updates: ``sgd`` for plain gradient descent; None where it is not known.
 
     Attributes:
         inputs: the name of the set of inputs that it is measured along.
@@ -106,9 +107,10 @@ class Moment:
         first: Callable[[], Moment | None] | None = None,
         previous: Callable[[], Moment | None] | None = None,
         learning_rate: float | None = None,
+        optimizer: str | None = None,
     ) -> None:
         self.model, self.readout, self.around, self.step = model, readout, around, step
-        self.learning_rate = learning_rate
+        self.learning_rate, self.optimizer = learning_rate, optimizer
         self.inputs = next(iter(around.probes))
         self._first, self._previous = first, previous
         self._along: dict[str, Moment] = {self.inputs: self}

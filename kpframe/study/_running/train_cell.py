@@ -261,6 +261,7 @@ class _Training:
             first=lambda: self.first,
             previous=partial(self.recorded, earlier[-1]) if earlier else None,
             learning_rate=self.cell.training.learning_rate,
+            optimizer=self.cell.optimizer,
         )
 
     def recorded(self, step: int) -> Moment:

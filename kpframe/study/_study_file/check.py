@@ -86,7 +86,8 @@ def _taken(study: StudySettings) -> list[str]:
         if probe.trials
     }
     around = evolve(around, probes=few, budget=LITTLE)
-    moment = Moment(*network_of(cell, task), around, learning_rate=cell.training.learning_rate)
+    rate = cell.training.learning_rate
+    moment = Moment(*network_of(cell, task), around, learning_rate=rate, optimizer=cell.optimizer)
     data = record(moment, quantities_of(cell))
     return [
         f"sweep.{axis.name}: expected another name for the dimension, got {axis.name!r}, which is that of "
@@ -185,7 +186,9 @@ class _Point:
             with found.at(f"rule[{place}]", cell):
                 rules[rule.label] = create_rule(rule.name, **rule.settings)
         around = evolve(around, rules=rules)
-        compares = self._check_quantities(Moment(*network, around, learning_rate=cell.training.learning_rate))
+        rate = cell.training.learning_rate
+        moment = Moment(*network, around, learning_rate=rate, optimizer=cell.optimizer)
+        compares = self._check_quantities(moment)
         for place, rule in enumerate(cell.rules):
             if compares and rule.label in rules:
                 with found.at(f"rule[{place}] with {self._network()}", cell), _own_faults():

@@ -262,10 +262,15 @@ def _record(cell: Cell, task: Task, budget: int, problems: dict[str, None]) -> _
     around = evolve(surroundings_of(cell, task), budget=budget)
 
     def moment(step: int) -> Moment:
-        rate = cell.training.learning_rate
         first = (lambda: moment(0)) if step else None
         return Moment(
-            *network_of(cell, task), around, step=step, first=first, previous=first, learning_rate=rate
+            *network_of(cell, task),
+            around,
+            step=step,
+            first=first,
+            previous=first,
+            learning_rate=cell.training.learning_rate,
+            optimizer=cell.optimizer,
         )
 
     quantities = quantities_of(cell)

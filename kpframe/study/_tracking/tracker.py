@@ -102,7 +102,7 @@ class Tracker:
         seed: of the random probes.
         title: of the run.
         rules: learning rules to compare with the exact gradient: texts, or rules by label.
-        learning_rate: of plain gradient descent, for what it is predicted to change.
+        learning_rate: of plain gradient descent, for what it is predicted to change and to reach.
         overwrite: replace what a run has left in the folder.
         resume: go on with what a tracker has left there. Steps up to the first that comes now are kept, later
             ones are of a course that the training has left, and are removed.

@@ -99,7 +99,8 @@ def test_float32_and_float64_agree(recorded, plain) -> None:
     """Random signs are the same in both; the first frame of Lyapunov exponents is another."""
     assert set(plain.quantity_failure.values.tolist()) == {""}
     for name, variable in plain.data_vars.items():
-        if variable.dtype.kind == "f" and not str(name).startswith("lyapunov"):
+        rounding = str(name).endswith("_residual")  # of an iteration that ends at a tolerance
+        if variable.dtype.kind == "f" and not str(name).startswith("lyapunov") and not rounding:
             assert variable.dtype == np.float64, name
             right = recorded[1][name].values
             np.testing.assert_allclose(
