@@ -36,7 +36,7 @@ def moments(dtype: torch.dtype, budget: int = 12) -> list[Moment]:
             model.W += 0.01 * step
         readout, around = (
             Readout(H, O, generator=5 + step, dtype=dtype),
-            Surroundings(probes, "mse", budget=budget),
+            Surroundings(probes, "mse", budget=budget, test=probes["test"].trials),
         )
         before = (lambda: made[0]) if step else None
         made.append(
@@ -159,8 +159,9 @@ def test_inputs_alone_serve_what_needs_no_more() -> None:
     moment = Moment(Cell(seed=1), None, around, step=1, previous=lambda: before, first=lambda: before)
     data = record(moment, {name: create_quantity(name) for name in NAMES})
     failures = dict(zip(data.quantity.values.tolist(), data.quantity_failure.values.tolist(), strict=True))
-    needy = {"contributions", "interference", "loss_by_epoch", "credit"}
-    assert {name for name, failure in failures.items() if failure} == needy
+    needy = {"contributions", "interference", "loss_by_epoch", "credit", "forecast", "stable_rate"}
+    assert {name for name, failure in failures.items() if failure} == needy | {"cut_change"}
+    assert "expected readout and test, got none of readout, test" in failures["cut_change"]
     for name in needy:
         assert (
             failures[name]
@@ -181,7 +182,7 @@ def test_one_trial_of_two_steps(loss: str) -> None:
     )  # fmt: skip
     before = moment_of(small, loss, budget=4)
     model = Cell(seed=1)
-    moment = moment_of(small, loss, model=model, step=1, previous=lambda: before, budget=4)
+    moment = moment_of(small, loss, model=model, step=1, previous=lambda: before, budget=4, test=small)
     data = record(moment, {name: create_quantity(name) for name in NAMES})
     for name, failure in zip(data.quantity.values, data.quantity_failure.values, strict=True):
         assert bool(failure) == (name == "interference"), failure
