@@ -174,7 +174,7 @@ def _renames(texts: tuple[str, ...]) -> list[tuple[str, str]]:
 def show(data: xr.Dataset) -> None:
     """Write a row for each recorded step to the terminal: scores, and ranks of the operators."""
     from kpframe.cli._tables import new_console, new_table
-    from kpframe.study._report.html import plus_minus, two_digits
+    from kpframe.study._report.words import plus_minus, two_digits
 
     along = [str(dim) for dim in data.quantity_failure.dims if dim not in ("quantity", "step")]
     named = [dim for dim in along if dim == "network" or data.sizes[dim] > 1]

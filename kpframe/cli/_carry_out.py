@@ -69,15 +69,17 @@ def show_probe(data: xr.Dataset) -> None:
 
 def show_demo(data: xr.Dataset) -> bool:
     """Write a line for each network, and what failed to stderr; return whether nothing did."""
-    from kpframe.study._plot.training import score_name
-    from kpframe.study._report.html import failed_rules, plus_minus, score_text
+    from kpframe.study._plot.training import score_name, score_of
+    from kpframe.study._report.captions_of_operators import score_text
+    from kpframe.study._report.captions_of_rules import failed_rules
+    from kpframe.study._report.words import plus_minus
 
     final = data.isel(step=-1)
     for label in data.network.values:
         one = final.sel(network=label)
         rank, stderr = one.effective_rank.sel(operator="Phi"), one.effective_rank_stderr.sel(operator="Phi")
         click.echo(
-            f"{label}: test {score_name(data)} {score_text(one)}, "
+            f"{label}: test {score_name(data)} {score_text(one, float(one[score_of(one)]))}, "
             f"effective rank of Phi {plus_minus(rank, stderr)}"
         )
     failures = failed_rules(data)

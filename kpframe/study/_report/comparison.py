@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from attrs import frozen
-from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from kpframe.study._plot import rules
-from kpframe.study._plot.look import as_wide, drawable, on, open_markers, svg
-from kpframe.study._report.html import Section, plus_minus, provenance_rows, write_page
+from kpframe.study._plot.look import as_wide, drawable, on
+from kpframe.study._report import captions_of_rules as captions
+from kpframe.study._report.captions import Caption
+from kpframe.study._report.page import Section, Table, page_about, write_page
+from kpframe.study._report.words import counted, few, plus_minus
 
 #: Most checkpoints that get figures of their own; the tables have all of them.
 FIGURES = 4
@@ -23,39 +24,41 @@ FIGURES = 4
 _UNSUPPORTED = "UnsupportedError: "
 
 
-@frozen
-class Table:
-    """A table of a page."""
-
-    title: str
-    head: list[str]
-    rows: list[list[str]]
-
-
 def write_comparison(data: xr.Dataset, path: Path) -> Path:
     """Write the page of a comparison (see ``compare_source``); return its path."""
-    names = ", ".join(str(rule) for rule in data.rule.values)
     shown = data.isel(checkpoint=_shown(data.sizes["checkpoint"]))
+    left = data.sizes["checkpoint"] - shown.sizes["checkpoint"]
+    done = (
+        f"On {counted(data.sizes['checkpoint'], 'network')}, each rule's update beside the exact gradient of "
+        f"backpropagation through time: {few(data.rule.values, 12)}."
+    )
+    if left:
+        done += f" Figures are those of {shown.sizes['checkpoint']} networks; the tables have all of them."
     return write_page(
         path,
-        "comparison.html.j2",
-        title=data.attrs.get("title", "Learning rules compared"),
-        lead=f"Each rule's update beside the exact gradient of backpropagation through time: {names}.",
-        sections=[
-            section
-            for name in shown.checkpoint.values
-            for section in _sections(compared(shown.sel(checkpoint=name)), str(name))
-        ],
-        tables=[
-            Table(str(name), *comparison_rows(data.sel(checkpoint=name))) for name in data.checkpoint.values
-        ]
-        + [Table("How the estimates were made", *_methods(data))],
-        notes=[
-            _NOTE,
-            *(f"Skipped: {text}." for text in skipped_comparisons(data)),
-            *(f"Failed: {failure}." for failure in failed_comparisons(data)),
-        ],
-        provenance=provenance_rows(data),
+        page_about(
+            data,
+            title=data.attrs.get("title", "Learning rules compared"),
+            done=[done],
+            sections=[
+                section
+                for name in shown.checkpoint.values
+                for section in _sections(compared(shown.sel(checkpoint=name)), str(name))
+            ],
+            tables=[
+                Table(str(name), *comparison_rows(data.sel(checkpoint=name)))
+                for name in data.checkpoint.values
+            ]
+            + [Table("How the estimates were made", *_methods(data))],
+            notes=[
+                _NOTE,
+                *(f"Skipped: {text}." for text in skipped_comparisons(data)),
+                *(f"Failed: {failure}." for failure in failed_comparisons(data)),
+            ],
+            file=path.with_suffix(".nc").name,
+            covers="Standard errors are those of the estimates along these trials; they say nothing of other "
+            "trials or other networks.",
+        ),
     )
 
 
@@ -100,44 +103,17 @@ def _shown(count: int) -> list[int]:
 
 
 def _sections(one: xr.Dataset, name: str) -> list[Section]:
-    drawn: list[tuple[str, Callable[[xr.Dataset], Axes | np.ndarray], str]] = [
-        (
-            "Which rules agree",
-            rules.rule_cosines,
-            "Cosines between the updates of two rules, summed over trials and steps; columns "
-            "are numbered like the rows.",
-        ),
-        (
-            "How far errors travel",
-            rules.lags,
-            "The speed at which the loss falls, by the number of steps that the error travels back; below "
-            "zero the loss grows.",
-        ),
-        (
-            "Step by step",
-            rules.cosines_by_time,
-            "Past-facing: the contribution of the error at a step. Future-facing: of the parameters' use "
-            "at a step. The mixed facings compare one with the other and are small even for the exact "
-            "gradient, so they say little about a rule.",
-        ),
-        (
-            "Where learning comes from",
-            rules.pairs,
-            "The speed at which the loss falls by an error at one step that reaches the parameters' use at "
-            "an earlier one; below zero the loss grows. Steps count from 0.",
-        ),
-        (
-            "Spectra",
-            rules.flow_spectra,
-            "Leading singular values of P K P_rule* E, the map by which the rule moves the states."
-            + open_markers(one.singular_value_converged),
-        ),
+    if not one.sizes["rule"]:
+        return []
+    drawn: list[tuple[str, Callable[[xr.Dataset], Axes | np.ndarray], Callable[[xr.Dataset], Caption]]] = [
+        ("Which rules agree", rules.rule_cosines, captions.rule_cosines),
+        ("How far errors travel", rules.lags, captions.lags),
+        ("Step by step", rules.cosines_by_time, captions.cosines_by_time),
+        ("Where learning comes from", rules.pairs, captions.pairs),
+        ("Spectra", rules.flow_spectra, captions.flow_spectra),
     ]
     seen = drawable(one)
-    return [
-        Section(f"{name}: {title}", Markup(svg(as_wide(on(draw(seen))))), title, text)
-        for title, draw, text in drawn
-    ]
+    return [Section(f"{name}: {title}", as_wide(on(draw(seen))), say(one)) for title, draw, say in drawn]
 
 
 _HEAD = [
@@ -157,8 +133,7 @@ _NOTE = (
     "rule, also where F is positive, as Phi is: that of Phi itself (G = Phi) is a larger figure and is not "
     "to be compared with it. The symmetric part (F + F*) / 2 is given by its smallest and its largest "
     "eigenvalue: below zero there are errors that the rule makes larger. ≤ and ≥ mark an eigenvalue that did "
-    "not converge, of which only this bound is known; ~ marks a ratio of norms that did not. Standard errors "
-    "are those of the estimates along these trials; they say nothing of other trials or other networks."
+    "not converge, of which only this bound is known; ~ marks a ratio of norms that did not."
 )
 
 

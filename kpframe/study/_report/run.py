@@ -9,24 +9,34 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from markupsafe import Markup
 
 from kpframe.errors import ArgumentError
 from kpframe.study._disk.folder import resume_command
 from kpframe.study._disk.results import read_dataset
 from kpframe.study._plot import recorded
 from kpframe.study._plot.grouped import Grouped, Variable, grouped, variables_of
-from kpframe.study._plot.look import drawable, svg
+from kpframe.study._plot.look import drawable, unit_of
 from kpframe.study._reading.merge import record_of
 from kpframe.study._reading.tree import figures_of, results_of
+from kpframe.study._report import captions_of_runs as captions
 from kpframe.study._report import html
-from kpframe.study._report.comparison import Table, write_comparison
+from kpframe.study._report.captions import Caption
+from kpframe.study._report.comparison import write_comparison
 from kpframe.study._report.grouped import covered, errors_are, stderr
-from kpframe.study._report.html import Section, plus_minus, provenance_rows, write_page
+from kpframe.study._report.page import Section, Table, page_about, write_page
 from kpframe.study._report.training import write_training
+from kpframe.study._report.words import counted, plus_minus
 
 #: Most rows of a table, figures on a page, and failures that are told.
 ROWS, FIGURES, FAILURES = 120, 40, 20
+#: How texts of what other figures are made of begin.
+SKETCH = "sketch for "
+_MADE = {
+    "run": "Trained",
+    "demo": "Trained",
+    "analyze": "Read from checkpoints, not trained here",
+    "track": "Recorded in a training loop of its own",
+}
 _OWN_PAGES: dict[str, Callable[[xr.Dataset, Path], Path]] = {
     "train": write_training,
     "compare": write_comparison,
@@ -85,52 +95,36 @@ def _write(data: xr.Dataset, cells: Sequence[str], path: Path, *, finished: bool
     other, undrawn = _other_sections(run, rest)
     return write_page(
         path / "report.html",
-        "comparison.html.j2",
-        title=str(data.attrs.get("title", path.resolve().name)),
-        lead=f"{_question(data)}{_lead(data, run)}",
-        sections=[*_losses(run, names), *known, *_sweeps(data, run, cells, variables), *other],
-        tables=[
-            Table("Figures at the last step recorded", *_figures(run, variables)),
-            Table("Trainings", *_trainings(run)),
-        ],
-        notes=[*_published(data), errors_are(run), *undrawn, *failures_of(data)],
-        provenance=provenance_rows(data),
+        page_about(
+            data,
+            title=str(data.attrs.get("title", path.resolve().name)),
+            done=[_lead(data, run)],
+            sections=[*_losses(run, names), *known, *_sweeps(data, run, cells, variables), *other],
+            tables=[
+                Table("Figures at the last step recorded", *_figures(run, variables)),
+                Table("Trainings", *_trainings(run)),
+            ],
+            notes=[*undrawn, *failures_of(data)],
+            covers=errors_are(run),
+            file="results.nc" if (path / "results.nc").exists() else "",
+        ),
     )
-
-
-def _question(data: xr.Dataset) -> str:
-    """Return what a study asks, and that a run is of its quick form, to stand before the lead."""
-    settings = _settings(data)
-    question = settings.get("about", {}).get("question", "")
-    rough = "This is the quick form of the study; its figures are rough." if settings.get("quick") else ""
-    return "".join(f"{text} " for text in (question, rough) if text)
-
-
-def _published(data: xr.Dataset) -> list[str]:
-    text = _settings(data).get("about", {}).get("published")
-    return [f"Published: {text}"] if text else []
-
-
-def _settings(data: xr.Dataset) -> dict[str, Any]:
-    settings = json.loads(data.attrs.get("settings", "{}"))
-    return settings if isinstance(settings, dict) else {}
 
 
 def _lead(data: xr.Dataset, run: Grouped) -> str:
-    count = len(run.labels)
-    shown = ", ".join(run.labels[:6]) + (f" and {count - 6} more" if count > 6 else "")
     steps = [int(step) for step in data.step.values] if "step" in data.dims else []
-    when = {0: "", 1: f", recorded after {steps[0]} updates" if steps else ""}.get(
-        len(steps),
-        f", recorded at {len(steps)} steps from {steps[0] if steps else 0} to {steps[-1] if steps else 0}",
-    )
-    seeds = f", each from {len(run.seeds)} seeds" if run.several else ""
-    text = f"{count} network{'s' if count > 1 else ''}{seeds}{when}: {shown}."
-    if run.absent:
-        absent = ", ".join(run.absent[:6]) + (
-            f" and {len(run.absent) - 6} more" if len(run.absent) > 6 else ""
-        )
-        text += f" Nothing is recorded yet of {absent}."
+    text = captions.trainings(run)
+    how = _MADE.get(str(data.attrs.get("command")), "")
+    if how and "update" in data.sizes:
+        text += f" {how} for {counted(data.sizes['update'], 'update')}."
+    elif how and data.attrs.get("command") == "analyze":
+        text += f" {how}."
+    if len(steps) == 1:
+        text += f" Recorded once, after {counted(steps[0], 'update')}."
+    elif steps:
+        text += f" Recorded at {len(steps)} steps, from {steps[0]} to {steps[-1]} updates."
+    if "operator" in data.dims:
+        text += f" {html.OPERATORS}"
     if "state" in data.attrs:
         text += f" The run is {data.attrs['state']}: this page shows what it has recorded so far."
     return text
@@ -158,14 +152,11 @@ def _losses(run: Grouped, names: set[str]) -> list[Section]:
         return []
     if not run.data.training_loss.notnull().any():
         return []
-    text = "Losses of training, before each update."
-    if run.several:
-        text += " A thin line for each seed."
-    return [_section("Learning", recorded.losses(run), text)]
+    return [_section("Learning", recorded.losses(run), captions.losses(run))]
 
 
-def _section(title: str, drawn: recorded.Drawn, text: str) -> Section:
-    return Section(title, Markup(svg(drawn.figure)), title, text + drawn.left_out)
+def _section(title: str, drawn: recorded.Drawn, caption: Caption) -> Section:
+    return Section(title, drawn.figure, caption.and_about(drawn.left_out))
 
 
 def _sweeps(
@@ -177,7 +168,11 @@ def _sweeps(
         return []
     last = f" At the last step recorded, {int(data.step[-1])} updates." if "step" in data.dims else ""
     return [
-        _section(f"Over {axis}", recorded.sweep(data, run, axis, cells, figures), covered(run) + last)
+        _section(
+            f"Over {axis}",
+            recorded.sweep(data, run, axis, cells, figures),
+            captions.sweep(data, run, axis, cells, figures, covered(run) + last),
+        )
         for axis in axes
     ]
 
@@ -189,12 +184,15 @@ def _other_sections(run: Grouped, variables: Sequence[Variable]) -> tuple[list[S
     for quantity in dict.fromkeys(variable.quantity for variable in variables):
         own = [variable for variable in variables if variable.quantity == quantity]
         title = quantity.replace("_", " ")
+        own = [
+            variable for variable in own if not variable.text.startswith(SKETCH)
+        ]  # what others are made of
         lines = [variable for variable in own if not variable.axes and "step" in variable.values.dims]
-        constant += [variable for variable in lines if not _differs(variable)]
-        lines = [variable for variable in lines if _differs(variable)]
+        constant += [variable for variable in lines if not _moves(variable)]
+        lines = [variable for variable in lines if _moves(variable)]
         if lines:
-            text = f"{_texts(lines)} {covered(run)}"
-            sections.append(_section(title, recorded.series(run, lines), text))
+            said = captions.series(run, lines, covered(run))
+            sections.append(_section(title, recorded.series(run, lines), said))
         for variable in own:
             if not variable.axes:
                 continue
@@ -205,17 +203,28 @@ def _other_sections(run: Grouped, variables: Sequence[Variable]) -> tuple[list[S
             if draw is None or len(sections) >= FIGURES:
                 undrawn.append(f"{variable.name} ({', '.join(map(str, variable.values.dims))})")
                 continue
-            text = f"{_texts([variable])}"
-            if draw is recorded.curves and run.several:
-                text += (
-                    f" Means over the seeds {', '.join(map(str, run.seeds))}; bands are 95% intervals by t."
-                )
+            if draw is recorded.curves:
+                said = captions.curves(run, variable, _bands(run))
+            else:
+                said = captions.maps(run, variable)
             heading = title if quantity == variable.name else f"{title}: {variable.name}"
-            sections.append(_section(heading, draw(run, variable), text))
-    notes = [f"{v.name} is {float(v.values.max()):.6g}{html.unit(v.values)} everywhere." for v in constant]
+            sections.append(_section(heading, draw(run, variable), said))
+    notes = [
+        f"{v.name} is the same at all steps; the table has it."
+        if _differs(v)
+        else f"{v.name} is {float(v.values.max()):.6g}{unit_of(v.values)} everywhere."
+        for v in constant
+    ]
     if undrawn:
         notes.append(f"Recorded and not drawn: {', '.join(undrawn)}; kpframe.open_run has them.")
     return sections, notes
+
+
+def _moves(variable: Variable) -> bool:
+    """Return whether a figure is not the same at all steps; at one step, whether it differs at all."""
+    if variable.values.sizes["step"] == 1:
+        return _differs(variable)
+    return bool((variable.values.max("step") > variable.values.min("step")).any())
 
 
 def _differs(variable: Variable) -> bool:
@@ -223,9 +232,10 @@ def _differs(variable: Variable) -> bool:
     return bool(known.size) and float(known.min()) < float(known.max())
 
 
-def _texts(variables: Sequence[Variable]) -> str:
-    said = [f"{v.name}: {v.text}{html.unit(v.values)}" for v in variables]
-    return "; ".join(said) + "."
+def _bands(run: Grouped) -> str:
+    if not run.several:
+        return "Bands, where there are some, are 95% intervals of the estimates of one seed."
+    return f"Means over the seeds {', '.join(map(str, run.seeds))}; bands are 95% intervals by Student's t."
 
 
 def _figures(run: Grouped, variables: Sequence[Variable]) -> tuple[list[str], list[list[str]]]:

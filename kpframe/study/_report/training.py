@@ -4,57 +4,48 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import xarray as xr
-from markupsafe import Markup
-from matplotlib.axes import Axes
 
 from kpframe.study._plot import rules, training
-from kpframe.study._plot.look import as_wide, on, svg
+from kpframe.study._plot.look import as_wide, on
 from kpframe.study._plot.training import score_name, score_of
-from kpframe.study._report.comparison import Table
-from kpframe.study._report.html import Section, plus_minus, provenance_rows, write_page
+from kpframe.study._report import captions_of_rules as captions
+from kpframe.study._report.page import Section, Table, page_about, write_page
+from kpframe.study._report.words import few, plus_minus
 
 
 def write_training(data: xr.Dataset, path: Path) -> Path:
     """Write the page of a training, as ``train_rules`` returns it; return its path."""
-    names = ", ".join(str(rule) for rule in data.rule.values)
+    tables = [
+        Table("Results", *training_rows(data)),
+        Table("Change of each parameter, |change| / |initial|", *_parameters(data)),
+        Table("Cosines between the changes of the parameters", *_cosines(data)),
+    ]
+    if "effective_rank_method" in data:
+        tables.append(Table("How the estimates were made", *_methods(data)))
     return write_page(
         path,
-        "comparison.html.j2",
-        title=data.attrs.get("title", "Networks trained by learning rules"),
-        lead=f"{_start(data)}, trained on the same trials for {data.sizes['update']} updates by each of "
-        f"the rules: {names}.",
-        sections=[
-            Section(
-                "Learning",
-                _drawn(training.rule_losses(data)),
-                "Training losses",
-                _learning_text(data),
-            ),
-            Section(
-                "The geometry they end in",
-                _drawn(rules.rule_geometry(data)),
-                "Geometry",
-                _geometry_text(data),
-            ),
-        ],
-        tables=[
-            Table("Results", *training_rows(data)),
-            Table("Change of each parameter, |change| / |initial|", *_parameters(data)),
-            Table("Cosines between the changes of the parameters", *_cosines(data)),
-        ]
-        + (
-            [Table("How the estimates were made", *_methods(data))] if "effective_rank_method" in data else []
+        page_about(
+            data,
+            title=data.attrs.get("title", "Networks trained by learning rules"),
+            done=[
+                f"{_start(data)}, trained on the same trials for {data.sizes['update']} updates by each of "
+                f"the rules: {few(data.rule.values, 12)}."
+            ],
+            sections=[
+                Section("Learning", as_wide(on(training.rule_losses(data))), captions.rule_losses(data)),
+                Section(
+                    "The geometry they end in",
+                    as_wide(on(rules.rule_geometry(data))),
+                    captions.rule_geometry(data),
+                ),
+            ],
+            tables=tables,
+            notes=[f"Failed: {failure}." for failure in failed_rules(data)],
+            covers=_ONE_SEED if _seeds(data) == 1 else _several_text(data),
+            file=path.with_suffix(".nc").name,
         ),
-        notes=[_ONE_SEED if _seeds(data) == 1 else _several_text(data)]
-        + [f"Failed: {failure}." for failure in failed_rules(data)],
-        provenance=provenance_rows(data),
     )
-
-
-def _drawn(panels: Axes | np.ndarray) -> Markup:
-    return Markup(svg(as_wide(on(panels))))
 
 
 def _seeds(data: xr.Dataset) -> int:
@@ -65,15 +56,6 @@ def _start(data: xr.Dataset) -> str:
     if _seeds(data) == 1:
         return "One initial network"
     return f"From each of {_seeds(data)} seeds one initial network"
-
-
-def _geometry_text(data: xr.Dataset) -> str:
-    what = "estimates, for these networks" if _seeds(data) == 1 else "mean over seeds"
-    return (
-        "After training, on the same held-out trials, with 95% intervals. Dashed: before training. A rule "
-        f"that diverged or failed has no bar. The intervals are those of the {what}. Two rules may reach one "
-        "loss by networks whose Phi differ: they would learn the next task differently."
-    )
 
 
 _ONE_SEED = (
@@ -91,16 +73,6 @@ def _several_text(data: xr.Dataset) -> str:
         "1.96 times that is the 95% interval by Student's t. For a rule that diverged or failed in some "
         "seeds these are of the others. training.nc has the figures of each seed."
     )
-
-
-def _learning_text(data: xr.Dataset) -> str:
-    text = (
-        f"Test loss {_figure(data, 'test_loss_before')} and {score_name(data)} "
-        f"{_figure(data, f'{score_of(data)}_before')} "
-        "before training; see the table for what they are afterwards."
-    )
-    gone = [str(rule) for rule in data.rule.values if bool(data.diverged_at.sel(rule=rule) > 0)]
-    return f"{text} Diverged, at the crosses: {', '.join(gone)}." if gone else text
 
 
 def failed_rules(data: xr.Dataset) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from .checks_report import check_open, check_open_markers, check_provenance
-from .page import Page, Section, lines, pair, plain, rows_on_terminal, ticks
+from .page import Page, Section, lines, pair, plain, rows_on_terminal, spoken, ticks
 
 #: Rows of the table of a checkpoint, by column.
 HEAD = (
@@ -55,7 +55,7 @@ def check_rule_lines(panel, value: xr.DataArray) -> None:
 
 def check_lead(page: Page, data: xr.Dataset) -> None:
     assert page.title == data.attrs["title"]
-    assert page.sections[""].caption.endswith(": " + ", ".join(data.rule.values.tolist()) + ".")
+    assert page.sections[""].caption.endswith(f": {spoken(data.rule.values.tolist())}.")
     check_provenance(page, data)
 
 

@@ -28,15 +28,20 @@ def after(step: xr.DataArray) -> str:
 
 
 def check_provenance(page: Page, data: xr.Dataset) -> None:
-    """All attributes of a dataset stand on its page."""
+    """All attributes and settings of a dataset stand on its page, and the findings in its first lines."""
     (table,) = page.section("Provenance").tables
-    shown = dict(table)
-    assert list(shown) == [name.replace("_", " ") for name in data.attrs]
-    settings = json.dumps(json.loads(data.attrs["settings"]), indent=2)
-    assert shown.pop("settings") == " ".join(settings.split())
-    assert shown == {
-        n.replace("_", " "): " ".join(str(v).split()) for n, v in data.attrs.items() if n != "settings"
-    }
+    assert table[0] == ["what", "value"]
+    rest = {n.replace("_", " "): " ".join(str(v).split()) for n, v in data.attrs.items() if n != "settings"}
+    assert dict(table[1:]) == rest
+    (table,) = page.section("Data and settings").tables
+    settings = json.loads(data.attrs["settings"])
+    assert table[1:] == [[name, str(value)] for name, value in settings.items()]
+    first = [one.text[0] for one in page.sections.values() if one.figures]
+    assert page.section("What was found").items == first[:12]
+    terms = page.sections[""].terms
+    shown = dict(zip(terms[::2], terms[1::2], strict=True))
+    assert shown["seeds"] == str(settings["seed"])
+    assert shown["numbers"] == settings["dtype"]
 
 
 def check_lead(page: Page, data: xr.Dataset) -> None:
@@ -89,9 +94,11 @@ def check_learning(page: Page, data: xr.Dataset) -> None:
     for line, other in zip(left.get_lines(), right.get_lines(), strict=True):
         assert line.get_color() == other.get_color()  # one legend for both panels
     scores = [
-        f"{n} {score_text(data, data[score].sel(network=n).isel(step=-1))}" for n in data.network.values
+        f"{score_text(data, own[-1])} in {n} (from {score_text(data, own[0])} before training)"
+        for n in data.network.values
+        for own in [data[score].sel(network=n)]
     ]
-    assert section.caption == f"Test {name} after {int(data.step[-1])} updates: {spoken(scores)}."
+    assert section.text[0] == f"Test {name} after {int(data.step[-1])} updates: {spoken(scores)}."
 
 
 def check_bars(panel, value: xr.DataArray, stderr: xr.DataArray) -> None:
@@ -122,20 +129,25 @@ def check_ranks(page: Page, data: xr.Dataset) -> None:
         check_bars(panel, one.effective_rank, one.effective_rank_stderr)
         assert panel.get_yscale() == "log"
     assert section.panels[0].get_ylabel() == "effective rank"
-    said = []
-    for network in data.network.values:
-        one = data.sel(network=network, operator="Phi")
-        first, last = (pair(one.effective_rank[i], one.effective_rank_stderr[i]) for i in (0, -1))
-        said.append(f"from {first} to {last} in the {network}")
-    assert (
-        f"That of Phi went {spoken(said)} (± one standard error; the bars are 95% intervals)"
-        in section.caption
-    )
+    for part in section.text[0].split("that of ")[1:]:
+        operator = next(name for name in data.operator.values if part.startswith(f"{name} "))
+        for network in data.network.values:
+            one = data.sel(network=network, operator=operator)
+            ends = [(float(one.effective_rank[i]), float(one.effective_rank_stderr[i])) for i in (0, -1)]
+            told = [pair(*end) if end[1] else f"{end[0]:.4g}" for end in ends]
+            (first, e), (last, f) = ends
+            assert abs(last - first) > HALF_95 * np.hypot(e, f)
+            before, clause, _ = part.partition(f"from {told[0]} to {told[1]} in {network}")
+            assert clause
+            assert max("rose", "fell", key=before.rfind) == ("rose" if last > first else "fell")
+    assert section.text[0].count("that of ") == data.sizes["operator"]
+    assert "± is one standard error of the estimates" in section.caption
+    assert "bars are 95% intervals of the same" in section.caption
     assert "they do not say how far other initial weights and other training trials would lead" in (
         section.caption
     )
     (dimension,) = set(data.state_dimension.values.ravel().tolist())
-    assert f"The trajectory space has {dimension} dimensions." in section.caption
+    assert f"the space has {dimension} dimensions." in section.caption
 
 
 def check_spectra(page: Page, data: xr.Dataset) -> None:
@@ -153,19 +165,19 @@ def check_spectra(page: Page, data: xr.Dataset) -> None:
         assert panel.get_yscale() == "log"
         assert panel.get_xlabel() == "k"
     assert section.panels[0].get_ylabel() == "singular value"
-    growth = []
-    for network in data.network.values:
-        top = data.singular_value.sel(network=network, operator="Phi", k=1)
-        growth.append((float(top[-1]) / float(top[0]), network))
-    _, marker, after = section.caption.partition("After training the largest one of Phi is ")
-    assert marker
-    sentence = after.split(". The largest")[0]
-    said = sentence.replace(" and ", ", ").split(", ")
-    for (ratio, network), part in zip(growth, said, strict=True):
-        number, words = part.split(" ", 1)
-        assert float(number) == pytest.approx(ratio, rel=0.05)
-        assert len(number.replace(".", "").lstrip("0")) >= 2
-        assert words == f"times as large as before in the {network}"
+    start = f"Largest singular value {after(data.step[-1])}, as a multiple of that before training: "
+    assert section.text[0].startswith(start)
+    parts = section.text[0].removeprefix(start).removesuffix(".").split("; ")
+    assert len(parts) == data.sizes["operator"]
+    for part in parts:
+        operator = next(name for name in data.operator.values if part.startswith(f"{name} "))
+        said = part.removeprefix(f"{operator} ").split(" and ")
+        for network, text in zip(data.network.values, said, strict=True):
+            number, where = text.split(" in ")
+            top = data.singular_value.sel(network=network, operator=operator, k=1)
+            assert where == network
+            assert float(number) == pytest.approx(float(top[-1]) / float(top[0]), rel=0.05)
+            assert len(number.replace(".", "").lstrip("0")) >= 2
     worst = float((data.singular_value_residual / data.singular_value.sel(k=1)).max())
     assert f"The largest residual of a singular vector is {worst:.1e} of the leading value" in section.caption
     check_open_markers(section.caption, data.singular_value_converged.isel(step=[0, -1]))
@@ -201,11 +213,17 @@ def check_eigenfunctions(page: Page, data: xr.Dataset) -> None:
             assert x[0] == 0  # steps count from 0, as in select(time=...)
             np.testing.assert_array_equal(y, one.time_eigenfunction[mode])
         assert (panel.get_xlabel(), panel.get_yscale()) == ("step", "linear")
-    said = [
-        f"{100 * float(last.time_explained.sel(network=n, operator='Phi')[0]):.0f}% in the {n}"
-        for n in data.network.values
-    ]
-    assert section.caption.endswith(f"The first one of Phi explains {spoken(said)}.")
+    said = []
+    for operator in ("Phi", "P P*"):
+        own = [
+            f"{100 * share[-1]:.0f}% in {n} (was {100 * share[0]:.0f}%)"
+            for n in data.network.values
+            for share in [data.time_explained.sel(network=n, operator=operator)[:, 0].values]
+        ]
+        said.append(f"of {operator}, {spoken(own)}")
+    assert section.text[0] == (
+        f"Share of the first eigenfunction over time, {after(data.step[-1])}: {'; '.join(said)}."
+    )
 
 
 def cosines(kernel: np.ndarray) -> np.ndarray:
@@ -235,6 +253,12 @@ def check_trials(page: Page, data: xr.Dataset) -> None:
         section.caption
     )
     if labels is None:
+        off = ~np.eye(data.sizes["trial"], dtype=bool)
+        said = [
+            f"{cosines(phi.sel(network=n).isel(step=-1).values)[off].mean():.2f} in {n}"
+            for n in data.network.values
+        ]
+        assert section.text[0] == f"Mean cosine between two trials {after(data.step[-1])}: {spoken(said)}."
         assert "class" not in section.caption
         return
     same = (labels[:, None] == labels) & ~np.eye(len(labels), dtype=bool)
@@ -242,8 +266,13 @@ def check_trials(page: Page, data: xr.Dataset) -> None:
     for network in data.network.values:
         cosine = cosines(phi.sel(network=network).isel(step=-1).values)
         within, between = cosine[same].mean(), cosine[labels[:, None] != labels].mean()
-        said.append(f"{within:.2f} within and {between:.2f} between ({network})")
-    assert section.caption.endswith(f"after training the mean cosine is {spoken(said)} classes.")
+        start = f"in {network} trials of one class are moved alike not distinguishably more or less than"
+        said.append(
+            f"{start} those of two (mean cosines {within:.2f} within and {between:.2f} between classes"
+        )
+    parts = section.text[0].removeprefix("After 240 updates, ").split("; ")
+    for part, own in zip(parts, said, strict=True):
+        assert part.startswith(own)
 
 
 def check_rules(page: Page, data: xr.Dataset) -> None:
@@ -263,16 +292,25 @@ def check_rules(page: Page, data: xr.Dataset) -> None:
         assert above.get_yscale() == below.get_yscale() == "linear"
     assert top[0].get_ylabel() == "cosine of updates"
     assert plain(bottom[0].get_ylabel()) == "alignment with Phi"
-    assert section.caption.startswith("Top: the cosine between the summed update of a rule and the exact")
+    assert "Top: the cosine between the summed update of a rule and the exact" in section.caption
     assert "alignment of the whole flow that the rule induces with Phi, for any error, with 95%" in (
         section.caption
     )
-    said = []
-    for network in names:
+    parts = section.text[0].removeprefix("After 240 updates, ").split("; ")
+    for network, part in zip(names, parts, strict=True):
         last = data.gradient_cosine.sel(network=network).isel(step=-1).dropna("rule")
-        low = last.isel(rule=int(last.values.argmin()))
-        said.append(f"{float(low):.4f} for “{low.rule.item()}” in the {network}")
-    assert f"After training the lowest cosine is {spoken(said)}." in section.caption
+        order = last.sortby(last)
+        low, high = ((f"“{order.rule[i].item()}”", f"{float(order[i]):.4f}") for i in (0, -1))
+        if order.size > 1:
+            assert f"nearest to the exact gradient is that of {high[0]} (cosine {high[1]})" in part
+            assert f"the furthest that of {low[0]} ({low[1]})" in part
+        else:
+            assert f"the update of {high[0]} has the cosine {high[1]} with the exact gradient" in part
+            assert "1 rule could not be measured" in part
+        flow = data.sel(network=network).isel(step=-1)
+        best = flow.isel(rule=int(np.nanargmax(flow.flow_alignment.values)))
+        told = pair(best.flow_alignment, best.flow_alignment_stderr)
+        assert f"the flow most aligned with Phi that of “{best.rule.item()}” ({told})" in part
     for network, step, rule in np.ndindex(data.failure.shape):
         if text := data.failure.values[network, step, rule]:
             who = f"{data.rule.values[rule]} on {names[network]} {after(data.step[step])}"
@@ -287,7 +325,8 @@ def known(value: xr.DataArray) -> str:
 
 def check_tables(page: Page, data: xr.Dataset) -> None:
     section = page.section("The numbers")
-    ranks, rules = section.tables
+    (ranks,) = page.section("Ranks, traces and singular values").tables
+    (rules,) = page.section("Learning rules on the trained networks").tables
     assert "Estimates are given with one standard error" in section.caption
     expected = [
         {

@@ -8,14 +8,15 @@ from io import StringIO
 
 import numpy as np
 import xarray as xr
+from scipy import stats
 
 from .checks_report import check_loss_panel, check_provenance, score_of
-from .page import HALF_95, Page, lengths, lines, marked, pair, plain, rows_on_terminal, ticks
+from .page import HALF_95, Page, lengths, lines, marked, pair, plain, rows_on_terminal, spoken, ticks
 
 
 def check_lead(page: Page, data: xr.Dataset) -> None:
     assert page.title == data.attrs["title"]
-    rules = ", ".join(data.rule.values.tolist())
+    rules = spoken(data.rule.values.tolist())
     count = data.sizes.get("seed", 1)
     start = "One initial network" if count == 1 else f"From each of {count} seeds one initial network"
     assert page.sections[""].caption.startswith(f"{start}, trained on the same trials for ")
@@ -34,8 +35,27 @@ def check_learning(page: Page, data: xr.Dataset) -> None:
     # a loss at update u is that of the network after u - 1 updates
     expected = [(float(data.diverged_at.sel(rule=rule)) - 1, shown[rule][1][-1]) for rule in gone]
     assert marked(panel) == expected
-    before = f"Test loss {figure(data, 'test_loss_before')} and {name} {figure(data, f'{score}_before')}"
-    assert section.caption.startswith(f"{before} before training")
+    before = f"{figure(data, 'test_loss_before')} and {name} {figure(data, f'{score}_before')}"
+    assert f"Before training the test loss is {before}." in section.caption
+    known = data.test_loss.dropna("rule")
+    order = known.sortby(known)
+    best, other = (data.sel(rule=order.rule[place]) for place in (0, 1))
+    assert section.text[0].startswith(
+        f"The lowest test loss after {data.sizes['update']} updates is that of {best.rule.item()}, "
+        f"{figure(best, 'test_loss')} ({name} {figure(best, score)}); the next, {other.rule.item()}, is "
+    )
+    if "seed" in data.dims:
+        gaps = (other.test_loss_by_seed - best.test_loss_by_seed).dropna("seed").values
+        low, high = stats.t.interval(0.95, len(gaps) - 1, gaps.mean(), stats.sem(gaps))
+        told = f"{pair(gaps.mean(), (high - low) / 2 / stats.norm.ppf(0.975))} over {len(gaps)} seeds"
+        verdict = f"is higher by {told}" if low > 0 else f"is not told apart from it by the seeds ({told})"
+        assert f"the next, {other.rule.item()}, {verdict}" in section.text[0]
+    else:
+        gap = float(order[1] - order[0])
+        assert (
+            f"is higher by {gap:.4g}. Of one seed: whether other seeds would agree is not known."
+            in (section.text[0])
+        )
     if gone:
         assert f"Diverged, at the crosses: {', '.join(gone)}." in section.caption
     else:
@@ -71,7 +91,26 @@ def check_geometry(page: Page, data: xr.Dataset) -> None:
         section.caption
     )
     assert "A rule that diverged or failed has no bar." in section.caption
-    what = "mean over seeds" if "seed" in data.dims else "estimates, for these networks"
+    first = data.rule.values[0]
+    ranks = data.effective_rank.sel(operator="Phi").dropna("rule")
+    low, high = (
+        data.sel(rule=ranks.rule[int(place)], operator="Phi")
+        for place in (ranks.argmin("rule"), ranks.argmax("rule"))
+    )
+    told = [
+        f"{pair(one.effective_rank, one.effective_rank_stderr)} ({one.rule.item()})" for one in (low, high)
+    ]
+    if all(np.isfinite([float(low.effective_rank_stderr), float(high.effective_rank_stderr)])):
+        assert f"{told[0]} to {told[1]}" in section.text[0]
+    likeness = data.alignment_with_first[1:].dropna("rule")
+    least = data.sel(rule=likeness.rule[int(likeness.argmin("rule"))])
+    told = pair(least.alignment_with_first, least.alignment_with_first_stderr)
+    if np.isfinite(float(least.alignment_with_first_stderr)):
+        assert (
+            f"the Phi least aligned with that of {first} is that of {least.rule.item()} ({told})"
+            in (section.text[0])
+        )
+    what = "mean over seeds, by Student's t" if "seed" in data.dims else "estimates, for these networks"
     assert f"The intervals are those of the {what}." in section.caption
 
 
@@ -150,10 +189,13 @@ def check_results(page: Page, data: xr.Dataset) -> None:
     ]
     note = page.section("The numbers").caption
     assert "Estimates are given with one standard error" in note
+    covers = page.section("What was found").caption
     if "seed" in data.dims:
-        assert f"Means over the seeds {', '.join(str(seed) for seed in data.seed.values)}, each with" in note
+        assert (
+            f"Means over the seeds {', '.join(str(seed) for seed in data.seed.values)}, each with" in covers
+        )
     else:
-        assert "One seed: ± and bars are those of the estimates alone" in note
+        assert "One seed: ± and bars are those of the estimates alone" in covers
     assert note.endswith(" ".join(f"Failed: {failure}." for failure in failures(data)))
 
 

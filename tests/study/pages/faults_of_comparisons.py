@@ -19,6 +19,7 @@ from .quick import (
 )
 
 C, T = "study/_report/comparison.py", "study/_report/training.py"
+U = "study/_report/captions_of_rules.py"
 L, R = "study/_plot/training.py", "study/_plot/rules.py"
 
 FAULTS = (
@@ -139,10 +140,25 @@ FAULTS = (
     ),
     Fault(
         "loss after for loss before",
-        T,
-        "{_figure(data, 'test_loss_before')}",
-        "{_figure(data.isel(rule=0), 'test_loss')}",
+        U,
+        "f\"{_figure(data, 'test_loss_before')} and",
+        "f\"{_figure(data.isel(rule=0), 'test_loss')} and",
         LOSSES,
+    ),
+    Fault(
+        "the highest loss for the lowest",
+        U,
+        "best = str(order.rule[0].item())",
+        "best = str(order.rule[-1].item())",
+        LOSSES,
+    ),
+    Fault("ranks exchanged", U, "in (np.argmin, np.argmax))", "in (np.argmax, np.argmin))", GEOMETRY),
+    Fault(
+        "the most aligned for the least",
+        U,
+        "np.argmin(likeness.values)",
+        "np.argmax(likeness.values)",
+        GEOMETRY,
     ),
     Fault("R^2 as accuracy", L, 'return "$R^2$" if tex else "R^2"', 'return "accuracy"', LOSSES),
     Fault(

@@ -7,7 +7,9 @@ from .quick import DEMO, LEAD, LEARNING, MODES, RANKS, RULES, SPECTRA, TABLES, T
 
 K, T, H = "study/_plot/look.py", "study/_plot/training.py", "study/_report/html.py"
 OP, R = "study/_plot/operators.py", "study/_plot/rules.py"
-PAGE, TABLE = "study/_report/templates/page.html.j2", "study/_report/templates/report.html.j2"
+CH, G, W = "study/_report/captions.py", "study/_report/page.py", "study/_report/words.py"
+CO, U = "study/_report/captions_of_operators.py", "study/_report/captions_of_rules.py"
+IW, PAGE = "study/_report/settings_in_words.py", "study/_report/templates/page.html.j2"
 
 FAULTS = (
     # the page of a demo: figures
@@ -165,61 +167,96 @@ FAULTS = (
     # its sentences
     Fault(
         "accuracy of the first step",
-        H,
-        'last.sel(network=network))}" for network',
-        'data.isel(step=0).sel(network=network))}" for network',
+        CO,
+        "score_text(data, value) for value in scores.sel(network=network).values[[0, -1]]",
+        "score_text(data, value) for value in scores.sel(network=network).values[[0, 0]]",
         LEARNING,
     ),
     Fault(
         "accuracy after update 0",
-        H,
-        "{after(int(data.step[-1]))}:",
-        "{after(int(data.step[0]))}:",
+        CO,
+        "Test {name} {after(int(last.step))}",
+        "Test {name} {after(int(data.step[0]))}",
         LEARNING,
     ),
-    Fault("a fraction for a percentage", H, 'f"{value:.1%}"', 'f"{value:.1f}%"', LEARNING),
+    Fault("a fraction for a percentage", CO, 'f"{value:.1%}"', 'f"{value:.1f}%"', LEARNING),
     Fault(
-        "first printed twice", H, "for i in (0, -1))\n        said", "for i in (0, 0))\n        said", RANKS
-    ),
-    Fault("from last to first", H, 'f"from {first} to {last} in', 'f"from {last} to {first} in', RANKS),
-    Fault(
-        "dimension divided by the trials",
-        H,
-        "{int(width) for width in data.state_dimension",
-        "{int(width) // 4 for width in data.state_dimension",
+        "from last to first",
+        CH,
+        'f"from {self.before} to {self.after}',
+        'f"from {self.after} to {self.before}',
         RANKS,
     ),
-    Fault("growth inverted", H, "float(top[-1] / top[0])", "float(top[0] / top[-1])", SPECTRA),
-    Fault("growth as a difference", H, "float(top[-1] / top[0])", "float(top[-1] / top[0] - 1)", SPECTRA),
+    Fault(
+        "rising for falling", CH, '"rose" if moved > 0 else "fell"', '"rose" if moved < 0 else "fell"', RANKS
+    ),
+    Fault(
+        "every change within its interval",
+        CH,
+        "abs(moved) <= HALF_95 * error",
+        "abs(moved) >= HALF_95 * error",
+        RANKS,
+    ),
+    Fault(
+        "dimension divided by the trials",
+        CO,
+        "{int(size) for size in data.state_dimension",
+        "{int(size) // 4 for size in data.state_dimension",
+        RANKS,
+    ),
+    Fault("growth inverted", CO, "two_digits(last / first)", "two_digits(first / last)", SPECTRA),
+    Fault("growth as a difference", CO, "two_digits(last / first)", "two_digits(last / first - 1)", SPECTRA),
     Fault(
         "best residual for the worst",
-        H,
-        "data.singular_value.isel(k=0)).max())",
-        "data.singular_value.isel(k=0)).min())",
+        CO,
+        "values.isel(k=0)).max())",
+        "values.isel(k=0)).min())",
         SPECTRA,
     ),
+    Fault("share before training", CO, 'f"{shares[-1]:.0%} in', 'f"{shares[0]:.0%} in', MODES),
+    Fault("within for between", CO, 'f"{within:.2f} within', 'f"{between:.2f} within', TRIALS),
+    Fault("a trial paired with itself", CO, "cosine[same & ~alone & pair]", "cosine[same & pair]", TRIALS),
     Fault(
-        "share before training",
-        H,
-        "data.time_explained.isel(step=-1)",
-        "data.time_explained.isel(step=0)",
-        MODES,
-    ),
-    Fault(
-        "within for between",
-        H,
-        "{cosine[same].mean():.2f} within",
-        "{cosine[other].mean():.2f} within",
+        "a difference that few trials cannot tell",
+        CO,
+        "sure = abs(gap) > HALF_95 * error",
+        "sure = True",
         TRIALS,
     ),
-    Fault("a trial paired with itself", H, " & ~np.eye(len(labels), dtype=bool)", "", TRIALS),
-    Fault("highest for lowest cosine", H, "int(np.nanargmin(cosines))", "int(np.nanargmax(cosines))", RULES),
-    Fault("another rule's name", H, "data.rule.values[low]", "data.rule.values[0]", RULES),
+    Fault(
+        "highest for lowest cosine",
+        U,
+        "min(rest, key=rest.__getitem__)",
+        "max(rest, key=rest.__getitem__)",
+        RULES,
+    ),
+    Fault("the least aligned for the most", U, "reverse=True", "reverse=False", RULES),
     Fault(
         "steps for updates",
         H,
         "were trained for {data.sizes['update']} updates",
         "were trained for {data.sizes['step']} updates",
+        LEAD,
+    ),
+    Fault(
+        "findings of other figures",
+        G,
+        "Finding(one.caption.found, one.title, one.anchor) for one in self.sections",
+        "Finding(self.sections[0].caption.found, one.title, one.anchor) for one in self.sections",
+        LEAD,
+    ),
+    Fault(
+        "settings under another name",
+        IW,
+        '("seeds", _seeds(attributes, settings))',
+        '("seeds", _of(settings, "dtype"))',
+        LEAD,
+    ),
+    Fault(
+        "a setting left out",
+        IW,
+        'return list(_flat(settings, ""))',
+        'return list(_flat(settings, ""))[1:]',
         LEAD,
     ),
     # its tables
@@ -260,45 +297,45 @@ FAULTS = (
     ),
     Fault(
         "rounding a digit too far",
-        H,
+        W,
         "place = 1 - math.floor(math.log10(error))",
         "place = 0 - math.floor(math.log10(error))",
         TABLES,
     ),
     Fault(
         "value and error rounded apart",
-        H,
+        W,
         "{round(number, place):.{max(place, 0)}f}",
         "{round(number, place - 1):.{max(place - 1, 0)}f}",
         TABLES,
     ),
     Fault(
         "95% for one standard error",
-        H,
+        W,
         "number, error = float(value), float(stderr)",
         "number, error = float(value), 1.96 * float(stderr)",
         TABLES,
     ),
     Fault(
-        "exact for all", H, 'f"{number:.5g} (exact)" if error == 0', 'f"{number:.5g}" if error == 0', TABLES
+        "exact for all", W, 'f"{number:.5g} (exact)" if error == 0', 'f"{number:.5g}" if error == 0', TABLES
     ),
     Fault(
         "heads of columns exchanged",
-        TABLE,
-        "<th>effective rank</th><th>trace</th>",
-        "<th>trace</th><th>effective rank</th>",
+        H,
+        '    "effective rank",\n    "trace",\n',
+        '    "trace",\n    "effective rank",\n',
         TABLES,
     ),
     Fault(
         "two standard errors in words",
-        H,
+        PAGE,
         "one standard error",
         "two standard errors",
         TABLES,
     ),
     Fault(
-        "settings of another name",
-        H,
+        "versions of another name",
+        G,
         'name.replace("_", " "), str(value)',
         'name.replace("_", " "), str(name)',
         LEAD,
@@ -306,8 +343,8 @@ FAULTS = (
     Fault(
         "a caption under another figure",
         PAGE,
-        "<p>{{ section.text }}</p>",
-        "<p>{{ sections[0].text }}</p>",
+        "<p>{{ section.caption.about }}</p>",
+        "<p>{{ page.sections[0].caption.about }}</p>",
         SPECTRA,
     ),
     # the terminal of a demo

@@ -29,6 +29,8 @@ class Section:
     text: list[str] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     tables: list[list[list[str]]] = field(default_factory=list)
+    items: list[str] = field(default_factory=list)
+    terms: list[str] = field(default_factory=list)
 
     @property
     def caption(self) -> str:
@@ -67,15 +69,18 @@ class _Reader(HTMLParser):
         self.figures, self.sections, self.title = figures, {"": Section()}, ""
         self.inside: list[str] = []
         self.here = self.sections[""]
+        self.aside = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "svg":
+        if tag == "nav":
+            self.aside = True
+        elif tag == "svg":
             self.here.figures.append(self.figures[int(dict(attrs)["data-figure"] or "")])
         elif tag == "table":
             self.here.tables.append([])
         elif tag == "tr":
             self.here.tables[-1].append([])
-        elif tag in ("h1", "h2", "h3", "p", "th", "td", "title"):
+        elif tag in ("h1", "h2", "h3", "p", "li", "dt", "dd", "th", "td", "title") and not self.aside:
             self.inside = [tag, ""]
 
     def handle_data(self, data: str) -> None:
@@ -83,6 +88,8 @@ class _Reader(HTMLParser):
             self.inside[1] += data
 
     def handle_endtag(self, tag: str) -> None:
+        if tag == "nav":
+            self.aside = False
         if not self.inside or tag != self.inside[0]:
             return
         text = " ".join(self.inside[1].split())
@@ -90,6 +97,10 @@ class _Reader(HTMLParser):
             self.here.tables[-1][-1].append(text)
         elif tag == "p":
             self.here.text.append(text)
+        elif tag == "li":
+            self.here.items.append(text.removesuffix(" figure"))
+        elif tag in ("dt", "dd"):
+            self.here.terms.append(text)
         elif tag in ("h2", "h3"):
             assert text not in self.sections, f"two headings {text!r}"
             self.here = self.sections[text] = Section()

@@ -270,7 +270,7 @@ def test_tables_have_means_and_errors_over_seeds() -> None:
         "3 of 3",
     ]
     assert rows["loss", "$RNN_1$, gain 4.0", ""][1:] == ["nat", "2 of 3"]
-    assert "± is the standard error of the mean over the seeds" in page.section("The numbers").caption
+    assert "± is the standard error of the mean over the seeds" in page.section("What was found").caption
 
 
 def test_few_networks_from_one_seed_have_the_sections_of_a_study() -> None:
@@ -294,7 +294,12 @@ def test_few_networks_from_one_seed_have_the_sections_of_a_study() -> None:
 @pytest.mark.slow
 def test_one_step_alone_tells_of_no_change() -> None:
     page, data, _ = made("one step")
-    assert page.sections[""].text == ["2 networks, recorded after 30 updates: GRU, RNN."]
+    assert page.sections[""].text[0].startswith("2 networks: GRU and RNN. Recorded once, after 30 updates.")
+    rank = data.effective_rank.sel(operator="Phi", network="RNN").item()
+    error = data.effective_rank_stderr.sel(operator="Phi", network="RNN").item()
+    caption = page.section("effective rank").caption
+    assert f"{pair(rank, error)} in RNN" in caption
+    assert "One step alone is recorded, after 30 updates: how it changes cannot be said." in caption
     assert not any("before and after" in name for name in page.sections)
     panel = next(p for p in page.section("effective rank").panels if p.get_title() == "effective_rank, Phi")
     x, y = lines(panel)["RNN"]

@@ -1,0 +1,57 @@
+"""How pages write figures and lists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import xarray as xr
+
+
+def plus_minus(value: xr.DataArray | float, stderr: xr.DataArray | float) -> str:
+    """Return a value and its standard error, both to two digits of the error."""
+    number, error = float(value), float(stderr)
+    if math.isnan(number):
+        return "none"
+    if not (0 < error < math.inf):
+        return f"{number:.5g} (exact)" if error == 0 else f"{number:.5g} ± {error}"
+    place = 1 - math.floor(math.log10(error))
+    return f"{round(number, place):.{max(place, 0)}f} ± {round(error, place):.{max(place, 0)}f}"
+
+
+def estimated(value: float, stderr: float) -> str:
+    """Return a value with its standard error where one is known and is not zero."""
+    return plus_minus(value, stderr) if 0 < stderr < math.inf else f"{value:.4g}"
+
+
+def two_digits(value: float) -> str:
+    """Return a number to two digits, zeros among them."""
+    return f"{value:#.2g}".rstrip(".")
+
+
+def joined(parts: Sequence[str]) -> str:
+    """Return parts as a sentence lists them; nothing for none."""
+    return ", ".join(parts[:-1]) + f" and {parts[-1]}" if len(parts) > 1 else "".join(parts)
+
+
+def few(names: Sequence[object], most: int = 6) -> str:
+    """Return the first of some names, and how many more there are."""
+    shown = [str(name) for name in names[:most]]
+    return joined(shown) if len(names) <= most else f"{', '.join(shown)} and {len(names) - most} more"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number of things, ``"1 step"``, ``"3 steps"``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def named(label: object) -> str:
+    """Return a label as a sentence takes it: in quotes where it has commas or spaces of its own."""
+    text = str(label)
+    return f"“{text}”" if any(mark in text for mark in ", ") else text
+
+
+def unit_in_words(values: xr.DataArray) -> str:
+    """Return the unit of values as it stands behind a number, with a space; nothing for plain numbers."""
+    unit = str(values.attrs.get("units", "1"))
+    return "" if unit == "1" else f" {unit}"
