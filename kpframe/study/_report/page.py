@@ -153,9 +153,8 @@ def _about(settings: Mapping[str, object]) -> tuple[list[str], list[str]]:
     about, quick = settings.get("about"), settings.get("quick")
     told = about if isinstance(about, Mapping) else {}
     rough = "This is the quick form of the study; its figures are rough." if quick else ""
-    before = [str(told.get("question") or ""), rough]
-    after = [f"Published: {told['published']}" if told.get("published") else ""]
-    return [text for text in before if text], [text for text in after if text]
+    before = " ".join(text for text in (str(told.get("question") or ""), rough) if text)
+    return [before] if before else [], [f"Published: {told['published']}"] if told.get("published") else []
 
 
 def provenance_rows(data: xr.Dataset) -> list[tuple[str, str]]:
