@@ -147,6 +147,7 @@ def comparison(checkpoints: int = 2, failing: bool = False) -> xr.Dataset:
         ),
         coords={
             "checkpoint": [f"RNN-{300 * place:06d}" for place in range(C)],
+            "model": ("checkpoint", ["rnn"] * C),
             "rule": rules,
             "rule_other": rules,
             "formula": (rule, np.array([["P K P*", "P K P_2*", "P K P[leak]*", "P K P* B*"]] * C)),
