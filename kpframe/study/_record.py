@@ -11,6 +11,7 @@ import xarray as xr
 from kpframe.errors import told
 from kpframe.operators._isolation import isolated
 from kpframe.study._cells import checkpoint_file, record_file
+from kpframe.study._described import described
 from kpframe.study._disk.files import make_folder
 from kpframe.study._disk.folder import RunWriter
 from kpframe.study._moment import Moment
@@ -66,7 +67,7 @@ def record(moment: Moment, quantities: Mapping[str, Quantity]) -> xr.Dataset:
     )
     if said := "; ".join(probe.text for probe in moment.around.probes.values() if probe.text):
         data.attrs["probe_trials"] = said
-    return data
+    return described(data)
 
 
 def write_step(

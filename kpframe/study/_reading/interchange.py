@@ -22,6 +22,30 @@ if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
 
 
+#: What the variables and coordinates of results are.
+_LONG_NAMES = {
+    "states": "hidden states",
+    "initial_state": "state before the first step",
+    "inputs": "inputs",
+    "mask": "whether a step exists",
+    "eigenvalue": "eigenvalue",
+    "eigenvector": "eigenvector, of norm 1",
+    "residual_norm": "norm of the residual",
+    "converged": "whether it is within the tolerance, and none is missing before it",
+    "singular_value": "singular value",
+    "left": "left singular vector, of norm 1",
+    "right": "right singular vector, of norm 1",
+    "node": "node of the Lanczos quadrature",
+    "weight": "weight of the node",
+    "exponent": "Lyapunov exponent, per unit of dt",
+    "dimension": "Kaplan-Yorke dimension",
+    "expansion_rate": "sum of the positive exponents, per unit of dt",
+    "steps": "steps that the exponents are means over",
+    "hidden_part": "component of the state",
+    "parameter_part": "parameter",
+}
+
+
 def to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     """Return a tensor's values as an array of the same dtype, on the CPU, apart from autograd."""
     return tensor.detach().cpu().numpy()
@@ -189,6 +213,11 @@ def _spent(
 
 def _dataset(xarray: Any, variables: dict[str, Any], attributes: dict[str, Any]) -> xr.Dataset:
     data: xr.Dataset = xarray.Dataset(variables, attrs=attributes)
+    rate = "1/step" if attributes.get("dt") == 1 else "1/time"
+    for name, variable in data.variables.items():
+        text = _LONG_NAMES.get(str(name).removeprefix("left_").removeprefix("right_"), str(name))
+        units = rate if name in ("exponent", "expansion_rate") else "1"
+        variable.attrs |= {"long_name": text, "units": units}
     return data
 
 

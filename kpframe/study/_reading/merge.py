@@ -12,6 +12,7 @@ import xarray as xr
 
 from kpframe.errors import ArgumentError, told
 from kpframe.study._cells import Cell, expand, record_file, training_file
+from kpframe.study._described import LONG_NAMES, described
 from kpframe.study._disk.folder import FORMAT, RECORD, format_of, read_record, resume_command
 from kpframe.study._networks.analysis import Analysis
 from kpframe.study._quantity import Quantity
@@ -24,19 +25,6 @@ from kpframe.study._study_file.reading import parse_study
 
 #: The quantities of a cell, by the cell's name.
 QuantitiesOf = Callable[[str], Mapping[str, Quantity]]
-#: What coordinates are, where a quantity does not say it.
-LONG_NAMES = {
-    "network": "network",
-    "trained_by": "learning rule that the network is trained by",
-    "seed": "seed of weights, trials, probes and random rules",
-    "step": "updates made",
-    "update": "update, counted from 1",
-    "checkpoint": "checkpoint",
-    "operator": "operator",
-    "rule": "learning rule that is compared with the exact gradient",
-    "inputs": "set of inputs that it is measured along",
-    "quantity": "what is recorded",
-}
 #: What variables of a training's end have as their ``quantity``.
 TRAINING = "training"
 #: Attributes that a file has for itself.
@@ -87,9 +75,7 @@ def merged(path: str | Path, quantities: Mapping[str, Quantity] | QuantitiesOf |
         for (name, data), place in zip(found.items(), places, strict=True)
     ]
     data = join(parts, along)
-    for name, coordinate in data.coords.items():
-        text = LONG_NAMES.get(str(name), str(name).replace("_", " "))
-        coordinate.attrs = {"long_name": text, "units": "1"} | coordinate.attrs
+    data = described(data)
     data.attrs = _provenance([record for own in files.values() for record in own.seen])
     if left_out:
         data.attrs["left_out"] = json.dumps(left_out)

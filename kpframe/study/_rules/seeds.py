@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.study._described import LONG_NAMES
 from kpframe.study._over_seeds import stderr_of_mean
 
 #: Variables that are numbers of updates: the earliest of all seeds stands for all.
@@ -52,7 +53,7 @@ def over_seeds(trainings: Sequence[xr.Dataset], seeds: Sequence[int]) -> xr.Data
         one.reset_coords("checkpoint").reindex(rule=rules, rule_other=rules) for one in trainings
     ]  # of one that was interrupted not all rules are there
     data = xr.Dataset(coords=rows[0].coords).assign_coords(
-        seed=("seed", list(seeds), {"long_name": "seed of weights, trials, probes and random rules"})
+        seed=("seed", list(seeds), {"long_name": LONG_NAMES["seed"], "units": "1"})
     )
     for name in map(str, rows[0].data_vars):
         every = xr.concat([one[name] for one in rows], dim=data.seed)

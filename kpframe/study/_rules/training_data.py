@@ -14,6 +14,7 @@ from kpframe.errors import ArgumentError, NonFiniteError, NonFiniteProductError,
 from kpframe.models._model import Model
 from kpframe.operators._scale import cosine, norm
 from kpframe.spectra import Estimate
+from kpframe.study._described import described
 from kpframe.study._scores import Score
 
 Outcome = Literal["trained", "diverged", "failed", "under way"]
@@ -239,10 +240,10 @@ def training_dataset(
         score.variable: f"{score.text}, after training",
     }
     for name, text in names.items():
-        data[name].attrs = {"long_name": text}
-        if data[name].dtype.kind == "f":
-            data[name].attrs["units"] = score.loss_unit if "loss" in name else "1"
-    return data
+        data[name].attrs = {"long_name": text, "units": score.loss_unit if "loss" in name else "1"}
+    data["checkpoint"].attrs = {"long_name": "name of the rule's checkpoint after training", "units": "1"}
+    data["rule"].attrs = {"long_name": "learning rule that the network is trained by", "units": "1"}
+    return described(data)
 
 
 def _alignments(networks: list[Measured | None]) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:

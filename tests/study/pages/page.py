@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -218,6 +217,5 @@ def spoken(parts: list[str]) -> str:
 
 
 def rows_on_terminal(text: str) -> list[list[str]]:
-    """Return the cells of a table on the terminal, the head first."""
-    kept = [line for line in text.splitlines() if line.strip() and not set(line.strip()) <= set("─ ")]
-    return [re.split(r"\s{2,}", line.strip()) for line in kept]
+    """Return the cells of a table as a pipe gets it, the head first."""
+    return [line.split("\t") for line in text.splitlines() if "\t" in line]
