@@ -20,7 +20,7 @@ from kpframe.spectra._arguments import (
     probe_symmetry,
 )
 from kpframe.spectra._numerics.block_diagonal import block_diagonal_lanczos, diagonal_blocks
-from kpframe.spectra._numerics.block_lanczos import best, block_lanczos
+from kpframe.spectra._numerics.block_lanczos import best, block_lanczos, residual_norms
 from kpframe.spectra._numerics.convergence import SORT_KEYS, Tolerance, converged_flags
 from kpframe.spectra._numerics.linalg import row_signs, symmetric_eigen
 from kpframe.spectra._numerics.matvecs import Matvecs
@@ -61,11 +61,12 @@ def eigsh(
     """Return ``k`` eigenpairs from one end of a self-adjoint operator's spectrum.
 
     Block Lanczos with full reorthogonalisation: each step multiplies a block of vectors in one batched
-    call, and ends when all pairs have converged or the budget is spent. ``residual_norms`` are measured
-    with ``k`` further products. The dense solution, for as many products as the dimension, is taken where a
-    budget pays for it, or without a budget where iterating would hardly cost less: up to a dimension of 256,
-    or 30 k. ``method`` says so. An operator that names its blocks (``block_labels``, as K of a cell whose
-    parameters act on one unit each) is solved within each of them, all in the same products.
+    call, and ends when all pairs have converged or the budget is spent. ``residual_norms`` are measured from
+    the products so far, or where these are too large to be kept (128 MiB) with ``k`` further ones. The dense
+    solution, for as many products as the dimension, is taken where a budget pays for it, or without a budget
+    where iterating would hardly cost less: up to a dimension of 256, or 30 k. ``method`` says so. An operator
+    that names its blocks (``block_labels``, as K of a cell whose parameters act on one unit each) is solved
+    within each of them, all in the same products.
 
     A recurrence finds a repeated eigenvalue at most as often as it has start vectors. Where it has found one
     that often and others come after it, a random vector looks for more of it outside the space found; what
@@ -128,9 +129,10 @@ def eigsh(
             if blocks is None
             else partial(block_diagonal_lanczos, matvec, k, blocks)
         )
-        ritz = find(budget=left_over, tolerance=tolerance.half, key=SORT_KEYS[which], generator=source)
+        ritz = find(budget=left_over, tolerance=tolerance, key=SORT_KEYS[which], generator=source)
         values, vectors = ritz.values.to(op.dtype), ritz.vectors
-        residuals = torch.linalg.vector_norm(matvec(vectors) - values[:, None] * vectors, dim=1)
+        images = matvec(vectors) if ritz.images is None else ritz.images
+        residuals = residual_norms(images, values, vectors)
         scale, complete = ritz.scale, ritz.complete
         method = (
             f"block Lanczos, blocks of {block}"

@@ -1,14 +1,18 @@
 """Times of recording: ``python tests/benchmarks/test_recording.py [steps [threads]]``, or ``pytest --slow``.
 
-A GRU of 100 units on 50 trials of 90 steps, in float32: ranks, ten eigenfunctions averaged
-over trials, and alignments with all other steps, of K, P P* and Phi. Prints seconds per recorded step, by
-the clock and by the processors, and the share of each quantity.
+A GRU of 100 units on 50 trials of 90 steps, in float32: ranks, ten eigenfunctions averaged over trials, and
+alignments with all other steps, of K, P P* and Phi, written as a run writes them: a checkpoint and a record
+a step, and at the end what follows from all of them. Prints seconds per recorded step, by the clock and by
+the processors, and the share of each part.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +20,8 @@ import xarray as xr
 
 import kpframe
 from kpframe.study import Moment, Probe, Quantity, Surroundings, create_quantity
+from kpframe.study._disk.folder import RunWriter
+from kpframe.study._record import write_step
 
 pytestmark = pytest.mark.slow
 
@@ -31,39 +37,45 @@ def moments(steps: int, trials: int = 50, length: int = 90, hidden: int = 100):
     """Yield the network at steps of a training, of which a random walk of the weights takes the place."""
     torch.manual_seed(0)
     cell = kpframe.create_model("gru", input_size=3, hidden_size=hidden, seed=0)
+    readout = kpframe.Readout(hidden, 3, generator=0)
     inputs = torch.randn(trials, length, 3)
     around = Surroundings({"test": Probe(inputs)}, budget=BUDGET, same_probes=True)
     for step in range(steps):
         with torch.no_grad():
             for parameter in cell.parameters():
                 parameter.add_(0.02 * parameter.std() * torch.randn_like(parameter))
-        yield Moment(cell, None, around, step=step)
+        yield Moment(cell, readout, around, step=step)
 
 
-def recorded(steps: int, **sizes: int) -> tuple[xr.Dataset, dict[str, tuple[float, float]]]:
-    """Return the records, and seconds of the clock and of the processors by quantity."""
+def recorded(folder: Path, steps: int, **sizes: int) -> tuple[xr.Dataset, dict[str, tuple[float, float]]]:
+    """Return the records, and seconds of the clock and of the processors by part."""
     quantities: dict[str, Quantity] = {
         name: create_quantity(name, **settings) for name, settings in QUANTITIES.items()
     }
-    spent = dict.fromkeys(("linearize", *quantities, "across"), (0.0, 0.0))
+    spent = dict.fromkeys(("linearize", *quantities, "merging and writing", "across"), (0.0, 0.0))
 
-    def timed(name, work):
-        before = time.perf_counter(), time.process_time()
+    def timed(name: str, work: Callable):
+        before, inner = (time.perf_counter(), time.process_time()), dict(spent)
         found = work()
         seconds = time.perf_counter() - before[0], time.process_time() - before[1]
+        for other in spent:  # what has its own row
+            own = zip(seconds, spent[other], inner[other], strict=True)
+            seconds = tuple(whole - (after - start) for whole, after, start in own)
         spent[name] = tuple(map(sum, zip(spent[name], seconds, strict=True)))
         return found
 
-    rows: dict[str, list[xr.Dataset]] = {name: [] for name in quantities}
+    for name, quantity in quantities.items():
+        measure = quantity.measure
+        quantity.measure = lambda m, name=name, measure=measure: timed(name, lambda: measure(m))
+    writer = RunWriter(folder, "benchmark", {"title": "recording"})
+    rows: list[xr.Dataset] = []
     for moment in moments(steps, **sizes):
         timed("linearize", lambda moment=moment: moment.flow)
-        for name, quantity in quantities.items():
-            rows[name].append(timed(name, lambda q=quantity, m=moment: q.measure(m)))
-    found = []
-    for name, quantity in quantities.items():
-        data = xr.concat(rows[name], dim=xr.Variable("step", range(steps)))
-        after = timed("across", lambda q=quantity, d=data: q.across(d))
-        found += [data, *([] if after is None else [after])]
+        write = lambda m=moment: write_step(writer, "cell", m, quantities, name="gru", settings={})  # noqa: E731
+        rows.append(timed("merging and writing", write))
+    data = xr.concat(rows, dim=xr.Variable("step", range(steps)), join="outer", data_vars="all")
+    after = timed("across", lambda: [quantity.across(data) for quantity in quantities.values()])
+    found = [data, *(one for one in after if one is not None)]
     return xr.merge(found, compat="no_conflicts", join="outer"), spent
 
 
@@ -78,8 +90,8 @@ def report(steps: int, spent: dict[str, tuple[float, float]]) -> str:
     return "\n".join(lines)
 
 
-def test_a_recording_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
-    data, spent = recorded(2, trials=6, length=20, hidden=16)
+def test_a_recording_is_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, spent = recorded(tmp_path, 2, trials=6, length=20, hidden=16)
     with capsys.disabled():
         print("\n" + report(2, spent))
     assert dict(data.view_function.sizes) == {
@@ -91,12 +103,17 @@ def test_a_recording_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
     }
     assert bool((data.alignment_with_first.isel(step=1) > 0.5).all())
     assert bool(data.view_converged.all())
+    assert sorted(path.suffix for path in tmp_path.rglob("*.*") if path.is_file()) == [
+        *[".nc"] * 2,
+        *[".safetensors"] * 2,
+    ]
 
 
 if __name__ == "__main__":
     torch.set_num_threads(int(sys.argv[2]) if len(sys.argv) > 2 else 2)
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2
-    data, spent = recorded(count)
+    with tempfile.TemporaryDirectory() as folder:
+        data, spent = recorded(Path(folder), count)
     print(report(count, spent))
     print(data.view_converged.sum("view_mode").values.tolist(), "of", K, "eigenfunctions have converged")
     print(data.effective_rank.values, data.effective_rank_stderr.values)

@@ -65,6 +65,26 @@ def test_budget_bounds_the_products_and_flags_say_what_is_missing() -> None:
     assert loose.num_matvecs < 400
 
 
+@pytest.mark.parametrize("blocks", [False, True])
+def test_a_run_ends_as_soon_as_measured_residuals_are_within_the_tolerance(monkeypatch, blocks: bool) -> None:
+    values = torch.linspace(1, 3, 900, dtype=F64).reshape(9, 100)
+    op = DiagonalOperator(values, Space.of(time=9, hidden=100))
+    if blocks:
+        monkeypatch.setattr(DiagonalOperator, "block_labels", torch.arange(100))
+    found = {}
+    for kept in (2**27, 0):
+        monkeypatch.setattr("kpframe.spectra._numerics.block_lanczos.KEPT_BYTES", kept)
+        found[kept] = pairs = eigsh(op, k=4, tol=0.02, budget=200)
+        assert pairs.converged.all()
+        fresh = op(pairs.eigenvectors) - pairs.eigenvalues[:, None, None] * pairs.eigenvectors
+        torch.testing.assert_close(fresh.flatten(1).norm(dim=1), pairs.residual_norms, rtol=1e-10, atol=1e-13)
+    # products at the end, and those for half of the tolerance
+    assert found[2**27].num_matvecs <= found[0].num_matvecs - 4 - (0 if blocks else 4)
+    if not blocks:
+        assert not eigsh(op, k=4, tol=0.02, budget=found[2**27].num_matvecs - 1).converged.all()
+        assert found[2**27].residual_norms.max() > 0.01 * 3 > found[0].residual_norms.max()
+
+
 def test_ten_pairs_of_a_decaying_operator_in_fifteen_steps() -> None:
     op = DiagonalOperator(torch.arange(1, 1001, dtype=F64) ** -2.0)
     pairs = eigsh(op, k=10, tol=1e-6)

@@ -87,9 +87,9 @@ def everything(op: Operator, seed: int) -> dict[str, torch.Tensor]:
 def test_the_seed_decides_and_batching_does_not(positive: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
     state = torch.get_rng_state()
     first, again, other = everything(positive, 1), everything(positive, 1), everything(positive, 2)
-    monkeypatch.setattr(chunks, "CHUNK_BYTES", 5 * 2 * 300 * 8)  # five probes a batch
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 9 * 2 * 300 * 8)  # nine probes a batch
     monkeypatch.setattr(chunks, "STEP_BYTES", 0)
-    assert chunks.chunk_size(positive, 60) == 5
+    assert chunks.chunk_size(positive, 60) == 9
     small = everything(positive, 1)
     assert torch.equal(state, torch.get_rng_state())
     for name, value in first.items():

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 
 from kpframe.operators import Operator
-from kpframe.spectra._numerics.block_lanczos import Ritz, best
+from kpframe.spectra._numerics.block_lanczos import Ritz, best, keeps_products, residual_norms
 from kpframe.spectra._numerics.convergence import (
     Answer,
     MultiplicityDoubts,
@@ -80,10 +80,10 @@ def block_diagonal_lanczos(
 ) -> Ritz:
     """Return the ``k`` Ritz pairs with the highest sort keys of all blocks, from at most ``budget`` products.
 
-    It ends when their residuals are within the tolerance, so are those of each block's first pair, unless its
-    bounds leave it out, and none is missing before them. From one start vector a block gives each eigenvalue
-    once: random vectors, one in each block, tell whether there are more, and where there are, the run
-    starts again with twice as many start vectors.
+    It ends when their residuals are within the tolerance (measured or bounded as in ``block_lanczos``), so
+    are those of each block's first pair, unless its bounds leave it out, and none is missing before them.
+    From one start vector a block gives each eigenvalue once: random vectors, one in each block, tell whether
+    there are more, and where there are, the run starts again with twice as many start vectors.
     """
     width, start = 1, matvec.count
     while True:
@@ -134,6 +134,29 @@ def _run(
     basis = rest.new_empty(blocks.count, min(16, most), blocks.size)  # doubles when it is full
     matrix = rest.new_zeros(blocks.count, 0, 0, dtype=torch.float64)  # Q A Q* of each block
     size, scale = 0, 0.0
+    kept: list[torch.Tensor] | None = [] if keeps_products(op, budget) else None
+
+    def vectors_of(parts_of: torch.Tensor) -> torch.Tensor:  # [U, size, n / U] -> [k, n]
+        """Return the chosen combinations of rows or of their products."""
+        parts = basis.new_zeros(blocks.count, len(chosen), blocks.size)
+        weights = vectors[places, :, which].to(op.dtype)  # [k, size]
+        parts[places, torch.arange(len(chosen), device=places.device)] = (
+            weights.unsqueeze(1) @ parts_of[places]
+        ).squeeze(1)
+        return blocks.join(parts)
+
+    def products_of() -> torch.Tensor | None:
+        """Return the products with the chosen Ritz vectors, where those of the basis are kept."""
+        return None if kept is None else vectors_of(torch.cat(kept, dim=1))
+
+    def measured() -> bool:
+        """Whether the residuals are within the tolerance, where they can be measured."""
+        products = products_of()
+        if products is None:
+            return False
+        norms = residual_norms(products, values.flatten()[chosen], vectors_of(rows))
+        return bool((norms <= limits.flatten()[chosen]).all())
+
     while True:
         old, count = size, min(rest.shape[1], most - size)
         if size + count > basis.shape[1]:
@@ -151,6 +174,8 @@ def _run(
             size += 1
         rows = basis[:, :size]
         images = blocks.split(matvec(blocks.join(rows[:, old:])))
+        if kept is not None:
+            kept.append(images)
         columns = (rows @ images.mT).double()  # [U, size, count]
         matrix = torch.nn.functional.pad(matrix, (0, count, 0, count))
         matrix[:, :, old:] = columns
@@ -168,18 +193,15 @@ def _run(
         if size == blocks.size:
             doubts = MultiplicityDoubts.none(len(chosen))
         settled = len(chosen) == k and _settled(key(values), bounds, chosen, limits)
+        settled = settled and (_settled(key(values), bounds, chosen, limits / 2) or measured())
         found = Answer.NO
         if settled and doubts.level is not None:
             found = missing(doubts.level)
             doubts = MultiplicityDoubts.none(k) if found is Answer.NO else doubts
         if settled or size == most or left() <= 0:
             break
-    parts = basis.new_zeros(blocks.count, len(chosen), blocks.size)
-    weights = vectors[places, :, which].to(op.dtype)  # [k, size]
-    parts[places, torch.arange(len(chosen), device=places.device)] = (
-        weights.unsqueeze(1) @ basis[places, :size]
-    ).squeeze(1)
-    ritz = Ritz(values.flatten()[chosen], blocks.join(parts), bounds.flatten()[chosen], scale, ~doubts.pairs)
+    chosen_values, chosen_bounds = values.flatten()[chosen], bounds.flatten()[chosen]
+    ritz = Ritz(chosen_values, vectors_of(rows), chosen_bounds, scale, ~doubts.pairs, products_of())
     return ritz, found
 
 

@@ -11,7 +11,8 @@ multiplied and their products taken into the basis, so that
     A Q = Q T + R E*,    R = (I - Q Q*) A Q E,    E picks the newest columns.
 
 The residual of a pair hence is known before it is paid for: A Q s - theta Q s = R E* s (Parlett, "The
-symmetric eigenvalue problem", 1998, chapter 13).
+symmetric eigenvalue problem", 1998, chapter 13). That is a bound but for rounding. Where the products A Q are
+kept, A Q s is at hand, so that the residual is measured without another product.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import torch
 from attrs import frozen
 
+from kpframe.operators import Operator
 from kpframe.spectra._numerics.convergence import (
     Answer,
     MultiplicityDoubts,
@@ -32,6 +34,9 @@ from kpframe.spectra._numerics.linalg import Basis, outside, symmetric_eigen
 from kpframe.spectra._numerics.matvecs import Matvecs
 from kpframe.spectra._numerics.probes import random_rows
 
+#: Most bytes of products that are kept to measure residuals from.
+KEPT_BYTES = 2**27
+
 
 @frozen(eq=False)
 class Ritz:
@@ -42,6 +47,7 @@ class Ritz:
     bounds: torch.Tensor  # [k]
     scale: float  # the largest Ritz value's magnitude
     complete: torch.Tensor  # [k], bool; no other pair is missing before it
+    images: torch.Tensor | None = None  # [k, n], the products with ``vectors``
 
 
 def block_lanczos(
@@ -56,7 +62,8 @@ def block_lanczos(
 ) -> Ritz:
     """Return the ``k`` Ritz pairs with the highest sort keys, from at most ``budget`` products.
 
-    It ends when their residuals are within the tolerance and none is missing before them. An invariant
+    It ends when their residuals are within the tolerance and none is missing before them: those measured from
+    kept products, else their bounds within half of it, as measured ones are a little larger. An invariant
     subspace (a block that brings nothing above rounding) is left by a fresh random block, so that operators
     of low rank are found in full. Where as many values coincide as the block has vectors, a random vector
     outside the basis tells whether there are more, and a fresh block joins the recurrence when there are. One
@@ -73,6 +80,7 @@ def block_lanczos(
     basis = Basis(first)
     current = basis.extend(first)
     matrix = first.new_zeros(0, 0, dtype=torch.float64)  # T = Q* A Q
+    kept: list[torch.Tensor] | None = [] if keeps_products(op, budget) else None
 
     def left() -> int:
         return min(budget - (matvec.count - start) // matvec.weight, op.domain.size - basis.size)
@@ -88,9 +96,23 @@ def block_lanczos(
         start_row = outside(draw(1), found)
         return exists_above(lambda rows: outside(matvec(rows), found), start_row, key, level, low, left())
 
+    def pairs() -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the chosen Ritz vectors and the products with them."""
+        mix = vectors[:, chosen].mT.to(op.dtype)
+        return mix @ basis.rows, None if kept is None else mix @ torch.cat(kept)
+
+    def measured() -> bool:
+        """Whether the residuals are within the tolerance, where they can be measured."""
+        rows, products = pairs()
+        if products is None:
+            return False
+        return bool((residual_norms(products, values[chosen], rows) <= limits).all())
+
     while True:
         done = basis.size - len(current)
         images = matvec(current)
+        if kept is not None:
+            kept.append(images)
         coefficients = (basis.rows @ images.mT).double()  # [size, b]
         grown = matrix.new_zeros(basis.size, basis.size)
         grown[:done, :done] = matrix
@@ -109,17 +131,31 @@ def block_lanczos(
         if basis.size == op.domain.size:
             doubts = MultiplicityDoubts.none(k)
         settled, found = len(chosen) == k and bool((bounds <= limits).all()), Answer.NO
+        settled = settled and (bool((bounds <= limits / 2).all()) or measured())
         if settled and doubts.level is not None:
             found = missing(doubts.level, done)
             doubts = MultiplicityDoubts.none(k) if found is Answer.NO else doubts
         if (settled and found is Answer.NO) or left() <= 0:
-            rows = vectors[:, chosen].mT.to(op.dtype) @ basis.rows
-            return Ritz(values[chosen], rows, bounds, scale, ~doubts.pairs)
+            rows, products = pairs()
+            return Ritz(values[chosen], rows, bounds, scale, ~doubts.pairs, products)
         if found is Answer.YES:
             rest = torch.cat([rest, draw(block)])
         current = basis.extend(rest[: min(len(rest), left())], 8 * eps * scale)
         if not len(current):
             current = basis.extend(draw(min(block, left())))
+
+
+def keeps_products(op: Operator, budget: int) -> bool:
+    """Whether as many products as a budget pays for are few enough to be kept."""
+    return budget * op.domain.size * op.dtype.itemsize <= KEPT_BYTES
+
+
+def residual_norms(
+    products: torch.Tensor, values: torch.Tensor, rows: torch.Tensor
+) -> torch.Tensor:  # [k, n], [k], [k, n] -> [k]
+    """Return ``|A v - theta v|`` of pairs from the products ``A v``."""
+    residuals = products - values.to(rows.dtype)[:, None] * rows
+    return torch.linalg.vector_norm(residuals, dim=1)
 
 
 def best(keys: torch.Tensor, k: int) -> torch.Tensor:  # [n] -> [k]
