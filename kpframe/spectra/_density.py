@@ -27,6 +27,7 @@ from kpframe.spectra._arguments import (
 from kpframe.spectra._numerics.lanczos import lanczos
 from kpframe.spectra._numerics.matvecs import Matvecs
 from kpframe.spectra._numerics.probes import new_generator, random_rows
+from kpframe.spectra._numerics.small_side import WHERE, small_side
 
 
 @frozen(eq=False)
@@ -63,7 +64,9 @@ def spectral_density(
     Stochastic Lanczos quadrature: ``budget // num_lanczos`` random directions, each with ``num_lanczos``
     steps of full reorthogonalisation, all directions in one batched product a step. A recurrence that
     breaks down has found an invariant subspace and ends there. Operators of a dimension up to the budget are
-    solved densely: every eigenvalue with weight 1/dimension.
+    solved densely: every eigenvalue with weight 1/dimension; so are those that go through an inner space of
+    such a dimension, as Phi = G M G* through the parameters, with all the zeros that they have besides as one
+    node.
 
     Args:
         op: a self-adjoint operator; where that is not provable, two products test it.
@@ -85,6 +88,12 @@ def spectral_density(
     source = new_generator(generator)
     dimension = op.domain.size
     matvec = Matvecs(op)
+    side = small_side(op)
+    if side is not None and side.dimension <= budget:
+        small = torch.cat([side.eigenvalues, torch.zeros(1, dtype=torch.float64, device=op.device)])
+        weights = torch.full_like(small, 1 / dimension)
+        weights[-1] = 1 - side.dimension / dimension  # the zeros that it has besides
+        return SpectralDensity(small[None], weights[None], dimension, side.dimension, f"dense, {WHERE}")
     if dimension <= budget:
         dense = matvec.dense()
         check_symmetric(op, float((dense - dense.mT).abs().max()), float(dense.abs().max()))

@@ -25,6 +25,7 @@ from kpframe.spectra._numerics.convergence import SORT_KEYS, Tolerance, converge
 from kpframe.spectra._numerics.linalg import row_signs, symmetric_eigen
 from kpframe.spectra._numerics.matvecs import Matvecs
 from kpframe.spectra._numerics.probes import new_generator
+from kpframe.spectra._numerics.small_side import WHERE, null_rows, small_side
 
 #: Without a budget, operators up to this dimension are solved densely.
 DENSE = 256
@@ -64,9 +65,11 @@ def eigsh(
     call, and ends when all pairs have converged or the budget is spent. ``residual_norms`` are measured from
     the products so far, or where these are too large to be kept (128 MiB) with ``k`` further ones. The dense
     solution, for as many products as the dimension, is taken where a budget pays for it, or without a budget
-    where iterating would hardly cost less: up to a dimension of 256, or 30 k. ``method`` says so. An operator
-    that names its blocks (``block_labels``, as K of a cell whose parameters act on one unit each) is solved
-    within each of them, all in the same products.
+    where iterating would hardly cost less: up to a dimension of 256, or 30 k. ``method`` says so. Where the
+    operator is known to go through a smaller space, as Phi = G M G* through the parameters, that takes as
+    many products as this space has dimensions, and k. An operator that names its blocks (``block_labels``,
+    as K of a cell whose parameters act on one unit each) is solved within each of them, all in the same
+    products.
 
     A recurrence finds a repeated eigenvalue at most as often as it has start vectors. Where it has found one
     that often and others come after it, a random vector looks for more of it outside the space found; what
@@ -104,7 +107,24 @@ def eigsh(
         check_count(budget, "budget")
     blocks = diagonal_blocks(op) if block_size is None else None
     iterated = DENSE if blocks is not None else max(DENSE, 30 * k)  # from here on that is cheaper
-    if dimension <= (iterated if budget is None else budget):
+    side = small_side(op)
+    affordable = iterated if budget is None else budget
+    through = side is not None and side.fits and side.dimension + k < min(dimension, affordable + 1)
+    if side is not None and through and (blocks is None or dimension <= affordable):
+        found, rows = side.eigenpairs()
+        every = torch.cat([found, found.new_zeros(dimension - len(found))])  # the zeros that it has besides
+        chosen = best(SORT_KEYS[which](every), k)
+        inside = chosen < len(found)
+        vectors = torch.empty(k, dimension, dtype=op.dtype, device=op.device)
+        vectors[inside] = rows[chosen[inside]]
+        vectors[~inside] = null_rows(rows, int((~inside).sum()), source)
+        images = matvec(vectors)
+        values = (every[chosen] / matvec.unit).to(op.dtype)
+        residuals = residual_norms(images, values, vectors)
+        matvec.count += side.dimension
+        scale, method = float(every.abs().max()) / matvec.unit, f"dense, {WHERE}"
+        complete = torch.ones(k, dtype=torch.bool)
+    elif dimension <= affordable:
         dense = matvec.dense()
         check_symmetric(op, float((dense - dense.mT).abs().max()), float(dense.abs().max()))
         values, columns = symmetric_eigen((dense + dense.mT) / 2)

@@ -35,7 +35,8 @@ def frobenius_norm(
     ``nystrom`` (the default) takes a leave-one-out Nystrom sketch: of a positive operator, |A|^2 with one
     product a probe, else tr(A A*) with two. ``hutchinson`` is the root of the mean of |A z|^2, one product
     a probe and no adjoint; it serves below two probes of the other. The bias of the root is removed by the
-    jackknife. A budget of at least the smaller dimension gives the exact value.
+    jackknife. A budget of at least the smaller dimension gives the exact value, also that of an inner space
+    through which the operator is known to go (``method``: "exact, on the small side").
 
     Args:
         op: any operator.
@@ -74,9 +75,9 @@ def frobenius_norm(
 
     return within_budget(
         estimate,
-        lambda: exact_norm(op),
+        lambda: _norm_of(gram) if gram.small else exact_norm(op),
         budget=budget,
-        exact_cost=min(op.domain.size, op.codomain.size),
+        exact_cost=gram.exact_cost,
         rtol=rtol,
         max_budget=max_budget,
     )
@@ -88,6 +89,11 @@ def _root(means: torch.Tensor) -> torch.Tensor:
 
 def _root_of_square(means: torch.Tensor) -> torch.Tensor:
     return means[..., 1].clamp(min=TINY).sqrt()
+
+
+def _norm_of(gram: Gram) -> Estimate:
+    values, count = gram.eigenvalues()
+    return Estimate(norm(values) if gram.weight == 1 else float(values.sum().sqrt()), 0.0, count, gram.exact)
 
 
 @in_isolation

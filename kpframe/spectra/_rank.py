@@ -52,7 +52,9 @@ def effective_rank(
       the quadrature is taken one step shorter. ``threshold`` is then not a whole number; its error includes
       that, and what the eigenvalues within the quadrature node that reaches the share may differ.
 
-    A budget of at least the smaller dimension gives the exact value. A zero operator has rank 0.
+    A budget of at least the smaller dimension gives the exact value, also that of an inner space through
+    which the operator is known to go, as Phi = G M G* through the parameters (``method`` says "on the small
+    side"). A zero operator has rank 0.
 
     Args:
         op: any operator.
@@ -110,10 +112,10 @@ def effective_rank(
     def exact() -> Estimate:
         eigenvalues, count = gram.eigenvalues()
         value = float(functional(eigenvalues, torch.ones_like(eigenvalues)))
-        return Estimate(value, 0.0, count, f"{label} of {gram.name}, exact")
+        return Estimate(value, 0.0, count, f"{label} of {gram.name}, {gram.exact}")
 
     return within_budget(
-        estimate, exact, budget=budget, exact_cost=gram.dimension, rtol=rtol, max_budget=max_budget
+        estimate, exact, budget=budget, exact_cost=gram.exact_cost, rtol=rtol, max_budget=max_budget
     )
 
 

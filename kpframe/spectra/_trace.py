@@ -13,6 +13,7 @@ from kpframe.operators._memory import chunk_size
 from kpframe.spectra._arguments import check_budget, check_name, check_rtol, check_square
 from kpframe.spectra._estimate import Estimate, within_budget
 from kpframe.spectra._numerics.matvecs import Matvecs, Sampler
+from kpframe.spectra._numerics.small_side import WHERE, SmallSide, small_side
 from kpframe.spectra._traces.hutchinson import hutchinson
 from kpframe.spectra._traces.hutchpp import hutchpp
 from kpframe.spectra._traces.xnystrace import xnystrace
@@ -42,7 +43,9 @@ def trace(
     ``auto`` takes XNysTrace for operators tagged positive (relative error around 1e-3 with 60 products
     where eigenvalues decay fast), else XTrace; ``xnystrace``, ``xtrace``, ``hutchpp`` and ``hutchinson``
     may be named.
-    A budget of at least the dimension gives the exact value from basis vectors, whatever the method.
+    A budget of at least the dimension gives the exact value from basis vectors, whatever the method; so does
+    one of at least that of a smaller space through which the operator is known to go, as Phi = G M G* through
+    the parameters (``method``: "exact, on the small side").
 
     Args:
         op: a square operator.
@@ -66,7 +69,7 @@ def trace(
     rtol = check_rtol(rtol)
     check_name(method, ("auto", *METHODS), "method")
     source = Sampler(op, generator)
-    dimension = op.domain.size
+    side = small_side(op)
 
     def estimate(num_products: int) -> Estimate:
         name = method
@@ -81,12 +84,16 @@ def trace(
 
     return within_budget(
         estimate,
-        lambda: exact_trace(op),
+        lambda: exact_trace(op) if side is None else _trace_of(side),
         budget=budget,
-        exact_cost=dimension,
+        exact_cost=op.domain.size if side is None else side.dimension,
         rtol=rtol,
         max_budget=max_budget,
     )
+
+
+def _trace_of(side: SmallSide) -> Estimate:
+    return Estimate(side.eigenvalues.sum(), 0.0, side.dimension, f"exact, {WHERE}")
 
 
 @in_isolation

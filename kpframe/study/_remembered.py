@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from kpframe.operators._base import Operator
+from kpframe.spectra._numerics.small_side import SmallSide, small_side
 
 #: Most bytes of vectors and products that one operator keeps.
 KEPT_BYTES = 512 * 2**20
@@ -21,6 +22,8 @@ class Remembered(Operator):
         self.inner = inner
         self._kept: dict[tuple[object, ...], list[tuple[torch.Tensor, torch.Tensor]]] = {}
         self._bytes = 0
+        #: Where the operator goes through a smaller space, whose eigenvalues are found once.
+        self.small_side = small_side(inner)
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         key = (q.shape, *q.flatten()[:4].tolist())
@@ -54,3 +57,8 @@ class Remembered(Operator):
 
     def _formula(self) -> tuple[str, int]:
         return self.inner._formula()
+
+
+@small_side.register
+def _(op: Remembered) -> SmallSide | None:
+    return op.small_side

@@ -10,6 +10,8 @@ import torch
 from kpframe.operators import FunctionOperator, MatrixOperator, Operator
 from kpframe.operators._spaces import Space
 
+from ..toy_flows import lab as lab  # noqa: TID252
+
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)

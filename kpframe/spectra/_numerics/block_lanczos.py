@@ -154,8 +154,8 @@ def residual_norms(
     products: torch.Tensor, values: torch.Tensor, rows: torch.Tensor
 ) -> torch.Tensor:  # [k, n], [k], [k, n] -> [k]
     """Return ``|A v - theta v|`` of pairs from the products ``A v``."""
-    residuals = products - values.to(rows.dtype)[:, None] * rows
-    return torch.linalg.vector_norm(residuals, dim=1)
+    norms: torch.Tensor = torch.linalg.vector_norm(products - values.to(rows.dtype)[:, None] * rows, dim=1)
+    return norms
 
 
 def best(keys: torch.Tensor, k: int) -> torch.Tensor:  # [n] -> [k]

@@ -6,16 +6,19 @@ tr(G)^2 / |G|_F^2, and the Frobenius norm of ``op`` is |G|_F for G = op and sqrt
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from attrs import field, frozen
 
 from kpframe.operators import Operator
 from kpframe.spectra._numerics.matvecs import Matvecs, Sampler, ScaledOperator
 from kpframe.spectra._numerics.nystrom import Sketch, inner_samples, trace_samples
+from kpframe.spectra._numerics.small_side import WHERE, SmallSide, small_side
 from kpframe.spectra._numerics.statistics import LeaveOneOut, SmoothFunction
 
 
-@frozen
+@frozen(slots=False)
 class Gram:
     """``G``, the operator if it is positive, else its Gram operator on the smaller of its two sides.
 
@@ -53,6 +56,32 @@ class Gram:
         """The dimension of G, which is also the number of products of ``op`` that make G dense."""
         return self.gram.domain.size
 
+    @cached_property
+    def _side(self) -> tuple[SmallSide, int, int] | None:
+        """The small side, which power of its eigenvalues are those of G, and the products that it takes."""
+        if (side := small_side(self.op)) is not None:
+            found = side, self.weight, side.dimension
+        elif self.weight == 2 and (side := small_side(self.op @ self.op.T)) is not None:
+            found = side, 1, 2 * side.dimension
+        else:
+            return None
+        return found if found[2] < self.dimension else None
+
+    @property
+    def small(self) -> bool:
+        """Whether the exact eigenvalues come from a small side."""
+        return self._side is not None
+
+    @property
+    def exact_cost(self) -> int:
+        """The number of products of ``op`` that the exact eigenvalues take."""
+        return self.dimension if self._side is None else self._side[2]
+
+    @property
+    def exact(self) -> str:
+        """How these are found, for ``Estimate.method``."""
+        return "exact" if self._side is None else f"exact, {WHERE}"
+
     @property
     def name(self) -> str:
         """Which operator G is, for ``Estimate.method``."""
@@ -69,7 +98,13 @@ class Gram:
         return Matvecs(self.gram, self.weight, plain=True)
 
     def eigenvalues(self) -> tuple[torch.Tensor, int]:  # [dimension], ascending, float64
-        """Return the exact eigenvalues of G but for a factor, none negative, and the products spent."""
+        """Return the exact eigenvalues of G, none negative, and the products spent.
+
+        But for a factor; of an operator whose small side is smaller without zeros that it has besides.
+        """
+        if self._side is not None:
+            side, power, cost = self._side
+            return (side.eigenvalues**power).clamp(min=0).sort().values, cost
         matvec = Matvecs(self.op)
         dense = matvec.dense().double()
         if self.weight == 1:

@@ -9,6 +9,7 @@ import xarray as xr
 
 from kpframe import Readout, frobenius_norm
 from kpframe.errors import ArgumentError
+from kpframe.operators._count import counted_products
 from kpframe.study import Moment, Probe, Surroundings, create_quantity
 from kpframe.study._remembered import Remembered
 
@@ -39,6 +40,26 @@ def dense(moment: Moment) -> dict[str, torch.Tensor]:
     """Return the matrices of the operators, made of those of P and J."""
     P, J = moment.flow.P.to_dense(), moment.flow.J.to_dense()
     return {"P P*": P @ P.T, "K": J @ J.T, "Phi": P @ J @ J.T @ P.T, "P K": P @ J @ J.T}
+
+
+def test_figures_that_a_budget_pays_for_through_the_parameters_share_their_products(offered) -> None:
+    torch.manual_seed(2)
+    model = offered.Small(2).double()
+    inputs = torch.randn(20, 5, 2, generator=torch.Generator().manual_seed(1), dtype=F64)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    assert size < 20 * 5 * H
+    around = Surroundings({"test": Probe(inputs)}, operators=("Phi",), budget=size)
+    moment = Moment(model, None, around)
+    assert moment.flow.Phi.domain.size == 20 * 5 * H
+    found = {}
+    with counted_products() as count:
+        for name in ("trace", "norm", "effective_rank"):
+            found |= create_quantity(name).measure(moment).data_vars
+    assert count.products == 2 * size  # with G and with its adjoint, for all of them together
+    matrix = moment.flow.Phi.to_dense()
+    for name, text in (("trace", "trace"), ("norm", "norm"), ("effective_rank", "rank")):
+        assert found[name].item() == pytest.approx(of(matrix, text), rel=1e-10)
+        assert "on the small side" in found[name].coords[f"{name}_method"].item()
 
 
 def of(matrix: torch.Tensor, name: str) -> float:

@@ -1,0 +1,168 @@
+"""Operators ``X M X*`` whose inner space is smaller than their own: exact figures from the small side.
+
+``X M X*`` on n dimensions, with X from m < n, has at most m eigenvalues that are not zero, and they are those
+of ``M X* X`` (Horn & Johnson 2013, Matrix Analysis, 1.3.22). So Phi = G M G* has no more of them than there
+are parameters, and m products tell them all where the operator's own matrix takes n. With
+``X* X = V L V*`` they are the eigenvalues of the symmetric ``L^(1/2) V* M V L^(1/2)``. Nothing is squared
+that is not squared in ``X M X*`` itself: what is lost are roundings of the largest eigenvalue, as in its own
+dense matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property, singledispatch
+
+import torch
+from attrs import frozen
+
+from kpframe.flow._parameter_operator import GroupProjector, ParameterOperator
+from kpframe.operators import Operator
+from kpframe.operators._algebra import AdjointOperator, Composition, ScaledOperator, is_adjoint_of
+from kpframe.operators._base import compose
+from kpframe.operators._congruences import Congruence, SelectMap
+from kpframe.operators._declared import DeclaredOperator
+from kpframe.operators._dense import basis
+from kpframe.operators._elementary import DiagonalOperator, IdentityOperator
+from kpframe.operators._memory import chunk_size
+from kpframe.spectra._numerics.linalg import completed, symmetric_eigen
+from kpframe.spectra._numerics.matvecs import Matvecs
+
+F64 = torch.float64
+#: Most bytes of the columns of X that are held at once, for eigenvectors.
+COLUMNS_BYTES = 2**28
+#: How an exact figure from here is said to be found.
+WHERE = "on the small side"
+
+
+@frozen(eq=False, slots=False)
+class SmallSide:
+    """``number X M X*``, with a self-adjoint M on a space smaller than the operator's."""
+
+    outer: Operator  # X
+    metric: Operator  # M
+    number: float = 1.0
+
+    @property
+    def dimension(self) -> int:
+        """The dimension m of the small side, and the products that it takes: one with X and X* counts one."""
+        return self.outer.domain.size
+
+    @cached_property
+    def eigenvalues(self) -> torch.Tensor:  # [m], ascending, float64
+        """The m eigenvalues beside which all are zero."""
+        return self._eigenvalues()
+
+    @property
+    def fits(self) -> bool:
+        """Whether the columns of X may be held at once, for eigenvectors."""
+        return self.dimension * self.outer.codomain.size * self.outer.dtype.itemsize <= COLUMNS_BYTES
+
+    def _eigenvalues(self) -> torch.Tensor:
+        matvec, space = Matvecs(self.outer), self.outer.domain
+        gram = torch.empty(space.size, space.size, dtype=F64, device=self.outer.device)
+        step = chunk_size(self.outer, max(1, space.size))
+        for start in range(0, space.size, step):
+            stop = min(start + step, space.size)
+            rows = basis(space, start, stop, self.outer).flatten(1)
+            gram[start:stop] = matvec.adjoint(matvec(rows)).to(F64)
+        gram = (gram + gram.mT) / 2
+        metric = self._metric()
+        if metric is not None:
+            values, vectors = symmetric_eigen(gram)
+            root = vectors * values.clamp(min=0).sqrt()
+            gram = root.mT @ metric @ root
+        found: torch.Tensor = self.number * matvec.unit**2 * torch.linalg.eigvalsh(gram)
+        return found if self.number >= 0 else found.flip(0)
+
+    def eigenpairs(self) -> tuple[torch.Tensor, torch.Tensor]:  # [m], [m, n]
+        """Return eigenvalues, float64, and orthonormal eigenvectors, outside of which the operator is zero.
+
+        From the columns of X, orthonormal in Q: ``X M X* = Q (R M R*) Q*``.
+        """
+        matvec, space = Matvecs(self.outer), self.outer.domain
+        columns = matvec(basis(space, 0, space.size, self.outer).flatten(1))  # [m, n]
+        orthonormal, triangle = torch.linalg.qr(columns.mT)
+        triangle, metric = triangle.to(F64), self._metric()
+        inner = triangle @ triangle.mT if metric is None else triangle @ metric @ triangle.mT
+        values, vectors = symmetric_eigen((inner + inner.mT) / 2)
+        rows = vectors.mT.to(orthonormal.dtype) @ orthonormal.mT
+        return self.number * matvec.unit**2 * values, rows
+
+    def _metric(self) -> torch.Tensor | None:  # [m, m]
+        """Return M as a matrix, None for the identity."""
+        if isinstance(self.metric, IdentityOperator):
+            return None
+        dense = Matvecs(self.metric, plain=True).dense().to(F64)
+        return (dense + dense.mT) / 2
+
+
+@singledispatch
+def small_side(op: Operator) -> SmallSide | None:
+    """Return an operator as ``X M X*`` with the smallest inner space that is known; None: none is smaller."""
+    number, factors = _factors(op)
+    left, right = 0, len(factors) - 1
+    best, least = 0, op.domain.size
+    while left < right:
+        if not is_adjoint_of(factors[left], factors[right]):
+            return None
+        left, right = left + 1, right - 1
+        if factors[left - 1].domain.size < least or (best and factors[left - 1].domain.size == least):
+            best, least = left, factors[left - 1].domain.size
+    if not best or (left == right and not factors[left].self_adjoint):
+        return None
+    inner = factors[best : len(factors) - best]
+    outer = compose(*factors[:best])
+    return SmallSide(outer, compose(*inner) if inner else _identity(outer), number)
+
+
+def null_rows(rows: torch.Tensor, num: int, generator: torch.Generator) -> torch.Tensor:  # [m, n] -> [num, n]
+    """Return orthonormal rows that are orthogonal to given orthonormal ones."""
+    return completed(rows, len(rows) + num, generator)[len(rows) :]
+
+
+def _factors(op: Operator) -> tuple[float, list[Operator]]:
+    """Return an operator as a number and factors; what is known to be a product is opened."""
+    if isinstance(op, DeclaredOperator):
+        return _factors(op.inner)
+    if isinstance(op, ScaledOperator):
+        number, factors = _factors(op.inner)
+        return op.scalar * number, factors
+    if isinstance(op, AdjointOperator):
+        number, factors = _factors(op.inner)
+        return number, [factor.T for factor in reversed(factors)]
+    if isinstance(op, IdentityOperator):
+        return 1.0, []
+    parts: list[Operator] = []
+    if isinstance(op, Composition) and set(op.numbers) == {1.0}:
+        parts = [*op.factors]
+    elif isinstance(op, Congruence):
+        right = [] if op.right is None else [op.right.T]
+        parts = [*([] if op.left is None else [op.left]), op.inner, *right]
+    elif isinstance(op, ParameterOperator):
+        parts = [op.jacobian, *_root(op.metric), op.jacobian.T]
+    if not parts:
+        return 1.0, [op]
+    found = [_factors(part) for part in parts]
+    return math.prod(number for number, _ in found), [factor for _, factors in found for factor in factors]
+
+
+def _root(metric: Operator) -> list[Operator]:
+    """Return a metric as factors: where it is diagonal ``S S*``, with S from the parameters that it keeps."""
+    if isinstance(metric, GroupProjector):
+        values = metric(torch.ones(metric.domain.shape, dtype=metric.dtype, device=metric.device))
+    elif isinstance(metric, DiagonalOperator) and metric.positive:
+        values = metric.values
+    else:
+        return [metric]
+    kept = values.nonzero().flatten().tolist()
+    if not kept:
+        return [metric]
+    (axis,) = metric.domain.axes
+    select = SelectMap(metric.domain, axis.name, kept, like=metric)
+    root = select.T @ DiagonalOperator(values[kept].sqrt(), select.codomain)
+    return [root, root.T]
+
+
+def _identity(outer: Operator) -> IdentityOperator:
+    return IdentityOperator(outer.domain, dtype=outer.dtype, device=outer.device)
