@@ -4,8 +4,9 @@ Options: ``--slow`` runs the tests marked slow, ``--slow-part 3/8`` the third of
 ``--device cuda`` moves the tests that take the fixture ``device``. Profiles: ``default``, ``ci``
 (derandomised, chosen when ``CI`` is set) and ``thorough``. With ``check_examples = "3"`` in pytest's settings
 conformance checks draw three cases; with ``--slow``, and in the part that ``--slow-part`` names, they draw as
-many as without the setting. Of the rows of a parametrised test marked ``rows(3)`` every third is run, the
-others are slow tests.
+many as without the setting. Of the rows of a parametrised test marked ``rows(3)`` about every third is run,
+along the diagonals of the grid of its arguments, so that each value of each argument is; the others are slow
+tests.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import gc
 import os
 import re
-from collections import Counter
 from collections.abc import Generator
 from zlib import crc32
 
@@ -28,6 +28,23 @@ settings.register_profile("ci", deadline=None, max_examples=10, derandomize=True
 settings.register_profile(
     "thorough", deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+def _look_for_constants_in_own_code() -> None:
+    """Let Hypothesis take no installed package for the code under test, and read its thousands of files.
+
+    It goes by the name of the folder ``site-packages``; what lies beside torch is installed, however named.
+    """
+    from hypothesis.internal.conjecture import providers
+
+    installed = os.path.join(os.path.dirname(os.path.dirname(torch.__file__)), "")
+    is_local = getattr(providers, "is_local_module_file", None)
+    if is_local is not None:
+        own = lambda path: not path.startswith(installed) and is_local(path)  # noqa: E731
+        providers.is_local_module_file = own
+
+
+_look_for_constants_in_own_code()
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
@@ -43,7 +60,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker; few cases, and one thread: small tensors lose more to waiting than they gain."""
     config.addinivalue_line("markers", "slow: takes more than a few seconds; run with --slow")
     torch.set_num_threads(1)
-    config.addinivalue_line("markers", "rows(n): run every n-th row of a parametrised test; --slow runs all")
+    config.addinivalue_line(
+        "markers", "rows(n): run every n-th row of a parametrised test, and each value; --slow runs all"
+    )
     few = config.getini("check_examples")
     if few and not (config.getoption("--slow") or config.getoption("--slow-part")):
         os.environ.setdefault("KPFRAME_CHECK_EXAMPLES", few)
@@ -84,15 +103,57 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 
 def _thin(items: list[pytest.Item]) -> None:
-    """Mark the rows of tests marked ``rows(n)`` slow, but for every n-th."""
-    seen: Counter[str] = Counter()
+    """Mark the rows of tests marked ``rows(n)`` slow, but for about every n-th."""
+    tests: dict[str, list[pytest.Item]] = {}
     for item in items:
-        rows = item.get_closest_marker("rows")
-        if rows is not None:
-            test = item.nodeid.partition("[")[0]
-            if seen[test] % rows.args[0]:
+        if item.get_closest_marker("rows") and not item.get_closest_marker("slow"):
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for test, rows in tests.items():
+        marker = rows[0].get_closest_marker("rows")
+        assert marker is not None
+        every = marker.args[0]
+        kept = _covering(_axes(rows), every, crc32(test.encode()) % every)  # tests alike begin elsewhere
+        for place, item in enumerate(rows):
+            if place not in kept:
                 item.add_marker("slow")
-            seen[test] += 1
+
+
+def _axes(rows: list[pytest.Item]) -> list[list[int]]:
+    """Return what rows differ by, numbered as it appears: a model and a check, a toy and a method."""
+    named = [_differs_by(item) for item in rows]
+    axes = {}
+    for name in named[0]:
+        numbers: dict[object, int] = {}
+        axis = [numbers.setdefault(row.get(name), len(numbers)) for row in named]
+        axes[tuple(axis)] = axis  # two arguments that change together are one axis
+    return list(axes.values()) or [[0] * len(rows)]
+
+
+def _differs_by(item: pytest.Item) -> dict[str, object]:
+    call = getattr(item, "callspec", None)
+    given = getattr(call, "params", {})
+    found: dict[str, object] = {}
+    for name, index in getattr(call, "indices", {}).items():
+        value = given.get(name)
+        found[name] = (type(value), value) if isinstance(value, str | int | float | torch.dtype) else index
+    check = given.get("check")
+    if hasattr(check, "name"):
+        found |= {"check": check.name, "subject": repr(check).removesuffix(check.name)}
+    return found
+
+
+def _covering(axes: list[list[int]], every: int, start: int) -> set[int]:
+    """Return the places of every n-th row along diagonals of a grid, and one at least of each line of it."""
+    places = range(len(axes[0]))
+    kept = {place for place in places if sum(axis[place] for axis in axes) % every == start} or {0}
+    for axis in axes:
+        if 2 * len(set(axis)) <= len(axis):
+            seen = {axis[place] for place in kept}
+            for place in places:
+                if axis[place] not in seen:
+                    seen.add(axis[place])
+                    kept.add(place)
+    return kept
 
 
 def _keep_part(part: str, config: pytest.Config, items: list[pytest.Item]) -> None:

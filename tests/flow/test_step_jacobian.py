@@ -43,6 +43,7 @@ def test_a_parameter_at_no_site_leaves_A_structured(lab) -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
+@pytest.mark.rows(2)
 def test_A_is_a_proper_operator_and_steps_are_its_blocks(lab, toy, method) -> None:
     model = lab.make(toy, seed=3)
     A = linearize(model, **lab.trials(model, h0=True, mask=True), method=method).A

@@ -107,8 +107,11 @@ def test_the_checkpoints_of_a_run_have_its_figures(run, tmp_path: Path) -> None:
     assert not bool((other.trace == figures.trace).any())
 
 
+@pytest.mark.parametrize(
+    "name", ["train", *(pytest.param(name, marks=pytest.mark.slow) for name in ("analyze", "compare"))]
+)
 def test_resume_goes_on_with_any_command(
-    run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """With an analysis, a comparison and a training by rules, whatever was lost of them."""
     monkeypatch.chdir(tmp_path)
@@ -116,9 +119,9 @@ def test_resume_goes_on_with_any_command(
     small = ["--trials", "2", "--budget", "16"]
     network = ["--model", "rnn", "--set", "hidden_size=3", "--task", "memory_pro", *task]
     network += ["--steps", "2", "--batch-size", "2"]
-    for name in ("write_comparison", "write_training"):
-        room = {"write_comparison": "_rules.run_comparison", "write_training": "_report.training"}[name]
-        monkeypatch.setattr(f"kpframe.study.{room}.{name}", lambda data, path: path)
+    for page in ("write_comparison", "write_training"):
+        room = {"write_comparison": "_rules.run_comparison", "write_training": "_report.training"}[page]
+        monkeypatch.setattr(f"kpframe.study.{room}.{page}", lambda data, path: path)
     monkeypatch.setattr("kpframe.study._report.run.write_run_report", lambda path: path)
     commands = {
         "analyze": (["analyze", str(run[0]), "--quantity", "trace", *small], "results.nc"),
@@ -128,17 +131,17 @@ def test_resume_goes_on_with_any_command(
             "training.nc",
         ),
     }
-    for name, (arguments, file) in commands.items():
-        assert app.run([*arguments, "--output", name]) == 0, name
-        whole = read_dataset(tmp_path / name / file)
-        record = json.loads((tmp_path / name / "run.json").read_text())
-        (tmp_path / name / "run.json").write_text(json.dumps(record | {"state": "interrupted"}))
-        (tmp_path / name / file).unlink()
-        lost = max((tmp_path / name / "steps").iterdir())
-        lost.unlink()
-        capsys.readouterr()
-        assert app.run(["status", name]) == 0
-        assert f"go on with: kpframe resume {name}" in capsys.readouterr().out
-        assert app.run(["resume", name]) == 0, name
-        assert lost.exists()
-        xr.testing.assert_equal(read_dataset(tmp_path / name / file), whole)
+    arguments, file = commands[name]
+    assert app.run([*arguments, "--output", name]) == 0, name
+    whole = read_dataset(tmp_path / name / file)
+    record = json.loads((tmp_path / name / "run.json").read_text())
+    (tmp_path / name / "run.json").write_text(json.dumps(record | {"state": "interrupted"}))
+    (tmp_path / name / file).unlink()
+    lost = max((tmp_path / name / "steps").iterdir())
+    lost.unlink()
+    capsys.readouterr()
+    assert app.run(["status", name]) == 0
+    assert f"go on with: kpframe resume {name}" in capsys.readouterr().out
+    assert app.run(["resume", name]) == 0, name
+    assert lost.exists()
+    xr.testing.assert_equal(read_dataset(tmp_path / name / file), whole)

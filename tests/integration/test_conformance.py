@@ -19,6 +19,7 @@ RULES = ["rule:bptt", "rule:frozen", "rule:truncated_bptt"]
 
 
 @parametrize_with_checks(["rnn", *RULES, *REDUCERS])
+@pytest.mark.rows(2)
 def test_conformance(check) -> None:
     check()
 

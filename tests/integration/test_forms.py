@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kpframe.plugin import get_manager
 from kpframe.plugin._core import core
 from kpframe.testing import parametrize_with_checks
@@ -16,5 +18,6 @@ def offered() -> list[str]:
 
 
 @parametrize_with_checks(offered())
+@pytest.mark.rows(2)
 def test_conformance(check) -> None:
     check()

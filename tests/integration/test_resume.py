@@ -183,8 +183,9 @@ def check_equal(folder: Path, undisturbed: Path) -> None:
         assert all(bool((one.tensors[name] == other.tensors[name]).all()) for name in one.tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="starts processes by fork")
-@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, 50])
 def test_killed_and_resumed(tmp_path: Path, study: Path, undisturbed: Path, kills: int) -> None:
     """SIGKILL at random moments of the work; at most the record under way is made again at each."""
     draw, folder, log = random.Random(kills), tmp_path / "a run", tmp_path / "log"

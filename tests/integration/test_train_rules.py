@@ -87,6 +87,7 @@ def by_autograd(experiment: Experiment) -> tuple[np.ndarray, Trainer]:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.rows(2)
 def test_backpropagation_is_training_by_autograd(tmp_path: Path, optimizer: str) -> None:
     training = evolve(EXPERIMENT.training, optimizer=optimizer)
     experiment = evolve(EXPERIMENT, training=training, budget=16)
@@ -240,7 +241,7 @@ def alone() -> xr.Dataset:
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-@pytest.mark.rows(3)
+@pytest.mark.rows(5)
 def test_a_rule_that_raises_costs_its_own_curve(tmp_path: Path, alone: xr.Dataset, kind: str) -> None:
     error = ERRORS[kind]
     rules = {"bptt": RULES["bptt"], "bad": Raising(3, error), "short": RULES["short"]}
@@ -320,7 +321,7 @@ def test_a_training_goes_on_where_it_was_ended(tmp_path: Path, alone: xr.Dataset
     assert read_record(output)["state"] == "finished"
 
 
-@pytest.mark.rows(3)
+@pytest.mark.rows(5)
 @pytest.mark.parametrize("gone", ["after.nc", "before.nc", "000012.nc", "000012.safetensors"])
 def test_files_that_are_lost_are_made_anew(tmp_path: Path, alone: xr.Dataset, gone: str) -> None:
     """Of a run that was killed: figures from checkpoints, and those by training once more."""

@@ -28,7 +28,7 @@ LIMITS = {"exponential": 2e-3, "inverse": 9e-3, "inverse_square": 1.1e-3, "step"
 
 
 @pytest.mark.parametrize("name", LIMITS)
-@pytest.mark.rows(2)
+@pytest.mark.rows(5)
 def test_accuracy_with_sixty_products(name: str, seeded: Seeded) -> None:
     from_index = torch.arange(1, 1001, dtype=F64)
     spectra = {
@@ -49,6 +49,7 @@ def test_accuracy_with_sixty_products(name: str, seeded: Seeded) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.rows(2)
 def test_every_method_is_unbiased_and_knows_its_error(
     method: str, positive: Operator, seeded: Seeded
 ) -> None:

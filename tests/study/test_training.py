@@ -223,6 +223,7 @@ def test_frozen_readout_and_frozen_parameters_stay() -> None:
 
 @pytest.mark.parametrize("rule", [None, Exact()], ids=["autograd", "operators"])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.rows(2)
 def test_divergence_names_the_step(rule, optimizer) -> None:
     made = trainer(rule, phi=torch.relu, optimizer=optimizer, learning_rate=1e25, steps=50, batch_size=32)
     run = made.run()

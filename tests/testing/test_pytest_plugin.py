@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 
 from kpframe.testing import parametrize_with_checks
-from kpframe.testing._toys import Elman
+from kpframe.testing._toys import Elman, Gated
 from kpframe.testing.pytest_plugin import pytest_collection_modifyitems, pytest_configure
 
 
@@ -60,14 +61,67 @@ def test_checks_that_draw_few_cases_else_are_among_them() -> None:
     assert len(one | other) == 20 + 9
 
 
+def rows_kept(grid: list[dict[str, int]], every: int, test: str = "test_a") -> list[int]:
+    """Return the rows of a test that run with every run."""
+    items = [Item(f"test_made_up.py::{test}[{place}]", False, rows=every) for place in range(len(grid))]
+    for item, row in zip(items, grid, strict=True):
+        item.callspec = SimpleNamespace(params={}, indices=row)
+    pytest_collection_modifyitems(
+        config("", "1/1", hook=SimpleNamespace(pytest_deselected=lambda items: None)), items
+    )
+    slow = {item.nodeid for item in items}
+    return [place for place in range(len(grid)) if f"test_made_up.py::{test}[{place}]" not in slow]
+
+
 def test_rows_but_every_third_are_slow() -> None:
-    names = [f"test_made_up.py::{test}[{row}]" for test in ("test_a", "test_b") for row in range(4)]
-    items = [Item(name, False, rows=3) for name in names]
-    left: list[Item] = []
-    hook = SimpleNamespace(pytest_deselected=lambda items: left.extend(items))
-    pytest_collection_modifyitems(config("", "1/1", hook=hook), items)
-    assert [item.nodeid for item in left] == [names[i] for i in (0, 3, 4, 7)]
-    assert [item.nodeid for item in items] == [names[i] for i in (1, 2, 5, 6)]
+    grid = [{"case": place} for place in range(12)]
+    kept = rows_kept(grid, 3)
+    assert len(kept) == 4
+    assert {b - a for a, b in pairwise(kept)} == {3}
+    others = {tuple(rows_kept(grid, 3, f"test_{name}")) for name in "bcdefgh"}
+    assert len(others) == 3  # tests that are alike, of many models, do not all leave the same rows out
+    assert rows_kept(grid[:1], 3) == [0]
+
+
+def test_rows_of_a_grid_are_along_its_diagonals_and_on_each_line() -> None:
+    grid = [{"model": i, "label": i, "method": j} for i in range(6) for j in range(2)]
+    kept = rows_kept(grid, 2)
+    assert len(kept) == 6
+    assert {(grid[place]["model"] + grid[place]["method"]) % 2 for place in kept} in ({0}, {1})
+    for every in (3, 4, 5, 7):
+        kept = rows_kept(grid, every)
+        assert {grid[place]["method"] for place in kept} == {0, 1}
+        assert {grid[place]["model"] for place in kept} == set(range(6))
+        assert len(kept) < len(grid)
+
+
+def test_names_in_one_list_are_a_grid_too() -> None:
+    names = [(toy, method) for toy in ("a", "b", "c", "d") for method in ("auto", "graph")]
+    items = [Item(f"test_made_up.py::test[{a}-{b}]", False, rows=2) for a, b in names]
+    for place, (item, (toy, method)) in enumerate(zip(items, names, strict=True)):
+        item.callspec = SimpleNamespace(
+            params={"toy": toy, "method": method}, indices=dict.fromkeys(("toy", "method"), place)
+        )
+    pytest_collection_modifyitems(
+        config("", "1/1", hook=SimpleNamespace(pytest_deselected=lambda items: None)), items
+    )
+    slow = [item.callspec.params for item in items]
+    assert len(slow) == 4
+    assert {row["toy"] for row in slow} == set("abcd")
+    assert {row["method"] for row in slow} == {"auto", "graph"}
+
+
+def test_rows_of_checks_are_a_grid_of_models_and_checks() -> None:
+    (_, checks) = parametrize_with_checks([Elman, Gated]).args
+    items = [Item(f"test_made_up.py::test[{check.id}]", False, check.values[0], rows=5) for check in checks]
+    pytest_collection_modifyitems(
+        config("", "1/1", hook=SimpleNamespace(pytest_deselected=lambda items: None)), items
+    )
+    slow = {item.nodeid.partition("[")[2] for item in items}
+    kept = [check.id for check in checks if f"{check.id}]" not in slow]
+    assert {name.partition("-")[2] for name in kept} == {check.id.partition("-")[2] for check in checks}
+    assert {name.partition("-")[0] for name in kept} == {"Elman", "Gated"}
+    assert 0.5 <= len(kept) / (len(checks) / 2) <= 1.2  # each check of one model or the other
 
 
 def test_few_cases_are_drawn_unless_slow_tests_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,6 @@ MODELS = [
 
 
 @parametrize_with_checks(MODELS)
-@pytest.mark.rows(3)
+@pytest.mark.rows(5)
 def test_conformance(check) -> None:
     check()

@@ -53,6 +53,7 @@ def states(model: Model, run: str, recorded, steps: int | None = None) -> torch.
 
 
 @pytest.mark.parametrize("run", RUNS)
+@pytest.mark.rows(2)
 def test_trajectory(run, recorded) -> None:
     model = rebuilt(run, recorded)
     expected, n = recorded[f"{run}/states"], model.units

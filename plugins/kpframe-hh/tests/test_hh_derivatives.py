@@ -46,7 +46,7 @@ def test_step_jacobians(make, inputs, active, close, differ, form) -> None:
 
 
 @pytest.mark.parametrize(("given", "masked"), [(False, False), (True, True)], ids=["own h0", "given, masked"])
-@pytest.mark.rows(3)
+@pytest.mark.rows(5)
 def test_structured_is_autograd_is_total(
     total_jacobian, make, inputs, active, close, differ, mask, form, given, masked
 ) -> None:
@@ -129,6 +129,7 @@ def test_gradients_and_curvatures_are_central_differences(make, draw, settings, 
     assert float(flat.norm()) > 1e-3
 
 
+@pytest.mark.rows(2)
 def test_single_precision_is_double_precision_rounded(make, active, draw, close, form) -> None:
     double = make(**form)
     x, h0 = draw(2, 40, double.input_size, seed=11), active(double)

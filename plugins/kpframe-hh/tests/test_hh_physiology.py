@@ -72,6 +72,7 @@ def test_steps_are_of_first_order(name, slopes, current, time, dt, method) -> No
     assert errors[1] < 0.02 * np.linalg.norm(exact)
 
 
+@pytest.mark.slow
 def test_the_squid_axon_fires_at_10_and_is_silent_at_2(voltages, spikes) -> None:
     """Repetitive firing near 68 Hz at 10 uA/cm2, as scipy integrates the equations; none at 2."""
     dt = 0.025

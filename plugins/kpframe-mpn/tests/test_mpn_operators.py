@@ -43,7 +43,7 @@ def test_step_jacobians(make, close, differ, variant, x, h0) -> None:
 @pytest.mark.parametrize(
     ("masked", "initial"), [(False, "trainable"), (True, "trainable"), (True, "given")], ids=str
 )
-@pytest.mark.rows(3)
+@pytest.mark.rows(5)
 def test_structured_is_autograd_is_total(
     make, close, differ, total_jacobian, variant, x, h0, mask, masked, initial
 ) -> None:

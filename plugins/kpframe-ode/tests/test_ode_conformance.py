@@ -51,7 +51,7 @@ class Rotor(ODEModel):
 
 
 @parametrize_with_checks(["neural_ode", "hopfield", "soft_spin"])
-@pytest.mark.rows(3)
+@pytest.mark.rows(5)
 def test_conformance(check) -> None:
     check()
 

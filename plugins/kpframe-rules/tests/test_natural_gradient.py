@@ -52,7 +52,7 @@ def loss_hessian(here, readout: Readout, scored: torch.Tensor, kind: str) -> tor
 
 @settings(max_examples=4)
 @given(seed=SEEDS, time=st.integers(1, 4), start=st.sampled_from(["given", "trainable"]))
-@pytest.mark.rows(3)
+@pytest.mark.rows(5)
 def test_flow_is_phi_over_phi_plus_lambda(problem, close, differ, name, seed, time, start) -> None:
     here = problem(name, seed, time, start)
     flow = here.flow()
@@ -65,6 +65,7 @@ def test_flow_is_phi_over_phi_plus_lambda(problem, close, differ, name, seed, ti
         differ(rule.flow_operator(flow)(here.err), flow.Phi(here.err))
 
 
+@pytest.mark.rows(2)
 def test_little_damping_gives_the_projector_onto_the_range(problem, close, differ, name) -> None:
     here = problem(name)
     flow = here.flow()
@@ -118,7 +119,7 @@ def test_curvature_is_the_hessian_of_the_loss(problem, close, differ, name, kind
 
 
 @pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
-@pytest.mark.rows(3)
+@pytest.mark.rows(5)
 def test_metric_is_the_damped_inverse(problem, close, differ, name, kind) -> None:
     here = problem(name, time=3)
     flow = here.flow()
@@ -157,6 +158,7 @@ def test_a_gauss_newton_step_does_what_the_gradient_does_not(problem, name) -> N
 # -- on another metric ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.rows(2)
 def test_rates_are_coordinates(problem, close, differ, name) -> None:
     here = problem(name, time=4)
     flow = here.flow()

@@ -49,7 +49,7 @@ def test_step_jacobians(make, draw, close, differ, form) -> None:
     [("zero", False), ("given", True), ("trainable", False), ("trainable", True)],
     ids=["zero", "given, masked", "trainable", "trainable, masked"],
 )
-@pytest.mark.rows(3)
+@pytest.mark.rows(5)
 def test_structured_is_autograd_is_total(
     make, draw, close, differ, total_jacobian, form, mask, masked, initial
 ) -> None:
