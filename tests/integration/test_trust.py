@@ -676,9 +676,148 @@ HEAD = """# What can be trusted
 The right number, or one clear error: never a third thing. This page lists what people bring to kpframe, or
 have around a call, and what happens. Each line is tried by `tests/integration/test_trust.py`, which writes
 this page; contexts, copies, shared parameters and scale are checks of `kpframe verify` too, so that they
-hold for a model of your own. What is said of all bundled models is tried on four with every change, and on
-all of them with the slow tests (`--slow`).
+hold for a model of your own. What is said of all bundled models is tried on three with every change, and on
+all of them with the slow tests (`--slow`). The last tables name the tests that hold their lines.
 """
+
+#: What has tests of its own: section, what is brought, what happens, and the test that holds it.
+ELSEWHERE = (
+    (
+        "Layers of torch given to `wrap`",
+        (
+            (
+                "`nn.RNN`, `nn.GRU`, `nn.LSTM`: layers, either nonlinearity, projections, no biases",
+                "the module's own roll-out and gradient, with its own parameters",
+                "models/test_wrap_layers.py::test_roll_out_and_gradient",
+            ),
+            (
+                "`batch_first=False`",
+                "inputs are `[batch, time, inputs]` all the same",
+                "models/test_wrap_layers.py::test_inputs_are_batch_first_whatever_the_module_says",
+            ),
+            (
+                "two directions, dropout, modules of another kind",
+                "one error that says what to give",
+                "models/test_wrap_layers.py::test_what_is_refused",
+            ),
+        ),
+    ),
+    (
+        "Data of one's own (`Trials.from_tensors`, `TrialsTask`)",
+        (
+            (
+                "numbers or classes, of each step or of each trial",
+                "the steps that are scored are those that have a target",
+                "tasks/test_own_data.py::test_classes_of_each_step_and_of_each_trial",
+            ),
+            (
+                "trials of different lengths",
+                "steps of padding are not read, whatever stands there (NaN, too)",
+                "tasks/test_own_data.py::test_padding_may_hold_nan",
+            ),
+            (
+                "arrays of NumPy, tensors of any dtype, tensors with a graph",
+                "copies, each in its own dtype, without a graph",
+                "tasks/test_own_data.py::test_nothing_is_shared_and_no_graph_goes_in",
+            ),
+            (
+                "shapes, dtypes and classes that do not fit each other",
+                "one error that names the argument",
+                "tasks/test_own_data.py::test_what_is_refused",
+            ),
+        ),
+    ),
+    (
+        "Forms of operators",
+        (
+            (
+                "any form of P, for any model that it fits",
+                "the same P, with the form named by its class or by its name",
+                "flow/test_forms.py::test_P_in_every_form",
+            ),
+            (
+                "a form that a trajectory does not fit",
+                "products through the scan",
+                "flow/test_forms.py::test_what_does_not_fit_goes_through_the_scan",
+            ),
+            (
+                "forms by plugins",
+                "every identity of operators, against dense references",
+                "integration/test_forms.py::test_conformance",
+            ),
+            (
+                "a form that is not there, or not for this operator",
+                "one error before any work",
+                "flow/test_forms.py::test_refusals",
+            ),
+        ),
+    ),
+    (
+        "Settings of plugins and of studies",
+        (
+            (
+                "values of another type, out of bounds, unknown names",
+                "all that is wrong at once, each by its name",
+                "plugin/test_settings.py::test_all_that_is_wrong_is_said_at_once",
+            ),
+            (
+                "a study file with errors",
+                "each by the path of its key, in the order of the file",
+                "study/test_study_file.py::test_all_errors_come_at_once_in_the_order_of_the_file",
+            ),
+            (
+                "a study that cannot be trained or measured as asked",
+                "known before anything is made",
+                "study/test_run_study.py::test_what_is_impossible_is_known_before_anything_is_made",
+            ),
+        ),
+    ),
+    (
+        "Studies",
+        (
+            (
+                "the figures of a training",
+                "those of the same training written by hand",
+                "study/test_train_cell.py::test_the_figures_are_those_of_training_by_hand",
+            ),
+            (
+                "a run that is ended at any moment",
+                "goes on to the figures of an undisturbed one, bit for bit",
+                "study/test_train_cell.py::test_killed_at_each_moment",
+            ),
+            (
+                "a folder of another run, or of a living process",
+                "refused before anything is computed; nothing is lost",
+                "study/test_folder.py::test_a_living_process_holds_its_folder",
+            ),
+            (
+                "files that are damaged, or lost",
+                "made anew, or named with what to do",
+                "study/test_run_study.py::test_what_was_damaged_is_made_anew",
+            ),
+            (
+                "figures that are missing in part of a run",
+                "NaN, and the rest in its place",
+                "study/test_merge.py::test_what_is_not_there_yet_is_nan_and_the_rest_in_its_place",
+            ),
+            (
+                "a run that goes on under other versions",
+                "a warning, and the versions in the file",
+                "study/test_merge.py::test_other_versions_are_not_hidden",
+            ),
+            (
+                "a training loop of one's own with a `Tracker` in it",
+                "the same training, bit for bit",
+                "study/test_tracker.py::test_the_training_is_the_same_bit_for_bit",
+            ),
+            (
+                "datasets in files",
+                "netCDF as xarray writes it, read to the same bits",
+                "study/test_netcdf.py::test_a_file_is_that_of_xarray",
+            ),
+        ),
+    ),
+)
 
 
 def page() -> str:
@@ -688,6 +827,9 @@ def page() -> str:
         lines += [
             f"| {entry.brought} | {entry.shown} | {entry.on} |" for entry in ROWS if entry.section == section
         ]
+    for section, rows in ELSEWHERE:
+        lines += [f"\n## {section}\n", "| what is brought | what happens | held by |", "|---|---|---|"]
+        lines += [f"| {brought} | {happens} | `tests/{test}` |" for brought, happens, test in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -721,3 +863,12 @@ def test_the_page_says_what_is_proven() -> None:
     if os.environ.get("KPFRAME_WRITE_DOCS"):
         PAGE.write_text(page(), encoding="utf-8")
     assert PAGE.read_text(encoding="utf-8") == page()
+
+
+def test_the_tests_that_it_names_are_there() -> None:
+    tests = Path(__file__).parents[1]
+    names = [test for _, rows in ELSEWHERE for _, _, test in rows]
+    assert len(set(names)) == len(names) > 20
+    for name in names:
+        file, _, test = name.partition("::")
+        assert re.search(rf"^def {test}\(", (tests / file).read_text(encoding="utf-8"), re.MULTILINE), name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property, partial
+from math import prod
 
 import torch
 
@@ -108,15 +109,17 @@ class AutogradParameterJacobian(ParameterJacobian):
 
     def tangents(self, q: torch.Tensor) -> list[torch.Tensor]:
         """Return parameter vectors ``[..., M]`` as a tensor ``[k, *shape]`` for each parameter."""
-        rows = q.reshape(-1, q.shape[-1])
-        return [rows[:, part.slice].reshape(-1, *part.shape) for part in self._parts]
+        count = prod(q.shape[:-1])  # not -1: of an empty parameter torch cannot tell it
+        rows = q.reshape(count, q.shape[-1])
+        return [rows[:, part.slice].reshape(count, *part.shape) for part in self._parts]
 
     def joined(self, gradients: Sequence[torch.Tensor], r: torch.Tensor) -> torch.Tensor:
         """Return gradients ``[k, *shape]`` as parameter vectors ``[..., M]``, probes as those of r."""
         if not gradients:
             return r.new_zeros(*r.shape[:-3], 0)
-        flat = [gradient.reshape(len(gradient), -1) for gradient in gradients]
-        return torch.cat(flat, dim=-1).reshape(*r.shape[:-3], -1)
+        flat = [gradient.reshape(len(gradient), prod(gradient.shape[1:])) for gradient in gradients]
+        joined = torch.cat(flat, dim=-1)
+        return joined.reshape(*r.shape[:-3], joined.shape[-1])
 
 
 def _record_steps(model: Recorded, trajectory: Trajectory) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
