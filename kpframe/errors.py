@@ -23,6 +23,7 @@ __all__ = [
     "NotLinearError",
     "OutputError",
     "PluginError",
+    "ResumeWarning",
     "SettingsError",
     "ShapeError",
     "SpaceMismatchError",
@@ -113,6 +114,10 @@ class MissingDependencyError(KpframeError, ImportError):
 
 class StabilityWarning(UserWarning):
     """Settings of a model that are known to make roll-outs grow without bound, or nearly so."""
+
+
+class ResumeWarning(UserWarning):
+    """A run goes on under other versions than it was begun with; its last bits may be others."""
 
 
 class TrackingWarning(UserWarning):

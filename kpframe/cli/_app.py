@@ -15,7 +15,7 @@ import click
 from kpframe import __version__
 from kpframe.cli._extra import is_missing, needs
 from kpframe.cli._terminal import fitting, lenient_output
-from kpframe.errors import KpframeError, nearest, one_line, printable, say
+from kpframe.errors import KpframeError, ResumeWarning, nearest, one_line, printable, say
 from kpframe.plugin import PluginWarning
 
 # name: (where the command is, what --help says of it without loading it)
@@ -98,7 +98,8 @@ def cli(ctx: click.Context, debug: bool) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line on ``arguments`` (default: the process's own) and return the exit code."""
     with lenient_output(), warnings.catch_warnings():
-        warnings.simplefilter("always", PluginWarning)
+        for category in (PluginWarning, ResumeWarning):
+            warnings.simplefilter("always", category)
         warnings.showwarning = _show_warning  # undone by catch_warnings
         try:
             code = cli.main(arguments, prog_name="kpframe", standalone_mode=False)
@@ -145,8 +146,8 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Write a warning about a plugin on one line, and others as Python does."""
-    if issubclass(category, PluginWarning):
+    """Write a warning about a plugin or a run on one line, and others as Python does."""
+    if issubclass(category, PluginWarning | ResumeWarning):
         _echo(f"Warning: {one_line(message)}")
     else:
         text = printable(warnings.formatwarning(message, category, filename, lineno, line))

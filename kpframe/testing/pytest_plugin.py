@@ -15,7 +15,8 @@ from __future__ import annotations
 import gc
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from typing import Any
 from zlib import crc32
 
 import pytest
@@ -39,10 +40,10 @@ def _look_for_constants_in_own_code() -> None:
     from hypothesis.internal.conjecture import providers
 
     installed = os.path.join(os.path.dirname(os.path.dirname(torch.__file__)), "")
-    is_local = getattr(providers, "is_local_module_file", None)
+    name = "is_local_module_file"
+    is_local: Callable[[str], bool] | None = getattr(providers, name, None)
     if is_local is not None:
-        own = lambda path: not path.startswith(installed) and is_local(path)  # noqa: E731
-        providers.is_local_module_file = own
+        setattr(providers, name, lambda path: not path.startswith(installed) and is_local(path))
 
 
 _look_for_constants_in_own_code()
@@ -138,7 +139,7 @@ def _differs_by(item: pytest.Item) -> dict[str, object]:
     for name, index in getattr(call, "indices", {}).items():
         value = given.get(name)
         found[name] = (type(value), value) if isinstance(value, str | int | float | torch.dtype) else index
-    check = given.get("check")
+    check: Any = given.get("check")
     if hasattr(check, "name"):
         found |= {"check": check.name, "subject": repr(check).removesuffix(check.name)}
     return found

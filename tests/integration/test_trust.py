@@ -802,18 +802,13 @@ ELSEWHERE = (
             ),
             (
                 "a run that goes on under other versions",
-                "a warning, and the versions in the file",
-                "study/test_merge.py::test_other_versions_are_not_hidden",
+                "a warning, and the versions in each file",
+                "study/test_folder.py::test_going_on_with_other_versions_is_told",
             ),
             (
                 "a training loop of one's own with a `Tracker` in it",
                 "the same training, bit for bit",
                 "study/test_tracker.py::test_the_training_is_the_same_bit_for_bit",
-            ),
-            (
-                "datasets in files",
-                "netCDF as xarray writes it, read to the same bits",
-                "study/test_netcdf.py::test_a_file_is_that_of_xarray",
             ),
         ),
     ),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import xarray as xr
 from filelock import FileLock
 
-from kpframe.errors import OutputError, SettingsError
+from kpframe.errors import OutputError, ResumeWarning, SettingsError
 from kpframe.study._disk.folder import FORMAT, LOCK, RunFolder, read_record
 from kpframe.study._disk.labels import check_labels, file_names
 from kpframe.study._disk.results import read_dataset
@@ -338,3 +340,27 @@ def test_labels_are_different() -> None:
     check_labels(LABELS, "rules")
     with pytest.raises(SettingsError, match="rules: label: expected another one for each, got 'a b' more"):
         check_labels(["a b", "c", "a b"], "rules")
+
+
+# -- versions ------------------------------------------------------------------------------------------------
+
+
+def test_going_on_with_other_versions_is_told(tmp_path: Path) -> None:
+    begun(tmp_path)
+    record = read_record(tmp_path)
+    now = record["made_with"]
+    assert now["torch"] == torch.__version__
+    begun(tmp_path)  # with the same ones, which is nothing to tell
+    older = now | {"torch": "2.0.1", "numpy": "1.0"}
+    (tmp_path / "run.json").write_text(json.dumps(record | {"made_with": older}))
+    said = (
+        rf"begun with torch 2\.0\.1, numpy 1\.0 and goes on with torch {re.escape(now['torch'])}, numpy "
+        rf"{re.escape(now['numpy'])}: figures may differ in their last bits"
+    )
+    with pytest.warns(ResumeWarning, match=said):
+        begun(tmp_path)
+    assert read_record(tmp_path)["made_with"] == older
+    for unknown in (7, None):
+        (tmp_path / "run.json").write_text(json.dumps(record | {"made_with": unknown}))
+        begun(tmp_path)
+        assert read_record(tmp_path)["made_with"] == now

@@ -24,7 +24,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from kpframe.errors import OutputError, SettingsError, mismatch
 from kpframe.study._disk.files import check_folder, leftovers, make_folder, refusal, write_text
-from kpframe.study._disk.results import versions, write_dataset
+from kpframe.study._disk.results import made_with, same_versions, versions, write_dataset
 
 RECORD, LOCK, STUDY = "run.json", ".lock", "study.toml"
 #: What runs write, as patterns; nothing else in a folder is ever removed.
@@ -110,10 +110,10 @@ class RunFolder(RunWriter):
             raise SettingsError(mismatch("settings", "values that JSON can hold", str(error))) from error
         self.settings = json.loads(text)  # as it will be read: tuples are lists
         self.cells = None if cells is None else json.loads(json.dumps([dict(cell) for cell in cells]))
-        made = versions()
         own = {"run_id": token_hex(8), "command": command, "seed": str(seed), "settings": text}
-        super().__init__(path, own["run_id"], {"title": title, **made, **own})
+        super().__init__(path, own["run_id"], {"title": title, **versions(), **own})
         self.resumed = False
+        self._made_with = made_with()
         self._began, self._seconds = datetime.now(UTC), 0.0
         self._overwrite, self._needed, self._mend = overwrite, needed, mend
         self._lock: BaseFileLock | None = None
@@ -254,6 +254,8 @@ class RunFolder(RunWriter):
         if record is not None and self.resumed:
             self.id, self._seconds = record["id"], worked_seconds(self.path, record)
             self.attributes |= {"run_id": record["id"], "created": record["created"]}
+            if (first := record.get("made_with")) is not None:  # an older kpframe does not say it
+                self._made_with = same_versions(first, self._made_with, self.path)
 
     def _has_results(self) -> bool:
         return any(path.name != STUDY for path in run_files(self.path))
@@ -271,6 +273,7 @@ class RunFolder(RunWriter):
             "changed": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": self._seconds,
             "settings": self.settings,
+            "made_with": self._made_with,
         }
         if self.cells is not None:
             record["cells"] = self.cells

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,7 +14,7 @@ from typing import Any
 
 import xarray as xr
 
-from kpframe.errors import ArgumentError, mismatch
+from kpframe.errors import ArgumentError, ResumeWarning, mismatch
 from kpframe.plugin import get_manager
 from kpframe.study._disk.files import make_folder, write_bytes
 
@@ -21,12 +22,35 @@ from kpframe.study._disk.files import make_folder, write_bytes
 _DAMAGE = (OSError, ValueError, KeyError, RuntimeError)
 
 
+#: What the last bits of figures depend on.
+LIBRARIES = ("torch", "numpy", "scipy", "xarray")
+
+
+def made_with() -> dict[str, str]:
+    """Return the versions of kpframe and of the libraries that figures are computed with."""
+    return {name: version(name) for name in ("kpframe", *LIBRARIES)}
+
+
+def same_versions(first: object, now: Mapping[str, str], path: Path) -> Any:
+    """Return what a run in a folder was begun with; warn where it goes on with other versions."""
+    if not isinstance(first, dict):
+        return now
+    if other := [name for name in now if first.get(name) != now[name]]:
+        was, new = (", ".join(f"{name} {one.get(name)}" for name in other) for one in (first, now))
+        text = (
+            f"the run in {str(path)!r} was begun with {was} and goes on with {new}: figures may differ in "
+            "their last bits from those of an undisturbed run; each file says which versions made it"
+        )
+        warnings.warn(text, ResumeWarning, stacklevel=5)
+    return first
+
+
 def versions() -> dict[str, str]:
     """Return when and with which versions of kpframe, plugins and libraries something was made."""
     plugins = {
         info.distribution: str(info.version) for info in get_manager().plugins if info.status == "loaded"
     }
-    libraries = ("torch", "numpy", "scipy", "xarray")
+    libraries = LIBRARIES
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "kpframe_version": version("kpframe"),
