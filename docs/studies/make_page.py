@@ -22,6 +22,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -73,7 +74,8 @@ def keep(name: str, run: Path) -> dict[str, Any]:
     record = record_of(run)
     with kpframe.open_run(run) as tree:
         numbers = module_of(name).numbers(tree, run).load()
-        made = {key: str(tree.attrs[key]) for key in ("kpframe", "torch") if key in tree.attrs}
+        libraries = json.loads(tree.attrs["library_versions"])
+        made = {"kpframe": str(tree.attrs["kpframe_version"]), "torch": str(libraries["torch"])}
     numbers = numbers.drop_attrs(deep=True)
     kept = {key: _plain(variable) for key, variable in numbers.variables.items()}
     return {
@@ -101,17 +103,28 @@ def kept_numbers(kept: Mapping[str, Any]) -> xr.Dataset:
     )
 
 
+def finding(name: str, kept: Mapping[str, Any]) -> str:
+    """Return what a study found, markdown."""
+    return _finding(name, json.dumps(kept))
+
+
+@cache
+def _finding(name: str, kept: str) -> str:
+    text: str = module_of(name).finding(kept_numbers(json.loads(kept)))
+    return text.strip()
+
+
 def page(name: str, kept: Mapping[str, Any]) -> str:
     """Return the page of a study."""
     study, module = study_of(name), module_of(name)
-    text = module.finding(kept_numbers(kept))
+    text = finding(name, kept)
     made = ", ".join(f"{key} {version}" for key, version in kept["made_with"].items())
     return "\n".join(
         [
             f"# {study.title}\n",
             f"{study.question}\n",
             "```sh",
-            f"kpframe run docs/studies/{name}.toml          # {took(kept)} on one core",
+            f"kpframe run docs/studies/{name}.toml          # {took(kept)} on a core that other work shared",
             f"kpframe run docs/studies/{name}.toml --quick  # the same in small, in seconds",
             f"python docs/studies/make_page.py {name} {name}  # this page, from the run",
             "```\n",
@@ -121,7 +134,7 @@ def page(name: str, kept: Mapping[str, Any]) -> str:
             f"are in [{name}.json]({name}.json).\n",
             "## What was found\n",
             f"![{study.title}]({name}.svg)\n",
-            f"{text.strip()}\n",
+            f"{text}\n",
             "## What is published\n",
             f"{study.published}\n",
             "## What was left out\n",
@@ -177,7 +190,7 @@ def _said(settings: Mapping[str, Any]) -> str:
 
 def first_sentence(text: str) -> str:
     """Return the first sentence of a finding."""
-    return re.split(r"(?<=[.:])\s", text.strip(), maxsplit=1)[0].replace("\n", " ").rstrip(":")
+    return re.split(r"(?<=[.])\s", text.strip(), maxsplit=1)[0].replace("\n", " ")
 
 
 def rows() -> str:
@@ -186,7 +199,7 @@ def rows() -> str:
     for name in names():
         if (HERE / f"{name}.json").exists():
             study, kept = study_of(name), read(name)
-            sentence = first_sentence(module_of(name).finding(kept_numbers(kept)))
+            sentence = first_sentence(finding(name, kept))
             cells = (f"[{study.title}](studies/{name}.md)", study.question, sentence, took(kept))
             lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join([*lines, "", ""])

@@ -44,7 +44,14 @@ def step_axis(axes: Axes, steps: Sequence[int]) -> None:
     axes.set_xscale("symlog", linthresh=max(1, min(step for step in steps if step > 0)))
     axes.set_xticks(list(steps), [str(step) for step in steps], fontsize=7)
     axes.minorticks_off()
+    axes.set_xlim(-0.2 * min(step for step in steps if step > 0), 1.2 * max(steps))
     axes.set_xlabel("updates")
+
+
+def change_of(values: xr.DataArray, dim: str) -> str:
+    """Return ``falls``, ``rises`` or ``not seen`` of values from the first to the last place along a dim."""
+    first, last = values.isel({dim: 0}, drop=True), values.isel({dim: -1}, drop=True)
+    return "falls" if is_below(last, first) else "rises" if is_below(first, last) else "not seen"
 
 
 def trend(values: xr.DataArray, dim: str) -> xr.DataArray:
