@@ -13,13 +13,14 @@ from kpframe.operators._base import check_together
 from kpframe.operators._dense import basis
 from kpframe.operators._isolation import in_isolation
 from kpframe.operators._memory import chunk_size
-from kpframe.operators._scale import clamped, divided, unit_of
+from kpframe.operators._scale import clamped, divided, norm, unit_of
 from kpframe.spectra._arguments import check_budget, check_operator, check_rtol
 from kpframe.spectra._estimate import Estimate, within_budget
 from kpframe.spectra._numerics.linalg import orthonormal_rows
 from kpframe.spectra._numerics.matvecs import Matvecs, Sampler
 from kpframe.spectra._numerics.nystrom import F64, Sketch, inner_samples, trace_samples
 from kpframe.spectra._numerics.probes import new_generator, random_rows
+from kpframe.spectra._numerics.small_side import WHERE, SmallSide, small_side
 from kpframe.spectra._numerics.statistics import TINY, LeaveOneOut, jackknife
 
 UNDEFINED = "undefined for a zero operator"
@@ -41,8 +42,9 @@ def alignment(
     product of each a probe. Others are compared as Hutch++ does: exactly on a few leading right directions
     of both (half of the budget), and by the mean of <A z, B z> and the norms for random z orthogonal to them.
     The bias of the ratio is removed by the jackknife. A budget of at least twice the smaller dimension gives
-    the exact value; that of an operator with itself is 1 by definition. The alignment with a zero operator
-    is not defined: NaN.
+    the exact value, also one of three times that of the inner spaces through which both are known to go (of
+    the larger and twice the smaller, where they differ); that of an operator with itself is 1 by definition.
+    The alignment with a zero operator is not defined: NaN.
 
     Args:
         a: an operator.
@@ -78,11 +80,22 @@ def alignment(
         rounding = 8 * torch.finfo(a.dtype).eps
         return Estimate(clamped(value), max(stderr, rounding), pair.count, pair.method)
 
+    cost = 2 * min(a.domain.size, a.codomain.size)
+    first, second = small_side(a), small_side(b)
+    if first is not None and second is not None and first.dimension < second.dimension:
+        first, second = second, first  # the cosine is the same
+    through = None if first is None or second is None else first.dimension + 2 * second.dimension
+
+    def exact() -> Estimate:
+        if first is None or second is None or through is None or through >= cost:
+            return exact_alignment(a, b)
+        return _alignment_of(first, second, through)
+
     found = within_budget(
         estimate,
-        lambda: exact_alignment(a, b),
+        exact,
         budget=budget,
-        exact_cost=2 * min(a.domain.size, a.codomain.size),
+        exact_cost=cost if through is None else min(cost, through),
         rtol=rtol,
         max_budget=max_budget,
     )
@@ -178,6 +191,13 @@ def _inner_products(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor: 
 def _cosine(means: torch.Tensor) -> torch.Tensor:  # [..., 3] -> [...]
     inner, first, second = means.unbind(-1)
     return inner / (first.clamp(min=TINY).sqrt() * second.clamp(min=TINY).sqrt())
+
+
+def _alignment_of(first: SmallSide, second: SmallSide, count: int) -> Estimate:
+    lengths = norm(first.eigenvalues) * norm(second.eigenvalues)
+    if not lengths > 0:
+        return Estimate(math.nan, math.nan, count, UNDEFINED)
+    return Estimate(clamped(first.inner(second) / lengths), 0.0, count, f"exact, {WHERE}")
 
 
 @in_isolation

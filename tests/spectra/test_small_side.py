@@ -12,6 +12,7 @@ from kpframe import (
     MatrixOperator,
     Operator,
     Space,
+    alignment,
     effective_rank,
     eigsh,
     frobenius_norm,
@@ -155,6 +156,23 @@ def test_a_product_that_is_not_symmetric_goes_through_its_gram_operator(flow) ->
     squares = torch.linalg.svdvals(matrix).square()
     assert rank.value == pytest.approx(float(squares.sum() ** 2 / squares.square().sum()), rel=1e-10)
     assert rank.num_matvecs == found.num_matvecs == 2 * small
+
+
+@pytest.mark.parametrize(("name", "other"), [("Phi", "K"), ("mask", "general"), ("biases", "-2 Phi")])
+def test_alignments_equal_those_of_dense_matrices(flow, name: str, other: str) -> None:
+    (a, first), (b, second) = made(flow, name), made(flow, other)
+    size, cost = a.domain.size, max(first, second) + 2 * min(first, second)
+    assert cost < 2 * size
+    left, right = (op.to_dense().reshape(size, size) for op in (a, b))
+    expected = float((left * right).sum() / (left.norm() * right.norm()))
+    assert 0.01 < abs(expected) < 0.99
+    for pair in ((a, b), (b, a), (1e-20 * a, 1e20 * b)):
+        found = alignment(*pair, budget=cost)
+        assert found.value == pytest.approx(expected, rel=1e-10)
+        assert (found.num_matvecs, found.method) == (cost, f"exact, {SMALL}")
+    assert not alignment(a, b, budget=cost - 1).exact
+    assert alignment(a, flow.P @ flow.P.T, budget=2 * size).method == "exact"  # one of them has none
+    assert alignment(a, 0.0 * b, budget=cost).value != alignment(a, b, budget=cost).value
 
 
 def test_it_is_not_chosen_where_it_is_not_known_or_not_cheaper(flow, lab) -> None:

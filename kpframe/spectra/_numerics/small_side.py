@@ -89,6 +89,21 @@ class SmallSide:
         rows = vectors.mT.to(orthonormal.dtype) @ orthonormal.mT
         return self.number * matvec.unit**2 * values, rows
 
+    def inner(self, other: SmallSide) -> float:
+        """Return ``<X M X*, Y N Y*>``, that is ``<M C, C N>`` with ``C = X* Y``: a product a column of Y."""
+        mine, theirs, space = Matvecs(self.outer), Matvecs(other.outer), other.outer.domain
+        cross = torch.empty(space.size, self.dimension, dtype=F64, device=self.outer.device)  # C*
+        step = chunk_size(other.outer, max(1, space.size))
+        for start in range(0, space.size, step):
+            stop = min(start + step, space.size)
+            rows = basis(space, start, stop, other.outer).flatten(1)
+            cross[start:stop] = mine.adjoint(theirs(rows)).to(F64)
+        left, right = self._metric(), other._metric()
+        first = cross if left is None else cross @ left
+        second = cross if right is None else right @ cross
+        number = self.number * other.number * (mine.unit * theirs.unit) ** 2
+        return number * float((first * second).sum())
+
     def _metric(self) -> torch.Tensor | None:  # [m, m]
         """Return M as a matrix, None for the identity."""
         if isinstance(self.metric, IdentityOperator):

@@ -275,7 +275,7 @@ def _extreme_eigenvalue(
     value, residual = float(found.eigenvalues[0]), float(found.residual_norms[0])
     converged = bool(found.converged[0])
     if which == "smallest" and value > 0 and 2 * parameters < dimension:
-        value, converged = 0.0, converged and found.method == "dense"
+        value, converged = 0.0, converged and found.method.startswith("dense")
     return value, residual, converged, found.method
 
 
