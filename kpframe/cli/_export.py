@@ -32,6 +32,7 @@ def export(
     written to the last bit. An .npz file has an array for each variable x and coordinate, with x__dims and
     x__units. A run that is under way gives what it has so far.
     """
+    from kpframe.cli._progress import step_progress
     from kpframe.errors import OutputError
     from kpframe.study._disk.files import check_file
     from kpframe.study._reading.export import chosen, export_csv, export_npz
@@ -52,7 +53,9 @@ def export(
                 f"nothing is left to write: all variables have more than {max_values} values"
             )
         if csv is not None:
-            click.echo(f"rows:     {csv}  ({export_csv(own, csv):,})")
+            with step_progress(late=True) as report:
+                count = export_csv(own, csv, report)
+            click.echo(f"rows:     {csv}  ({count:,})")
         if npz is not None:
             click.echo(f"arrays:   {npz}  ({export_npz(own, npz):,})")
         if left_out:

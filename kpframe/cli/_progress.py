@@ -141,11 +141,11 @@ class Steps(ABC):
 
 
 class _StepLines(Steps):
-    """A line at the beginning, and one a minute."""
+    """A line at the beginning, or once it takes long, and one a minute."""
 
-    def __init__(self) -> None:
+    def __init__(self, late: bool) -> None:
         super().__init__()
-        self._latest = -math.inf
+        self._latest = self._started + SOON - EVERY if late else -math.inf
 
     def show(self, what: str, done: int, total: int) -> None:
         if time.monotonic() >= self._latest + EVERY:
@@ -157,10 +157,10 @@ class _StepLines(Steps):
 class _StepBar(Steps):
     """A bar."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, late: bool) -> None:
         super().__init__()
-        self._progress = progress
-        self._bar = progress.add_task("", total=None, count="", left="")
+        self._progress, self._from = progress, self._started + SOON * late
+        self._bar = progress.add_task("", total=None, count="", left="", visible=not late)
 
     def show(self, what: str, done: int, total: int) -> None:
         self._progress.update(
@@ -170,20 +170,24 @@ class _StepBar(Steps):
             total=total,
             count=f"{done + 1}/{total}",
             left=self.left(done, total),
+            visible=time.monotonic() >= self._from,
         )
 
 
 @contextmanager
-def step_progress() -> Iterator[Steps]:
-    """Yield what takes the progress of a work of several steps; its bar is gone when it is done."""
+def step_progress(*, late: bool = False) -> Iterator[Steps]:
+    """Yield what takes the progress of a work of several steps; its bar is gone when it is done.
+
+    With ``late`` nothing is said of a work that is done within two seconds.
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _StepLines()
+        yield _StepLines(late)
         return
     fields = [TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in ("count", "left")]
     first = TextColumn("{task.description}", markup=False)
     with Progress(first, BarColumn(), *fields, console=console, transient=True) as progress:
-        yield _StepBar(progress)
+        yield _StepBar(progress, late)
 
 
 @contextmanager

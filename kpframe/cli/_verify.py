@@ -63,7 +63,7 @@ def _report(name: str, examples: int | None) -> Report:
         raise ArgumentError(mismatch("NAME", kinds, repr(name)))
     check_exists(source)  # a name that names nothing is an error, not a failed check
     torch.set_num_threads(1)  # small tensors lose more to waiting threads than they gain
-    with step_progress() as progress:
+    with step_progress(late=True) as progress:
         return check_source(source, examples, report=progress)
 
 

@@ -154,3 +154,14 @@ def test_steps_have_a_bar_on_a_terminal(
     assert "2/2" in drawn
     assert "about 30 s left" in drawn
     assert capsys.readouterr().err == ""
+
+
+def test_work_that_is_soon_done_says_nothing(capsys: pytest.CaptureFixture[str], clock) -> None:
+    with step_progress(late=True) as report:
+        report("writing rows", 0, 3)
+        clock.now += 1
+        report("writing rows", 1, 3)
+        assert capsys.readouterr().err == ""
+        clock.now += 1
+        report("writing rows", 2, 3)
+    assert capsys.readouterr().err == "writing rows (3 of 3); about 1 s left\n"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -27,8 +28,9 @@ def run(capsys):
 
 def test_a_good_model_gives_a_table_and_exit_code_0(run) -> None:
     code, out, err = run("verify", "kpframe.testing._toys:Gated", "--examples", "3")
-    assert (code, err) == (0, "")
-    assert out.startswith("model Gated")
+    assert code == 0
+    assert all(re.search(r" \(\d+ of \d+\)", line) for line in err.splitlines())  # where it takes long
+    assert out.startswith("model:Gated\n")
     (line,) = [line for line in out.splitlines() if "phi_equals_total_jacobian" in line]
     assert line.split()[1] == "passed"
     assert float(line.split()[2]) < 1e-12
@@ -39,8 +41,8 @@ def test_a_good_model_gives_a_table_and_exit_code_0(run) -> None:
 
 @pytest.mark.slow
 def test_a_bad_model_gives_exit_code_1_and_its_smallest_case(run) -> None:
-    code, out, err = run("verify", "kpframe.testing.mutants.flows:SignSlip", "--examples", "3")
-    assert (code, err) == (1, "")
+    code, out, _ = run("verify", "kpframe.testing.mutants.flows:SignSlip", "--examples", "3")
+    assert code == 1
     assert "look at: step() and propagator()" in out
     assert "smallest failing case: FlowCase(model='kpframe.testing.mutants.flows:SignSlip'" in out
     assert " failed" in out
@@ -94,8 +96,8 @@ def test_errors_take_one_line_and_exit_code_2(run, name: str, message: str) -> N
 
 
 def test_what_ends_the_process_is_a_failed_check(run) -> None:
-    code, out, err = run("verify", "sys:exit", "--examples", "1")
-    assert (code, err) == (1, "")
+    code, out, _ = run("verify", "sys:exit", "--examples", "1")
+    assert code == 1
     assert "cannot be built" in out
     assert "SystemExit" in out
 

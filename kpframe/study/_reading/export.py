@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,13 @@ def chosen(
     return kept, said
 
 
-def export_csv(data: xr.Dataset, path: Path) -> int:
+def export_csv(data: xr.Dataset, path: Path, report: Callable[[str, int, int], None] | None = None) -> int:
     """Write a dataset as CSV with a row for each value; return the number of rows.
 
     Columns are ``variable``, one for each dim, with coordinates (places from 0 where a dim has none),
     ``value``, ``text``, and ``units``. Numbers are written so that reading them gives the same ones to the
     last bit; a missing one is ``nan``, truth values are 1 and 0. Texts stand in their own column, so that all
-    values are numbers.
+    values are numbers. ``report`` is called now and then with what is done, rows written and rows in all.
 
     Raises:
         OutputError: as ``kpframe.study._disk.files.write_bytes``.
@@ -62,13 +62,16 @@ def export_csv(data: xr.Dataset, path: Path) -> int:
     names = [str(n) for n in (*data.data_vars, *(n for n in data.coords if n not in data.dims))]
     dims = list(dict.fromkeys(str(dim) for name in names for dim in data[name].dims))
     count = sum(data[name].size for name in names)
-    write_parts(path, _lines(data, names, dims))
+    write_parts(path, _lines(data, names, dims, lambda done: report and report("writing rows", done, count)))
     return count
 
 
-def _lines(data: xr.Dataset, names: Sequence[str], dims: Sequence[str]) -> Iterator[bytes]:
+def _lines(
+    data: xr.Dataset, names: Sequence[str], dims: Sequence[str], tell: Callable[[int], object]
+) -> Iterator[bytes]:
     shown = [f"coordinate_{dim}" if dim in _COLUMNS else dim for dim in dims]
     yield _encoded([(_COLUMNS[0], *shown, *_COLUMNS[1:])])
+    written = 0
     for name in names:
         values = data[name]
         units = str(values.attrs.get("units", "1"))
@@ -80,8 +83,11 @@ def _lines(data: xr.Dataset, names: Sequence[str], dims: Sequence[str]) -> Itera
             rows.append((name, *where, *value, units))
             if len(rows) == 50_000:
                 yield _encoded(rows)
+                written += len(rows)
+                tell(written)
                 rows = []
         yield _encoded(rows)
+        written += len(rows)
 
 
 def _encoded(rows: Iterable[Sequence[str]]) -> bytes:
