@@ -18,6 +18,7 @@ EXTRA = {
     "ncps": "interop",
     "pytorch_lightning": "lightning",
     "IPython": "notebook",
+    **dict.fromkeys(("axe_playwright_python", "playwright"), "browser"),
 }
 
 

@@ -25,7 +25,7 @@ def test_what_is_no_run_is_one_line(tmp_path: Path, capsys) -> None:
     for arguments, said in (
         ([str(tmp_path / "none")], "which does not exist"),
         ([str(tmp_path)], "which has no run.json"),
-        ([], "Missing argument 'RUN'"),
+        ([], "Missing argument 'RUN...'"),
     ):
         assert app.run(["report", *arguments]) == 2
         error = capsys.readouterr().err

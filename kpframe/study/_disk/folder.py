@@ -31,11 +31,12 @@ RECORD, LOCK, STUDY = "run.json", ".lock", "study.toml"
 RUN_FILES = (
     *("results.nc", "training.nc", "comparison.nc"),
     *("report.html", "training.html", "comparison.html"),
+    *("figures/*.pdf", "figures/*.svg"),
     *("steps/*.nc", "checkpoints/*.safetensors"),
     *("training/*.nc", "state/*.safetensors", STUDY),
 )
 #: Folders in a folder that a run makes.
-FOLDERS = ("steps", "checkpoints", "training", "state")
+FOLDERS = ("steps", "checkpoints", "training", "state", "figures")
 #: Version of ``run.json``: 2 has ``cells`` where a run can be gone on with.
 FORMAT = 2
 #: Commands whose runs are studies: ``kpframe resume`` goes on with them.

@@ -79,6 +79,16 @@ def series(run: Grouped, variables: Sequence[Variable], covers: str) -> Caption:
     )
 
 
+def told(run: Grouped, variable: Variable, part: Mapping[str, Any]) -> str:
+    """Return how one figure changed over the steps, or what it is at the one step; nothing if not known."""
+    if any(place not in variable.values[dim].values.tolist() for dim, place in part.items()):
+        return ""
+    if run.data.sizes.get("step", 1) > 1:
+        return changes(_changes(run, variable, part))
+    text = _levels(run, variable, part)
+    return f"is {text}" if text else ""
+
+
 def _what(variable: Variable, part: str) -> str:
     """Return what a figure is called in a sentence, with a place that has a name: of Phi, (a rule)."""
     name = variable.name.replace("_", " ")

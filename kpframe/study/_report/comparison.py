@@ -24,7 +24,7 @@ FIGURES = 4
 _UNSUPPORTED = "UnsupportedError: "
 
 
-def write_comparison(data: xr.Dataset, path: Path) -> Path:
+def write_comparison(data: xr.Dataset, path: Path, *, files: bool = False) -> Path:
     """Write the page of a comparison (see ``compare_source``); return its path."""
     shown = data.isel(checkpoint=_shown(data.sizes["checkpoint"]))
     left = data.sizes["checkpoint"] - shown.sizes["checkpoint"]
@@ -59,6 +59,7 @@ def write_comparison(data: xr.Dataset, path: Path) -> Path:
             covers="Standard errors are those of the estimates along these trials; they say nothing of other "
             "trials or other networks.",
         ),
+        files=files,
     )
 
 

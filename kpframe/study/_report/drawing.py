@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from markupsafe import Markup
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from kpframe.study._disk.files import make_folder, write_bytes, write_text
 from kpframe.study._plot.look import svg
 
+#: Where figures are as files, beside the page.
+FOLDER = "figures"
 _GREY = re.compile(r"(fill|stroke): ?#([0-9a-f]{2})\2\2(?![0-9a-f])")
 _IDS = re.compile(r'\s+id="([^"]*)"')
 _USES = re.compile(r'(?:href="#|url\(#)([^")]+)')
@@ -27,6 +32,21 @@ def inline(figure: Figure, anchor: str, alt: str) -> Markup:
     text = svg(figure)
     figure.patch.set_visible(True)
     return Markup(_described(_themed(_unique(text, anchor)), alt))
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[str]:
+    """Write a figure as PDF and SVG, the same files for the same data; return their paths beside the page.
+
+    Raises:
+        OutputError: for a disk that is full or read-only.
+    """
+    make_folder(folder)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="pdf", metadata={"CreationDate": None}, bbox_inches="tight")
+    write_bytes(folder / f"{name}.pdf", buffer.getvalue())
+    head = '<?xml version="1.0" encoding="utf-8"?>\n'
+    write_text(folder / f"{name}.svg", head + svg(figure))
+    return [f"{folder.name}/{name}.{ending}" for ending in ("pdf", "svg")]
 
 
 def _keep_texts_on(figure: Figure) -> None:

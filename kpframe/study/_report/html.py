@@ -18,7 +18,7 @@ from kpframe.study._report.page import Section, Table, page_about, write_page
 from kpframe.study._report.words import joined, plus_minus
 
 
-def write_report(data: xr.Dataset, path: Path) -> Path:
+def write_report(data: xr.Dataset, path: Path, *, files: bool = False) -> Path:
     """Write the report of a study's dataset, as ``run_study`` returns it; return its path."""
     seen = drawable(data, width=40)
     tables = [Table("Ranks, traces and singular values", _RANKS, _rank_rows(data))]
@@ -41,6 +41,7 @@ def write_report(data: xr.Dataset, path: Path) -> Path:
             file="results.nc",
             covers=of_estimates(),
         ),
+        files=files,
     )
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from kpframe.study._disk.files import write_text
 from kpframe.study._report.captions import Caption
-from kpframe.study._report.drawing import anchors, inline
+from kpframe.study._report.drawing import FOLDER, anchors, inline, save
 from kpframe.study._report.settings_in_words import flat, in_words
 
 #: Most findings in the first lines of a page.
@@ -162,13 +162,23 @@ def provenance_rows(data: xr.Dataset) -> list[tuple[str, str]]:
     return [(name.replace("_", " "), str(value)) for name, value in data.attrs.items() if name != "settings"]
 
 
-def write_page(path: Path, page: Page) -> Path:
-    """Write a page, whole or not at all; return its path. Raises ``OutputError``."""
+def write_page(path: Path, page: Page, *, files: bool = False) -> Path:
+    """Write a page, whole or not at all; return its path.
+
+    Args:
+        path: of the page.
+        page: what stands on it.
+        files: whether its figures are written as files, too, into ``figures/`` beside it.
+
+    Raises:
+        OutputError: for a disk that is full or read-only.
+    """
     names = anchors([section.title for section in page.sections], _OWN)
-    sections = [
-        evolve(section, anchor=name, drawing=inline(section.figure, name, f"Figure: {section.title}"))
-        for section, name in zip(page.sections, names, strict=True)
-    ]
+    sections = []
+    for section, name in zip(page.sections, names, strict=True):
+        written = save(section.figure, path.parent / FOLDER, name) if files else ()
+        drawing = inline(section.figure, name, f"Figure: {section.title}")
+        sections.append(evolve(section, anchor=name, drawing=drawing, files=written))
     under = anchors([table.title for table in page.tables], {*_OWN, *names})
     tables = [evolve(table, anchor=name) for table, name in zip(page.tables, under, strict=True)]
     environment = Environment(

@@ -37,17 +37,21 @@ _MADE = {
     "analyze": "Read from checkpoints, not trained here",
     "track": "Recorded in a training loop of its own",
 }
-_OWN_PAGES: dict[str, Callable[[xr.Dataset, Path], Path]] = {
+_OWN_PAGES: dict[str, Callable[..., Path]] = {
     "train": write_training,
     "compare": write_comparison,
 }
 
 
-def write_run_report(path: str | Path) -> Path:
+def write_run_report(path: str | Path, *, files: bool = False) -> Path:
     """Write the page of a run anew from its figures; return its path.
 
     A comparison and a training by rules have pages of their own, of any other run it is ``report.html``. Of a
     run that is under way it shows what there is.
+
+    Args:
+        path: folder of the run.
+        files: whether its figures are written as files, too, into ``figures/`` beside it.
 
     Raises:
         ArgumentError: for a folder of no run, or one that has recorded nothing yet; a file that is damaged.
@@ -62,13 +66,18 @@ def write_run_report(path: str | Path) -> Path:
                 f"{str(path)!r} has no {file.name} yet, which its page is made from; "
                 f"{resume_command(path)} goes on with it"
             )
-        return own(read_dataset(file), file.with_suffix(".html"))
+        return own(read_dataset(file), file.with_suffix(".html"), files=files)
     with figures_of(path) as data:
-        return page_of_run(data.load(), record["command"], record.get("cells"), path)
+        return page_of_run(data.load(), record["command"], record.get("cells"), path, files=files)
 
 
 def page_of_run(
-    data: xr.Dataset, command: str, cells: Sequence[Mapping[str, Any]] | None, path: Path
+    data: xr.Dataset,
+    command: str,
+    cells: Sequence[Mapping[str, Any]] | None,
+    path: Path,
+    *,
+    files: bool = False,
 ) -> Path:
     """Write the page of a run from its figures, ``report.html``; return its path.
 
@@ -77,17 +86,18 @@ def page_of_run(
         command: that made it.
         cells: its trainings as ``run.json`` has them; None for those of a run that has no such list.
         path: folder of the run.
+        files: whether its figures are written as files, too.
     """
     finished = data.attrs.get("state", "finished") == "finished"
     data = data.copy()
     if finished:
         data.attrs.pop("state", None)
     if cells is None or (command == "demo" and finished):
-        return html.write_report(data, path / "report.html")
-    return _write(data, list(cells[0]["coordinates"]), path, finished=finished)
+        return html.write_report(data, path / "report.html", files=files)
+    return _write(data, list(cells[0]["coordinates"]), path, finished=finished, files=files)
 
 
-def _write(data: xr.Dataset, cells: Sequence[str], path: Path, *, finished: bool) -> Path:
+def _write(data: xr.Dataset, cells: Sequence[str], path: Path, *, finished: bool, files: bool) -> Path:
     run = grouped(data, cells)
     variables = variables_of(run)
     known, names = _known_sections(run) if finished else ([], set())
@@ -108,6 +118,7 @@ def _write(data: xr.Dataset, cells: Sequence[str], path: Path, *, finished: bool
             covers=errors_are(run),
             file="results.nc" if (path / "results.nc").exists() else "",
         ),
+        files=files,
     )
 
 

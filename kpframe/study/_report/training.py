@@ -14,7 +14,7 @@ from kpframe.study._report.page import Section, Table, page_about, write_page
 from kpframe.study._report.words import few, plus_minus
 
 
-def write_training(data: xr.Dataset, path: Path) -> Path:
+def write_training(data: xr.Dataset, path: Path, *, files: bool = False) -> Path:
     """Write the page of a training, as ``train_rules`` returns it; return its path."""
     tables = [
         Table("Results", *training_rows(data)),
@@ -45,6 +45,7 @@ def write_training(data: xr.Dataset, path: Path) -> Path:
             covers=_ONE_SEED if _seeds(data) == 1 else _several_text(data),
             file=path.with_suffix(".nc").name,
         ),
+        files=files,
     )
 
 
