@@ -1,9 +1,30 @@
-"""Figures of recorded data as matplotlib ``Axes``; matplotlib is loaded with this module."""
+"""Figures of recorded data, and of one operator, as matplotlib ``Axes``."""
 
 from kpframe.errors import MissingDependencyError
 
 try:
-    from kpframe.study._plot.operators import effective_ranks, eigenfunctions, spectrum, trial_kernels
+    from kpframe.study._plot.alignments import alignment_maps, alignments, operator_alignments
+    from kpframe.study._plot.dynamics import (
+        finite_time_exponents,
+        lyapunov_exponents,
+        mean_finite_time_exponents,
+        random_action,
+        routing,
+    )
+    from kpframe.study._plot.either import eigenfunctions, spectrum
+    from kpframe.study._plot.learning import (
+        contributions,
+        contributions_by_epoch,
+        contributions_by_time,
+        contributions_by_trial,
+        credit,
+        credit_by_lag,
+        interference,
+        parameters,
+        predicted_changes,
+    )
+    from kpframe.study._plot.operator import matrix
+    from kpframe.study._plot.operators import effective_ranks, norms, time_kernels, traces, trial_kernels
     from kpframe.study._plot.rules import (
         cosines_by_time,
         flow_spectra,
@@ -14,23 +35,59 @@ try:
         rules,
     )
     from kpframe.study._plot.source import figures_of
-    from kpframe.study._plot.training import learning, rule_losses
+    from kpframe.study._plot.states import state_dimensions, trajectories, variance_explained
+    from kpframe.study._plot.sweeps import curves, heat_maps, series, sweep
+    from kpframe.study._plot.training import learning, losses, losses_by_epoch, losses_by_time, scores
+    from kpframe.study._plot.views import view_alignments, views
 except ModuleNotFoundError as error:
     raise MissingDependencyError(f"figures need {error.name}: pip install 'kpframe[study]'") from error
 
 __all__ = [
+    "alignment_maps",
+    "alignments",
+    "contributions",
+    "contributions_by_epoch",
+    "contributions_by_time",
+    "contributions_by_trial",
     "cosines_by_time",
+    "credit",
+    "credit_by_lag",
+    "curves",
     "effective_ranks",
     "eigenfunctions",
     "figures_of",
+    "finite_time_exponents",
     "flow_spectra",
+    "heat_maps",
+    "interference",
     "lags",
     "learning",
+    "losses",
+    "losses_by_epoch",
+    "losses_by_time",
+    "lyapunov_exponents",
+    "matrix",
+    "mean_finite_time_exponents",
+    "norms",
+    "operator_alignments",
     "pairs",
+    "parameters",
+    "predicted_changes",
+    "random_action",
+    "routing",
     "rule_cosines",
     "rule_geometry",
-    "rule_losses",
     "rules",
+    "scores",
+    "series",
     "spectrum",
+    "state_dimensions",
+    "sweep",
+    "time_kernels",
+    "traces",
+    "trajectories",
     "trial_kernels",
+    "variance_explained",
+    "view_alignments",
+    "views",
 ]

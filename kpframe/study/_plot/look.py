@@ -12,9 +12,10 @@ import xarray as xr
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 
-from kpframe.errors import ArgumentError, mismatch
+from kpframe.errors import ArgumentError, closest, mismatch
 
 #: Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -25,6 +26,8 @@ UPDATES = "updates made"
 HALF_95 = 1.96
 #: Width of every figure of a page [inch].
 WIDTH = 8.2
+#: Most panels of a figure.
+PANELS = 12
 
 
 def drawable(data: xr.Dataset, width: int | None = None) -> xr.Dataset:
@@ -39,17 +42,23 @@ def drawable(data: xr.Dataset, width: int | None = None) -> xr.Dataset:
         return f"{' ' * label.startswith('_')}{label}".replace("\\$", "$").replace("$", r"\$")
 
     own = {
-        name: data[name].values.tolist() for name in ("network", "rule", "rule_other") if name in data.dims
+        str(name): values
+        for name, values in data.coords.items()
+        if values.ndim == 1 and values.dtype.kind in "OUT"
     }
     return data.assign_coords(
-        {name: [shown(str(v), place) for place, v in enumerate(labels, 1)] for name, labels in own.items()}
+        {
+            name: values.copy(data=[shown(str(v), place) for place, v in enumerate(values.values, 1)])
+            for name, values in own.items()
+        }
     )
 
 
 def svg(figure: Figure) -> str:
     """Return a figure as SVG text, the same text for the same data."""
     buffer = io.StringIO()
-    with rc_context({"svg.hashsalt": "kpframe"}):  # element ids would be random otherwise
+    # element ids would be random otherwise; text stays text
+    with rc_context({"svg.hashsalt": "kpframe", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
     text = buffer.getvalue()
     return text[text.index("<svg") :]
@@ -145,10 +154,41 @@ def draw_legend(panel: Axes, given: Axes | Panels) -> None:
     on(panel).legend(*handles, frameon=False, loc="outside lower left", ncols=2, fontsize=8)
 
 
-def legend_height(one: xr.Dataset) -> float:
-    """Return the height that the legend of a dataset's rules takes [inch]."""
-    lines = [short(str(rule), 54).count("\n") + 1 for rule in one.rule.values]
-    return 0.2 + 0.17 * max(1, sum(lines) / 2)
+def legend_of(labels: Sequence[str]) -> float:
+    """Return the height that a legend of labels takes below the panels [inch]."""
+    lines = [label.count("\n") + 1 for label in labels]
+    return 0.2 + 0.17 * max(1.0, sum(lines) / 2)
+
+
+def axis_text(values: xr.DataArray, dim: str | None = None) -> str:
+    """Return what stands at an axis: what a variable is, or one of its dims, with the dim's unit."""
+    if dim is None:
+        return str(values.name or "").replace("_", " ")
+    name = dim.replace("_", " ")
+    if dim not in values.coords:
+        return name
+    return str(values[dim].attrs.get("long_name", name)) + unit_of(values[dim])
+
+
+def say(panels: np.ndarray, notes: Sequence[str], given: Axes | Panels) -> None:
+    """Say under a figure what it leaves out and what its bars are; at the foot of panels that were given."""
+    text = " ".join(dict.fromkeys(note.strip() for note in notes if note.strip()))
+    if not text:
+        return
+    look: dict[str, Any] = {"fontsize": 7.5, "color": "0.35"}
+    lines = "\n".join(textwrap.wrap(text, max(30, int(15 * on(panels).get_figwidth()))))
+    if given is None and on(panels).legends:  # as its title: text of a figure's own would stand on it
+        legend = on(panels).legends[0]
+        legend.set_title(lines, prop=FontProperties(size=7.5))
+        legend.get_title().set_color(look["color"])
+        legend.set_alignment("left")
+        return
+    if given is None:
+        on(panels).supxlabel(lines, x=0.01, ha="left", **look)
+        return
+    panel = panels.flat[panels.size - 1]
+    text = "\n".join(textwrap.wrap(text, 60))
+    panel.annotate(text, (1, 1.01), xycoords="axes fraction", ha="right", va="bottom", **look)
 
 
 def as_wide(figure: Figure) -> Figure:
@@ -163,17 +203,15 @@ def tex(operator: str) -> str:
     return {"P P*": "$PP^*$", "K": "$K$", "Phi": r"$\Phi$"}.get(operator, operator)
 
 
-def step_axis(panel: Axes, steps: np.ndarray) -> None:
-    panel.set_xticks(spread(steps), [str(step) for step in steps], rotation=45)
-    panel.set_xlabel(UPDATES)
-
-
-def spread(steps: np.ndarray) -> np.ndarray:
-    """Return evenly spaced places for training steps that are themselves about evenly spaced in log."""
-    return np.arange(len(steps))
-
-
 def on(panels: Axes | np.ndarray) -> Figure:
     """Return the figure that panels stand on."""
     own = (panels if isinstance(panels, Axes) else panels.flat[0]).figure
     return own if isinstance(own, Figure) else own.figure
+
+
+def one_of(argument: str, value: str, known: Sequence[str]) -> str:
+    """Return a value that is one of a few; raises ``ArgumentError`` for another one."""
+    if value not in known:
+        wanted = f"one of {', '.join(map(repr, known))}"
+        raise ArgumentError(mismatch(argument, wanted, repr(value)) + closest(str(value), known))
+    return value

@@ -1,111 +1,138 @@
-"""Figures of operators along a training: ranks, spectra, eigenfunctions, kernels between trials."""
+"""Figures of operators along a training: ranks, spectra, eigenfunctions, kernels over time and trials."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from kpframe.study._plot.look import (
-    COLOURS,
-    HALF_95,
-    MARKERS,
-    Panels,
-    after,
-    on,
-    panels_of,
-    spread,
-    step_axis,
-    tex,
-)
+from kpframe.errors import ArgumentError, mismatch
+from kpframe.study._plot import lines, maps
+from kpframe.study._plot.look import COLOURS, MARKERS, PANELS, Panels, after, panels_of, say, short, tex
+from kpframe.study._plot.numbers import cut, name_of, one_seed, parts
 from kpframe.study._plot.source import figure
+from kpframe.study._plot.ticks import whole
 
 
-@figure("effective_rank", "effective_rank_stderr", quantity="effective_rank")
-def effective_ranks(data: xr.Dataset, /, *, axes: Panels = None, **selection: Any) -> np.ndarray:
-    """Effective rank of each operator along the training, a panel a network, 95% intervals as bars."""
-    panels: np.ndarray = panels_of(axes, 1, data.sizes["network"], (8.2, 2.9), sharey=True)[0]
-    for panel, network in zip(panels, data.network.values, strict=True):
-        for place, operator in enumerate(data.operator.values):
-            one = data.sel(network=network, operator=operator)
-            panel.errorbar(
-                spread(one.step.values),
-                one.effective_rank,
-                yerr=HALF_95 * one.effective_rank_stderr,
-                marker=MARKERS[place],
-                color=COLOURS[place],
-                capsize=2.5,
-                label=tex(operator),
+@figure("effective_rank", quantity="effective_rank")
+def effective_ranks(
+    data: xr.Dataset,
+    /,
+    *,
+    axes: Panels = None,
+    panels: str | Sequence[str] | None = None,
+    step_axis: str = "true",
+    **selection: Any,
+) -> np.ndarray:
+    """Effective rank of each operator along the training, with 95% intervals.
+
+    A panel for each training (network, point of a sweep), unless ``panels`` names other dims: with
+    ``panels="gain"`` the networks are lines of one panel. ``step_axis="index"`` spaces steps evenly.
+    """
+    look = lines.Look(scale="log", ylabel="effective rank", step_axis=step_axis, sharey=True)
+    return _of_operators(data, "effective_rank", axes, panels, look)
+
+
+@figure("trace", quantity="trace")
+def traces(
+    data: xr.Dataset,
+    /,
+    *,
+    axes: Panels = None,
+    panels: str | Sequence[str] | None = None,
+    step_axis: str = "true",
+    **selection: Any,
+) -> np.ndarray:
+    """Trace of each operator along the training (see ``effective_ranks``)."""
+    return _of_operators(data, "trace", axes, panels, lines.Look(step_axis=step_axis))
+
+
+@figure("norm", quantity="norm")
+def norms(
+    data: xr.Dataset,
+    /,
+    *,
+    axes: Panels = None,
+    panels: str | Sequence[str] | None = None,
+    step_axis: str = "true",
+    **selection: Any,
+) -> np.ndarray:
+    """Frobenius norm of each operator along the training (see ``effective_ranks``)."""
+    return _of_operators(data, "norm", axes, panels, lines.Look(step_axis=step_axis, ylabel="Frobenius norm"))
+
+
+def _of_operators(data: xr.Dataset, name: str, axes: Panels, panels: Any, look: lines.Look) -> np.ndarray:
+    return lines.draw_lines(data, name, "step", axes=axes, own=["operator"], panels=panels, look=look)
+
+
+def spectrum_over_training(data: xr.Dataset, axes: Panels) -> np.ndarray:
+    """Leading singular values at the first and the last step, a panel for each operator of a training."""
+    apart = [str(dim) for dim in data.singular_value.dims if dim not in ("step", "k", "seed")]
+    look = lines.Look(scale="log", xlabel="k", ylabel="singular value", most_steps=2, name=_moment)
+    return lines.draw_lines(data, "singular_value", "k", axes=axes, panels=apart, look=look)
+
+
+def _moment(label: str, _: dict[Hashable, int]) -> str:
+    return label or "all steps"
+
+
+def eigenfunctions_over_training(
+    data: xr.Dataset, axes: Panels, modes: int, function: str = "time_eigenfunction"
+) -> np.ndarray:
+    """The leading eigenfunctions over time at the last step, a panel for each operator of a training."""
+    data, said = one_seed(data)
+    last = data.isel(step=-1) if "step" in data.dims else data
+    values, share = last[function], last.time_explained
+    apart = [str(dim) for dim in values.dims if dim not in ("mode", "time")]
+    found = [one for one in parts(values, apart) if bool(values.isel(one[1]).notnull().any())]
+    shown, left = cut(found or list(parts(values, apart))[:1], PANELS, "panels", apart[::-1])
+    columns = min(data.sizes.get("operator", 1), 3, len(shown))
+    rows = -(-len(shown) // columns)
+    grid = panels_of(axes, rows, columns, (8.2, 2.6 * rows), sharey=True)
+    for panel, (title, place) in zip(grid.flat, shown, strict=False):
+        one, parts_of = values.isel(place), share.isel(place)
+        for mode in range(min(modes, data.sizes["mode"])):
+            panel.plot(
+                data.time,
+                one[mode],
+                marker=MARKERS[mode % len(MARKERS)] if data.sizes["time"] <= 40 else "",
+                ms=3.5,
+                color=COLOURS[mode % len(COLOURS)],
+                label=f"{mode + 1}: {float(parts_of[mode]):.0%}",
             )
-        step_axis(panel, data.step.values)
-        panel.set(title=str(network), yscale="log")
-    panels[0].set_ylabel("effective rank")
-    panels[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return panels
+        panel.axhline(0, color="0.8", lw=0.8, zorder=0)
+        panel.set_title(short(title, 40))
+        panel.set_xlabel("step")
+        whole(panel.xaxis)
+        panel.legend(
+            frameon=False,
+            fontsize=8,
+            ncols=3,
+            handlelength=1.0,
+            columnspacing=0.9,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.28),
+        )
+    for panel in grid.ravel()[len(shown) :]:
+        panel.set_axis_off()
+    for panel in grid[:, 0]:
+        panel.set_ylabel("eigenfunction")
+    when = f"{after(int(data.step[-1])).capitalize()}." if "step" in data.dims else ""
+    say(grid, [when, said, left], axes)
+    return grid
 
 
-@figure("singular_value", "singular_value_converged", quantity="spectrum")
-def spectrum(data: xr.Dataset, /, *, axes: Panels = None, **selection: Any) -> np.ndarray:
-    """Leading singular values before and after training, a row a network, a column an operator."""
-    panels = panels_of(axes, data.sizes["network"], data.sizes["operator"], _size(data))
-    for row, network in zip(panels, data.network.values, strict=True):
-        for panel, operator in zip(row, data.operator.values, strict=True):
-            one = data.sel(network=network, operator=operator)
-            for place, step in enumerate((int(data.step[0]), int(data.step[-1]))):
-                values = one.singular_value.sel(step=step)
-                look: dict[str, Any] = {"marker": MARKERS[place], "color": COLOURS[place], "ms": 3.5}
-                panel.semilogy(data.k, values, label=after(step), **look)
-                bounds = values.where(~one.singular_value_converged.sel(step=step))
-                panel.plot(data.k, bounds, lw=0, mfc="w", **look)
-            panel.set_title(f"{network}, {tex(operator)}")
-            panel.set_xlabel("k")
-            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            panel.yaxis.set_minor_formatter(NullFormatter())
-        row[0].set_ylabel("singular value")
-    handles = panels[0][-1].get_legend_handles_labels()
-    if axes is None:
-        on(panels).legend(*handles, frameon=False, loc="outside lower center", ncols=2)
-    else:
-        panels[0][-1].legend(*handles, frameon=False)
-    return panels
+@figure("time_kernel", quantity="time_kernel")
+def time_kernels(data: xr.Dataset, /, *, axes: Panels = None, **selection: Any) -> np.ndarray:
+    """Each operator averaged over trials and traced over units, step by step of a trial; first and last.
 
-
-@figure("time_eigenfunction", "time_explained", quantity="time_kernel")
-def eigenfunctions(data: xr.Dataset, /, *, axes: Panels = None, **selection: Any) -> np.ndarray:
-    """The three leading eigenfunctions over time after training."""
-    panels = panels_of(axes, data.sizes["network"], data.sizes["operator"], _size(data), sharey=True)
-    last = data.isel(step=-1)
-    for row, network in zip(panels, data.network.values, strict=True):
-        for panel, operator in zip(row, data.operator.values, strict=True):
-            one = last.sel(network=network, operator=operator)
-            for mode in range(min(3, data.sizes["mode"])):
-                share = float(one.time_explained[mode])
-                panel.plot(
-                    data.time,
-                    one.time_eigenfunction[mode],
-                    marker=MARKERS[mode],
-                    ms=3.5,
-                    color=COLOURS[mode],
-                    label=f"{mode + 1}: {share:.0%}",
-                )
-            panel.axhline(0, color="0.8", lw=0.8, zorder=0)
-            panel.set_title(f"{network}, {tex(operator)}")
-            panel.set_xlabel("step")
-            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-            panel.legend(
-                frameon=False,
-                fontsize=8,
-                ncols=3,
-                handlelength=1.0,
-                columnspacing=0.9,
-                loc="upper center",
-                bbox_to_anchor=(0.5, -0.28),
-            )
-        row[0].set_ylabel("eigenfunction")
-    return panels
+    Operators differ by orders of magnitude: each panel is divided by its own largest magnitude.
+    """
+    bar = "time kernel / its largest magnitude"
+    look = maps.Look(bar=bar, rows="step of a trial", columns="step of a trial", relative=True)
+    return maps.draw_maps(data, "time_kernel", "time", "time_other", axes=axes, look=look)
 
 
 @figure("trial_kernel", quantity="trial_kernel")
@@ -113,17 +140,25 @@ def trial_kernels(
     data: xr.Dataset, /, *, axes: Panels = None, operator: str = "Phi", **selection: Any
 ) -> np.ndarray:
     """How alike the updates that two trials ask for are: the trial kernel as cosines, before and after."""
-    steps = (int(data.step[0]), int(data.step[-1]))
-    networks = data.sizes["network"]
-    panels = panels_of(axes, networks, 2, (6.6, 3.1 * networks), square=True)
+    known = [str(name) for name in data.operator.values]
+    if operator not in known:
+        raise ArgumentError(mismatch("operator", f"one of {', '.join(known)}", repr(operator)))
+    data, said = one_seed(data)
+    kernels = data.trial_kernel.sel(operator=operator)
+    kernels = kernels.isel(step=sorted({0, kernels.sizes["step"] - 1}))
+    apart = [str(dim) for dim in kernels.dims if dim not in ("trial", "trial_other", "step")]
+    rows, left = cut(list(parts(kernels, apart)), PANELS // 2, "rows", apart)
+    grid = panels_of(axes, len(rows), kernels.sizes["step"], (6.6, 3.1 * len(rows)), square=True)
     edges = _label_edges(data)
-    for row, network in zip(panels, data.network.values, strict=True):
-        for panel, step in zip(row, steps, strict=True):
-            kernel = data.trial_kernel.sel(network=network, operator=operator, step=step).values
+    for row, (name, place) in zip(grid, rows, strict=True):
+        for at, panel in enumerate(row):
+            kernel = kernels.isel(place).isel(step=at).transpose("trial", "trial_other").values
             image = panel.imshow(as_cosines(kernel), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
-            panel.set_title(f"{network}, {after(step)}")
+            panel.set_title(", ".join(text for text in (name, name_of(kernels, "step", at)) if text))
             if edges is None:
                 panel.set(xlabel="trial", ylabel="trial")
+                whole(panel.xaxis)
+                whole(panel.yaxis)
                 continue
             labels, starts, centres = edges
             panel.set_xticks(centres, labels)
@@ -132,9 +167,9 @@ def trial_kernels(
             for start in starts[1:]:
                 panel.axhline(start - 0.5, color="k", lw=0.3)
                 panel.axvline(start - 0.5, color="k", lw=0.3)
-    label = f"cosine between trials in {tex(operator)}"
-    on(panels).colorbar(image, ax=panels.ravel().tolist(), shrink=0.6, label=label)
-    return panels
+    maps.colour_bar(grid, image, f"cosine between trials in {tex(operator)}", shrink=0.6)
+    say(grid, [said, left], axes)
+    return grid
 
 
 def as_cosines(kernel: np.ndarray) -> np.ndarray:
@@ -142,10 +177,6 @@ def as_cosines(kernel: np.ndarray) -> np.ndarray:
     scale = np.sqrt(np.diag(kernel))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(kernel / np.outer(scale, scale))
-
-
-def _size(data: xr.Dataset) -> tuple[float, float]:
-    return 8.2, 2.6 * data.sizes["network"]
 
 
 def _label_edges(data: xr.Dataset) -> tuple[list[str], list[int], list[float]] | None:

@@ -26,6 +26,8 @@ from kpframe.study._plot.look import (
     style,
     unit_of,
 )
+from kpframe.study._plot.maps import colour_bar, colours_of
+from kpframe.study._plot.ticks import finish, step_axis, step_places
 from kpframe.study._plot.training import loss_label, running_mean
 
 #: Most lines in a panel, panels in a figure, groups and named places with curves or maps of their own.
@@ -72,6 +74,7 @@ def losses(run: Grouped) -> Drawn:
     panel.set(xlabel=UPDATES, ylabel=loss_label(loss))
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     draw_legend(panel, None)
+    finish([panel])
     return Drawn(as_wide(on(panel)), left("groups", len(labels), len(run.labels)))
 
 
@@ -104,10 +107,10 @@ def series(run: Grouped, variables: Sequence[Variable]) -> Drawn:
             one, bars = (values.isel(at).sel(rest) for values in (middle, half))
             bars = bars.where(np.isfinite(bars))
             look = style(place, "") | {"label": label(own, 30)}
-            panel.errorbar(_places(one.step.values), one, yerr=bars, capsize=2, **look)
-        _step_axis(panel, middle.step.values)
+            panel.errorbar(step_places(one.step.values), one, yerr=bars, capsize=2, **look)
+        step_axis(panel, middle.step.values)
         panel.set_title(label(f"{variable.name}{f', {name}' if name else ''}", 34), fontsize=8.5)
-        panel.set_ylabel(f"{unit_of(variable.values).strip()}", fontsize=8)
+        panel.set_ylabel(label(variable.name.replace("_", " ") + unit_of(variable.values), 30), fontsize=8)
         panel.tick_params(which="both", labelsize=7.5)
         logarithmic(panel, middle)
         if own_legends and len(lines) > 1:
@@ -119,6 +122,7 @@ def series(run: Grouped, variables: Sequence[Variable]) -> Drawn:
     said = left("groups", len(labels), len(run.labels)) + left("panels", len(shown), len(rows))
     if own_legends and any(variable.count > LINES for variable in variables):
         said += f" At most {LINES} lines are drawn in a panel."
+    finish(panels.flat)
     return Drawn(as_wide(on(panels)), said)
 
 
@@ -155,6 +159,7 @@ def curves(run: Grouped, variable: Variable) -> Drawn:
     said = left("groups", len(labels), len(run.labels)) + left("places", len(parts), variable.count)
     if variable.converged is not None:
         said = open_markers(variable.converged != 0) + said
+    finish(panels.flat)
     return Drawn(as_wide(on(panels)), said)
 
 
@@ -173,17 +178,16 @@ def maps(run: Grouped, variable: Variable) -> Drawn:
     count = len(labels) * len(parts)
     size = (1.2 + 2.6 * len(moments), 0.4 + 2.5 * count)
     grid = panels = panels_of(None, count, len(moments), size, square=True)
-    signed = bool((values < 0).any())
     for place, (at, (name, part)) in enumerate((at, part) for at in range(len(labels)) for part in parts):
         one = values.isel(network=at).sel(part)
         shown = [one.isel(moment).transpose(rows, columns) for _, moment in moments]
-        limit = max((float(np.abs(own).max()) for own in shown if own.notnull().any()), default=1.0) or 1.0
+        low, high, colours = colours_of(shown)
         for panel, own, (moment, _) in zip(grid[place], shown, moments, strict=True):
             image = panel.imshow(
                 own,
-                vmin=-limit if signed else 0,
-                vmax=limit,
-                cmap="RdBu_r" if signed else "viridis",
+                vmin=low,
+                vmax=high,
+                cmap=colours,
                 interpolation="nearest",
                 aspect="auto",
             )
@@ -195,12 +199,12 @@ def maps(run: Grouped, variable: Variable) -> Drawn:
             _ticks(panel.yaxis, values, rows)
             _ticks(panel.xaxis, values, columns)
             panel.tick_params(which="both", labelsize=7)
-        bar = on(grid).colorbar(image, ax=grid[place].tolist(), fraction=0.05)
-        bar.ax.tick_params(labelsize=7)
+        colour_bar(grid[place], image, label(variable.name.replace("_", " ") + unit_of(variable.values), 30))
     said = left("groups", len(labels), len(run.labels)) + left("places", len(parts), variable.count)
     if "seed" in variable.values.dims:
         said += f" Of seed {run.seeds[0]} alone."
     said += "".join(f" Of the first {axis_text(variable.values, axis)} alone." for axis in further)
+    finish(panels.flat)
     return Drawn(as_wide(on(panels)), said)
 
 
@@ -235,7 +239,7 @@ def sweep(
             panel.set_xscale("log")
         panel.set_title(label(f"{variable.name}{f', {name}' if name else ''}", 34), fontsize=8.5)
         panel.set_xlabel(label(axis, 30), fontsize=8)
-        panel.set_ylabel(unit_of(variable.values).strip(), fontsize=8)
+        panel.set_ylabel(label(variable.name.replace("_", " ") + unit_of(variable.values), 30), fontsize=8)
         panel.tick_params(which="both", labelsize=7.5)
         logarithmic(panel, middle)
     for panel in panels[len(shown) :]:
@@ -243,6 +247,7 @@ def sweep(
     if len(lines) > 1:
         draw_legend(panels[0], None)
     said = left("lines", min(len(lines), LINES), len(lines)) + left("panels", len(shown), len(rows))
+    finish(panels.flat)
     return Drawn(as_wide(on(panels)), said)
 
 
@@ -301,18 +306,6 @@ def _ticks(axis: Any, values: xr.DataArray, dim: str) -> None:
 
 def _axis_labels(values: xr.DataArray, dim: str) -> list[Any]:
     return values[dim].values.tolist() if dim in values.coords else list(range(values.sizes[dim]))
-
-
-def _places(steps: np.ndarray) -> np.ndarray:
-    """Return where steps stand: evenly where they are few, as they grow by factors; by number otherwise."""
-    return np.arange(len(steps)) if len(steps) <= LINES else steps
-
-
-def _step_axis(panel: Axes, steps: np.ndarray) -> None:
-    if len(steps) <= LINES:
-        panel.set_xticks(np.arange(len(steps)), [str(step) for step in steps], rotation=45)
-        panel.set_xlim(-0.5, len(steps) - 0.5)
-    panel.set_xlabel(UPDATES, fontsize=8)
 
 
 def _legend_height(labels: Sequence[str]) -> float:

@@ -12,6 +12,7 @@ from attrs import frozen
 
 from kpframe.errors import ArgumentError, closest, mismatch, shown
 from kpframe.study._plot.look import drawable
+from kpframe.study._plot.ticks import finish, flat
 from kpframe.study._reading.open import open_run
 
 #: Anything that figures are drawn from.
@@ -52,25 +53,29 @@ NEEDS: dict[str, Need] = {}
 
 
 def figure(
-    *variables: str | tuple[str, ...], quantity: str | None = None
+    *variables: str | tuple[str, ...], quantity: str | None = None, name: str | None = None
 ) -> Callable[[Callable[Concatenate[xr.Dataset, P], R]], Callable[Concatenate[Source, P], R]]:
     """Make a figure of a function of a dataset: it is read, checked and selected before it is drawn.
 
     Args:
         *variables: that it is made of; a tuple for several of which one is enough.
         quantity: that records them.
+        name: of the figure; that of the function when left out.
     """
 
     def made(draw: Callable[Concatenate[xr.Dataset, P], R]) -> Callable[Concatenate[Source, P], R]:
         own = draw.__code__.co_varnames[: draw.__code__.co_argcount + draw.__code__.co_kwonlyargcount]
-        need = NEEDS[draw.__name__] = Need(draw.__name__, variables, quantity)
+        label = name or draw.__name__
+        need = NEEDS[label] = Need(label, variables, quantity)
 
         @wraps(draw)
         def drawn(data: Source, /, *args: P.args, **kwargs: P.kwargs) -> R:
             read = dataset_of(data)
             need.check(read)
             selection = {name: kwargs.pop(name) for name in list(kwargs) if name not in own}
-            return draw(drawable(selected(read, selection)), *args, **kwargs)
+            panels = draw(drawable(selected(read, selection)), *args, **kwargs)
+            finish(flat(panels))
+            return panels
 
         return drawn
 
@@ -84,7 +89,7 @@ def figures_of(data: Source) -> list[str]:
         ArgumentError: for something that is no dataset, no run and no folder of one.
     """
     read = dataset_of(data)
-    return sorted(name for name, need in NEEDS.items() if not need.missing(read))
+    return sorted(name for name, need in NEEDS.items() if need.variables and not need.missing(read))
 
 
 def dataset_of(data: Source) -> xr.Dataset:
@@ -131,4 +136,5 @@ def selected(data: xr.Dataset, selection: dict[str, Any]) -> xr.Dataset:
                 near = closest(one, map(str, known)) if isinstance(one, str) else ""
                 raise ArgumentError(mismatch(dim, f"one of {few}", repr(one)) + near)
         data = data.isel({dim: [known.index(one) for one in labels]})
+        data = data.assign_coords({dim: data[dim].assign_attrs(chosen=1)})
     return data

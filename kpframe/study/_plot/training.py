@@ -7,21 +7,24 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
+from kpframe.study._plot.lines import LINES, Look, draw_line, draw_lines
 from kpframe.study._plot.look import (
-    COLOURS,
-    MARKERS,
     UPDATES,
     WIDTH,
     Panels,
     draw_legend,
-    legend_height,
+    legend_of,
     panels_of,
+    say,
+    short,
     style,
     unit_of,
 )
+from kpframe.study._plot.numbers import cut, numbers_of, parts
 from kpframe.study._plot.source import figure
+from kpframe.study._plot.ticks import whole
 
 #: Variables that say how good a network is on test trials.
 SCORES = ("test_accuracy", "test_r2")
@@ -29,39 +32,109 @@ SCORES = ("test_accuracy", "test_r2")
 
 @figure("training_loss", SCORES, quantity="scores")
 def learning(data: xr.Dataset, /, *, axes: Panels = None, **selection: Any) -> np.ndarray:
-    """Training loss, and test accuracy or R^2, of each network."""
-    panels: np.ndarray = panels_of(axes, 1, 2, (8.2, 2.9))[0]
+    """Training loss, and test accuracy or R^2, of each training."""
+    score = numbers_of(data, score_of(data))
+    apart = [str(dim) for dim in score.values.dims if dim != "step"]
+    shown, said = cut(list(parts(score.values, apart)), LINES, "lines", apart)
+    below = legend_of([short(label, 54) for label, _ in shown]) if len(shown) > 4 else 0.0
+    panels: np.ndarray = panels_of(axes, 1, 2, (8.2, 2.9 + below))[0]
     left, right = panels
-    score = score_of(data)
-    for place, network in enumerate(data.network.values):
-        one = data.sel(network=network)
-        look: dict[str, Any] = {"color": COLOURS[place], "label": str(network)}
-        left.plot(*running_mean(one.training_loss), **look)
-        right.plot(one.step, one[score], marker=MARKERS[place], **look)
-    left.set(xlabel=UPDATES, ylabel=loss_label(data.training_loss), yscale="log")
+    _draw_losses(left, data)
+    for place, (label, at) in enumerate(shown):
+        draw_line(right, score.values.step.values, score.isel(at), style(place, label), bars=True)
     right.set(xlabel=UPDATES, ylabel=f"test {score_name(data, tex=True)}")
-    if score == "test_accuracy":  # R^2 has no lower bound
+    whole(right.xaxis)
+    if score_of(data) == "test_accuracy":  # R^2 has no lower bound
         right.set_ylim(0, 1.02)
         right.yaxis.set_major_formatter(PercentFormatter(1.0))
-    right.legend(frameon=False, loc="lower right")
+    if 1 < len(shown) <= 4:
+        right.legend(frameon=False, loc="best")
+    elif len(shown) > 4:
+        draw_legend(right, axes)
+    say(panels[None], [said], axes)
     return panels
 
 
-@figure("training_loss", "diverged_at")
-def rule_losses(data: xr.Dataset, /, *, ax: Axes | None = None, **selection: Any) -> Axes:
-    """Loss curves of learning rules, a running mean of each; a cross where a rule diverged."""
-    panel: Axes = panels_of(ax, 1, 1, (WIDTH, 3.2 + legend_height(data)))[0, 0]
-    for place, rule in enumerate(data.rule.values):
-        made, smooth = running_mean(data.training_loss.sel(rule=rule))
-        look = style(place, str(rule)) | {"markevery": max(1, len(smooth) // 10)}
-        panel.plot(made, smooth, **look)
-        gone = float(data.diverged_at.sel(rule=rule))
-        if gone > 0 and len(smooth):
-            panel.plot(gone - 1, smooth[-1], marker="x", ms=9, mew=2, color=look["color"])
-    panel.set(xlabel=UPDATES, ylabel=loss_label(data.training_loss), yscale="log")
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    draw_legend(panel, ax)
+@figure("training_loss")
+def losses(data: xr.Dataset, /, *, ax: Axes | None = None, **selection: Any) -> Axes:
+    """Losses of training, a running mean of each; a cross where a training diverged.
+
+    A line for each training (network, point of a sweep, learning rule), a thin one for each seed of it.
+    """
+    labels = [short(label, 54) for label, _ in _trainings(data)]
+    panel: Axes = panels_of(ax, 1, 1, (WIDTH, 3.2 + legend_of(labels[:LINES])))[0, 0]
+    said = _draw_losses(panel, data)
+    if len(labels) > 1:
+        draw_legend(panel, ax)
+    several = data.training_loss.sizes.get("seed", 1) > 1
+    say(np.array([[panel]]), [said, "A thin line for each seed." if several else ""], ax)
     return panel
+
+
+def _trainings(data: xr.Dataset) -> list[tuple[str, dict[Any, int]]]:
+    loss = data.training_loss
+    return list(parts(loss, [str(dim) for dim in loss.dims if dim not in ("update", "seed")]))
+
+
+def _draw_losses(panel: Axes, data: xr.Dataset) -> str:
+    """Draw losses on a panel, and return what is left out."""
+    loss, end = data.training_loss, data.get("diverged_at")
+    apart = [str(dim) for dim in loss.dims if dim not in ("update", "seed")]
+    if end is None and {"stopped_at", "outcome"} <= set(data):
+        end = data.stopped_at.where(data.outcome == "diverged")
+    shown, said = cut(_trainings(data), LINES, "lines", [dim for dim in apart if loss.sizes[dim] > 1])
+    several = loss.sizes.get("seed", 1) > 1
+    for place, (label, at) in enumerate(shown):
+        look = style(place, label or "training loss") | {"lw": 0.9 if several else 1.2}
+        for seed in range(loss.sizes.get("seed", 1)):
+            where = at | ({"seed": seed} if "seed" in loss.dims else {})
+            made, smooth = running_mean(loss.isel(where))
+            if not len(smooth):
+                continue
+            every = {"markevery": max(1, len(smooth) // 10)}
+            panel.plot(made, smooth, **look | every | ({"marker": ""} if several and len(smooth) > 1 else {}))
+            look |= {"label": "_"}
+            gone = (
+                np.nan if end is None else float(end.isel({d: i for d, i in where.items() if d in end.dims}))
+            )
+            if gone > 0:
+                panel.plot(gone - 1, smooth[-1], marker="x", ms=9, mew=2, color=look["color"])
+    known = loss.values[np.isfinite(loss.values)]
+    if known.size and known.min() > 0:
+        panel.set_yscale("log")
+    elif not known.size:
+        panel.text(0.5, 0.5, "no values", transform=panel.transAxes, ha="center", va="center", color="0.5")
+    panel.set(xlabel=UPDATES, ylabel=loss_label(loss))
+    whole(panel.xaxis)
+    return said
+
+
+@figure(SCORES, quantity="scores")
+def scores(data: xr.Dataset, /, *, ax: Axes | None = None, step_axis: str = "true", **selection: Any) -> Axes:
+    """Test accuracy, or R^2, along the training, a line for each training."""
+    look = Look(step_axis=step_axis, scale="linear", ylabel=f"test {score_name(data, tex=True)}")
+    panel: Axes = draw_lines(data, score_of(data), "step", axes=ax, look=look)[0, 0]
+    if score_of(data) == "test_accuracy":
+        panel.set_ylim(0, 1.02)
+        panel.yaxis.set_major_formatter(PercentFormatter(1.0))
+    return panel
+
+
+@figure("loss_by_epoch", quantity="loss_by_epoch")
+def losses_by_epoch(
+    data: xr.Dataset, /, *, axes: Panels = None, step_axis: str = "true", **selection: Any
+) -> np.ndarray:
+    """Loss in each epoch of the task along the training, a panel for each training."""
+    look = Look(step_axis=step_axis, ylabel=f"loss{unit_of(data.loss_by_epoch)}")
+    return draw_lines(data, "loss_by_epoch", "step", axes=axes, own=["epoch"], look=look)
+
+
+@figure("loss_by_time", quantity="loss_by_epoch")
+def losses_by_time(data: xr.Dataset, /, *, axes: Panels = None, **selection: Any) -> np.ndarray:
+    """Loss at each step of the trial, before, during and after training."""
+    look = Look(ylabel=f"loss{unit_of(data.loss_by_time)}")
+    apart = [str(dim) for dim in data.loss_by_time.dims if dim not in ("time", "step", "seed")]
+    return draw_lines(data, "loss_by_time", "time", axes=axes, panels=apart, look=look)
 
 
 def score_of(data: xr.Dataset) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from attrs import frozen
 
-from kpframe.study._plot import operators, rules, training
+from kpframe.study._plot import either, operators, rules, training
 from kpframe.study._plot.look import drawable, on
 from kpframe.study._plot.training import SCORES
 from kpframe.study._report import captions_of_operators, captions_of_rules
@@ -177,13 +177,13 @@ def known_sections() -> tuple[Known, ...]:
         ),
         Known(
             "Spectra before and after",
-            operators.spectrum,
+            either.spectrum,
             captions_of_operators.spectra,
             ("singular_value", "singular_value_residual", "singular_value_converged"),
         ),
         Known(
             "Eigenfunctions over time",
-            operators.eigenfunctions,
+            either.eigenfunctions,
             captions_of_operators.eigenfunctions,
             ("time_eigenfunction", "time_explained"),
         ),

@@ -33,7 +33,7 @@ def write_training(data: xr.Dataset, path: Path, *, files: bool = False) -> Path
                 f"the rules: {few(data.rule.values, 12)}."
             ],
             sections=[
-                Section("Learning", as_wide(on(training.rule_losses(data))), captions.rule_losses(data)),
+                Section("Learning", as_wide(on(training.losses(data))), captions.rule_losses(data)),
                 Section(
                     "The geometry they end in",
                     as_wide(on(rules.rule_geometry(data))),

@@ -28,15 +28,15 @@ FAULTS = (
     Fault(
         "rules numbered from 0",
         R,
-        "enumerate(one.rule.values, 1)]\n    size",
-        "enumerate(one.rule.values)]\n    size",
+        "enumerate(labels, 1)]",
+        "enumerate(labels)]",
         AGREEMENT,
     ),
     Fault(
         "cosines with colours turned",
         R,
-        'panel.imshow(one.rule_cosine, vmin=-1, vmax=1, cmap="RdBu_r")',
-        'panel.imshow(-one.rule_cosine, vmin=-1, vmax=1, cmap="RdBu_r")',
+        "panel.imshow(cosines,",
+        "panel.imshow(-cosines,",
         AGREEMENT,
     ),
     Fault(
@@ -67,8 +67,8 @@ FAULTS = (
     Fault(
         "error and use exchanged",
         R,
-        "image = panel.imshow(values.sel(rule=rule),",
-        "image = panel.imshow(values.sel(rule=rule).T,",
+        "values.sel(rule=rule), vmin",
+        "values.sel(rule=rule).T, vmin",
         PAIRS,
     ),
     Fault("a bar that hides what is beyond", R, 'beyond = "both" if', 'beyond = "neither" if', PAIRS),
@@ -130,12 +130,18 @@ FAULTS = (
         "panel.plot(gone - 2, smooth[-1]",
         LOSSES,
     ),
-    Fault("a cross where nothing diverged", L, "if gone > 0 and len(smooth)", "if len(smooth)", LOSSES),
+    Fault(
+        "a cross where nothing diverged",
+        L,
+        "            if gone > 0:",
+        "            if not gone < 0:",
+        LOSSES,
+    ),
     Fault(
         "losses of the first rule",
         L,
-        "running_mean(data.training_loss.sel(rule=rule))",
-        "running_mean(data.training_loss.isel(rule=0))",
+        "running_mean(loss.isel(where))",
+        'running_mean(loss.isel(where | {"rule": 0}))',
         LOSSES,
     ),
     Fault(

@@ -11,6 +11,8 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
+from kpframe.study._plot.source import NEEDS
+
 from . import checks_comparison as compared
 from . import checks_report as reported
 from . import checks_training as trained
@@ -29,10 +31,10 @@ ROOMS: dict[str, tuple[str, Callable[[], xr.Dataset]]] = {
 def one_figure(kept: str) -> Iterator[None]:
     """Draw one figure only, as most of the time goes into the others."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("operators", "rules", "training"):
+        for name in ("either", "operators", "rules", "training"):
             module = import_module(f"kpframe.study._plot.{name}")
             for key, value in list(vars(module).items()):
-                if hasattr(value, "__wrapped__") and key != kept:
+                if key in NEEDS and callable(value) and key != kept:
                     patch.setattr(module, key, lambda *_: Figure().subplots())
         yield
 
@@ -67,7 +69,7 @@ FLOWS = seen(compared.check_spectra, "flow_spectra")
 ROWS = seen(compared.check_tables)
 COMPARE = seen(compared.check_terminal)
 
-LOSSES = seen(trained.check_learning, "rule_losses")
+LOSSES = seen(trained.check_learning, "losses")
 GEOMETRY = seen(trained.check_geometry, "rule_geometry")
 RESULTS = seen(trained.check_results)
 CHANGES = seen(trained.check_changes)

@@ -178,7 +178,7 @@ def test_figures_over_steps_have_a_line_for_each_group() -> None:
             shown.values(), ((n, g) for n in NETWORKS for g in GAINS), strict=True
         ):
             own = data["rank"].sel(network=network, gain=gain, operator=operator)
-            np.testing.assert_array_equal(x, [0, 1, 2])
+            np.testing.assert_array_equal(x, STEPS)
             np.testing.assert_allclose(y, own.mean("seed"))
         assert panel.get_xlabel() == "updates made"
     assert "rank: a figure." in section.caption
@@ -304,7 +304,7 @@ def test_one_step_alone_tells_of_no_change() -> None:
     panel = next(p for p in page.section("effective rank").panels if p.get_title() == "effective_rank, Phi")
     x, y = lines(panel)["RNN"]
     assert (x.tolist(), y.tolist()) == (
-        [0],
+        [30],
         data.effective_rank.sel(network="RNN", operator="Phi").values.tolist(),
     )
     assert list(lines(page.section("singular value").panels[0])) == ["after 30 updates"]
