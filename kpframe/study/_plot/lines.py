@@ -21,6 +21,7 @@ from kpframe.study._plot.look import (
     say,
     short,
     style,
+    title_panel,
     unit_of,
 )
 from kpframe.study._plot.numbers import Numbers, check_dims, cut, few_steps, numbers_of, parts
@@ -116,7 +117,7 @@ def draw_lines(
         if beside is not None:
             beside(panel)
         if apart and (len(shown) > 1 or numbers.values.sizes[apart[0]] > 1):
-            panel.set_title(short(title, 40))
+            title_panel(panel, title, columns)
     _label(grid, numbers.values, x, len(shown), look)
     if several or beside is not None:
         draw_legend(max(grid.flat, key=lambda panel: len(panel.get_legend_handles_labels()[1])), axes)

@@ -33,10 +33,11 @@ PANELS = 12
 def drawable(data: xr.Dataset, width: int | None = None) -> xr.Dataset:
     """Return a dataset whose labels matplotlib takes as they are: ``$`` starts no formula in them.
 
-    A label that begins with ``_`` would be left out of a legend. Longer ones than ``width`` are cut.
+    A label that begins with ``_`` would be left out of a legend. Longer ones than ``width`` are cut, but for
+    those of rules: settings stand at their end.
     """
 
-    def shown(label: str, place: int) -> str:
+    def shown(label: str, place: int, width: int | None) -> str:
         if width is not None and len(label) > width:
             label = f"{label[: width - 6]}… ({place})"
         return f"{' ' * label.startswith('_')}{label}".replace("\\$", "$").replace("$", r"\$")
@@ -48,7 +49,12 @@ def drawable(data: xr.Dataset, width: int | None = None) -> xr.Dataset:
     }
     return data.assign_coords(
         {
-            name: values.copy(data=[shown(str(v), place) for place, v in enumerate(values.values, 1)])
+            name: values.copy(
+                data=[
+                    shown(str(v), place, None if name in ("rule", "rule_other") else width)
+                    for place, v in enumerate(values.values, 1)
+                ]
+            )
             for name, values in own.items()
         }
     )
@@ -130,6 +136,12 @@ def short(label: str, width: int) -> str:
     if len(lines) <= 2:
         return "\n".join(lines)
     return f"{lines[0]}\n{lines[1][: width - 1]}…"
+
+
+def title_panel(panel: Axes, text: str, columns: int) -> None:
+    """Give a panel a title that fits where so many panels stand beside each other."""
+    width, size = {1: (70, 10.0), 2: (40, 10.0), 3: (30, 9.0)}.get(columns, (24, 8.0))
+    panel.set_title(short(text, width), fontsize=size)
 
 
 def style(place: int, label: str) -> dict[str, Any]:

@@ -13,7 +13,18 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.ticker import MaxNLocator
 
-from kpframe.study._plot.look import PANELS, WIDTH, Panels, axis_text, on, panels_of, say, short, unit_of
+from kpframe.study._plot.look import (
+    PANELS,
+    WIDTH,
+    Panels,
+    axis_text,
+    on,
+    panels_of,
+    say,
+    short,
+    title_panel,
+    unit_of,
+)
 from kpframe.study._plot.numbers import check_dims, cut, few_steps, name_of, one_seed, parts
 from kpframe.study._plot.ticks import check_step_axis, scale_steps, wide
 
@@ -108,7 +119,7 @@ def draw_maps(
             aspect = "equal" if _pair(rows, columns) else "auto"
             image = panel.imshow(one, interpolation="nearest", origin="upper", aspect=aspect, **how)
         if apart and len(shown) > 1:
-            panel.set_title(short(title, 30), fontsize=9)
+            title_panel(panel, title, max(3, width))
         for axis, dim in ((panel.yaxis, rows), (panel.xaxis, columns)):
             if by_step and dim in STEPS:
                 scale_steps(axis, one[dim].values)

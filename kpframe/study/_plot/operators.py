@@ -10,7 +10,7 @@ import xarray as xr
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.study._plot import lines, maps
-from kpframe.study._plot.look import COLOURS, MARKERS, PANELS, Panels, after, panels_of, say, short, tex
+from kpframe.study._plot.look import COLOURS, MARKERS, PANELS, Panels, after, panels_of, say, tex, title_panel
 from kpframe.study._plot.numbers import cut, name_of, one_seed, parts
 from kpframe.study._plot.source import figure
 from kpframe.study._plot.ticks import whole
@@ -103,7 +103,7 @@ def eigenfunctions_over_training(
                 label=f"{mode + 1}: {float(parts_of[mode]):.0%}",
             )
         panel.axhline(0, color="0.8", lw=0.8, zorder=0)
-        panel.set_title(short(title, 40))
+        title_panel(panel, title, columns)
         panel.set_xlabel("step")
         whole(panel.xaxis)
         panel.legend(
@@ -154,7 +154,8 @@ def trial_kernels(
         for at, panel in enumerate(row):
             kernel = kernels.isel(place).isel(step=at).transpose("trial", "trial_other").values
             image = panel.imshow(as_cosines(kernel), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
-            panel.set_title(", ".join(text for text in (name, name_of(kernels, "step", at)) if text))
+            text = name_of(kernels, "step", at)
+            title_panel(panel, f"{name}, {text}" if name else text, 3)
             if edges is None:
                 panel.set(xlabel="trial", ylabel="trial")
                 whole(panel.xaxis)

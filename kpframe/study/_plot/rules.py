@@ -21,6 +21,7 @@ from kpframe.study._plot.look import (
     say,
     short,
     style,
+    title_panel,
     unit_of,
 )
 from kpframe.study._plot.maps import colour_bar, with_grey
@@ -52,7 +53,7 @@ def rules(
                 draw_line(panel, where, numbers.isel(place).isel(which), style(at, label), bars=True)
             draw_step_axis(panel, values.step.values, step_axis)
             panel.axhline(1, color="0.8", lw=0.8, zorder=0)
-        grid[0, column].set_title(short(title, 30))
+        title_panel(grid[0, column], title, len(shown))
     grid[0, 0].set_ylabel("cosine of updates")
     grid[1, 0].set_ylabel(r"alignment with $\Phi$")
     draw_legend(grid[0, -1], axes)

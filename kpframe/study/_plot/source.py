@@ -15,6 +15,8 @@ from kpframe.study._plot.look import drawable
 from kpframe.study._plot.ticks import finish, flat
 from kpframe.study._reading.open import open_run
 
+#: Longest label of a network, parameter, group ... in a figure; rules, told apart in legends, have all of it.
+LABEL = 40
 #: Anything that figures are drawn from.
 Source = xr.Dataset | xr.DataTree | str | os.PathLike[str]
 P = ParamSpec("P")
@@ -73,7 +75,7 @@ def figure(
             read = dataset_of(data)
             need.check(read)
             selection = {name: kwargs.pop(name) for name in list(kwargs) if name not in own}
-            panels = draw(drawable(selected(read, selection)), *args, **kwargs)
+            panels = draw(drawable(selected(read, selection), width=LABEL), *args, **kwargs)
             finish(flat(panels))
             return panels
 

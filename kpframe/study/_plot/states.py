@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.study._plot import lines
-from kpframe.study._plot.look import COLOURS, PANELS, Panels, panels_of, say, short
+from kpframe.study._plot.look import COLOURS, PANELS, Panels, panels_of, say, title_panel
 from kpframe.study._plot.numbers import cut, few_steps, one_seed, parts
 from kpframe.study._plot.source import figure
 
@@ -53,7 +53,7 @@ def trajectories(
         _paths(panel, paths)
         if "pc_readout" in data:
             _arrows(panel, data.pc_readout.isel(rest).sel(step).transpose("output", "pc").values[:, at])
-        panel.set_title(short(title, 40))
+        title_panel(panel, title, columns)
         panel.set_xlabel(f"component {components[0]} ({share[at[0]]:.0%})")
         panel.set_ylabel(f"component {components[1]} ({share[at[1]]:.0%})")
     for panel in grid.ravel()[len(shown) :]:

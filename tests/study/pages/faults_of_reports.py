@@ -71,7 +71,7 @@ FAULTS = (
     Fault(
         "panels of networks exchanged",
         LN,
-        "panel.set_title(short(title, 40))",
+        "title_panel(panel, title, columns)",
         "panel.set_title(shown[::-1][grid.ravel().tolist().index(panel)][0])",
         RANKS,
     ),
