@@ -361,6 +361,7 @@ def test_text_stays_text_in_files(tmp_path) -> None:
     assert "<b>" not in text
 
 
+@pytest.mark.slow
 def test_nothing_needs_pyplot() -> None:
     import subprocess
     import sys
