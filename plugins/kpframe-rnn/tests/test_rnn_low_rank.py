@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kpframe import create_model, linearize
+from kpframe.errors import ArgumentError
 
 
 @pytest.mark.parametrize("rank", [1, 3])
@@ -51,3 +52,35 @@ def test_a_rank_one_network_is_its_latent_variable(make, draw) -> None:
         kappa = 0.8 * kappa + 0.2 * (n @ torch.tanh(kappa * m)) / 4
         assert float((state - kappa * m).norm()) <= 1e-14 * float(m.norm())
     assert abs(float(kappa)) < 0.69
+
+
+@pytest.mark.parametrize("gain", [None, 0.8])
+def test_a_matrix_may_start_with_a_low_rank_at_the_norm_it_has_without(gain) -> None:
+    given = {"input_size": 3, "hidden_size": 40, "gain": gain, "seed": 1, "num_layers": 2}
+    full = create_model("rnn", **given)
+    for rank in (1, 7, 40):
+        model = create_model("rnn", **given, initial_rank=rank)
+        for name in ("weight_hh_l0", "weight_hh_l1"):
+            weight, whole = (one.get_parameter(name).detach().double() for one in (model, full))
+            sizes = torch.linalg.svdvals(weight)
+            assert int((sizes > 1e-5 * sizes[0]).sum()) == rank
+            assert float(weight.norm()) == pytest.approx(float(whole.norm()), rel=1e-6)
+            kept = torch.linalg.svdvals(whole)[:rank]  # the leading directions, each as much larger
+            torch.testing.assert_close(sizes[:rank] / sizes[0], kept / kept[0], rtol=1e-4, atol=1e-5)
+            assert model.get_parameter(name).requires_grad
+        assert torch.equal(model.weight_ih_l0, full.weight_ih_l0)
+        assert torch.allclose(model.weight_hh_l0, full.weight_hh_l0, atol=1e-6) == (rank == 40)
+
+
+@pytest.mark.parametrize(
+    ("other", "match"),
+    [
+        ({"rank": 2}, "initial_rank: expected none beside rank"),
+        ({"density": 0.5, "excitatory_fraction": 0.8}, "none beside density, excitatory_fraction"),
+        ({"self_connections": False}, "none beside self_connections"),
+        ({"initial_rank": 9}, "initial_rank: expected a whole number from 1 to hidden_size = 8, got 9"),
+    ],
+)
+def test_what_would_change_the_initial_rank_is_refused(other, match) -> None:
+    with pytest.raises(ArgumentError, match=match):
+        create_model("rnn", input_size=2, hidden_size=8, **{"initial_rank": 3} | other)

@@ -48,6 +48,9 @@ class RNNSettings:
     rank: int | None = setting(
         None, ge=1, help="W_hh = m n^T / hidden_size of this rank, plus a random bulk if gain is set"
     )
+    initial_rank: int | None = setting(
+        None, ge=1, help="rank that W_hh starts with, at the norm that it has without; all its entries learn"
+    )
     train_bulk: bool = setting(False, help="whether the bulk beside a low-rank matrix learns")
     trainable_initial_state: bool = setting(False, help="h_0 is a parameter, zero at first")
     seed: int | None = setting(
@@ -60,6 +63,8 @@ class RNNSettings:
                 mismatch("alpha", "1 with form='vanilla'", f"{self.alpha}; leaky: 'rate', 'current'")
             )
         dale = self.excitatory_fraction is not None
+        if self.initial_rank is not None:
+            self._check_initial_rank(dale=dale)
         if self.rectifier != "abs" and not dale:
             expected = "none without an excitatory_fraction (Dale's law)"
             raise ArgumentError(mismatch("rectifier", expected, repr(self.rectifier)))
@@ -75,6 +80,20 @@ class RNNSettings:
             raise ArgumentError(mismatch("rank", expected, self.rank))
         if self.train_bulk and self.gain is None:
             raise ArgumentError(mismatch("train_bulk", "False without a gain, which makes the bulk", True))
+
+    def _check_initial_rank(self, *, dale: bool) -> None:
+        if self.initial_rank is not None and self.initial_rank > self.hidden_size:
+            expected = f"a whole number from 1 to hidden_size = {self.hidden_size}"
+            raise ArgumentError(mismatch("initial_rank", expected, self.initial_rank))
+        made = {
+            "rank": self.rank is not None,
+            "density": self.density is not None,
+            "self_connections": not self.self_connections,
+            "excitatory_fraction": dale,
+        }
+        if others := [name for name, there in made.items() if there]:
+            expected = f"none beside {', '.join(others)}, which would change the rank of what acts"
+            raise ArgumentError(mismatch("initial_rank", expected, self.initial_rank))
 
 
 @frozen

@@ -38,8 +38,10 @@ class RNN(SiteModel):
     **Initial weights** are uniform in +-1/sqrt(H) as in torch. With ``gain`` the recurrent ones are normal
     with standard deviation gain/sqrt(H), and gain is their spectral radius in a large network; under Dale's
     law it is exactly that. With ``input_gain`` those from the input are normal with standard deviation
-    input_gain/sqrt(I), so that in a wide network inputs count as much as in a narrow one. A trainable ``h_0``
-    is the parameter ``h0 [num_layers * H]``.
+    input_gain/sqrt(I), so that in a wide network inputs count as much as in a narrow one. With
+    ``initial_rank`` the recurrent ones are the nearest matrix of that rank, scaled to the Frobenius norm that
+    they had, and training may raise it (Liu et al. 2024, arXiv 2310.08513). A trainable ``h_0`` is the
+    parameter ``h0 [num_layers * H]``.
 
     **Layers** are stacked as in ``torch.nn.RNN(num_layers=...)``: each reads what the layer below has just
     computed (its rate). The state's component is ``h``; those of several layers are ``h_l0, h_l1 ...``.
@@ -108,7 +110,7 @@ class RNN(SiteModel):
             generator = None if c.seed is None else seeded_generator(c.seed, 1)
             for k in range(c.num_layers):
                 self.set_mask(connectivity.draw_mask(generator), f"weight_hh_l{k}")
-        self.input_gain = c.input_gain
+        self.input_gain, self.initial_rank = c.input_gain, c.initial_rank
         self.reset_parameters(c.seed)
         connectivity.warn_if_unstable(c.nonlinearity)
 
@@ -129,6 +131,8 @@ class RNN(SiteModel):
                     normal_(tensor, 0, self.input_gain / math.sqrt(self.signal_size), generator)
                 else:
                     uniform_(tensor, -bound, bound, generator)
+                if name.startswith("weight_hh") and self.initial_rank is not None:
+                    tensor.copy_(_of_rank(tensor, self.initial_rank))
                 if name.startswith(("weight", "bulk")):
                     tensor.copy_(self._start(name, tensor))
 
@@ -233,6 +237,16 @@ class RNN(SiteModel):
             return {name: self.phi(drive)}
         drive = drive if self.form == "current" else self.phi(drive)
         return {name: (1 - self.alpha) * h[name] + self.alpha * drive}
+
+
+def _of_rank(drawn: torch.Tensor, rank: int) -> torch.Tensor:
+    """Return the matrix of a rank nearest to one, scaled to its Frobenius norm."""
+    if drawn.is_meta:  # which has no values to look at
+        return drawn
+    exact = drawn.double()
+    left, sizes, right = torch.linalg.svd(exact)
+    near = (left[:, :rank] * sizes[:rank]) @ right[:rank]
+    return (near * (exact.norm() / near.norm())).to(drawn)
 
 
 class NoisyRNN(RNN):
