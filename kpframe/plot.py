@@ -12,6 +12,7 @@ try:
         routing,
     )
     from kpframe.study._plot.either import eigenfunctions, spectrum
+    from kpframe.study._plot.forecast import forecast, stable_rate
     from kpframe.study._plot.learning import (
         contributions,
         contributions_by_epoch,
@@ -58,6 +59,7 @@ __all__ = [
     "figures_of",
     "finite_time_exponents",
     "flow_spectra",
+    "forecast",
     "heat_maps",
     "interference",
     "lags",
@@ -81,6 +83,7 @@ __all__ = [
     "scores",
     "series",
     "spectrum",
+    "stable_rate",
     "state_dimensions",
     "sweep",
     "time_kernels",
