@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import torch
@@ -101,7 +102,7 @@ class ForecastGap(Quantity):
         readout, loss = before.readout, before.around.loss
         assert readout is not None
         assert loss is not None
-        law = "flow" if self.law == "flow" else "descent"
+        law: Literal["descent", "flow"] = "flow" if self.law == "flow" else "descent"
         return forecast(
             before.flow, readout, before.trials, loss, learning_rate=rate, updates=(0, updates), law=law
         )
@@ -125,7 +126,8 @@ def _outputs(moment: Moment) -> torch.Tensor:  # [B, T, O], float64
     readout = moment.readout
     assert readout is not None
     with torch.no_grad():
-        return readout(moment.flow.trajectory.states).double()
+        outputs: torch.Tensor = readout(moment.flow.trajectory.states)
+    return outputs.double()
 
 
 def _compared(before: Moment, made: Forecast, outputs: torch.Tensor, reached: float) -> dict[str, float]:

@@ -42,10 +42,9 @@ class StableRates(Quantity):
         assert readout is not None
         assert loss is not None
         budget = moment.around.budget
-        asked = {"budget": budget, "tol": self.tolerance}
-        here = moment.flow, readout, moment.trials, loss
-        flow = stable_rate(*here, **asked, generator=moment.generator(0))
-        whole = sharpness(*here, **asked, generator=moment.generator(1))
+        here, tol = (moment.flow, readout, moment.trials, loss), self.tolerance
+        flow = stable_rate(*here, budget=budget, tol=tol, generator=moment.generator(0))
+        whole = sharpness(*here, budget=budget, tol=tol, generator=moment.generator(1))
         used = math.nan if moment.learning_rate is None else moment.learning_rate
         unit = SCORES[loss].loss_unit
         per = "1" if unit == "1" else f"{unit}-1"

@@ -245,8 +245,9 @@ def _of_rank(drawn: torch.Tensor, rank: int) -> torch.Tensor:
         return drawn
     exact = drawn.double()
     left, sizes, right = torch.linalg.svd(exact)
-    near = (left[:, :rank] * sizes[:rank]) @ right[:rank]
-    return (near * (exact.norm() / near.norm())).to(drawn)
+    near: torch.Tensor = (left[:, :rank] * sizes[:rank]) @ right[:rank]
+    scaled: torch.Tensor = near * (exact.norm() / near.norm())
+    return scaled.to(drawn)
 
 
 class NoisyRNN(RNN):
