@@ -7,8 +7,8 @@ depend on how many threads there are.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
 from typing import Generic, TypeVar
@@ -73,29 +73,56 @@ class _Pool(Generic[Result]):
     def __init__(self, tasks: Sequence[Callable[[], Result]], workers: int) -> None:
         self.tasks, self.workers = tasks, workers
         self.gradients = torch.is_grad_enabled()
-        self.ended = threading.Event()
-        self.failed = len(tasks)  # place of the first that raised
+        self.found: dict[int, Result] = {}
+        self.failed: dict[int, BaseException] = {}
+        self.ended, self.finished = threading.Event(), threading.Semaphore(0)
 
     def run(self, order: Sequence[int]) -> list[Result]:
         """Return what the tasks give."""
-        pool = ThreadPoolExecutor(self.workers, "kpframe", torch.set_num_threads, (1,))
+        left = deque(order)
+        threads = [
+            threading.Thread(target=copy_context().run, args=(self.work, left), name=f"kpframe {number}")
+            for number in range(self.workers)
+        ]
         try:
-            begun = {place: pool.submit(copy_context().run, self.one, place) for place in order}
-            return [begun[place].result() for place in range(len(self.tasks))]
+            for thread in threads:
+                thread.start()
+            for _ in threads:
+                self.finished.acquire()
         finally:
-            self.ended.set()
-            pool.shutdown(cancel_futures=True)
+            self.ended.set()  # one that has not begun takes no task then
+            for thread in threads:
+                if thread.is_alive():
+                    thread.join()
+        if self.failed:
+            error = self.failed.pop(min(self.failed))
+            self.failed.clear()
+            try:
+                raise error
+            finally:
+                del error  # its frames hold it, and vectors with it
+        return [self.found[place] for place in range(len(self.tasks))]
 
-    def one(self, place: int) -> Result:
-        """Do a task, unless its turn would not have come after an error."""
+    def work(self, left: deque[int]) -> None:
+        """Do one task after the other, but none whose turn would not have come after an error."""
         _inside.yes = True
         try:
-            if place > self.failed:
-                raise KeyboardInterrupt  # nobody asks for it
+            torch.set_num_threads(1)
             with torch.set_grad_enabled(self.gradients), broken_off(self.ended):
-                return self.tasks[place]()
-        except BaseException:
-            self.failed = min(self.failed, place)
-            raise
+                while not self.ended.is_set():
+                    try:
+                        place = left.popleft()
+                    except IndexError:
+                        break
+                    self.one(place)
         finally:
-            _inside.yes = False
+            self.finished.release()
+
+    def one(self, place: int) -> None:
+        """Do a task."""
+        if self.failed and place > min(self.failed):
+            return
+        try:
+            self.found[place] = self.tasks[place]()
+        except BaseException as error:
+            self.failed[place] = error
