@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -41,6 +42,19 @@ GOOD = """
     def build(size, dt):
         return ("good", size, dt)
 """
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the files that a run of the whole suite spends most of its time in: it is to take minutes."""
+    spent: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                spent[report.nodeid.partition("::")[0]] += report.duration
+    if len(spent) > 100:
+        terminalreporter.section(f"{sum(spent.values()):.0f} s of tests, of which")
+        for name, seconds in spent.most_common(10):
+            terminalreporter.line(f"{seconds:6.1f} s  {name}")
 
 
 @pytest.fixture

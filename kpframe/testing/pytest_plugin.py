@@ -16,6 +16,7 @@ import gc
 import os
 import re
 from collections.abc import Callable, Generator
+from types import FunctionType
 from typing import Any
 from zlib import crc32
 
@@ -25,7 +26,7 @@ from hypothesis import HealthCheck, settings
 
 from kpframe.testing._fixtures import close, differ, draw, total_jacobian  # noqa: F401
 
-settings.register_profile("default", deadline=None, max_examples=25)
+settings.register_profile("default", deadline=None, max_examples=10)
 settings.register_profile("ci", deadline=None, max_examples=10, derandomize=True, print_blob=True)
 settings.register_profile(
     "thorough", deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow]
@@ -132,13 +133,17 @@ def _axes(rows: list[pytest.Item]) -> list[list[int]]:
     return list(axes.values()) or [[0] * len(rows)]
 
 
+#: What tells rows apart by what it is, not by its place in a list: with several arguments it is in many rows.
+_NAMED = (str, int, float, torch.dtype, type, FunctionType)
+
+
 def _differs_by(item: pytest.Item) -> dict[str, object]:
     call = getattr(item, "callspec", None)
     given = getattr(call, "params", {})
     found: dict[str, object] = {}
     for name, index in getattr(call, "indices", {}).items():
         value = given.get(name)
-        found[name] = (type(value), value) if isinstance(value, str | int | float | torch.dtype) else index
+        found[name] = (type(value), value) if isinstance(value, _NAMED) else index
     check: Any = given.get("check")
     if hasattr(check, "name"):
         found |= {"check": check.name, "subject": repr(check).removesuffix(check.name)}

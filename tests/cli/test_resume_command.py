@@ -186,6 +186,7 @@ with RunFolder(Path(sys.argv[1]), "run", {"title": "t"}, title="t", seed=0, cell
 """
 
 
+@pytest.mark.slow
 def test_a_living_process_and_one_that_was_killed(call: Command, folder: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -77,6 +77,7 @@ def test_every_operator_of_a_flow_is_proper(lab, toy, method) -> None:
 
 
 @pytest.mark.parametrize("start", STARTS)
+@pytest.mark.rows(2)
 def test_adjoints_give_the_gradient_of_backward(lab, toy, start) -> None:
     model, data = build(lab, toy, start, mask=True)
     flow = linearize(model, **data)

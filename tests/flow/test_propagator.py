@@ -16,7 +16,7 @@ SEEDS = st.integers(0, 10_000)
 SIZES = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 3))
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(seed=SEEDS, sizes=SIZES)
 def test_P_is_the_inverse_of_I_minus_AZ(lab, seed, sizes) -> None:
     batch, time, hidden = sizes
@@ -59,7 +59,7 @@ def test_P_is_causal_and_block_diagonal_over_trials(lab, toy) -> None:
             assert P[b, t, :, b, : t + 1].any()
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(seed=SEEDS, times=st.lists(st.integers(0, 5), min_size=3, max_size=3).map(sorted))
 def test_transitions_compose(lab, seed, times) -> None:
     blocks = lab.randn(seed, 2, 6, 3, 3)

@@ -19,7 +19,7 @@ def series(AZ: torch.Tensor, weights: list[float]) -> torch.Tensor:
     return sum(w * torch.linalg.matrix_power(AZ, j) for j, w in enumerate(weights))
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(seed=SEEDS, time=st.integers(1, 6), window=st.integers(1, 8))
 def test_truncated_is_the_neumann_sum(lab, seed, time, window) -> None:
     blocks = lab.randn(seed, 2, time, 2, 2)
@@ -44,7 +44,7 @@ def test_window_one_is_the_identity(lab) -> None:
     lab.differ(P.truncated(2)(q), q)
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(seed=SEEDS, time=st.integers(1, 7), length=st.integers(1, 8))
 def test_the_mean_over_offsets_weights_the_series_linearly(lab, seed, time, length) -> None:
     blocks = lab.randn(seed, 2, time, 2, 2)

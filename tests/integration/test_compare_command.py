@@ -50,6 +50,7 @@ def saved(path: Path, model: str = "rnn", *, readout: bool = True, named: bool =
     return save_checkpoint(path, network, heads, name=model, settings=settings, extra=extra)
 
 
+@pytest.mark.slow
 def test_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, output = saved(tmp_path / "one.safetensors"), tmp_path / "out"
     rules = ["--rules", "bptt; truncated_bptt(window=2);", "--rules", "truncated_bptt(window=1) @ bptt"]

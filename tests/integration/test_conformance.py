@@ -24,6 +24,7 @@ def test_conformance(check) -> None:
     check()
 
 
+@pytest.mark.slow
 def test_bptt_is_exact() -> None:
     assert check_rule("bptt")["exact_rule_equals_backward"].verdict == "passed"
     assert check_rule("frozen")["exact_rule_equals_backward"].verdict == "not applicable"

@@ -210,6 +210,7 @@ def test_places_that_are_no_folders(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 def test_output_that_is_not_utf_8(tmp_path: Path) -> None:
     result = CliRunner(charset="ascii").invoke(cli, [*TRAIN, "--output", str(tmp_path / "φ")])
     assert result.exit_code == 0, result.output

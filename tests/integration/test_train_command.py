@@ -95,6 +95,7 @@ def test_a_rule_that_diverges_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "Diverged, at the crosses: bptt." in (output / "training.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_rule_that_fails_is_told_and_the_others_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], failing_rule
 ) -> None:

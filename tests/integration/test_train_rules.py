@@ -156,6 +156,7 @@ def test_the_seed_decides(trained) -> None:
     assert not bool((other.training_loss == again.training_loss).any())
 
 
+@pytest.mark.slow
 def test_a_stochastic_rule_draws_anew() -> None:
     rule = Signs(seed=4)
     generator = torch.Generator().manual_seed(0)
@@ -287,6 +288,7 @@ def test_what_cannot_be_measured_after_training_is_a_failure(monkeypatch: pytest
     assert data.reason[0].item().startswith("effective rank of P P*: NonFiniteProductError: product of P P*")
 
 
+@pytest.mark.slow
 def test_a_rule_that_diverges_in_its_last_update() -> None:
     """Its losses are all finite; the update at which they would no longer be is one more than there are."""
     experiment = evolve(EXPERIMENT, budget=16)
@@ -323,6 +325,7 @@ def test_a_training_goes_on_where_it_was_ended(tmp_path: Path, alone: xr.Dataset
 
 @pytest.mark.rows(5)
 @pytest.mark.parametrize("gone", ["after.nc", "before.nc", "000012.nc", "000012.safetensors"])
+@pytest.mark.slow
 def test_files_that_are_lost_are_made_anew(tmp_path: Path, alone: xr.Dataset, gone: str) -> None:
     """Of a run that was killed: figures from checkpoints, and those by training once more."""
     experiment, output = evolve(EXPERIMENT, budget=16), tmp_path / "run"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ FEW = settings(max_examples=6)
 
 @FEW
 @given(seed=SEEDS, sizes=SIZES)
+@pytest.mark.rows(2)
 def test_linear_and_not_affine(node, draw, states, close, differ, seed, sizes) -> None:
     d = draw(seed)
     op = node(d, states(*sizes))
@@ -39,6 +41,7 @@ def test_adjoint_under_the_inner_product(node, draw, states, seed, sizes) -> Non
 
 @FEW
 @given(seed=SEEDS, sizes=SIZES)
+@pytest.mark.rows(2)
 def test_probes_batched_equal_probes_looped(node, draw, states, close, seed, sizes) -> None:
     d = draw(seed)
     op = node(d, states(*sizes))
@@ -51,6 +54,7 @@ def test_probes_batched_equal_probes_looped(node, draw, states, close, seed, siz
 
 @FEW
 @given(seed=SEEDS, sizes=SIZES)
+@pytest.mark.rows(2)
 def test_dense_equals_products_with_a_basis(node, draw, states, by_basis, close, differ, seed, sizes) -> None:
     op = node(draw(seed), states(*sizes))
     dense = op.to_dense()
@@ -74,6 +78,7 @@ def test_the_adjoint_of_the_adjoint_is_the_operator(node, draw, states, seed, si
 
 @FEW
 @given(seed=SEEDS, sizes=SIZES)
+@pytest.mark.rows(2)
 def test_inputs_are_neither_changed_nor_handed_back(node, draw, states, seed, sizes) -> None:
     d = draw(seed)
     op = node(d, states(*sizes))

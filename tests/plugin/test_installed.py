@@ -39,6 +39,7 @@ def test_a_broken_plugin_warns_and_is_left_out(site, good, broken):
     assert message in warned
 
 
+@pytest.mark.slow
 def test_importing_the_host_imports_no_torch(site):
     code = "import sys, kpframe.plugin, kpframe.cli; print('torch' in sys.modules)"
     assert site.python(code).stdout == "False\n"

@@ -43,6 +43,7 @@ def many(*names, **environ):
     return PluginManager(lambda: points, environ)
 
 
+@pytest.mark.slow
 def test_an_unknown_name_gets_a_short_answer():
     manager = many("network_number{}", "another{}")
     started = time.perf_counter()

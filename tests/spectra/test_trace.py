@@ -105,6 +105,7 @@ def test_low_rank_is_as_good_as_exact(method: str, seeded: Seeded) -> None:
 
 @pytest.mark.parametrize("method", ["auto", *METHODS])
 @pytest.mark.parametrize("budget", [1, 2, 3, 4, 5, 60, 99])
+@pytest.mark.rows(2)
 def test_ordinary_degenerate_operators(method: str, budget: int) -> None:
     space = Space.of(index=100)
     u = torch.randn(100, generator=torch.Generator().manual_seed(5), dtype=F64)

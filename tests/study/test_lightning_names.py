@@ -1,4 +1,4 @@
-"""The tracker as a callback under either name that Lightning is installed by; stand-ins have its base class."""
+"""The tracker as a callback under either name of Lightning; stand-ins have its base class."""
 
 from __future__ import annotations
 

@@ -80,6 +80,7 @@ def test_an_undisturbed_run(undisturbed: Path) -> None:
         run_study(study(title="other"), undisturbed)
 
 
+@pytest.mark.slow
 def test_one_that_is_ended_again_and_again(tmp_path: Path, undisturbed: Path) -> None:
     """By Ctrl-C, by a request to end, and by the same command and by resuming in turn."""
     path, made, ids = tmp_path / "a run", [], set()

@@ -395,6 +395,7 @@ def test_a_file_that_is_damaged_under_way(
     check_equal(tmp_path, undisturbed("adam"))
 
 
+@pytest.mark.slow
 def test_files_of_another_run_are_made_anew(tmp_path: Path, undisturbed: Callable[[str], Path]) -> None:
     other = RunWriter(tmp_path, "4567", {"run_id": "4567", "title": "t"})
     train_cell(toy_cell(seed=1), other)

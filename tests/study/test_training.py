@@ -193,6 +193,7 @@ def test_without_a_seed_the_task_draws() -> None:
     assert run(0) != run(1)
 
 
+@pytest.mark.slow
 def test_both_gradients_train_alike() -> None:
     settings = {"learning_rate": 0.01, "steps": 20}
     expected = np.array(losses(trainer(**settings)))

@@ -431,6 +431,7 @@ def test_a_model_learns_ones_own_trials() -> None:
     assert accuracy > 0.85
 
 
+@pytest.mark.slow
 def test_the_example_of_the_front_page(capsys) -> None:
     page = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     code = re.search(r"## Your own data\n.*?```python\n(.*?)```", page, flags=re.DOTALL)[1]

@@ -154,6 +154,7 @@ def test_the_report_is_the_same_each_time_and_leaves_the_generator_alone() -> No
     assert first.label == "Plain"
 
 
+@pytest.mark.slow
 def test_rules_and_reducers_pass() -> None:
     report = check_rule(Exact, examples=4)
     assert report.passed, str(report)

@@ -122,6 +122,7 @@ def test_a_form_is_checked_on_what_it_fits() -> None:
     assert {step for _, step in whole.fitting} == set(STEPS)
 
 
+@pytest.mark.slow
 def test_a_form_is_checked_on_the_models_of_its_own_plugin() -> None:
     with temporary(Plugin(), distribution="kpf-own"):
         report = check_propagator("own", examples=4)
@@ -162,7 +163,7 @@ def test_a_wrong_form_shrinks() -> None:
     assert "kind='normal'" in case
 
 
-@pytest.mark.parametrize("name", ["Doubling", "Written"])
+@pytest.mark.parametrize("name", [pytest.param("Doubling", marks=pytest.mark.slow), "Written"])
 def test_the_forms_of_the_documentation(name, monkeypatch) -> None:
     page = Path(__file__).parents[2] / "docs" / "plugins.md"
     (source,) = [

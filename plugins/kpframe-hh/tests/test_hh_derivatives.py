@@ -33,6 +33,7 @@ def jacobians(model, trajectory) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(A).reshape(*trajectory.space.shape, -1), torch.cat(J)
 
 
+@pytest.mark.rows(2)
 def test_step_jacobians(make, inputs, active, close, differ, form) -> None:
     model = make(**form)
     x = inputs(model)

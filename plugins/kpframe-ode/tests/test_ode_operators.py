@@ -45,6 +45,7 @@ def test_with_a_mask_and_a_trained_start(form, draw, mask, check_operators, inte
 
 
 @pytest.mark.parametrize("integrator", ["euler", "exponential_euler", "rk4_38"])
+@pytest.mark.rows(2)
 def test_step_jacobians(form, draw, close, differ, integrator) -> None:
     model = form(integrator=integrator)
     x = draw(2, 4, model.input_size, seed=11)

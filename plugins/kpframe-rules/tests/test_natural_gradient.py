@@ -88,6 +88,7 @@ def test_little_damping_gives_the_projector_onto_the_range(problem, close, diffe
     close((NaturalGradient(damping=1e-9 * least) @ frozen).flow_operator(flow).to_dense(), projector, 3e-9)
 
 
+@pytest.mark.rows(2)
 def test_an_overdetermined_error_is_met_as_far_as_parameters_can(problem, close, differ, name) -> None:
     """``g`` is the solution of damped least squares, ``min |G g - Err|^2 + lambda |g|^2``."""
     here = problem(name)
@@ -105,6 +106,7 @@ def test_an_overdetermined_error_is_met_as_far_as_parameters_can(problem, close,
 
 @pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.rows(2)
 def test_curvature_is_the_hessian_of_the_loss(problem, close, differ, name, kind, masked) -> None:
     here = problem(name, masked=masked)
     flow = here.flow()
@@ -173,6 +175,7 @@ def test_rates_are_coordinates(problem, close, differ, name) -> None:
     )
 
 
+@pytest.mark.rows(2)
 def test_frozen_before_and_after(problem, close, differ, name) -> None:
     here = problem(name, time=4)
     flow = here.flow()

@@ -242,5 +242,6 @@ class Decaying(ThreeFactor):
 
 
 @parametrize_with_checks([ThreeFactor, Decaying], kind="rule")
+@pytest.mark.rows(2)
 def test_conformance(check) -> None:
     check()

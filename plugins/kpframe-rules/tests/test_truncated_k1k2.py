@@ -33,6 +33,7 @@ def by_blocks(here, k1: int, k2: int) -> torch.Tensor:
 
 @settings(max_examples=8)
 @given(seed=SEEDS, time=st.integers(3, 8), start=STARTS, data=st.data())
+@pytest.mark.rows(2)
 def test_update_is_autograd_block_by_block(problem, close, differ, name, seed, time, start, data) -> None:
     k1 = data.draw(st.integers(1, time - 1), label="k1")
     k2 = data.draw(st.integers(k1, time), label="k2")
@@ -81,6 +82,7 @@ def test_long_windows_drop_instead_of_add(problem, close, differ, name, window) 
 
 @settings(max_examples=10)
 @given(seed=SEEDS, lags=st.lists(st.integers(0, 7), min_size=1, max_size=7))
+@pytest.mark.rows(2)
 def test_any_windows_are_a_mask_on_P(problem, close, differ, name, seed, lags) -> None:
     starts: list[int] = []
     for t, lag in enumerate(lags):

@@ -24,14 +24,32 @@ FAULTS: tuple[Fault, ...] = (
     *faults_of_checkpoints.FAULTS,
 )
 
+#: Checks that take seconds: a training beside a study, or under several rules.
+LONG = (
+    *(checks_study.check_demo, checks_study.check_classes),
+    *(checks_study.check_train, checks_study.check_errors_of_training),
+)
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what.replace(" ", "-"))
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, id=fault.what.replace(" ", "-"), marks=[pytest.mark.slow] * (fault.check in LONG))
+        for fault in FAULTS
+    ],
+)
 @pytest.mark.rows(5)
 def test_it_is_noticed(fault: Fault) -> None:
     assert noticed(fault), f"{fault.file} can say {fault.what}, and no check fails"
 
 
-@pytest.mark.parametrize("check", dict.fromkeys(fault.check for fault in FAULTS))
+@pytest.mark.parametrize(
+    "check",
+    [
+        pytest.param(check, marks=[pytest.mark.slow] * (check in LONG[1:]))
+        for check in dict.fromkeys(fault.check for fault in FAULTS)
+    ],
+)
 def test_the_check_passes_without_a_fault(check: Callable[[], None]) -> None:
     check()
 

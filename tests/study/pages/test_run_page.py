@@ -348,6 +348,7 @@ def test_the_page_needs_nothing_else_and_takes_any_name(tmp_path: Path) -> None:
     assert "&lt;script&gt;" in html
 
 
+@pytest.mark.slow
 def test_a_demo_that_is_finished_has_the_page_of_the_demo(tmp_path: Path) -> None:
     cells, measured, _ = few()
     cells = [one | {"steps": []} for one in cells]

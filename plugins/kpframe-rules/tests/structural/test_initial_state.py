@@ -132,6 +132,7 @@ def close_or_zero(found: torch.Tensor, expected: torch.Tensor, close) -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.rows(2)
 def test_feedback(make, gradient, stopped, dense, close, differ, known, masked) -> None:
     """B at the outputs leaves the way to h_0 as it is; dfa takes its own, and B in the place of W its own."""
     here = make(known, start="trainable", masked=masked)
