@@ -39,16 +39,15 @@ def figure(numbers: xr.Dataset) -> Figure:
             ranks = one["rank"].sel(operator=operator).transpose("seed", "step")
             draw_line(axes, numbers.step.values, ranks, color=colour, label=str(network))
             axes.set_title(f"rank of {operator}", fontsize=9)
-            if operator == "P P*":
-                axes.set_yscale("log")
-            else:
-                axes.set_ylim(bottom=0)
         for style, operator in (("-", "P P*"), (":", "K")):
             values = one.alignment.sel(operator=operator).transpose("seed", "step")
             label = f"{network}: {operator}"
             draw_line(panels[3], numbers.step.values, values, color=colour, ls=style, label=label)
     panels[3].set_title("alignment with Phi", fontsize=9)
     panels[3].set_ylim(0, 1)
+    panels[0].set_yscale("log")
+    for axes in panels[1:3]:
+        axes.set_ylim(bottom=0)
     for axes in panels:
         step_axis(axes, numbers.step.values)
     panels[0].legend(frameon=False, fontsize=8)

@@ -67,7 +67,7 @@ def finding(numbers: xr.Dataset) -> str:
         for name, own in ((name, most.sel(network=name)) for name in others)
     )
     growth = f"grows with the gain in: {', '.join(grows)}" if grows else "grows with the gain in no form"
-    return f"""The closed form H x PR(Z Z^T) gives the effective dimension of K of the \
+    return f"""The closed form `H x PR(Z Z^T)` gives the effective dimension of K of the \
 {" and the ".join(held) or "no"} form to rounding, at every gain and seed (largest relative difference \
 {max([gaps[name] for name in held] or [np.nan]):.0e} in float32). For the other forms, whose gains phi' \
 differ from unit to unit, it is not exact: the dimension is {away}, in the mean over seeds.

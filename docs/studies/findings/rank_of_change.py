@@ -83,7 +83,7 @@ def finding(numbers: xr.Dataset) -> str:
     )
     verdicts = "; ".join(f"{verdict(low, high)} at g = {gain:g}" for gain, (_, low, high) in at_six.items())
     share = numbers.share.sel(parameter=RECURRENT, cut_rank=6)
-    return f"""Cut to rank 6, with all other weights as trained, the change of W_hh leaves a test loss of \
+    return f"""Cut to rank 6, with all other weights as trained, the change of `W_hh` leaves a test loss of \
 this many times the trained one: {told} (geometric means over seeds, with 95% intervals). The claim that \
 about 6 directions suffice {verdicts}, taking a loss of {MOST:g} times the trained one for sufficient.
 

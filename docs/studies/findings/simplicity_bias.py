@@ -59,7 +59,7 @@ def finding(numbers: xr.Dataset) -> str:
             at = numbers.dimension.sel(signal=signal).isel(step=step)
             if bool(at.notnull().all()):
                 fits[signal, step] = powers(at)
-    before = f"p^({said(fits['states', 0][0])}) q^({said(fits['states', 0][1])})"
+    before = f"`p^({said(fits['states', 0][0])})` `q^({said(fits['states', 0][1])})`"
     by_targets = [s for s in SIGNALS if is_below(fits[s, -1][0], fits[s, -1][1])]
     by_inputs = [s for s in SIGNALS if is_below(fits[s, -1][1], fits[s, -1][0])]
     last, first = numbers.dimension.isel(step=-1), numbers.dimension.isel(step=0)
@@ -71,10 +71,10 @@ def finding(numbers: xr.Dataset) -> str:
     depends = [s for s in SIGNALS if is_below(0 * fits[s, -1][1], fits[s, -1][1])]
     rank_p, rank_q = powers(numbers["rank"].sel(operator="Phi").isel(step=-1))
     loss = numbers.loss.isel(step=-1).mean("seed")
-    return f"""After training the dimension of the states goes like p^({said(fits["states", -1][0])}) \
-q^({said(fits["states", -1][1])}), with p dimensions of the inputs and q of the targets, that of their \
-change like p^({said(fits["state change", -1][0])}) q^({said(fits["state change", -1][1])}), that of the \
-flow of learning, Phi Err, like p^({said(fits["Phi Err", -1][0])}) q^({said(fits["Phi Err", -1][1])}); \
+    return f"""After training the dimension of the states goes like `p^({said(fits["states", -1][0])})` \
+`q^({said(fits["states", -1][1])})`, with p dimensions of the inputs and q of the targets, that of their \
+change like `p^({said(fits["state change", -1][0])})` `q^({said(fits["state change", -1][1])})`, that of the \
+flow of learning, Phi Err, like `p^({said(fits["Phi Err", -1][0])})` `q^({said(fits["Phi Err", -1][1])})`; \
 that of the states before training like {before}. Targets count for more than inputs in \
 {", ".join(by_targets) or "none of them"}, inputs for more in {", ".join(by_inputs) or "none of them"}.
 
@@ -88,7 +88,7 @@ input and 8 targets {said(other.sel(signal="state change"), 1)} and \
 published, but it is not the network's structure alone: the dimension grows with that of the targets for \
 {", ".join(depends) or "no signal"}.
 
-The effective rank of Phi goes like p^({said(rank_p)}) q^({said(rank_q)}). Losses are between \
+The effective rank of Phi goes like `p^({said(rank_p)})` `q^({said(rank_q)})`. Losses are between \
 {float(loss.min()):.3f} and {float(loss.max()):.3f}, of 1 for targets that are not learned: polynomials of \
 high degree (small p, large q) are hard."""
 
