@@ -4,6 +4,14 @@ from kpframe.errors import MissingDependencyError
 
 try:
     from kpframe.study._plot.alignments import alignment_maps, alignments, operator_alignments
+    from kpframe.study._plot.departures import (
+        cut_losses,
+        estimator_errors,
+        kernel_changes,
+        limit_errors,
+        signal_dimensions,
+        truncation_errors,
+    )
     from kpframe.study._plot.dynamics import (
         finite_time_exponents,
         lyapunov_exponents,
@@ -54,16 +62,20 @@ __all__ = [
     "credit",
     "credit_by_lag",
     "curves",
+    "cut_losses",
     "effective_ranks",
     "eigenfunctions",
+    "estimator_errors",
     "figures_of",
     "finite_time_exponents",
     "flow_spectra",
     "forecast",
     "heat_maps",
     "interference",
+    "kernel_changes",
     "lags",
     "learning",
+    "limit_errors",
     "losses",
     "losses_by_epoch",
     "losses_by_time",
@@ -82,6 +94,7 @@ __all__ = [
     "rules",
     "scores",
     "series",
+    "signal_dimensions",
     "spectrum",
     "stable_rate",
     "state_dimensions",
@@ -90,6 +103,7 @@ __all__ = [
     "traces",
     "trajectories",
     "trial_kernels",
+    "truncation_errors",
     "variance_explained",
     "view_alignments",
     "views",
