@@ -159,13 +159,6 @@ FAULTS = (
         LOSSES,
     ),
     Fault("ranks exchanged", U, "in (np.argmin, np.argmax))", "in (np.argmax, np.argmin))", GEOMETRY),
-    Fault(
-        "the most aligned for the least",
-        U,
-        "np.argmin(likeness.values)",
-        "np.argmax(likeness.values)",
-        GEOMETRY,
-    ),
     Fault("R^2 as accuracy", L, 'return "$R^2$" if tex else "R^2"', 'return "accuracy"', LOSSES),
     Fault(
         "rank before from another operator",

@@ -145,6 +145,15 @@ def test_the_lowest_loss_and_whether_seeds_agree() -> None:
     assert "is not told apart from it by the seeds" in rules.rule_losses(several).found
 
 
+def test_the_network_least_like_the_first_is_named() -> None:
+    data = training()
+    data.alignment_with_first_stderr[:] = 0.01
+    for least, values in (("rflo", [1, 0.9, 0.3, 0.6]), ("snap1", [1, 0.9, 0.3, 0.2])):
+        data.alignment_with_first[:] = values
+        told = f"least aligned with that of bptt is that of {least} ({min(values):.3f} ± 0.010)"
+        assert told in rules.rule_geometry(data).found
+
+
 def test_comparisons_name_the_rules_and_steps_that_stand_out() -> None:
     one = comparison(1).isel(checkpoint=0)
     cosines = np.eye(4)
