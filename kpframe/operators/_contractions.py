@@ -23,14 +23,14 @@ from kpframe.operators._congruences import check_same_axes
 from kpframe.operators._formula import ATOM, subscript
 from kpframe.operators._memory import chunk_size
 from kpframe.operators._spaces import Space, check_axes
+from kpframe.operators._tagged import TaggedAsInner
 
 
-class _Contraction(Operator):
+class _Contraction(TaggedAsInner):
     """What the contractions share: products for one entry of the axes at a time, sent as probes."""
 
     def __init__(self, inner: Operator, axes: Sequence[str], domain: Space, codomain: Space) -> None:
-        super().__init__(domain, codomain, dtype=inner.dtype, device=inner.device)
-        self.inner = inner
+        super().__init__(inner, domain, codomain)
         self._axes = tuple(axes)
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
@@ -62,16 +62,6 @@ class _Contraction(Operator):
         full.movedim([inner.domain.dim(axis) for axis in self._axes], first)[places] = values
         out = inner._apply(full)
         return out.movedim([inner.codomain.dim(axis) for axis in self._axes], first)[places]
-
-    @property
-    def self_adjoint(self) -> bool:
-        """Whether the contracted operator is self-adjoint."""
-        return self.inner.self_adjoint
-
-    @property
-    def positive(self) -> bool:
-        """Whether the contracted operator is positive."""
-        return self.inner.positive
 
 
 class PartialTraceOperator(_Contraction):

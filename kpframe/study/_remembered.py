@@ -5,21 +5,21 @@ from __future__ import annotations
 import torch
 
 from kpframe.operators._base import Operator
+from kpframe.operators._tagged import TaggedAsInner
 from kpframe.spectra._numerics.small_side import SmallSide, small_side
 
 #: Most bytes of vectors and products that one operator keeps.
 KEPT_BYTES = 512 * 2**20
 
 
-class Remembered(Operator):
+class Remembered(TaggedAsInner):
     """An operator, and its latest products: rank, trace, norm and alignment meet the same random vectors.
 
     A product is the operator's own, to the last bit: it is kept with the vectors that went in together.
     """
 
     def __init__(self, inner: Operator) -> None:
-        super().__init__(inner.domain, inner.codomain, dtype=inner.dtype, device=inner.device)
-        self.inner = inner
+        super().__init__(inner)
         self._kept: dict[tuple[object, ...], list[tuple[torch.Tensor, torch.Tensor]]] = {}
         self._bytes = 0
         #: Where the operator goes through a smaller space, whose eigenvalues are found once.
@@ -39,16 +39,6 @@ class Remembered(Operator):
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return self._apply(r) if self.inner.self_adjoint else self.inner._apply_adjoint(r)
-
-    @property
-    def self_adjoint(self) -> bool:
-        """Whether the operator is self-adjoint."""
-        return self.inner.self_adjoint
-
-    @property
-    def positive(self) -> bool:
-        """Whether the operator is positive."""
-        return self.inner.positive
 
     @property
     def block_labels(self) -> torch.Tensor | None:

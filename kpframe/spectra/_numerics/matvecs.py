@@ -9,10 +9,11 @@ from kpframe.operators import Operator
 from kpframe.operators._dense import basis
 from kpframe.operators._memory import chunk_size
 from kpframe.operators._scale import divided, unit_of
+from kpframe.operators._tagged import TaggedAsInner
 from kpframe.spectra._numerics.probes import new_generator, probes
 
 
-class ScaledOperator(Operator):
+class ScaledOperator(TaggedAsInner):
     """``op / unit``, with a unit that keeps the squares of products within the range of the dtype.
 
     Estimators square products: of an operator of size 1e25 these overflow in float32, of 1e-25 they are zero.
@@ -22,8 +23,7 @@ class ScaledOperator(Operator):
     """
 
     def __init__(self, op: Operator) -> None:
-        super().__init__(op.domain, op.codomain, dtype=op.dtype, device=op.device)
-        self.inner = op
+        super().__init__(op)
         self.unit = 1.0
         self._open = True
 
@@ -39,16 +39,6 @@ class ScaledOperator(Operator):
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return self.in_units(self.inner._apply_adjoint(r))
-
-    @property
-    def self_adjoint(self) -> bool:
-        """Whether the operator is self-adjoint."""
-        return self.inner.self_adjoint
-
-    @property
-    def positive(self) -> bool:
-        """Whether the operator is positive."""
-        return self.inner.positive
 
     def _formula(self) -> tuple[str, int]:
         return self.inner._formula()
