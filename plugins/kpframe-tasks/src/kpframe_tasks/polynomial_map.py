@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import combinations_with_replacement, count, islice
 
@@ -46,7 +47,7 @@ class PolynomialMap(Task):
         def columns(size: int, dimension: int) -> torch.Tensor:
             drawn = torch.randn(size, dimension, generator=generator, dtype=torch.float64, device="cpu")
             orthogonal: torch.Tensor = torch.linalg.qr(drawn)[0]
-            return orthogonal * (size / dimension) ** 0.5
+            return orthogonal * math.sqrt(size / dimension)
 
         self.read_in = columns(c.input_size, c.input_dimension)
         self.read_out = columns(c.output_size, c.target_dimension)
