@@ -68,7 +68,7 @@ def rank_correlation(one: xr.DataArray, other: xr.DataArray) -> xr.DataArray:
 def figure(numbers: xr.Dataset) -> Figure:
     """Draw the routing map and the credit by lag, and what windows lose."""
     made = Figure(figsize=(8.2, 5.2), layout="constrained")
-    panels = made.subplots(2, 3, squeeze=False)
+    panels = made.subplots(numbers.sizes["network"], 3, squeeze=False)
     for (left, middle, right), network in zip(panels, numbers.network.values, strict=True):
         own = numbers.sel(network=network)
         for place, step in enumerate(own.step.values):

@@ -15,7 +15,7 @@ SIGNALS = ("states", "state change", "Phi Err")
 def numbers(run: xr.DataTree, folder: Path) -> xr.Dataset:
     """Return dimensions of signals at both steps, the effective rank of Phi, and the loss."""
     data = run.to_dataset().squeeze("network", drop=True)
-    rank = data.effective_rank.sel(operator=["P P*", "K", "Phi"])
+    rank = data.effective_rank.sel(operator=["Phi"])
     return xr.Dataset({"dimension": data.dimension, "rank": rank, "loss": data.test_loss})
 
 
