@@ -1,8 +1,7 @@
 """Pytest options, fixtures and Hypothesis profiles; load with ``-p kpframe.testing.pytest_plugin``.
 
 Options: ``--slow`` runs the tests marked slow, ``--slow-part 3/8`` the third of eight parts of them alone,
-``--part 1/3`` the first of three parts of all others, ``--device cuda`` moves the tests that take the fixture
-``device``. Profiles: ``default``, ``ci``
+``--device cuda`` moves the tests that take the fixture ``device``. Profiles: ``default``, ``ci``
 (derandomised, chosen when ``CI`` is set) and ``thorough``. With ``check_examples = "3"`` in pytest's settings
 conformance checks draw three cases; with ``--slow``, and in the part that ``--slow-part`` names, they draw as
 many as without the setting. Of the rows of a parametrised test marked ``rows(3)`` about every third is run,
@@ -52,10 +51,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--slow``, ``--slow-part``, ``--part`` and ``--device``."""
+    """Add ``--slow``, ``--slow-part`` and ``--device``."""
     parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
     parser.addoption("--slow-part", metavar="I/N", help="run only part I of N of the tests marked slow")
-    parser.addoption("--part", metavar="I/N", help="run only part I of N of the tests not marked slow")
     parser.addoption("--device", default="cpu", help="device of the tests that take one (cpu, cuda)")
     parser.addini("check_examples", "cases of a conformance check, unless slow tests are asked for")
 
@@ -88,10 +86,10 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip tests marked slow unless they are asked for; keep only a part of them where one is named."""
     _thin(items)
-    for option, slow in (("--slow-part", True), ("--part", False)):
-        if config.getoption(option) is not None:
-            _keep_part(option, slow, config, items)
-            return
+    part = config.getoption("--slow-part")
+    if part is not None:
+        _keep_part(part, config, items)
+        return
     if config.getoption("--slow") or "slow" in config.getoption("-m"):
         return
     skip = pytest.mark.skip(reason="slow; run with --slow")
@@ -164,18 +162,16 @@ def _covering(axes: list[list[int]], every: int, start: int) -> set[int]:
     return kept
 
 
-def _keep_part(option: str, slow: bool, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep what is done at length, or all else, whose name falls into a part, which no other test changes."""
-    part = config.getoption(option)
+def _keep_part(part: str, config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep what is done at length whose name falls into a part, which no other test changes."""
     match = re.fullmatch(r"(\d+)/(\d+)", part)
     index, count = map(int, match.groups()) if match else (0, 0)
     if not 1 <= index <= count:
-        raise pytest.UsageError(f"{option}: expected I/N with 1 <= I <= N, got {part!r}")
+        raise pytest.UsageError(f"--slow-part: expected I/N with 1 <= I <= N, got {part!r}")
     chosen = [
         item
         for item in items
-        if (_at_length(item, config) if slow else not item.get_closest_marker("slow"))
-        and crc32(item.nodeid.encode()) % count == index - 1
+        if _at_length(item, config) and crc32(item.nodeid.encode()) % count == index - 1
     ]
     kept = set(chosen)
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])

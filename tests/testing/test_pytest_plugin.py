@@ -28,15 +28,13 @@ class Item:
         return name if self.slow and name == "slow" else None
 
 
-def config(
-    few: str, part: str | None = None, slow: bool = False, option: str = "--slow-part", **more: object
-) -> SimpleNamespace:
-    options = {option: part, "--slow": slow}
+def config(few: str, part: str | None = None, slow: bool = False, **more: object) -> SimpleNamespace:
+    options = {"--slow-part": part, "--slow": slow}
     settings = {"getini": {"check_examples": few}.get, "addinivalue_line": lambda *line: None}
     return SimpleNamespace(getoption=options.get, **settings, **more)
 
 
-def kept(part: str, few: str = "", option: str = "--slow-part") -> tuple[set[str], set[str]]:
+def kept(part: str, few: str = "") -> tuple[set[str], set[str]]:
     """Return the names of the tests that are kept and of those that are not."""
     items = [Item(f"test_made_up.py::test_slow[{case}]", True) for case in range(20)]
     items.append(Item("test_made_up.py::test_fast", False))
@@ -44,7 +42,7 @@ def kept(part: str, few: str = "", option: str = "--slow-part") -> tuple[set[str
     items += [Item(f"test_made_up.py::test_fast[{check.id}]", False, check.values[0]) for check in checks[:9]]
     left: list[Item] = []
     hook = SimpleNamespace(pytest_deselected=lambda items: left.extend(items))
-    pytest_collection_modifyitems(config(few, part, option=option, hook=hook), items)
+    pytest_collection_modifyitems(config(few, part, hook=hook), items)
     return {item.nodeid for item in items}, {item.nodeid for item in left}
 
 
@@ -54,13 +52,6 @@ def test_parts_of_the_slow_tests_are_all_of_them() -> None:
     assert not one & other
     assert one | other == {f"test_made_up.py::test_slow[{case}]" for case in range(20)}
     assert left > one | {"test_made_up.py::test_fast"}
-
-
-def test_parts_of_all_others_are_all_of_them() -> None:
-    parts = [kept(f"{place}/3", "3", "--part")[0] for place in (1, 2, 3)]
-    assert sum(map(len, parts)) == len(set().union(*parts)) == 1 + 9
-    assert all(part < set().union(*parts) for part in parts)
-    assert not any("test_slow" in name for part in parts for name in part)
 
 
 def test_checks_that_draw_few_cases_else_are_among_them() -> None:
@@ -146,8 +137,7 @@ def test_few_cases_are_drawn_unless_slow_tests_are_asked_for(monkeypatch: pytest
     assert os.environ["KPFRAME_CHECK_EXAMPLES"] == "7"
 
 
-@pytest.mark.parametrize("option", ["--slow-part", "--part"])
 @pytest.mark.parametrize("part", ["3/2", "0/2", "half"])
-def test_a_part_that_does_not_exist_is_refused(part: str, option: str) -> None:
-    with pytest.raises(pytest.UsageError, match=f"^{option}: expected I/N with 1 <= I <= N, got '{part}'"):
-        kept(part, option=option)
+def test_a_part_that_does_not_exist_is_refused(part: str) -> None:
+    with pytest.raises(pytest.UsageError, match=f"^--slow-part: expected I/N with 1 <= I <= N, got '{part}'"):
+        kept(part)
