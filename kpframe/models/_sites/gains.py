@@ -58,6 +58,14 @@ class PlacedSite:
         """Return the columns of a source ``[..., w]`` that the site reads."""
         return source if self.site.columns is None else source[..., self.site.columns]
 
+    def held(self, steps: torch.Tensor) -> PlacedSite:  # bool, [T, B, 1]
+        """Return the same, zero where a step is held and what it reads is not finite: 0 times it is NaN."""
+        z, slope = (
+            None if one is None else one.masked_fill(steps & ~one.isfinite(), 0)
+            for one in (self.z, self.slope)
+        )
+        return evolve(self, z=z, slope=slope)
+
     def read_steps(self, states: Mapping[str, Sequence[torch.Tensor]]) -> Sequence[torch.Tensor]:
         """Return the columns that the site reads of its source's steps."""
         source, columns = states[str(self.site.source)], self.site.columns
@@ -127,6 +135,8 @@ class PlacedStage:
                 return shapes
             return {name: value.masked_fill(held.bool(), 0) for name, value in shapes.items()}
 
+        if held is not None:
+            sites = [site.held(held.bool()) for site in sites]
         outputs = []
         for name, (by_target, by_source) in gains.items():
             direct = shaped(by_source)

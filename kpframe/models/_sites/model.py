@@ -306,6 +306,8 @@ class SiteModel(Model):
         with torch.no_grad():
             drive = self._drive(fixed, x)
         known = {INPUT: x, **self._split(previous)}  # name -> [T, B, n]
+        x, previous = (rows.detach().transpose(0, 1) for rows in (trajectory.inputs, trajectory.previous))
+        there = {INPUT: x, **self._split(previous)}  # the same, of padded steps what stands there
         index = torch.arange(time, device=x.device).repeat_interleave(batch) if self.time_varying else None
         held = None if trajectory.mask is None else (~trajectory.mask.T.unsqueeze(-1)).to(x)
         theta = {id(parameter): name for name, parameter in self.trainable().items()}
@@ -314,10 +316,9 @@ class SiteModel(Model):
             with torch.no_grad():
                 u = self._preactivations(stage, fixed, drive, known, slice(None))
             new, gains, read = self._linearize_stage(stage, u, known, index)
-            placed = [self._place(site, weights, known, theta) for site in stage.sites]
+            placed = [self._place(site, weights, known | there, theta) for site in stage.sites]
             acting = acting.union(read, *(strays for _, strays in placed))
-            sites = [site for site, _ in placed]
-            shape = (time, batch, stage.units)
+            sites, shape = [site for site, _ in placed], (time, batch, stage.units)
             stages.append(PlacedStage.of(sites, gains, shape, held, tuple(self.components)))
             known |= {name + PRIME: value.reshape(shape) for name, value in new.items()}
         if acting - set(theta):
