@@ -13,7 +13,7 @@ from kpframe.operators._base import check_together
 from kpframe.operators._dense import basis
 from kpframe.operators._isolation import in_isolation
 from kpframe.operators._memory import chunk_size
-from kpframe.operators._scale import clamped, divided, norm, unit_of
+from kpframe.operators._scale import clamped, divided, unit_of
 from kpframe.spectra._arguments import check_budget, check_operator, check_rtol
 from kpframe.spectra._estimate import Estimate, within_budget
 from kpframe.spectra._numerics.linalg import orthonormal_rows
@@ -194,10 +194,10 @@ def _cosine(means: torch.Tensor) -> torch.Tensor:  # [..., 3] -> [...]
 
 
 def _alignment_of(first: SmallSide, second: SmallSide, count: int) -> Estimate:
-    lengths = norm(first.eigenvalues) * norm(second.eigenvalues)
-    if not lengths > 0:
+    found = first.cosine(second)
+    if math.isnan(found):
         return Estimate(math.nan, math.nan, count, UNDEFINED)
-    return Estimate(clamped(first.inner(second) / lengths), 0.0, count, f"exact, {WHERE}")
+    return Estimate(clamped(found), 0.0, count, f"exact, {WHERE}")
 
 
 @in_isolation

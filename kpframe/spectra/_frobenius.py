@@ -92,8 +92,8 @@ def _root_of_square(means: torch.Tensor) -> torch.Tensor:
 
 
 def _norm_of(gram: Gram) -> Estimate:
-    values, count = gram.eigenvalues()
-    return Estimate(norm(values) if gram.weight == 1 else float(values.sum().sqrt()), 0.0, count, gram.exact)
+    value, count = gram.exact_norm()
+    return Estimate(value, 0.0, count, gram.exact)
 
 
 @in_isolation

@@ -24,7 +24,8 @@ def moments(name: str, reads: str | None, method: str) -> Moment:
     task = create_task("contextual_integration", jitter=3, fixation=2, stimulus=3, delay=2, response=2)
     trials = task.sample(5, generator=0, dtype=F64)
     assert len(set(trials.lengths.tolist())) > 1
-    around = Surroundings({"test": Probe.of(trials)}, task.loss, budget=16)
+    test = task.sample(12, generator=3, split="test", dtype=F64)
+    around = Surroundings({"test": Probe.of(trials)}, task.loss, test=test, budget=16)
     torch.manual_seed(1)
     model = create_model(name, input_size=task.input_size, hidden_size=5).double()
     hidden = None if reads is None else model.component_slice(reads)

@@ -13,8 +13,9 @@ from kpframe.rules._parse import parse_rule
 from kpframe.study._disk.folder import read_record
 from kpframe.study._disk.results import read_dataset
 from kpframe.study._networks.checkpoint import load_checkpoint
+from kpframe.study._report.captions_of_rules import failed_rules
 from kpframe.study._report.comparison import write_comparison
-from kpframe.study._report.html import failed_rules, write_report
+from kpframe.study._report.html import write_report
 from kpframe.study._report.training import write_training
 from kpframe.study._rules.compare_source import compare_source
 from kpframe.study._rules.experiment import Experiment

@@ -119,7 +119,8 @@ def test_an_analysis_goes_on_where_it_was_ended(tmp_path: Path, offered) -> None
     record = next(output.glob("steps/*-000010.nc"))
     record.write_bytes(record.read_bytes()[:1000])
     data = resume_analysis(output, report)
-    assert seen[2:] == ["nets, step 200 (2 of 3)", "nets, step 10 (1 of 3)", "nets, step 200 (2 of 3)"]
+    steps = ["step 200 (2 of 3)", "step 10 (1 of 3)", "step 200 (2 of 3)"]
+    assert seen[2:] == [f"recording nets, {step}" for step in steps]
     xr.testing.assert_equal(data, whole)
     xr.testing.assert_equal(merged(output), whole)
     assert bool(whole.change_norm.notnull().any())

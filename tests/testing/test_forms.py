@@ -206,7 +206,7 @@ def test_what_cannot_be_checked_as_asked(call, spec, message) -> None:
 def test_verify_prints_a_table(name, capsys) -> None:
     assert app.run(["verify", name, "--examples", "2"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(name.replace("-", " ").replace("kpframe:", "").replace(":", " "))
+    assert out.startswith(name.replace("-", "_").replace("kpframe:", "") + "\n")
     (line,) = [line for line in out.splitlines() if line.startswith(("products_equal", " products_equal"))][
         :1
     ]

@@ -97,6 +97,14 @@ class Gram:
         """Return products with G that count those of ``op``."""
         return Matvecs(self.gram, self.weight, plain=True)
 
+    def exact_norm(self) -> tuple[float, int]:
+        """Return the Frobenius norm of ``op`` from its small side, and the products spent."""
+        assert self._side is not None
+        side, power, _ = self._side
+        values, cost = self.eigenvalues()
+        length = values.norm() if self.weight == 1 else values.sum().sqrt()
+        return side.factor(power / self.weight) * float(length), cost
+
     def eigenvalues(self) -> tuple[torch.Tensor, int]:  # [dimension], ascending, float64
         """Return the exact eigenvalues of G, none negative, and the products spent.
 
@@ -104,7 +112,7 @@ class Gram:
         """
         if self._side is not None:
             side, power, cost = self._side
-            return (side.eigenvalues**power).clamp(min=0).sort().values, cost
+            return (side.relative**power).clamp(min=0).sort().values, cost
         matvec = Matvecs(self.op)
         dense = matvec.dense().double()
         if self.weight == 1:

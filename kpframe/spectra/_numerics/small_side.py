@@ -49,16 +49,28 @@ class SmallSide:
         return self.outer.domain.size
 
     @cached_property
+    def relative(self) -> torch.Tensor:  # [m], ascending, float64
+        """The m eigenvalues beside which all are zero, but for a positive factor: none is out of range."""
+        found = math.copysign(1.0, self.number) * self._in_units[0] if self.number else 0 * self._in_units[0]
+        return found if self.number >= 0 else found.flip(0)
+
+    @property
     def eigenvalues(self) -> torch.Tensor:  # [m], ascending, float64
-        """The m eigenvalues beside which all are zero."""
-        return self._eigenvalues()
+        """These eigenvalues."""
+        return self.factor(1) * self.relative
+
+    def factor(self, power: float) -> float:
+        """Return a power of the factor between the eigenvalues and ``relative``."""
+        return float(abs(self.number) ** power * self._in_units[1] ** (2 * power))
 
     @property
     def fits(self) -> bool:
         """Whether the columns of X may be held at once, for eigenvectors."""
         return self.dimension * self.outer.codomain.size * self.outer.dtype.itemsize <= COLUMNS_BYTES
 
-    def _eigenvalues(self) -> torch.Tensor:
+    @cached_property
+    def _in_units(self) -> tuple[torch.Tensor, float]:
+        """The eigenvalues of ``X M X*``, X in a unit, and that unit."""
         matvec, space = Matvecs(self.outer), self.outer.domain
         gram = torch.empty(space.size, space.size, dtype=F64, device=self.outer.device)
         step = chunk_size(self.outer, max(1, space.size))
@@ -72,8 +84,7 @@ class SmallSide:
             values, vectors = symmetric_eigen(gram)
             root = vectors * values.clamp(min=0).sqrt()
             gram = root.mT @ metric @ root
-        found: torch.Tensor = self.number * matvec.unit**2 * torch.linalg.eigvalsh(gram)
-        return found if self.number >= 0 else found.flip(0)
+        return torch.linalg.eigvalsh(gram), matvec.unit
 
     def eigenpairs(self) -> tuple[torch.Tensor, torch.Tensor]:  # [m], [m, n]
         """Return eigenvalues, float64, and orthonormal eigenvectors, outside of which the operator is zero.
@@ -89,8 +100,15 @@ class SmallSide:
         rows = vectors.mT.to(orthonormal.dtype) @ orthonormal.mT
         return self.number * matvec.unit**2 * values, rows
 
-    def inner(self, other: SmallSide) -> float:
-        """Return ``<X M X*, Y N Y*>``, that is ``<M C, C N>`` with ``C = X* Y``: a product a column of Y."""
+    def cosine(self, other: SmallSide) -> float:
+        """Return ``<A, B> / (|A| |B|)`` of two operators, NaN where one is zero.
+
+        With A = X M X*, B = Y N Y* and ``C = X* Y``, ``<A, B> = <M C, C N>``: a product a column of Y. Scales
+        cancel before anything is squared.
+        """
+        lengths = float(self.relative.norm() * other.relative.norm())
+        if not lengths > 0:
+            return math.nan
         mine, theirs, space = Matvecs(self.outer), Matvecs(other.outer), other.outer.domain
         cross = torch.empty(space.size, self.dimension, dtype=F64, device=self.outer.device)  # C*
         step = chunk_size(other.outer, max(1, space.size))
@@ -101,8 +119,9 @@ class SmallSide:
         left, right = self._metric(), other._metric()
         first = cross if left is None else cross @ left
         second = cross if right is None else right @ cross
-        number = self.number * other.number * (mine.unit * theirs.unit) ** 2
-        return number * float((first * second).sum())
+        sign = math.copysign(1.0, self.number) * math.copysign(1.0, other.number)
+        units = (mine.unit / self._in_units[1]) * (theirs.unit / other._in_units[1])
+        return sign * units**2 * float((first * second).sum()) / lengths
 
     def _metric(self) -> torch.Tensor | None:  # [m, m]
         """Return M as a matrix, None for the identity."""

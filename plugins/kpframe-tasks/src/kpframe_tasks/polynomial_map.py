@@ -52,7 +52,8 @@ class PolynomialMap(Task):
         self.read_in = columns(c.input_size, c.input_dimension)
         self.read_out = columns(c.output_size, c.target_dimension)
         chosen = islice(_products(c.input_dimension), c.target_dimension)
-        self.degrees = torch.tensor([[one.count(i) for i in range(c.input_dimension)] for one in chosen])
+        degrees = [[one.count(i) for i in range(c.input_dimension)] for one in chosen]
+        self.degrees = torch.tensor(degrees, device="cpu")
 
     def features(self, latent: torch.Tensor) -> torch.Tensor:  # [..., p] -> [..., q], float64
         """Return the polynomials of latent variables."""
@@ -61,7 +62,7 @@ class PolynomialMap(Task):
         for k in range(1, int(self.degrees.max())):  # Bonnet's recursion
             legendre.append(((2 * k + 1) * u * legendre[k] - k * legendre[k - 1]) / (k + 1))
         table = torch.stack([(2 * k + 1) ** 0.5 * one for k, one in enumerate(legendre)])
-        places = torch.arange(self.degrees.shape[1])
+        places = torch.arange(self.degrees.shape[1], device="cpu")
         return torch.stack([table[row, ..., places].prod(dim=0) for row in self.degrees], dim=-1)
 
     def draw(self, batch_size: int, generator: torch.Generator, split: Split) -> Trials:
