@@ -233,6 +233,7 @@ def test_there_is_no_quick_form_without_its_table(run: Command, here: Path) -> N
     assert "--quick: expected a study with a table [quick], got 's.toml' without one: run it without" in err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("toys")
 @pytest.mark.skipif(sys.platform == "darwin" or os.name == "nt", reason="names are text there")
 def test_names_that_are_no_utf_8(run: Command, here: Path) -> None:
@@ -251,6 +252,7 @@ def test_names_that_are_no_utf_8(run: Command, here: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("toys")
 def test_after_a_training_that_failed_the_exit_code_is_1(run: Command, here: Path, toys: ModuleType) -> None:
     class Breaking(Exact):

@@ -26,6 +26,7 @@ def run(capsys):
     return call
 
 
+@pytest.mark.slow
 def test_a_good_model_gives_a_table_and_exit_code_0(run) -> None:
     code, out, err = run("verify", "kpframe.testing._toys:Gated", "--examples", "3")
     assert code == 0
@@ -142,6 +143,7 @@ def test_the_theorem_needs_no_extra_for_tests() -> None:
     assert "Gram matrix of site inputs" in done.stdout
 
 
+@pytest.mark.slow
 def test_without_the_extra_for_tests_one_line_says_what_to_install() -> None:
     names = ("kpframe.testing._toys:Gated", "rule:bptt", "reducer:mean", "no_such_model", "no.such:Model")
     code = f"""

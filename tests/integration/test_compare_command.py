@@ -263,6 +263,7 @@ def test_what_was_compared_is_not_compared_again(
     assert "this run, finished" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_several_sources_that_were_interrupted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

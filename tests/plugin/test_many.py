@@ -75,6 +75,7 @@ def test_plugins_that_are_left_out_are_counted():
     assert len(text) < 300
 
 
+@pytest.mark.slow
 def test_one_name_of_a_thousand_gets_a_short_answer_and_a_problem_each():
     manager = many("network")
     with warnings.catch_warnings():

@@ -310,6 +310,7 @@ def test_one_step_alone_tells_of_no_change() -> None:
     assert list(lines(page.section("singular value").panels[0])) == ["after 30 updates"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "name", "data", "heading"),
     [

@@ -94,6 +94,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, capsys, monkeypatch)
     assert [path.name for path in tmp_path.glob("*.html")] == ["runs.html"]
 
 
+@pytest.mark.slow
 def test_figures_are_files_beside_the_page_the_same_each_time(tmp_path: Path) -> None:
     run = made(tmp_path / "run", {"RNN": [3.0, 2.0]}, 0.1)
     html = write_run_report(run, files=True).read_text(encoding="utf-8")

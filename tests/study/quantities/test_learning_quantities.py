@@ -59,6 +59,7 @@ def plain() -> xr.Dataset:
     return record(moments(torch.float32)[1], {name: create_quantity(name) for name in NAMES})
 
 
+@pytest.mark.slow
 def test_each_is_recorded_along_every_set_of_inputs(recorded) -> None:
     for data in recorded:
         assert set(data.quantity_failure.values.tolist()) == {""}
@@ -128,6 +129,7 @@ def test_measuring_leaves_the_network_and_the_random_state_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_their_variables_have_names_of_their_own() -> None:
     """No two quantities of the core write the same variable, but for coordinates that they share."""
     moment = moment_of(trials_of(), budget=12, test=trials_of(seed=3))
