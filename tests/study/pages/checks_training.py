@@ -62,6 +62,11 @@ def check_learning(page: Page, data: xr.Dataset) -> None:
         assert "Diverged" not in section.caption
 
 
+def quoted(name: str) -> str:
+    """Return a label as a sentence has it: in quotes where it has spaces or commas."""
+    return f"“{name}”" if any(mark in name for mark in ", ") else name
+
+
 def check_geometry(page: Page, data: xr.Dataset) -> None:
     section = page.section("The geometry they end in")
     *ranks, likeness = section.panels
@@ -98,7 +103,8 @@ def check_geometry(page: Page, data: xr.Dataset) -> None:
         for place in (ranks.argmin("rule"), ranks.argmax("rule"))
     )
     told = [
-        f"{pair(one.effective_rank, one.effective_rank_stderr)} ({one.rule.item()})" for one in (low, high)
+        f"{pair(one.effective_rank, one.effective_rank_stderr)} ({quoted(one.rule.item())})"
+        for one in (low, high)
     ]
     if all(np.isfinite([float(low.effective_rank_stderr), float(high.effective_rank_stderr)])):
         assert f"{told[0]} to {told[1]}" in section.text[0]
@@ -107,7 +113,7 @@ def check_geometry(page: Page, data: xr.Dataset) -> None:
     told = pair(least.alignment_with_first, least.alignment_with_first_stderr)
     if np.isfinite(float(least.alignment_with_first_stderr)):
         assert (
-            f"the Phi least aligned with that of {first} is that of {least.rule.item()} ({told})"
+            f"the Phi least aligned with that of {first} is that of {quoted(least.rule.item())} ({told})"
             in (section.text[0])
         )
     what = "mean over seeds, by Student's t" if "seed" in data.dims else "estimates, for these networks"
