@@ -328,11 +328,11 @@ def test_names_and_settings_of_what_is_registered_are_checked(tmp_path: Path) ->
         load_study(path)
     lines = [line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()]
     starts = [
-        "task.name: no task 'sun'; did you mean 'sum'?; 'kpframe plugins' lists all ",
+        "task.name: no task 'sun'; did you mean 'sum'?",
         "network[0].input_sise: expected one of the settings of model 'small' (input_size), got an unknown "
         "name; did you mean 'input_size'?",
         "rule[0].span: expected one of the settings of rule 'own_window' (no settings), got an unknown name",
-        "training.rules[1]: no rule 'own_trice'; did you mean 'own_twice'?; 'kpframe plugins' lists all ",
+        "training.rules[1]: no rule 'own_trice'; did you mean 'own_twice'?",
         "training.rules[2]: rule 'own_window': span: expected one of its settings (no settings), got",
         'sweep."network.input_size"[1]: expected int >= 1, got 0',
         "sweep.\"network.gain\": expected one of the settings of model 'small' (input_size), got 'gain'",
