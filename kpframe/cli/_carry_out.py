@@ -41,7 +41,8 @@ def carry_out(
             keep_study(folder, text)
         if folder.resumed:
             click.echo(f"going on with the run in {folder.path}", err=True)
-        left = [cell for cell in cells if not (folder.path / training_file(cell.name)).exists()]
+        own = [cell for cell in cells if cell.same_as is None]
+        left = [cell for cell in own if not (folder.path / training_file(cell.name)).exists()]
         with training_progress([cell.label for cell in left]) as report:
             run_study(study, folder, jobs=jobs, report=report)
         data = read_dataset(folder.path / "results.nc")

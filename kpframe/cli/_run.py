@@ -96,8 +96,9 @@ def show_plan(study: StudySettings, found: Plan, jobs: int, output: Path) -> Non
     memory = "not known here" if found.memory_bytes is None else size_text(found.memory_bytes)
     each = "" if jobs == 1 else f" for each of {jobs} processes"
     alone = "" if jobs == 1 else f" with --jobs {jobs}, {time_of(found.seconds())} with one"
+    same = f"; {found.same} more have the figures of these, as the sweep varies nothing of theirs"
     for name, text in (
-        ("trainings", f"{found.cells}, with {found.updates} updates"),
+        ("trainings", f"{found.cells}, with {found.updates} updates{same if found.same else ''}"),
         ("records", f"{found.records}, with {found.products} operator products"),
         ("time", f"about {time_of(found.seconds(jobs))}{alone}"),
         ("memory", f"{memory}{each}"),

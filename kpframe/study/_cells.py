@@ -11,7 +11,7 @@ A run's folder holds, for each cell:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from pathlib import PurePath
 from typing import Any
@@ -43,6 +43,8 @@ class Cell:
         rule: text of the rule that it is trained by; None for ``training.gradient``.
         initial_of: name of an earlier cell that starts from the same network: step 0 is recorded there alone.
             None where it is recorded here.
+        same_as: name of an earlier cell that is this one in all but its place, as the sweep varies nothing of
+            it: it is trained there alone, and has no files. None where it is trained.
     """
 
     name: str
@@ -59,10 +61,13 @@ class Cell:
     dtype: str
     threads: int
     initial_of: str | None = None
+    same_as: str | None = None
 
     @property
     def steps(self) -> tuple[int, ...]:
         """The steps that are recorded in files of this cell, ascending."""
+        if self.same_as is not None:
+            return ()
         steps = sorted(set(self.measure.steps))
         return tuple(step for step in steps if step or self.initial_of is None)
 
@@ -87,7 +92,8 @@ def expand(study: StudySettings) -> list[Cell]:
     one holds what is not for files, it has a mark at its end.
 
     Cells that start from the same network and are measured in the same way, and differ in what trains them
-    alone, share their step 0, which is recorded in files of the first of them.
+    alone, share their step 0, which is recorded in files of the first of them. Cells that are one training at
+    several points of a sweep, which varies settings of other networks there, share all.
 
     Raises:
         SettingsError: for a value of the sweep that a setting of the study itself cannot take, and for a step
@@ -98,10 +104,19 @@ def expand(study: StudySettings) -> list[Cell]:
     names = dict(zip(identities, marked_names(identities).values(), strict=True))
     found: list[Cell] = []
     started: dict[str, str] = {}
+    trained: dict[str, str] = {}
     for cell in cells:
         name = names[json.dumps(dict(cell.coordinates))]
+        same = trained.setdefault(repr(evolve(cell, coordinates={})), name)
         first = started.setdefault(_start(cell), name)
-        found.append(evolve(cell, name=name, initial_of=None if first == name else first))
+        found.append(
+            evolve(
+                cell,
+                name=name,
+                initial_of=None if first == name else first,
+                same_as=None if same == name else same,
+            )
+        )
     return found
 
 
@@ -152,6 +167,20 @@ def _start(cell: Cell) -> str:
         *(cell.seed, cell.dtype, cell.training.learning_rate),
     )
     return repr(parts) if 0 in cell.measure.steps else repr(cell.coordinates)
+
+
+def described_cells(cells: Iterable[Cell]) -> list[dict[str, Any]]:
+    """Return what ``run.json`` says of cells."""
+    return [
+        {
+            "name": cell.name,
+            "coordinates": dict(cell.coordinates),
+            "steps": list(cell.steps),
+            "initial_of": cell.initial_of,
+            "same_as": cell.same_as,
+        }
+        for cell in cells
+    ]
 
 
 def point_of(cell: Cell) -> str:

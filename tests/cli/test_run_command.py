@@ -140,17 +140,23 @@ def test_what_is_impossible_is_said_before_any_training(
 
 @pytest.mark.usefixtures("toys")
 def test_a_dry_run_counts_and_writes_nothing(run: Command, here: Path) -> None:
-    (here / "study.toml").write_text(STUDY)
+    (here / "study.toml").write_text(STUDY + '[sweep]\n"network.two.gain" = [0.5, 0.7]\n')
     code, out, err = run("study.toml", "--dry-run", "--jobs", "2", "--output", "some where")
     assert (code, err) == (0, "")
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert lines[0] == "Two <b>nets</b>"
     rows = [line for line in lines if line.startswith(("<i>one</i>", "two"))]
     assert [row.split()[:4] for row in rows] == [
-        [network, rule, "1", "4"] for network in ("<i>one</i>", "two") for rule in ("cli_exact", "cli_twice")
+        *(["<i>one</i>", rule, "1", "4"] for rule in ("cli_exact", "cli_twice")),
+        *(
+            ["two", f"{rule},", "gain", gain]
+            for rule in ("cli_exact", "cli_twice")
+            for gain in ("0.5", "0.7")
+        ),
     ]
-    assert "trainings: 4, with 16 updates" in lines
-    assert "records: 10, with 0 operator products" in lines  # step 0 is recorded once for both rules
+    once = "2 more have the figures of these, as the sweep varies nothing of theirs"
+    assert f"trainings: 6, with 24 updates; {once}" in lines
+    assert "records: 15, with 0 operator products" in lines  # step 0 is recorded once for both rules
     assert any(line.startswith("time: about ") and "with --jobs 2" in line for line in lines)
     assert any(line.startswith("memory: ") and line.endswith("for each of 2 processes") for line in lines)
     assert any(line.startswith("disk: ") and line.endswith(" and a page, in some where") for line in lines)

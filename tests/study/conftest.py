@@ -28,9 +28,9 @@ WIDTH = 4
 class Small(Model):
     """``h' = tanh(W h + U x + b)``."""
 
-    def __init__(self, input_size: int) -> None:
+    def __init__(self, input_size: int, gain: float = 0.6) -> None:
         super().__init__(input_size, {"h": WIDTH})
-        self.W = torch.nn.Parameter(0.6 * torch.randn(WIDTH, WIDTH))
+        self.W = torch.nn.Parameter(gain * torch.randn(WIDTH, WIDTH))
         self.U = torch.nn.Parameter(torch.randn(WIDTH, input_size))
         self.b = torch.nn.Parameter(0.1 * torch.randn(WIDTH))
 
@@ -116,6 +116,7 @@ class Moved(Quantity):
 @frozen
 class Sizes:
     input_size: int = setting(ge=1)
+    gain: float = setting(0.6, gt=0)
 
 
 @frozen

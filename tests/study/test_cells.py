@@ -83,6 +83,19 @@ def test_a_path_leads_to_one_network_to_the_task_and_to_a_rule() -> None:
     assert parse_study(BASE, "here").networks[1].settings == {"width": 2}  # the study itself is left alone
 
 
+def test_what_a_sweep_varies_nothing_of_is_trained_once() -> None:
+    cells = cells_of(seeds=2, sweep={"network.B.width": [3, 4, 5]})
+    same = {cell.name: cell.same_as for cell in cells if cell.same_as is not None}
+    assert same == {
+        f"A-width={width}-seed={seed}": f"A-width=3-seed={seed}" for width in (4, 5) for seed in (0, 1)
+    }
+    assert len(cells) == 12
+    assert {cell.steps for cell in cells if cell.name in same} == {()}
+    assert {cell.steps for cell in cells if cell.name not in same} == {(0, 4)}
+    of_all = cells_of(sweep={"network.width": [3, 4]})
+    assert [cell.same_as for cell in of_all] == [None] * 4
+
+
 def test_one_seed_is_no_coordinate_and_several_are() -> None:
     assert [cell.name for cell in cells_of(seed=5)] == ["A", "B"]
     assert [cell.seed for cell in cells_of(seed=5)] == [5, 5]

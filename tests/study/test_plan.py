@@ -104,6 +104,17 @@ def test_what_is_counted_is_exact() -> None:
     assert found.problems == ()
 
 
+def test_what_a_sweep_varies_nothing_of_costs_once() -> None:
+    sweep = {"network.B.gain": [0.5, 0.6, 0.7]}
+    for patience in (1e9, 0):
+        found = plan(study_of(training={"steps": 7}, sweep=sweep), patience=patience)
+        assert [(c.network, c.point, c.cells, c.same, c.records) for c in found.costs] == [
+            ("A", "", 2, 4, (3, 3)),
+            *(("B", f"gain {gain}", 2, 0, (3, 3)) for gain in (0.5, 0.6, 0.7)),
+        ]
+        assert (found.cells, found.same, found.updates, found.records) == (8, 4, 8 * 7, 24)
+
+
 @pytest.mark.slow
 def test_times_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     cost = plan(study_of({"seconds": 0.01}, measure={"steps": [0, 7], "budget": 20})).costs[0]

@@ -9,12 +9,17 @@ from pathlib import Path
 
 import pytest
 import xarray as xr
+from attrs import evolve
 
 from kpframe.errors import ArgumentError, KpframeError, OutputError, SettingsError
+from kpframe.study import analyze
+from kpframe.study._cells import Cell, expand
 from kpframe.study._disk.folder import RunFolder, read_record
 from kpframe.study._disk.results import read_dataset
 from kpframe.study._running import processes as _processes
+from kpframe.study._running import run_study as _run_study
 from kpframe.study._running.run_study import keep_study, resume_run, run_study, study_folder
+from kpframe.study._running.status import run_status
 from kpframe.study._settings import StudySettings
 from kpframe.study._study_file.reading import parse_study
 
@@ -107,6 +112,50 @@ def test_one_that_is_ended_again_and_again(tmp_path: Path, undisturbed: Path) ->
     assert len(ids) == 1
     assert len(made) == len(set(made)) == 16  # no update is made twice
     check_equal(undisturbed, path)
+
+
+def test_what_a_sweep_varies_nothing_of_is_trained_once_with_the_figures_of_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept = study(
+        seeds=1,
+        network=[{"name": "small", "label": "a b"}, {"name": "small", "label": "c"}],
+        training={"steps": 2, "batch_size": 3},
+        measure={"steps": [0, 2], "trials": 3, "budget": 8},
+        sweep={"network.c.gain": [0.5, 0.7]},
+    )
+    train, trained = _processes.train_cell, []
+
+    def counted(cell: Cell, *arguments: object) -> None:
+        trained.append(cell.name)
+        train(cell, *arguments)
+
+    monkeypatch.setattr(_processes, "train_cell", counted)
+    once = run_study(swept, tmp_path / "once")
+    assert len(set(trained)) == len(trained) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(_run_study, "expand", lambda study: [evolve(c, same_as=None) for c in expand(study)])
+        each = run_study(swept, tmp_path / "each")
+    assert len(trained) == 3 + 4
+    for data in (once, each):
+        del data.attrs["run_id"], data.attrs["created"]
+    xr.testing.assert_identical(once, each)
+    weights = once.weights.sel(step=2)
+    assert weights.sel(network="a b", gain=0.5) == weights.sel(network="a b", gain=0.7)
+    assert weights.sel(network="c", gain=0.5) != weights.sel(network="c", gain=0.7)
+    assert [cell.label for cell in run_status(tmp_path / "once").cells] == [
+        "a b, gain 0.5",
+        "c, gain 0.5",
+        "c, gain 0.7",
+    ]
+    resume_run(tmp_path / "once")
+    assert len(trained) == 7 + 3  # each is looked at again, and found whole
+    assert len(list((tmp_path / "once" / "steps").iterdir())) == 6
+    found = analyze(tmp_path / "once", tmp_path / "again", quantities=["own_noise"])
+    assert found.weights.sel(gain=[0.5, 0.7], network=["a b", "c"], step=[0, 2]).equals(
+        once.weights.transpose(*found.weights.dims)
+    )
+    assert len(list((tmp_path / "again" / "steps").iterdir())) == 6
 
 
 def test_what_was_damaged_is_made_anew(tmp_path: Path, undisturbed: Path) -> None:

@@ -79,7 +79,8 @@ class RunFolder(RunWriter):
         overwrite: replace the run that the folder holds.
         needed: bytes that its files take at least.
         cells: the trainings of a run that can be gone on with, each an object with ``name``,
-            ``coordinates``, ``steps`` and ``initial_of``; None for a run that is made anew instead.
+            ``coordinates``, ``steps``, ``initial_of`` and ``same_as``; None for a run that is made anew
+            instead.
         mend: keep this run though it is finished, to make files anew that are missing or damaged.
 
     Attributes:
@@ -357,7 +358,9 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 def _is_cell(value: object) -> bool:
     kinds = {"name": str, "coordinates": dict, "steps": list}
-    if not isinstance(value, dict) or not isinstance(value.get("initial_of", ""), str | None):
+    if not isinstance(value, dict):
+        return False
+    if not all(isinstance(value.get(name), str | None) for name in ("initial_of", "same_as")):
         return False
     return all(isinstance(value.get(name), kind) for name, kind in kinds.items())
 

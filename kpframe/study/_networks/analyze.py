@@ -128,8 +128,8 @@ def run_analysis(
     """
     with torch_threads(1):  # small networks lose more to waiting threads than they gain
         analysis.made_quantities()  # what is asked for is known before files are read
-        found = [AnalyzedCell.of(cell, analysis) for cell in find_cells(analysis.source)]
-        cells = [one.source for one in found]
+        cells = find_cells(analysis.source)
+        found = [AnalyzedCell.of(cell, analysis) for cell in cells if cell.same_as is None]
         names = ", ".join(str(cell.coordinates["network"]) for cell in cells[:3])
         folder = RunFolder(
             output,
@@ -146,6 +146,7 @@ def run_analysis(
                     "coordinates": dict(cell.coordinates),
                     "steps": [file.step for file in cell.files],
                     "initial_of": None,
+                    "same_as": cell.same_as,
                 }
                 for cell in cells
             ],

@@ -47,11 +47,13 @@ class SourceCell:
         name: of its files; letters, digits and ``_.=-``.
         coordinates: its place in the study that it is of; otherwise what it is called.
         files: ascending by step.
+        same_as: name of the training that this one is at another point of a sweep, and that has its files.
     """
 
     name: str
     coordinates: Mapping[str, Any]
     files: tuple[NetworkFile, ...]
+    same_as: str | None = None
 
 
 @frozen(eq=False)
@@ -160,6 +162,7 @@ def _cells_of_run(
         if not isinstance(cell, str):
             return []
         found.setdefault(cell, []).append(NetworkFile(path, header["step"]))
+    same = {name: cell["same_as"] for name, cell in known.items() if cell.get("same_as") in found}
     for name, cell in known.items():  # the network before training is where it was first recorded
         first = found.get(str(cell.get("initial_of")), [])
         if name in found:
@@ -168,9 +171,10 @@ def _cells_of_run(
         SourceCell(
             name,
             dict(known[name]["coordinates"]) if name in known else {"network": name},
-            tuple(sorted(found[name], key=lambda file: file.step)),
+            tuple(sorted(found.get(name, ()), key=lambda file: file.step)),
+            same.get(name),
         )
-        for name in [*(name for name in known if name in found), *(n for n in found if n not in known)]
+        for name in [*(n for n in known if n in found or n in same), *(n for n in found if n not in known)]
     ]
 
 

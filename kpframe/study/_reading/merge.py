@@ -35,10 +35,10 @@ def merged(path: str | Path, quantities: Mapping[str, Quantity] | QuantitiesOf |
     """Return all that a run has recorded.
 
     Its dims are those of the cells' coordinates, ``step``, and those of the quantities; what is missing is
-    NaN, and an empty text. Whole numbers and truth values stay such where nothing is missing. Step 0 of a
-    cell that starts from another's network is that cell's. What follows from all steps of a training
-    (``Quantity.across``) is computed from those that there are; where that fails, the attribute ``left_out``
-    says why. The figures are a function of the files alone.
+    NaN, and an empty text. A cell that is the same as another has its figures. Whole numbers and truth values
+    stay such where nothing is missing. Step 0 of a cell that starts from another's network is that cell's.
+    What follows from all steps of a training (``Quantity.across``) is computed from those that there are;
+    where that fails, the attribute ``left_out`` says why. The figures are a function of the files alone.
 
     Args:
         path: folder of a run.
@@ -60,8 +60,12 @@ def merged(path: str | Path, quantities: Mapping[str, Quantity] | QuantitiesOf |
     files = {cell["name"]: _Files(path, cell, record["id"], reader) for cell in record["cells"]}
     of = _quantities_of(record, quantities)
     left_out: list[str] = []
-    found = {}
+    found: dict[str, xr.Dataset] = {}
     for name, own in files.items():
+        if (same := own.cell.get("same_as")) is not None:  # what one network comes to at other values
+            if same in found:
+                found[name] = found[same]
+            continue
         source = files.get(own.cell.get("initial_of") or "")
         if (data := _cell(own, source, of, left_out)) is not None:
             found[name] = data

@@ -10,7 +10,7 @@ from attrs import asdict, field, fields_dict, frozen
 
 from kpframe.errors import SettingsError, mismatch, told, whole
 from kpframe.rules._rule import LearningRule
-from kpframe.study._cells import Cell, expand
+from kpframe.study._cells import Cell, described_cells, expand
 from kpframe.study._disk.folder import RunFolder
 from kpframe.study._running.build import network_of
 from kpframe.study._running.training import TrainingSettings
@@ -143,13 +143,5 @@ def training_folder(
         overwrite=overwrite,
         mend=mend,
         needed=LEAST + (size + EACH) * sum(len(cell.steps) for cell in cells),
-        cells=[
-            {
-                "name": cell.name,
-                "coordinates": dict(cell.coordinates),
-                "steps": list(cell.steps),
-                "initial_of": cell.initial_of,
-            }
-            for cell in cells
-        ],
+        cells=described_cells(cells),
     )

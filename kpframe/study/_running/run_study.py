@@ -9,7 +9,7 @@ from pathlib import Path
 import xarray as xr
 
 from kpframe.errors import ArgumentError, KpframeError, mismatch, whole
-from kpframe.study._cells import Cell, expand
+from kpframe.study._cells import Cell, described_cells, expand
 from kpframe.study._disk.files import write_text
 from kpframe.study._disk.folder import STUDIES, STUDY, RunFolder, again, resume_command
 from kpframe.study._reading.merge import merged, record_of
@@ -62,7 +62,7 @@ def run_study(
     if isinstance(output, Path):
         with study_folder(study, output, overwrite=overwrite) as folder:
             return run_study(study, folder, jobs=jobs, report=report, tell=tell)
-    cells = expand(study)
+    cells = [cell for cell in expand(study) if cell.same_as is None]
     with ended_by_signals():
         failures = train_cells(cells, output.writer(), jobs, report, tell or getattr(report, "tell", _warn))
         if len(failures) < len(cells):
@@ -111,7 +111,7 @@ def study_folder(
         seed=study.seeds[0],
         overwrite=overwrite,
         needed=_needed(cells),
-        cells=[_described(cell) for cell in cells],
+        cells=described_cells(cells),
         mend=mend,
     )
 
@@ -153,15 +153,6 @@ def keep_study(folder: RunFolder, text: str) -> None:
     """Write the file of a study, as it was given, into the folder of its run."""
     if not folder.resumed:
         write_text(folder.path / STUDY, text)
-
-
-def _described(cell: Cell) -> dict[str, object]:
-    return {
-        "name": cell.name,
-        "coordinates": dict(cell.coordinates),
-        "steps": list(cell.steps),
-        "initial_of": cell.initial_of,
-    }
 
 
 def _needed(cells: Sequence[Cell]) -> int:

@@ -77,7 +77,7 @@ def run_status(path: Path) -> RunStatus:
     """
     record = record_of(path)
     damaged: dict[str, str] = {}
-    cells = tuple(_cell(path, cell, damaged) for cell in record["cells"])
+    cells = tuple(_cell(path, cell, damaged) for cell in record["cells"] if cell.get("same_as") is None)
     held = is_held(path)
     state, seconds = record["state"], worked_seconds(path, record)
     if held:

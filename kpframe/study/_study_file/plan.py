@@ -50,6 +50,7 @@ class Cost:
         figure_bytes: what the figures of a record take among others.
         measured: whether it was measured, or is taken to be like another point.
         scaled: whether the time of a record follows from smaller budgets.
+        same: how many more points of the sweep have the figures of these trainings.
     """
 
     network: str
@@ -65,6 +66,7 @@ class Cost:
     figure_bytes: int
     measured: bool = True
     scaled: bool = False
+    same: int = 0
 
     def seconds(self) -> Iterator[float]:
         """Yield how long each cell takes [s]."""
@@ -90,6 +92,11 @@ class Plan:
     def cells(self) -> int:
         """The number of trainings."""
         return sum(cost.cells for cost in self.costs)
+
+    @property
+    def same(self) -> int:
+        """The number of points that have the figures of a training at another one."""
+        return sum(cost.same for cost in self.costs)
 
     @property
     def updates(self) -> int:
@@ -171,12 +178,14 @@ class _Record:
 
 
 def _cost(cells: Sequence[Cell], update: float, one: _Record) -> Cost:
+    trained = [cell for cell in cells if cell.same_as is None]
     return Cost(
         network=cells[0].network.label,
         point=_words(cells),
-        cells=len(cells),
+        cells=len(trained),
+        same=len(cells) - len(trained),
         updates=cells[0].training.steps,
-        records=tuple(len(cell.steps) for cell in cells),
+        records=tuple(len(cell.steps) for cell in trained),
         update_seconds=update,
         record_seconds=one.seconds,
         products=one.products,
@@ -189,12 +198,14 @@ def _cost(cells: Sequence[Cell], update: float, one: _Record) -> Cost:
 
 def _alike(cells: Sequence[Cell], like: Sequence[Cost]) -> Cost:
     """Return the cost of cells that were not measured: the mean of those of the same network."""
+    trained = [cell for cell in cells if cell.same_as is None]
     return evolve(
         like[0],
         point=_words(cells),
-        cells=len(cells),
+        cells=len(trained),
+        same=len(cells) - len(trained),
         updates=cells[0].training.steps,
-        records=tuple(len(cell.steps) for cell in cells),
+        records=tuple(len(cell.steps) for cell in trained),
         measured=False,
         scaled=any(cost.scaled for cost in like),
         update_seconds=statistics.fmean(cost.update_seconds for cost in like),
