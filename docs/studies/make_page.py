@@ -32,6 +32,7 @@ import xarray as xr
 
 import kpframe
 from kpframe.study._disk.folder import worked_seconds
+from kpframe.study._plot.look import laid_out
 from kpframe.study._reading.merge import record_of
 from kpframe.study._settings import StudySettings
 from kpframe.study._study_file.reading import load_study, parse_study, to_table
@@ -217,6 +218,7 @@ def draw(name: str, numbers: xr.Dataset, path: Path) -> None:
 
     with mpl.rc_context({"svg.hashsalt": name, "figure.dpi": 100}):
         figure = module_of(name).figure(numbers)
+        laid_out(figure)
         figure.savefig(path, metadata={"Date": None})
 
 

@@ -27,7 +27,6 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from attrs import frozen
-from scipy.signal import lfilter
 
 Law: TypeAlias = Literal["descent", "flow"]
 
@@ -92,6 +91,8 @@ class Decay:
         """
         if self.law == "flow":
             return beyond * np.abs([self.summed(values, count) @ weights for count in counts])
+        from scipy.signal import lfilter  # takes a second to import, and few forecasts need it
+
         most, total = counts[-1], 0.0
         bounds = np.zeros(most + 1)
         with np.errstate(over="ignore", invalid="ignore"):

@@ -86,9 +86,7 @@ class _Hessian(Operator):
     """The Hessian of the loss, as the derivative of a gradient that is kept with its graph."""
 
     def __init__(self, flow: Flow, readout: Readout, trials: Trials, loss: Loss) -> None:
-        learned = [*flow.model.trainable().values(), *(p for p in readout.parameters() if p.requires_grad)]
-        self._shapes = [p.shape for p in learned]
-        space = Space.of(parameter=sum(p.numel() for p in learned))
+        space = Space.of(parameter=sum(p.numel() for p in _learned(flow, readout)))
         states = flow.trajectory.states
         super().__init__(space, space, dtype=states.dtype, device=states.device)
         recipe = partial(_gradient, flow, readout, trials, loss)
@@ -117,12 +115,16 @@ class _Hessian(Operator):
         return "Hessian", 3
 
 
+def _learned(flow: Flow, readout: Readout) -> list[torch.nn.Parameter]:
+    """Return what learns, of the network and of the readout."""
+    return [*flow.model.trainable().values(), *(p for p in readout.parameters() if p.requires_grad)]
+
+
 def _gradient(
     flow: Flow, readout: Readout, trials: Trials, loss: Loss
 ) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
     """Return the gradient ``[M]`` of the loss with its graph, and what it is differentiated by."""
-    own = flow.trajectory
-    learned = [*flow.model.trainable().values(), *(p for p in readout.parameters() if p.requires_grad)]
+    own, learned = flow.trajectory, _learned(flow, readout)
     with recording(own.states.device, "sharpness"):
         states = flow.model.rollout(own.inputs, own.initial_state if own.given else None, own.mask).states
         value = task_loss(readout(states), trials, loss)

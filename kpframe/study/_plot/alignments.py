@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from kpframe.study._plot import lines, maps
-from kpframe.study._plot.look import UPDATES, Panels, one_of
+from kpframe.study._plot.look import UPDATES, Dims, Panels, one_of
 from kpframe.study._plot.source import figure
 
 #: What an operator is compared with at other steps.
@@ -33,7 +32,7 @@ def alignments(
     *,
     axes: Panels = None,
     reference: str = "first",
-    panels: str | Sequence[str] | None = None,
+    panels: Dims = None,
     step_axis: str = "true",
     **selection: Any,
 ) -> np.ndarray:
@@ -53,7 +52,7 @@ def operator_alignments(
     *,
     axes: Panels = None,
     x: str = "step",
-    panels: str | Sequence[str] | None = None,
+    panels: Dims = None,
     step_axis: str = "true",
     **selection: Any,
 ) -> np.ndarray:

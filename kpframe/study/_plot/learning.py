@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from kpframe.study._plot import lines, maps
-from kpframe.study._plot.look import Panels, one_of
+from kpframe.study._plot.look import Dims, Panels, one_of
 from kpframe.study._plot.source import figure
 
-Dims = str | Sequence[str] | None
 _DESCENT = "descent of the loss\nper unit learning rate"
 
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from kpframe.study._plot.look import (
     PANELS,
     WIDTH,
+    Dims,
     Panels,
     axis_text,
     draw_legend,
@@ -66,7 +67,7 @@ def draw_lines(
     *,
     axes: Axes | Panels = None,
     own: Sequence[str] = (),
-    panels: str | Sequence[str] | None = None,
+    panels: Dims = None,
     look: Look | None = None,
     beside: Callable[[Axes], None] | None = None,
 ) -> np.ndarray:
@@ -128,9 +129,7 @@ def draw_lines(
     return grid
 
 
-def _panel_dims(
-    values: xr.DataArray, rest: Sequence[str], own: Sequence[str], panels: str | Sequence[str] | None
-) -> list[str]:
+def _panel_dims(values: xr.DataArray, rest: Sequence[str], own: Sequence[str], panels: Dims) -> list[str]:
     if panels is not None:
         dims = [panels] if isinstance(panels, str) else list(panels)
         check_dims(values, dims, "panels")

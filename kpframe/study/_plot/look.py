@@ -11,9 +11,11 @@ import numpy as np
 import xarray as xr
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
+from matplotlib.transforms import Bbox
 
 from kpframe.errors import ArgumentError, closest, mismatch
 
@@ -28,6 +30,8 @@ HALF_95 = 1.96
 WIDTH = 8.2
 #: Most panels of a figure.
 PANELS = 12
+#: Empty space about all that is drawn [inch].
+MARGIN = 0.08
 
 
 def drawable(data: xr.Dataset, width: int | None = None) -> xr.Dataset:
@@ -65,9 +69,31 @@ def svg(figure: Figure) -> str:
     buffer = io.StringIO()
     # element ids would be random otherwise; text stays text
     with rc_context({"svg.hashsalt": "kpframe", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches=laid_out(figure))
     text = buffer.getvalue()
     return text[text.index("<svg") :]
+
+
+def pdf(figure: Figure) -> bytes:
+    """Return a figure as PDF, the same bytes for the same data."""
+    buffer = io.BytesIO()
+    # outlines of characters that other programs can edit; the default ones not
+    with rc_context({"pdf.fonttype": 42}):
+        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None}, bbox_inches=laid_out(figure))
+    return buffer.getvalue()
+
+
+def laid_out(figure: Figure) -> Bbox:
+    """Give the panels of a figure their places, once, and return the box that all of it is in [inch].
+
+    A figure that is written with a layout of its own or ``bbox_inches="tight"`` is drawn twice: the first
+    time to know where what is.
+    """
+    FigureCanvasSVG(figure)  # texts are measured as they will be written
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
+    return figure.get_tightbbox().padded(MARGIN)
 
 
 def unit_of(values: xr.DataArray) -> str:
@@ -89,6 +115,8 @@ def after(step: int) -> str:
 #: What figures of several panels are drawn on, where they are not to make it themselves.
 Axis = Axes | None
 Panels = Sequence[Axes] | np.ndarray | None
+#: Dims each of whose places has a panel of its own.
+Dims = str | Sequence[str] | None
 
 
 def panels_of(
@@ -141,7 +169,7 @@ def short(label: str, width: int) -> str:
 def title_panel(panel: Axes, text: str, columns: int) -> None:
     """Give a panel a title that fits where so many panels stand beside each other."""
     width, size = {1: (70, 10.0), 2: (40, 10.0), 3: (30, 9.0)}.get(columns, (24, 8.0))
-    panel.set_title(short(text, width), fontsize=size)
+    panel.set_title(short(text, width), fontsize=size, y=1.0)  # no ticks above, which would be measured
 
 
 def style(place: int, label: str) -> dict[str, Any]:

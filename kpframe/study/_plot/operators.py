@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,18 @@ import xarray as xr
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.study._plot import lines, maps
-from kpframe.study._plot.look import COLOURS, MARKERS, PANELS, Panels, after, panels_of, say, tex, title_panel
+from kpframe.study._plot.look import (
+    COLOURS,
+    MARKERS,
+    PANELS,
+    Dims,
+    Panels,
+    after,
+    panels_of,
+    say,
+    tex,
+    title_panel,
+)
 from kpframe.study._plot.numbers import cut, name_of, one_seed, parts
 from kpframe.study._plot.source import figure
 from kpframe.study._plot.ticks import whole
@@ -22,7 +33,7 @@ def effective_ranks(
     /,
     *,
     axes: Panels = None,
-    panels: str | Sequence[str] | None = None,
+    panels: Dims = None,
     step_axis: str = "true",
     **selection: Any,
 ) -> np.ndarray:
@@ -41,7 +52,7 @@ def traces(
     /,
     *,
     axes: Panels = None,
-    panels: str | Sequence[str] | None = None,
+    panels: Dims = None,
     step_axis: str = "true",
     **selection: Any,
 ) -> np.ndarray:
@@ -55,7 +66,7 @@ def norms(
     /,
     *,
     axes: Panels = None,
-    panels: str | Sequence[str] | None = None,
+    panels: Dims = None,
     step_axis: str = "true",
     **selection: Any,
 ) -> np.ndarray:

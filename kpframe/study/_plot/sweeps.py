@@ -11,12 +11,10 @@ from matplotlib.axes import Axes
 
 from kpframe.errors import ArgumentError, closest, mismatch
 from kpframe.study._plot import lines, maps
-from kpframe.study._plot.look import Panels
+from kpframe.study._plot.look import Dims, Panels
 from kpframe.study._plot.numbers import chosen
 from kpframe.study._plot.source import figure
 from kpframe.study._plot.ticks import wide
-
-Dims = str | Sequence[str] | None
 
 
 @figure()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from kpframe.study._disk.files import make_folder, write_bytes, write_text
-from kpframe.study._plot.look import svg
+from kpframe.study._plot.look import pdf, svg
 
 #: Where figures are as files, beside the page.
 FOLDER = "figures"
@@ -41,9 +40,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[str]:
         OutputError: for a disk that is full or read-only.
     """
     make_folder(folder)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="pdf", metadata={"CreationDate": None}, bbox_inches="tight")
-    write_bytes(folder / f"{name}.pdf", buffer.getvalue())
+    write_bytes(folder / f"{name}.pdf", pdf(figure))
     head = '<?xml version="1.0" encoding="utf-8"?>\n'
     write_text(folder / f"{name}.svg", head + svg(figure))
     return [f"{folder.name}/{name}.{ending}" for ending in ("pdf", "svg")]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -350,15 +348,6 @@ def test_a_tree_is_taken_with_its_losses() -> None:
     several = xr.DataTree.from_dict({"/a": root, "/b": root})
     with pytest.raises(ArgumentError, match="data: expected one run, got 2; take one of them: 'a', 'b'"):
         plot.losses(several)
-
-
-def test_text_stays_text_in_files(tmp_path) -> None:
-    from kpframe.study._plot.look import svg
-
-    text = svg(on(plot.scores(recorded(networks=["$x_1$ <b>", "_c"]))))
-    assert re.search(r">\s*(<tspan[^>]*>)?updates made", text)
-    assert "$x_1$ &lt;b&gt;" in text
-    assert "<b>" not in text
 
 
 @pytest.mark.slow
