@@ -108,6 +108,10 @@ class OutputError(KpframeError, OSError):
     """A file or folder cannot be written: no space, read-only, another run's, in use by another process."""
 
 
+class RankError(KpframeError, RuntimeError):
+    """Ranks of a distributed job that disagree, are gone, or were never started by a launcher."""
+
+
 class MissingDependencyError(KpframeError, ImportError):
     """An optional dependency is not installed; the message says which extra brings it."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from attrs import evolve
@@ -12,6 +12,7 @@ from kpframe.errors import ArgumentError, mismatch, say
 from kpframe.flow._flow import FASTEST, Flow, ParameterOperatorForm, PropagatorForm
 from kpframe.flow._parameter_operator import ParameterOperator, ProductParameterOperator
 from kpframe.flow._propagator import Propagator, ScanPropagator
+from kpframe.flow._sharded_jacobian import ShardedParameterJacobian
 from kpframe.flow._step_jacobian import DenseStepJacobian
 from kpframe.flow._trajectory import Trajectory
 from kpframe.models._autograd.forms import (
@@ -24,10 +25,13 @@ from kpframe.models._autograd.rollout import GraphPropagator
 from kpframe.models._few_rows import few_rows
 from kpframe.models._held import held_tensors
 from kpframe.models._model import Model
+from kpframe.models._ranks import shards_of
 from kpframe.models._step_check import check_hooks, check_kept, check_parameters, check_start, check_step
 from kpframe.operators._finite import check_finite
 from kpframe.operators._isolation import constant, isolated
 from kpframe.operators._memory import check_memory
+from kpframe.operators._shards import Shards
+from kpframe.operators._spaces import BATCH
 from kpframe.plugin._manager import get_manager
 
 T = TypeVar("T")
@@ -45,6 +49,7 @@ def linearize(
     method: str = "auto",
     propagator: PropagatorForm = "auto",
     parameter_operator: ParameterOperatorForm = "auto",
+    group: Any = None,
     max_bytes: int | None = None,
 ) -> Flow:
     """Roll a model out and return the operators along the trajectory.
@@ -66,9 +71,13 @@ def linearize(
             forms of plugins, too, see ``Flow.with_propagator``.
         parameter_operator: how K is computed from that J: ``"product"``, ``"gram"`` or what a plugin offers,
             likewise.
+        group: a ``torch.distributed`` process group over whose ranks the trials are sharded: ``x``, ``h0``
+            and ``mask`` are this rank's own, one at least. All ranks call with the same model. The operators'
+            adjoints and inner products are those of all trials together.
         max_bytes: largest memory that recording may take, about; most of what is free when left out.
 
     Raises:
+        RankError: for ranks that disagree, are gone, or were never started; says which rank and what.
         ShapeError, DtypeError, DeviceError: for inputs that do not fit the model.
         UnsupportedError: for derivatives that are not linear or that autograd cannot take twice, and for
             hooks on parameters; says what to do. For a form that does not fit A or J; says why.
@@ -91,7 +100,8 @@ def linearize(
         if isinstance(form, str) and form not in own:
             get_manager().find(kind, form)  # a misspelt name is refused before any work
     with isolated(getattr(x, "device", None), "linearize"):
-        flow = _linearize(model, x, h0, mask, method, max_bytes)
+        shards = None if group is None else shards_of(group, model, x)
+        flow = _linearize(model, x, h0, mask, method, max_bytes, shards)
     if propagator != "auto":
         flow = flow.with_propagator(propagator)
     return flow if parameter_operator == "auto" else flow.with_parameter_operator(parameter_operator)
@@ -104,6 +114,7 @@ def _linearize(
     mask: torch.Tensor | None,
     method: str,
     max_bytes: int | None,
+    shards: Shards | None,
 ) -> Flow:
     if isinstance(x, torch.Tensor) and x.ndim == 3:  # the roll-out says what is wrong with another x
         _check_memory(
@@ -124,6 +135,7 @@ def _linearize(
         inputs=run.inputs.detach().clone(),
         initial_state=run.initial_state.detach().clone(),
         mask=None if run.mask is None else run.mask.clone(),
+        space=run.space.replace(BATCH, evolve(run.space[BATCH], shards=shards)),
     )
     check_finite(trajectory.states, "roll-out", trajectory.space)
     if _held(model) != held:
@@ -138,6 +150,8 @@ def _linearize(
     P, K = model.operators(trajectory) if method == "auto" else _derived(model, trajectory, method)
     derived = isinstance(P.A, AutogradStepJacobian) or isinstance(K.jacobian, AutogradParameterJacobian)
     check_step(model, rows, twice=derived)
+    if shards is not None:
+        K = ProductParameterOperator(ShardedParameterJacobian(K.jacobian), K.metric)
     return Flow(model, trajectory, P, K)
 
 

@@ -41,9 +41,14 @@ class SumMap(Operator):
         self._dims = self.reduced = tuple(space.dim(axis) for axis in axes)
         self._weight = weight
         self.name = name
+        self._sharded = space.shards is not None and self.codomain.shards is None
+
+    def _over_ranks(self, total: torch.Tensor) -> torch.Tensor:
+        """Return the sum over ranks, where the sharded axis is among those summed over."""
+        return self.domain.sum(total) if self._sharded else total
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        total = q.sum(dim=self._dims)
+        total = self._over_ranks(q.sum(dim=self._dims))
         return total if self._weight == 1 else self._weight * total
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
@@ -281,7 +286,7 @@ def _totals(
 
     def make(space: Space) -> Operator:
         present = [axis for axis in axes if axis in space]
-        weight = 1 / math.prod(space[axis].size for axis in present) if average else 1.0
+        weight = 1 / math.prod(space[axis].total for axis in present) if average else 1.0
         label = ("mean_" if average else "sum_") + subscript(present)
         return SumMap(space, present, label, weight, like=operator)
 

@@ -233,10 +233,10 @@ def _filling(operator: Map, each: int) -> int:
     """Return how many probes fill a time step, at most as many as ``CEILING`` holds at ``each`` bytes."""
     space = operator.domain
     steps = space[TIME].size if TIME in space else 0
-    row = space.size * operator.dtype.itemsize // steps if steps else STEP_BYTES
+    row = space.largest * operator.dtype.itemsize // steps if steps else STEP_BYTES
     return min(STEP_BYTES // max(row, 1), CEILING // max(each, 1))
 
 
 def _bytes(operator: Map) -> int:
-    """Return the bytes of one vector of the domain and one of the codomain."""
-    return (operator.domain.size + operator.codomain.size) * operator.dtype.itemsize
+    """Return the bytes of one vector of the domain and one of the codomain, on the rank with most of it."""
+    return (operator.domain.largest + operator.codomain.largest) * operator.dtype.itemsize

@@ -30,6 +30,8 @@ from kpframe.errors import (
 if TYPE_CHECKING:
     import torch
 
+    from kpframe.operators._shards import Shards
+
 BATCH, TIME, HIDDEN, PARAMETER, OUTPUT = "batch", "time", "hidden", "parameter", "output"
 
 
@@ -64,11 +66,15 @@ class Part:
 
 @frozen
 class Axis:
-    """A named axis of ``size`` entries, laid out in ``parts`` (none: the axis has no inner names)."""
+    """A named axis of ``size`` entries, laid out in ``parts`` (none: the axis has no inner names).
+
+    Where its entries are sharded over ranks, ``size`` counts this rank's own; see ``Shards``.
+    """
 
     name: str
     size: int
     parts: tuple[Part, ...] = ()
+    shards: Shards | None = None
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -104,8 +110,20 @@ class Axis:
         have = ", ".join(known) if known else "no named parts"
         raise AxisError(f"axis {self.name!r} has no part {name!r} (it has {have}){closest(name, known)}")
 
+    @property
+    def total(self) -> int:
+        """Number of entries on all ranks; ``size`` where the axis is not sharded."""
+        return self.size if self.shards is None else self.shards.total
+
+    @property
+    def largest(self) -> int:
+        """The most entries that any rank holds; ``size`` where the axis is not sharded."""
+        return self.size if self.shards is None else max(self.shards.counts)
+
     def __str__(self) -> str:
-        return f"{self.name}={self.size}"
+        if self.shards is None:
+            return f"{self.name}={self.size}"
+        return f"{self.name}={self.size} of {self.total} on {self.shards.ranks} ranks"
 
 
 @frozen
@@ -141,8 +159,40 @@ class Space:
 
     @cached_property
     def size(self) -> int:
-        """The dimension of the space: the product of the sizes."""
+        """The number of entries of a vector here: the product of the sizes."""
         return math.prod(self.shape)
+
+    @cached_property
+    def shards(self) -> Shards | None:
+        """How the space is sharded over ranks, None where each rank has all of it."""
+        return next((axis.shards for axis in self.axes if axis.shards is not None), None)
+
+    @cached_property
+    def dimension(self) -> int:
+        """The dimension of the space on all ranks together; ``size`` where it is not sharded."""
+        return math.prod(axis.total for axis in self.axes)
+
+    @cached_property
+    def largest(self) -> int:
+        """The most entries that any rank holds of a vector; ``size`` where the space is not sharded."""
+        return math.prod(axis.largest for axis in self.axes)
+
+    def sum(self, local: torch.Tensor) -> torch.Tensor:
+        """Return what ranks have summed over their own entries, added up; as it is where not sharded."""
+        return local if self.shards is None else self.shards.sum(local)
+
+    def inner(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:  # [j, n], [k, n] -> [j, k]
+        """Return the inner products of flattened vectors, over all ranks; n is ``size``."""
+        return self.sum(first @ second.mT)
+
+    def norms(self, rows: torch.Tensor) -> torch.Tensor:  # [k, n] -> [k]
+        """Return the lengths of flattened vectors, over all ranks."""
+        if self.shards is None:
+            norms: torch.Tensor = rows.norm(dim=1)
+            return norms
+        scale = self.shards.max(rows.abs().amax(1) if rows.shape[1] else rows.new_zeros(len(rows)))
+        safe = scale.clamp(min=1e-300 if rows.itemsize == 8 else 1e-37)  # rows of zeros
+        return safe * self.shards.sum((rows / safe[:, None]).square().sum(1)).sqrt()
 
     def __contains__(self, name: object) -> bool:
         return name in self.names

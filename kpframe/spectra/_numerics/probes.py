@@ -6,7 +6,8 @@ import torch
 
 from kpframe.errors import ArgumentError, as_whole, closest, mismatch, whole
 from kpframe.operators import Operator
-from kpframe.operators._spaces import Space, check_space
+from kpframe.operators._draws import TrialSeeds
+from kpframe.operators._spaces import BATCH, Space, check_space
 
 #: The kinds of probes; each has independent entries or directions with E[z z*] = I.
 KINDS = ("gaussian", "rademacher", "sphere")
@@ -42,7 +43,8 @@ def probes(
     ``gaussian``: standard normal entries; ``rademacher``: entries ±1; ``sphere``: uniform directions of
     length sqrt(dimension). They are drawn one after the other on the generator's device, so drawing 5 and
     then 3 gives the same vectors as drawing 8; a CPU generator gives the same vectors on every device, a
-    generator of the operator's own device saves the transfer.
+    generator of the operator's own device saves the transfer. On a space with trials each trial has a stream
+    of its own, by its global index: so the vectors do not depend on how trials are sharded over ranks.
 
     Raises:
         ArgumentError: for an unknown kind, a number below 0, or something that is no space or no generator.
@@ -54,17 +56,35 @@ def probes(
     check_space(space, "space")
     num = whole(num, "num", 0)
     source = new_generator(generator)
-    out = torch.empty(num, space.size, dtype=dtype, device=source.device)
+    out = torch.empty(num, *space.shape, dtype=dtype, device=source.device)
     for row in out:
-        if kind == "rademacher":
-            row.bernoulli_(0.5, generator=source)
-        else:
-            row.normal_(generator=source)
+        draw(row, space, source, kind)
+    if kind == "sphere":
+        lengths = space.norms(out.flatten(1))
+        out *= (space.dimension**0.5 / lengths).reshape(-1, *(1 for _ in space.axes))
+    return out.to(device)
+
+
+def draw(out: torch.Tensor, space: Space, source: torch.Generator, kind: str) -> None:  # [*space]
+    """Fill a vector of a space with independent entries: normal ones, or ±1 for ``rademacher``."""
+    if BATCH not in space:
+        _fill(out, source, kind)
+        return
+    seeds = TrialSeeds.of(source)
+    trials = out.movedim(space.position(BATCH), 0)
+    axis = space[BATCH]
+    own = torch.Generator(source.device)
+    for index, trial in zip(
+        range(axis.size) if axis.shards is None else axis.shards.own, trials, strict=True
+    ):
+        _fill(trial, own.manual_seed(seeds[index]), kind)
+
+
+def _fill(out: torch.Tensor, source: torch.Generator, kind: str) -> None:
     if kind == "rademacher":
-        out = out.mul_(2).sub_(1)
-    elif kind == "sphere":
-        out *= space.size**0.5 / torch.linalg.vector_norm(out, dim=1, keepdim=True)
-    return out.to(device).reshape(num, *space.shape)
+        out.bernoulli_(0.5, generator=source).mul_(2).sub_(1)
+    else:
+        out.normal_(generator=source)
 
 
 def random_rows(
