@@ -1,7 +1,8 @@
-"""Products of J and K taken in several slices of steps, a short last one included."""
+"""Products of J and K taken in several slices of steps and probes, short last ones included."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import pytest
@@ -72,22 +73,34 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("steps", [1, 3, 6, 7])
-@pytest.mark.parametrize("probes", [(), (2,)])
+#: Steps and probes in a slice, the probes that there are, and how many of them go together.
+SLICES = [
+    (1, 1, (), [1]),
+    (3, 1, (2,), [1, 1]),
+    (6, 1, (2,), [1, 1]),
+    (STEPS, 1, (), [1]),
+    (STEPS, 2, (3,), [2, 1]),
+    (STEPS, 9, (2, 2), [4]),
+]
+
+
+@pytest.mark.parametrize(("steps", "together", "probes", "expected_together"), SLICES)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.rows(3)
-def test_slices_make_no_difference(name: str, probes: tuple[int, ...], steps: int) -> None:
+def test_slices_make_no_difference(
+    name: str, steps: int, together: int, probes: tuple[int, ...], expected_together: list[int]
+) -> None:
     torch.manual_seed(0)
     model: Model = MODELS[name]().double()
     x = torch.randn(2, STEPS, model.input_size, dtype=torch.float64)
     mask = torch.arange(STEPS) < torch.tensor([[STEPS], [STEPS - 1]])
     flow, twin = linearize(model, x, mask=mask), linearize(model, x, mask=mask, method="autograd")
     J = flow.J
-    count = 2 if probes else 1
     targets = sum(stage.units * len(stage.targets) for stage in model.stages)
-    J.slice_bytes = steps * count * 2 * (model.width + targets) * 8
-    lengths = [part.stop - part.start for part in J._slices(torch.Size(probes))]
-    assert lengths == [steps] * (STEPS // steps) + [STEPS % steps] * bool(STEPS % steps)
+    J.slice_bytes = together * steps * 2 * (model.width + targets) * 8
+    sizes = [(part.stop - part.start, some.stop - some.start) for part, some in J._pieces(math.prod(probes))]
+    starts = range(0, STEPS, steps)
+    assert sizes == [(min(steps, STEPS - start), number) for start in starts for number in expected_together]
     r, d = torch.randn(*probes, 2, STEPS, model.width).double(), torch.randn(*probes, J.domain.size).double()
     for found, expected in (
         (J(d), twin.J(d)),
@@ -101,3 +114,18 @@ def test_slices_make_no_difference(name: str, probes: tuple[int, ...], steps: in
     last[..., -1, :] = r[..., -1, :]  # what a slice that is left out would lose
     assert float(J.T(last).norm()) > 1e-3
     assert float(flow.K(r)[..., 0, -1, :].norm()) > 1e-3
+
+
+@pytest.mark.parametrize("names", [("*",), ("bias*",), ("weight_hh*", "bias_ih*")])
+def test_gates_that_input_and_state_reach_have_one_gram_matrix(names: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, STEPS, 3, dtype=torch.float64)
+    model = Gated(3, 4).double()
+    flow, twin = linearize(model, x), linearize(model, x, method="autograd")
+    K = flow.K.restrict(names)
+    apart, once = (find(K.parameters) for find in (flow.J.groups, flow.J.gram_groups))
+    targets = [target for group in apart for target in group.targets]
+    assert len(set(targets)) < len(targets)  # gates are reached twice
+    assert sorted(target for group in once for target in group.targets) == sorted(set(targets))
+    r = torch.randn(3, *K.domain.shape, dtype=torch.float64)
+    torch.testing.assert_close(K(r), twin.K.restrict(names)(r), rtol=1e-11, atol=1e-12)

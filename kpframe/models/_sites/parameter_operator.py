@@ -3,176 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import torch
-from attrs import evolve, frozen
+from attrs import evolve
 
 from kpframe.errors import UnsupportedError, mismatch
 from kpframe.flow._eligibilities import eligibilities
 from kpframe.flow._parameter_jacobian import ParameterJacobian, WeightGroup
 from kpframe.flow._parameter_operator import GroupProjector, ProductParameterOperator
-from kpframe.models._sites.gains import PlacedSite, SiteGains, add, gather, scatter
+from kpframe.models._sites.gains import SiteGains, add, gather, scatter
+from kpframe.models._sites.groups import GramGroup, Reads, SiteGroup, gram_groups, group_sites
 from kpframe.models._sites.step_jacobian import SiteStepJacobian
 from kpframe.operators._base import Operator
 from kpframe.operators._elementary import IdentityOperator
-from kpframe.operators._memory import SLICE_BYTES
+from kpframe.operators._memory import ACCELERATOR_SLICE_BYTES, SLICE_BYTES
 from kpframe.operators._spaces import Space
-
-
-@frozen(eq=False)
-class SiteGroup:
-    """Sites of the same targets, what they read side by side.
-
-    Attributes:
-        targets: the preactivations they act on.
-        per_step: whether each step has weights of its own.
-        z: what they read ``[T, B, m]``; a last column of ones where biases learn.
-        sites: the sites whose weights learn, and their columns of ``z``.
-        biases: names of the biases that learn.
-        names: the parameters that learn.
-        gains: of all sites, among which these are.
-    """
-
-    targets: tuple[str, ...]
-    per_step: bool
-    z: torch.Tensor
-    sites: tuple[tuple[PlacedSite, slice], ...]
-    biases: tuple[str, ...]
-    names: frozenset[str]
-    gains: SiteGains
-
-    @property
-    def units(self) -> int:
-        """The number n of units of each preactivation."""
-        return next(stage.units for stage in self.gains.stages if stage.targets >= set(self.targets))
-
-    def gain(self) -> torch.Tensor:
-        """Return ``D_t = dh_t / du_t`` ``[G n, T, B, H]`` of the group's preactivations."""
-        time, batch, _ = self.z.shape
-        gains, count = self.gains, len(self.targets) * self.units
-        unit = torch.eye(count, dtype=gains.like.dtype, device=gains.like.device)
-        du: dict[str, torch.Tensor] = {}
-        scatter(self.targets, unit[:, None, None, :].expand(count, time, batch, count), du)
-        with torch.no_grad():
-            return gains.join(gains.tangent(slice(None), {}, du), (count, time, batch))
-
-    def products(self, steps: slice, weight: torch.Tensor) -> torch.Tensor:  # [..., T, B, G n]
-        """Return the products of a weight ``[..., G n, m]`` with what is read in a slice of steps."""
-        z = self.z[steps]
-        if self.per_step:
-            return z @ weight[..., steps, :, :].mT
-        y = z.flatten(0, 1) @ weight.mT
-        return y.reshape(*y.shape[:-2], *z.shape[:2], -1)
-
-    def accumulate(self, steps: slice, columns: torch.Tensor, totals: list[torch.Tensor]) -> None:
-        """Add the adjoint of ``products`` for ``columns`` ``[..., T, B, G n]`` of a slice of steps."""
-        z = self.z[steps]
-        if self.per_step:
-            totals.append(columns.mT @ z)
-            return
-        found = z.flatten(0, 1).mT @ columns.flatten(-3, -2)  # [..., m, G n]: the faster way round
-        if totals:
-            totals[0] += found
-        else:
-            totals.append(found)
-
-    def total(self, totals: Sequence[torch.Tensor]) -> torch.Tensor:  # [..., G n, m], or [..., T, G n, m]
-        """Return what ``accumulate`` gathered."""
-        return torch.cat(list(totals), dim=-3) if self.per_step else totals[0].mT
-
-    def gradients(self, total: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield the gradients ``[..., *parameter]`` for what reaches the group's weight."""
-        for placed, columns in self.sites:
-            own = total[..., columns]
-            if placed.chain is None:
-                yield placed.made_of[0], own
-            else:
-                probes = own.shape[:-2]
-                values = placed.chain.vjp(own.reshape(-1, *own.shape[-2:]))
-                for name, value in zip(placed.made_of, values, strict=True):
-                    if name in self.names:
-                        yield name, value.reshape(*probes, *value.shape[1:])
-        for name in self.biases:
-            yield name, total[..., -1]
-
-    def weight(self, moved: Mapping[str, torch.Tensor], probes: Sequence[int]) -> torch.Tensor | None:
-        """Return how the group's weight moves with its parameters; None where none of them moves."""
-        pieces = [_moved_matrix(placed, moved, probes) for placed, _ in self.sites]
-        biases = [moved[name].unsqueeze(-1) for name in self.biases if name in moved]
-        known = [piece for piece in (*pieces, *biases) if piece is not None]
-        if not known:
-            return None
-        shape = known[0].shape[:-1]
-        out = [
-            known[0].new_zeros(*shape, columns.stop - columns.start) if piece is None else piece
-            for piece, (_, columns) in zip(pieces, self.sites, strict=True)
-        ]
-        if self.biases:
-            out.append(sum(biases[1:], biases[0]) if biases else known[0].new_zeros(*shape, 1))
-        return out[0] if len(out) == 1 else torch.cat(out, dim=-1)
-
-    def returned(self, total: torch.Tensor) -> torch.Tensor:
-        """Return how the group's weight moves when its own parameters move by their gradients.
-
-        A parameter that acts as it is moves by what reaches it; c biases move their column c times.
-        """
-        if all(placed.chain is None for placed, _ in self.sites):
-            if len(self.biases) > 1:
-                total[..., -1] *= len(self.biases)
-            return total
-        moved = dict(self.gradients(total))
-        probes = total.shape[:-2]
-        out = self.weight(moved, probes)
-        assert out is not None  # every parameter of the group moves
-        return out
-
-
-def group_sites(gains: SiteGains, names: Collection[str]) -> list[SiteGroup]:
-    """Return the sites at which the named parameters act, those of the same targets together."""
-    sites: dict[tuple[tuple[str, ...], bool], list[PlacedSite]] = {}
-    biases: dict[tuple[tuple[str, ...], bool], list[str]] = {}
-    for placed in gains.sites:
-        site = placed.site
-        key = (site.targets, site.per_step)
-        if placed.z is not None and any(name in names for name in placed.made_of):
-            sites.setdefault(key, []).append(placed)
-        if placed.bias is not None and placed.bias in names:
-            biases.setdefault(key, []).append(placed.bias)
-    batch, time, _ = gains.space.shape
-    groups = []
-    for key in dict.fromkeys((*sites, *biases)):
-        start, columns, read = 0, [], []
-        for placed in sites.get(key, []):
-            assert placed.z is not None  # it was kept for what it reads
-            width = placed.z.shape[-1]
-            columns.append((placed, slice(start, start + width)))
-            read.append(placed.z)
-            start += width
-        own = tuple(biases.get(key, []))
-        if own:
-            read.append(gains.like.new_ones(time, batch, 1))
-        groups.append(
-            SiteGroup(
-                *key, torch.cat(read, dim=-1).contiguous(), tuple(columns), own, frozenset(names), gains
-            )
-        )
-    return groups
-
-
-def _moved_matrix(
-    placed: PlacedSite, moved: Mapping[str, torch.Tensor], probes: Sequence[int]
-) -> torch.Tensor | None:  # [..., G n, m]
-    if placed.chain is None:
-        return moved.get(placed.made_of[0])
-    if not any(name in moved for name in placed.made_of):
-        return None
-    count = math.prod(probes)
-    tangents = [
-        moved[name].reshape(count, *own.shape) if name in moved else None
-        for name, own in zip(placed.made_of, placed.chain.inputs, strict=True)
-    ]
-    return placed.chain.jvp(tangents).reshape((*probes, *placed.chain.output.shape))
 
 
 def _push_columns(
@@ -197,9 +43,9 @@ def _push_columns(
 
 
 def _pull_columns(
-    gains: SiteGains, steps: slice, targets: Sequence[str], r: torch.Tensor
+    gains: SiteGains, steps: slice, targets: Sequence[str], r: torch.Tensor, room: torch.Tensor
 ) -> torch.Tensor | None:  # [..., t, B, H] -> [..., t, B, G n]
-    """Return what a state vector sends to targets, side by side; None where nothing reaches them."""
+    """Write what a state vector sends to targets, side by side; None where nothing reaches them."""
     (stage,) = gains.stages
     states = gains.split(r)
     sent = {
@@ -210,8 +56,7 @@ def _pull_columns(
     }
     if not any(sent.values()):
         return None
-    columns = r.new_empty(*r.shape[:-1], len(targets) * stage.units)
-    for entries, block in zip(sent.values(), torch.split(columns, stage.units, dim=-1), strict=True):
+    for entries, block in zip(sent.values(), torch.split(room, stage.units, dim=-1), strict=True):
         if not entries:
             block.zero_()
         for place, (gain, state) in enumerate(entries):
@@ -219,13 +64,14 @@ def _pull_columns(
                 block.addcmul_(gain[steps], state)
             else:
                 torch.mul(gain[steps], state, out=block)
-    return columns
+    return room
 
 
 class SiteParameterJacobian(ParameterJacobian):
     """``J dtheta = D (dW z + db)``, one matrix product for each set of targets.
 
-    The products run over slices of steps, whose temporaries are all that is held besides the result.
+    The products run over slices of steps and probes, whose temporaries, held in the same memory one after the
+    other, are all that there is besides the result.
 
     Args:
         gains: along a trajectory, those of the model's A: ``flow.A.gains``.
@@ -234,12 +80,12 @@ class SiteParameterJacobian(ParameterJacobian):
     """
 
     method = "sites"
-    #: Most memory that the temporaries of a slice take, if a step needs no more [bytes].
-    slice_bytes = SLICE_BYTES
 
     def __init__(self, gains: SiteGains, domain: Space, trains_start: bool) -> None:
         super().__init__(domain, gains.space, dtype=gains.like.dtype, device=gains.like.device)
         self.gains = gains
+        #: Most memory that the temporaries of a slice take, if a step needs no more [bytes].
+        self.slice_bytes = SLICE_BYTES if self.device.type == "cpu" else ACCELERATOR_SLICE_BYTES
         self._parts = {part.name: part for part in domain.axes[0].parts}
         self.first_step = SiteStepJacobian(gains) if trains_start else None
         names = [name for placed in gains.sites for name in placed.learned if name in self._parts]
@@ -247,6 +93,7 @@ class SiteParameterJacobian(ParameterJacobian):
         #: Whether one parameter acts at several sites, so that what the sites do not just adds up.
         self.ties = len(set(names)) < len(names)
         self._groups: dict[frozenset[str], list[SiteGroup]] = {}
+        self._gram_groups: dict[frozenset[str], list[SiteGroup | GramGroup]] = {}
 
     def weight_groups(self, names: Iterable[str]) -> Sequence[WeightGroup]:
         """Return the weights among named parameters, those on the same preactivations together."""
@@ -277,6 +124,13 @@ class SiteParameterJacobian(ParameterJacobian):
         if key not in self._groups:
             self._groups[key] = group_sites(self.gains, key)
         return self._groups[key]
+
+    def gram_groups(self, names: Iterable[str]) -> list[SiteGroup | GramGroup]:
+        """Return the sites of the named parameters for K, see the function of this name."""
+        key = frozenset(names)
+        if key not in self._gram_groups:
+            self._gram_groups[key] = gram_groups(self.groups(key))
+        return self._gram_groups[key]
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         probes = q.shape[:-1]
@@ -314,18 +168,27 @@ class SiteParameterJacobian(ParameterJacobian):
 
     def push(
         self,
-        groups: Sequence[SiteGroup],
+        groups: Sequence[Reads],
         weights: Sequence[torch.Tensor | None],
         start: torch.Tensor | None,
         probes: torch.Size,
     ) -> torch.Tensor:  # [..., B, T, H]
         """Return how the state moves within each step with the groups' weights and ``h_0`` ``[..., H]``."""
         batch, time, hidden = self.codomain.shape
-        out = self.gains.like.new_empty(*probes, time, batch, hidden)
-        live = [(group, w) for group, w in zip(groups, weights, strict=True) if w is not None]
-        for steps in self._slices(probes):
-            part = out[..., steps, :, :]
-            moved = [(group.targets, group.products(steps, weight)) for group, weight in live]
+        count, dims = math.prod(probes), len(probes)
+        out = self.gains.like.new_empty(time, count, batch, hidden)  # as scans want it
+        pieces = self._pieces(count)
+        live = [
+            (group, w.reshape(count, *w.shape[dims:]), self._room(group, pieces))
+            for group, w in zip(groups, weights, strict=True)
+            if w is not None
+        ]
+        for steps, some in pieces:
+            part = out[steps, some].transpose(0, 1)
+            moved = [
+                (group.targets, group.products(steps, weight[some], _fitting(room, part)))
+                for group, weight, room in live
+            ]
             if len(self.gains.stages) == 1:
                 _push_columns(self.gains, steps, moved, part)
             else:
@@ -334,40 +197,64 @@ class SiteParameterJacobian(ParameterJacobian):
                     scatter(targets, y, du)
                 part.copy_(self.gains.join(self.gains.tangent(steps, {}, du), part.shape[:-1]))
         if self.first_step is not None and start is not None:
-            out[..., 0, :, :] += self.first_step.step(0, start.unsqueeze(-2).expand(*probes, batch, -1))
-        return out.transpose(-3, -2)
+            out[0] += self.first_step.step(0, start.reshape(count, 1, -1).expand(count, batch, -1))
+        return out.reshape(time, *probes, batch, hidden).movedim(0, -2)
 
-    def pull(self, groups: Sequence[SiteGroup], r: torch.Tensor) -> list[torch.Tensor | None]:
+    def pull(self, groups: Sequence[Reads], r: torch.Tensor) -> list[torch.Tensor | None]:
         """Return what reaches the groups' weights for a state vector ``[..., B, T, H]``; None: nothing."""
-        found: list[list[torch.Tensor]] = [[] for _ in groups]
-        turned = r.transpose(-3, -2)
-        for steps in self._slices(r.shape[:-3]):
-            columns_of = self._columns(steps, turned[..., steps, :, :])
-            for group, totals in zip(groups, found, strict=True):
-                columns = columns_of(group.targets)
+        probes = r.shape[:-3]
+        turned = r.reshape(-1, *self.codomain.shape).transpose(-3, -2)  # [p, T, B, H]
+        pieces = self._pieces(len(turned))
+        rooms = [self._room(group, pieces) for group in groups]
+        sums: list[torch.Tensor | None] = [None for _ in groups]
+        for steps, some in pieces:
+            columns_of = self._columns(steps, turned[some, steps])
+            for place, (group, room) in enumerate(zip(groups, rooms, strict=True)):
+                columns = columns_of(group, room)
                 if columns is not None:
-                    group.accumulate(steps, columns, totals)
-        return [group.total(totals) if totals else None for group, totals in zip(groups, found, strict=True)]
+                    known = sums[place]
+                    total = sums[place] = group.sums(len(turned)) if known is None else known
+                    group.accumulate(steps, columns, total[some])
+        return [None if total is None else total.mT.reshape(*probes, *total.mT.shape[1:]) for total in sums]
 
-    def _columns(self, steps: slice, r: torch.Tensor) -> Callable[[Sequence[str]], torch.Tensor | None]:
-        """Return what a state vector ``[..., t, B, H]`` of a slice sends to given targets, side by side."""
+    def _columns(self, steps: slice, r: torch.Tensor) -> Callable[[Reads, torch.Tensor], torch.Tensor | None]:
+        """Return what a state vector ``[p, t, B, H]`` of a slice sends to given targets, side by side."""
         if len(self.gains.stages) == 1:
-            return lambda targets: _pull_columns(self.gains, steps, targets, r)
+            return lambda group, room: _pull_columns(self.gains, steps, group.targets, r, _fitting(room, r))
         _, pulled = self.gains.cotangent(steps, self.gains.split(r.contiguous()), state=False)
-        return lambda targets: gather(targets, pulled)
+        return lambda group, room: gather(group.targets, pulled)
 
     def pull_start(self, r: torch.Tensor) -> torch.Tensor:  # [..., B, T, H] -> [..., H]
         """Return what reaches a trainable initial state through the first step."""
         assert self.first_step is not None
         return self.first_step.step_adjoint(0, r[..., 0, :]).sum(dim=-2)
 
-    def _slices(self, probes: torch.Size) -> list[slice]:
-        """Return slices of steps whose states and preactivations are held at once, all probes together."""
+    def _pieces(self, count: int) -> list[tuple[slice, slice]]:
+        """Return slices of steps and of probes whose states and preactivations are held at once.
+
+        A few probes with all steps, or one probe with some; all probes of the same steps follow each other,
+        for what belongs to the steps stays in the cache.
+        """
         batch, time, hidden = self.codomain.shape
         targets = sum(stage.units * len(stage.targets) for stage in self.gains.stages)
-        each = max(1, math.prod(probes)) * batch * (hidden + targets) * self.dtype.itemsize
+        each = batch * (hidden + targets) * self.dtype.itemsize
         length = max(1, min(time, self.slice_bytes // each))
-        return [slice(start, min(start + length, time)) for start in range(0, time, length)]
+        together = max(1, self.slice_bytes // (each * length))
+        return [
+            (slice(step, min(step + length, time)), slice(probe, min(probe + together, count)))
+            for step in range(0, time, length)
+            for probe in range(0, count, together)
+        ]
+
+    def _room(self, group: Reads, pieces: Sequence[tuple[slice, slice]]) -> torch.Tensor:
+        """Return memory for the group's preactivations in any of the pieces."""
+        steps, probes = pieces[0] if pieces else (slice(0, 0), slice(0, 0))
+        return group.room(probes.stop, steps.stop)
+
+
+def _fitting(room: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    """Return the beginning of ``room`` for the probes and steps of ``part`` ``[p, t, B, H]``."""
+    return room[: part.shape[0], : part.shape[1]]
 
 
 @eligibilities.register
@@ -396,7 +283,8 @@ class GramParameterOperator(ProductParameterOperator):
     """``K = J M J*`` of weight sites: Gram matrices of what the sites read, between the gains.
 
     Sites that act on the same targets share one Gram matrix, and each bias that learns adds a one to it:
-    ``K = Sum D (Z Z^T + c 1 1^T) D*``, two matrix products for each set of targets. Groups that a
+    ``K = Sum D (Z Z^T + c 1 1^T) D*``, two matrix products for each set of targets, also of those that come
+    in several groups. Groups that a
     restriction froze cost nothing. With a metric that mixes parameters it is the three products.
     """
 
@@ -424,7 +312,7 @@ class GramParameterOperator(ProductParameterOperator):
         names, probes = self.parameters, q.shape[:-3]
         if jacobian.ties:
             return jacobian.forward(jacobian.backward(q, names), probes)
-        groups = jacobian.groups(names)
+        groups = jacobian.gram_groups(names)
         totals = jacobian.pull(groups, q)
         weights = [
             None if total is None else group.returned(total)
