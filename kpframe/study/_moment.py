@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from functools import cached_property, partial
-from typing import Self, TypeVar
+from functools import cached_property
+from typing import Self
 
 import numpy as np
 import torch
@@ -20,18 +20,12 @@ from kpframe.models._model import Model
 from kpframe.operators._base import Operator
 from kpframe.rules._rule import LearningRule
 from kpframe.study._remembered import Remembered
-from kpframe.study._workers import side_by_side, workers
 from kpframe.tasks._error import output_error
 from kpframe.tasks._readout import Readout
 from kpframe.tasks._task import Loss, Trials
 
 #: The operators that are measured unless others are asked for; all of them positive.
 OPERATORS = ("P P*", "K", "Phi")
-
-#: Scans and the like in a product with each symbol, of P those of one; Phi is P K P*.
-_COSTS = {"K": 2, "Phi": 4, "G": 2}
-
-Result = TypeVar("Result")
 
 
 @frozen(eq=False)
@@ -160,26 +154,6 @@ class Moment:
     def remembered(self) -> dict[str, Remembered]:
         """The operators, each of which multiplies a vector once: for estimates from the same probes."""
         return {name: Remembered(operator) for name, operator in self.operators.items()}
-
-    def over_operators(
-        self, work: Callable[[int, Operator], Result], among: Mapping[str, Operator] | None = None
-    ) -> list[Result]:
-        """Return ``work(place, operator)`` of each operator, several at once where there are threads for it.
-
-        Figures do not depend on how many: see ``side_by_side``.
-
-        Args:
-            work: for different places it shares nothing that changes.
-            among: the operators by their names; those that are measured when left out.
-        """
-        operators = self.operators if among is None else among
-        tasks = [partial(work, place, operator) for place, operator in enumerate(operators.values())]
-        costs = [
-            sum(_COSTS.get(symbol.removesuffix("*"), 1) for symbol in name.split()) for name in operators
-        ]
-        longest_first = sorted(range(len(costs)), key=lambda place: -costs[place])
-        on_processor = self.flow.P.device.type == "cpu"
-        return side_by_side(tasks, workers() if on_processor else 1, longest_first)
 
     @cached_property
     def output_err(self) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from kpframe.study._disk.files import make_folder
 from kpframe.study._disk.folder import RunWriter
 from kpframe.study._moment import Moment
 from kpframe.study._networks.checkpoint import save_checkpoint
+from kpframe.study._operator_quantity import OperatorQuantity, found_of
 from kpframe.study._quantity import Quantity
 
 #: Dims that all quantities share; the other dims of one with a label of its own get the label, too.
@@ -51,10 +53,13 @@ def record(moment: Moment, quantities: Mapping[str, Quantity]) -> xr.Dataset:
         chosen.
     """
     data, failures = xr.Dataset(), []
-    for label, quantity in quantities.items():
+    device = moment.probe.inputs.device
+    with isolated(device, "record"):
+        measures = _measures(moment, quantities)
+    for label, (quantity, measure) in zip(quantities, measures, strict=True):
         try:
-            with isolated(moment.probe.inputs.device, "record"):
-                part = labelled(label, _measured(moment, quantity))
+            with isolated(device, "record"):
+                part = labelled(label, _measured(moment, quantity, measure))
             data = xr.merge([data, part], join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
             failures.append("")
         except Exception as error:  # it costs the quantity's own figures
@@ -114,10 +119,38 @@ def labelled(label: str, data: xr.Dataset) -> xr.Dataset:
     return data.rename({name: f"{prefix}_{name}" for name in names})
 
 
-def _measured(moment: Moment, quantity: Quantity) -> xr.Dataset:
+def _along(moment: Moment, quantity: Quantity) -> list[Moment]:
+    """Return the moment along each set of inputs that the quantity is measured along."""
+    if quantity.of_network:
+        return [moment]
+    return [moment.along(name) for name in moment.around.probes]
+
+
+def _measures(
+    moment: Moment, quantities: Mapping[str, Quantity]
+) -> list[tuple[Quantity, list[Callable[[], xr.Dataset]]]]:
+    """Return the quantities and what gives their data along each set of inputs.
+
+    What is found of each operator by itself is found here, of all quantities at once.
+    """
+    along = [(quantity, one) for quantity in quantities.values() for one in _along(moment, quantity)]
+    found = iter(found_of([(q, one) for q, one in along if isinstance(q, OperatorQuantity)]))
+    return [
+        (
+            quantity,
+            [
+                next(found) if isinstance(quantity, OperatorQuantity) else partial(quantity.measure, one)
+                for one in _along(moment, quantity)
+            ],
+        )
+        for quantity in quantities.values()
+    ]
+
+
+def _measured(moment: Moment, quantity: Quantity, measures: Sequence[Callable[[], xr.Dataset]]) -> xr.Dataset:
+    every = [measure() for measure in measures]
     names = list(moment.around.probes)
     if quantity.of_network or len(names) == 1:
-        return quantity.measure(moment)
-    every = [quantity.measure(moment.along(name)) for name in names]
+        return every[0]
     # coordinates, too: trials have other labels, estimates may have been made in another way
     return xr.concat(every, dim=xr.Variable("inputs", names), join="outer", coords="all", compat="equals")

@@ -19,7 +19,7 @@ import torch
 import xarray as xr
 
 import kpframe
-from kpframe.study import Moment, Probe, Quantity, Surroundings, create_quantity
+from kpframe.study import Moment, Probe, Quantity, Surroundings, _record, create_quantity
 from kpframe.study._disk.folder import RunWriter
 from kpframe.study._record import write_step
 
@@ -47,46 +47,66 @@ def moments(steps: int, trials: int = 50, length: int = 90, hidden: int = 100):
         yield Moment(cell, readout, around, step=step)
 
 
-def recorded(folder: Path, steps: int, **sizes: int) -> tuple[xr.Dataset, dict[str, tuple[float, float]]]:
-    """Return the records, and seconds of the clock and of the processors by part."""
+def recorded(folder: Path, steps: int, **sizes: int) -> tuple[xr.Dataset, dict[str, list[float]]]:
+    """Return the records, and seconds of the clock and of the processors by part.
+
+    Quantities are measured at once, in several threads: each has seconds of the processors alone, and the
+    clock of all of them is one part.
+    """
     quantities: dict[str, Quantity] = {
         name: create_quantity(name, **settings) for name, settings in QUANTITIES.items()
     }
-    spent = dict.fromkeys(("linearize", *quantities, "merging and writing", "across"), (0.0, 0.0))
+    parts = ("linearize", "measuring", *quantities, "merging and writing", "across")
+    spent = {name: [0.0, 0.0] for name in parts}
 
-    def timed(name: str, work: Callable):
-        before, inner = (time.perf_counter(), time.process_time()), dict(spent)
+    def timed(name: str, work: Callable, within: str | None = None):
+        """Do some work; ``within`` whose seconds it is done, for those to be taken off."""
+        before = time.perf_counter(), time.process_time()
         found = work()
-        seconds = time.perf_counter() - before[0], time.process_time() - before[1]
-        for other in spent:  # what has its own row
-            own = zip(seconds, spent[other], inner[other], strict=True)
-            seconds = tuple(whole - (after - start) for whole, after, start in own)
-        spent[name] = tuple(map(sum, zip(spent[name], seconds, strict=True)))
+        for place, seconds in enumerate((time.perf_counter() - before[0], time.process_time() - before[1])):
+            spent[name][place] += seconds
+            if within is not None:
+                spent[within][place] -= seconds
+        return found
+
+    def in_a_thread(name: str, work: Callable):
+        before = time.thread_time()
+        found = work()
+        spent[name][1] += time.thread_time() - before
         return found
 
     for name, quantity in quantities.items():
-        measure = quantity.measure
-        quantity.measure = lambda m, name=name, measure=measure: timed(name, lambda: measure(m))
-    writer = RunWriter(folder, "benchmark", {"title": "recording"})
-    rows: list[xr.Dataset] = []
-    for moment in moments(steps, **sizes):
-        timed("linearize", lambda moment=moment: moment.flow)
-        write = lambda m=moment: write_step(writer, "cell", m, quantities, name="gru", settings={})  # noqa: E731
-        rows.append(timed("merging and writing", write))
+        of = quantity.of
+        quantity.of = lambda *args, name=name, of=of: in_a_thread(name, lambda: of(*args))
+    all_at_once = _record.found_of
+    _record.found_of = lambda wanted: timed(
+        "measuring", lambda: all_at_once(wanted), within="merging and writing"
+    )
+    try:
+        writer = RunWriter(folder, "benchmark", {"title": "recording"})
+        rows: list[xr.Dataset] = []
+        for moment in moments(steps, **sizes):
+            timed("linearize", lambda moment=moment: moment.flow)
+            write = lambda m=moment: write_step(writer, "cell", m, quantities, name="gru", settings={})  # noqa: E731
+            rows.append(timed("merging and writing", write))
+    finally:
+        _record.found_of = all_at_once
     data = xr.concat(rows, dim=xr.Variable("step", range(steps)), join="outer", data_vars="all")
     after = timed("across", lambda: [quantity.across(data) for quantity in quantities.values()])
     found = [data, *(one for one in after if one is not None)]
     return xr.merge(found, compat="no_conflicts", join="outer"), spent
 
 
-def report(steps: int, spent: dict[str, tuple[float, float]]) -> str:
+def report(steps: int, spent: dict[str, list[float]]) -> str:
     """Return the table."""
-    clock, processors = (sum(column) for column in zip(*spent.values(), strict=True))
+    clock, processors = (
+        sum(column) for column in zip(*(s for n, s in spent.items() if n not in QUANTITIES), strict=True)
+    )
     lines = [f"{steps} steps: {clock / steps:.2f} s a step by the clock, {processors / steps:.2f} s of CPU"]
     for name, (seconds, cpu) in spent.items():
-        lines.append(
-            f"  {name:<16} {seconds / steps:7.2f} s {cpu / steps:7.2f} s CPU {cpu / processors:6.1%}"
-        )
+        shown = f"{'':10}" if name in QUANTITIES else f"{seconds / steps:8.2f} s"
+        name = f"  {name}" if name in QUANTITIES else name
+        lines.append(f"  {name:<20}{shown} {cpu / steps:7.2f} s CPU {cpu / processors:6.1%}")
     return "\n".join(lines)
 
 

@@ -85,6 +85,40 @@ def test_what_surrounds_a_recording_changes_no_figure_of_threads(offered, name: 
         assert plain.identical(recorded(inside, 3, names=names)[0])
 
 
+def test_no_quantity_waits_for_another_one_and_an_error_costs_its_own_alone(offered) -> None:
+    """Two quantities are at different operators at once; those of remembered products are so in turn."""
+    rank, views, trace = (create_quantity(name) for name in ("effective_rank", "views", "trace"))
+    meeting, order = threading.Barrier(2), []
+    of_rank, of_views, of_trace = rank.of, views.of, trace.of
+
+    def fails(moment: Moment, place: int, operator: object) -> object:
+        order.append(("rank", place))
+        if place == 0:
+            meeting.wait(10)  # breaks, and so fails in another way, if no other quantity has begun
+            raise ArithmeticError("no rank today")
+        return of_rank(moment, place, operator)
+
+    def meets(moment: Moment, place: int, operator: object) -> object:
+        if place == 1:
+            meeting.wait(10)
+        return of_views(moment, place, operator)
+
+    def follows(moment: Moment, place: int, operator: object) -> object:
+        order.append(("trace", place))
+        return of_trace(moment, place, operator)
+
+    rank.of, views.of, trace.of = fails, meets, follows
+    moment = moment_of(offered)
+    with torch_threads(1, 4):
+        data = record(moment, {"effective_rank": rank, "views": views, "trace": trace})
+    failures = dict(zip(data.quantity.values, data.quantity_failure.values, strict=True))
+    assert "no rank today" in failures["effective_rank"]
+    assert (failures["views"], failures["trace"]) == ("", "")
+    assert "effective_rank" not in data
+    assert bool(data.trace.notnull().all())
+    assert all(order.index(("rank", place)) < order.index(("trace", place)) for place in range(4))
+
+
 def test_tasks_see_gradients_and_numpy_as_the_caller_does() -> None:
     def seen() -> tuple[bool, str, int]:
         return torch.is_grad_enabled(), np.geterr()["over"], torch.get_num_threads()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import xarray as xr
 
@@ -10,6 +12,7 @@ from kpframe.plugin._core_quantities import OperatorAlignmentSettings
 from kpframe.plugin._takes import takes_settings
 from kpframe.spectra import alignment
 from kpframe.study._moment import Moment, operator_of
+from kpframe.study._operator_quantity import OperatorQuantity
 from kpframe.study._quantities.dims import attributes, number_coordinate, operator_coordinate
 from kpframe.study._quantities.sketches import DIRECTIONS, OperatorSketch, cosines
 from kpframe.study._quantities.steps import over_steps
@@ -19,7 +22,7 @@ from kpframe.study._remembered import Remembered
 _COSINE = "alignment <A, B> / (|A| |B|) of an operator"
 
 
-class Alignment(Quantity):
+class Alignment(OperatorQuantity):
     """Alignment of each operator at each step with that at each other step.
 
     At a step a small sketch is kept of each operator, from random probes that are the same at all steps; from
@@ -29,14 +32,17 @@ class Alignment(Quantity):
     traces and norms.
     """
 
-    def measure(self, moment: Moment) -> xr.Dataset:
+    def among(self, moment: Moment) -> Mapping[str, Operator]:
+        """Return the operators, whose products are shared with ranks and the like."""
+        return moment.remembered
+
+    def of(self, moment: Moment, place: int, operator: Operator) -> OperatorSketch:
+        """Return the sketch of an operator."""
+        source = moment.generator if moment.around.same_probes else moment.shared_generator
+        return OperatorSketch.of(operator, moment.around.budget, source(place))
+
+    def together(self, moment: Moment, kept: Sequence[OperatorSketch]) -> xr.Dataset:
         """Return the sketches ``[operator, probe, probe_other]`` and ``[operator, direction, ...]``."""
-        around = moment.around
-        source = moment.generator if around.same_probes else moment.shared_generator
-        kept = moment.over_operators(
-            lambda place, operator: OperatorSketch.of(operator, around.budget, source(place)),
-            moment.remembered,
-        )
         # an operator without directions has a gram of more probes
         most = max(len(one.gram) for one in kept)
         grams = np.stack([_padded(one.gram, (most, most)) for one in kept])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -11,12 +11,14 @@ import xarray as xr
 from kpframe.operators._base import Operator
 from kpframe.spectra import Estimate, effective_rank, frobenius_norm, trace
 from kpframe.study._moment import Moment
+from kpframe.study._operator_quantity import OperatorQuantity
 from kpframe.study._quantities.dims import attributes, operator_coordinate
-from kpframe.study._quantity import Quantity
 
 
-class OperatorEstimate(Quantity):
+class OperatorEstimate(OperatorQuantity):
     """A number of each operator, ``[operator]``, with its standard error and how it was found.
+
+    The operators draw from ``moment.generator(0)``, ``(1)``, ...
 
     Attributes:
         name: of the variable; ``<name>_stderr`` and ``<name>_method`` go with it.
@@ -29,12 +31,17 @@ class OperatorEstimate(Quantity):
     noun: ClassVar[str]
     estimate: ClassVar[Callable[..., Estimate]]
 
-    def measure(self, moment: Moment) -> xr.Dataset:
-        """Return the estimates; the operators draw from ``moment.generator(0)``, ``(1)``, ..."""
-        budget = moment.around.budget
-        found = moment.over_operators(
-            lambda place, operator: self.of(operator, budget, moment, place), moment.remembered
-        )
+    def among(self, moment: Moment) -> Mapping[str, Operator]:
+        """Return the operators, whose products are shared with other estimates."""
+        return moment.remembered
+
+    def of(self, moment: Moment, place: int, operator: Operator) -> Estimate:
+        """Return the estimate of one operator."""
+        estimate: Callable[..., Estimate] = type(self).estimate
+        return estimate(operator, budget=moment.around.budget, generator=moment.generator(place))
+
+    def together(self, moment: Moment, found: Sequence[Estimate]) -> xr.Dataset:
+        """Return the estimates."""
         values = np.array([one.value for one in found])
         errors = np.array([one.stderr for one in found])
         methods = [one.method for one in found]
@@ -49,11 +56,6 @@ class OperatorEstimate(Quantity):
             },
         )
 
-    def of(self, operator: Operator, budget: int, moment: Moment, place: int) -> Estimate:
-        """Return the estimate of one operator."""
-        estimate: Callable[..., Estimate] = type(self).estimate
-        return estimate(operator, budget=budget, generator=moment.generator(place))
-
 
 class EffectiveRank(OperatorEstimate):
     """Effective ranks, participation ratios of the spectra; ``state_dimension`` is the most they can be."""
@@ -63,9 +65,9 @@ class EffectiveRank(OperatorEstimate):
     noun = "the effective rank"
     estimate = effective_rank
 
-    def measure(self, moment: Moment) -> xr.Dataset:
+    def together(self, moment: Moment, found: Sequence[Estimate]) -> xr.Dataset:
         """Return the estimates."""
-        data = super().measure(moment)
+        data = super().together(moment, found)
         text = "dimension of the state space: trials x steps x width"
         data["state_dimension"] = ((), moment.flow.P.domain.size, attributes(text))
         return data

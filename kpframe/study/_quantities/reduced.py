@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
+from attrs import frozen
 
 from kpframe.operators._base import Operator
+from kpframe.operators._spaces import Space
 from kpframe.plugin._core_quantities import ViewSettings
 from kpframe.plugin._takes import takes_settings
 from kpframe.spectra import Estimate, effective_rank, eigsh, svd, trace
 from kpframe.study._moment import Moment
+from kpframe.study._operator_quantity import OperatorQuantity
 from kpframe.study._quantities.dims import attributes, number_coordinate, numbers, operator_coordinate
 from kpframe.study._quantities.steps import over_steps
-from kpframe.study._quantity import Quantity
 from kpframe.study._remembered import Remembered
 
 #: What axes of operators are called in datasets, and what counts along them.
@@ -25,7 +28,21 @@ _TEXTS = {"trial": "trial", "time": "step of a trial", "hidden": "unit"}
 _OVERLAP = "overlap |<f, g>| of an eigenfunction with that of the same place at another step"
 
 
-class Views(Quantity):
+@frozen(eq=False)
+class _View:
+    """What is found of a reduced operator."""
+
+    rank: Estimate
+    trace: Estimate
+    positive: bool
+    space: Space
+    values: np.ndarray  # [k]
+    residuals: np.ndarray  # [k]
+    converged: np.ndarray  # [k]
+    functions: np.ndarray  # [k, n]
+
+
+class Views(OperatorQuantity):
     """Reduced operators: their ranks and traces, leading eigenvalues and eigenfunctions.
 
     By default the average over trials, whose eigenfunctions are over time and units. Of operators that are
@@ -57,22 +74,29 @@ class Views(Quantity):
         for operator in moment.operators.values():
             self.reduced(operator)
 
-    def measure(self, moment: Moment) -> xr.Dataset:
-        """Return the figures; the operators draw from ``moment.generator(0)``, ``(1)``, ..."""
-        views = {name: Remembered(self.reduced(op)) for name, op in moment.operators.items()}
-        space = next(iter(views.values())).domain
-        count = min(self.settings.k, space.size)
+    def among(self, moment: Moment) -> dict[str, Operator]:
+        """Return the reduced operators."""
+        return {name: Remembered(self.reduced(op)) for name, op in moment.operators.items()}
+
+    def of(self, moment: Moment, place: int, operator: Operator) -> _View:
+        """Return a reduced operator's figures; they draw from ``moment.generator(0)``, ``(1)``, ..."""
         budget = self.settings.budget or moment.around.budget
+        rank = effective_rank(operator, budget=budget, generator=moment.generator(place))
+        total = trace(operator, budget=budget, generator=moment.generator(place))
+        count = min(self.settings.k, operator.domain.size)
+        leading = self._leading(operator, count, moment.generator(place))
+        return _View(rank, total, operator.positive, operator.domain, *leading)
 
-        def of(place: int, view: Operator) -> tuple[Estimate, Estimate, tuple[np.ndarray, ...]]:
-            """Return rank, trace and leading values and functions."""
-            rank = effective_rank(view, budget=budget, generator=moment.generator(place))
-            total = trace(view, budget=budget, generator=moment.generator(place))
-            return rank, total, self._leading(view, count, moment.generator(place))
-
-        ranks, traces, leading = zip(*moment.over_operators(of, views), strict=True)
-        values, residuals, converged, functions = map(np.stack, zip(*leading, strict=True))
-        positive = np.array([view.positive for view in views.values()])
+    def together(self, moment: Moment, found: Sequence[_View]) -> xr.Dataset:
+        """Return the figures."""
+        space = found[0].space
+        values, residuals, converged, functions = (
+            np.stack([getattr(one, name) for one in found])
+            for name in ("values", "residuals", "converged", "functions")
+        )
+        count = values.shape[1]
+        ranks, traces = [one.rank for one in found], [one.trace for one in found]
+        positive = np.array([one.positive for one in found])
         total = np.array([one.value for one in traces])
         spread = np.array([one.stderr for one in traces])
         known = np.where(positive & (total > 0), total, np.nan)[:, None]
@@ -95,7 +119,7 @@ class Views(Quantity):
                 ),
                 "view_function": (
                     (*mode, *(_DIMS.get(name, name) for name in space.names)),
-                    functions.reshape(len(views), count, *space.shape),
+                    functions.reshape(len(found), count, *space.shape),
                     attributes("eigenfunctions of the reduced operator, orthonormal"),
                 ),
             },
@@ -106,14 +130,14 @@ class Views(Quantity):
             },
         )
         estimates = {"effective_rank": ranks, "trace": traces}
-        for what, found in estimates.items():
+        for what, every in estimates.items():
             name, text = f"view_{what}", f"{what.replace('_', ' ')} of the reduced operator"
-            numbers_of = np.array([(one.value, one.stderr) for one in found])
+            numbers_of = np.array([(one.value, one.stderr) for one in every])
             data[name] = ("operator", numbers_of[:, 0], attributes(text))
             data[f"{name}_stderr"] = ("operator", numbers_of[:, 1], attributes(f"standard error: {text}"))
         return data
 
-    def _leading(self, view: Operator, count: int, source: torch.Generator) -> tuple[np.ndarray, ...]:
+    def _leading(self, view: Operator, count: int, source: torch.Generator) -> list[np.ndarray]:
         """Return values, residuals, whether they have converged, and functions ``[k, n]``."""
         tol = self.settings.tolerance
         if view.positive:
@@ -123,7 +147,7 @@ class Views(Quantity):
             triplets = svd(view, k=count, tol=tol, budget=48 * count, generator=source)
             found = (triplets.S, triplets.residual_norms, triplets.converged, triplets.U)
         functions = found[3].flatten(1).cpu().numpy()
-        return (*(numbers(part) for part in found[:3]), functions)
+        return [*(numbers(part) for part in found[:3]), functions]
 
     def _coordinates(self, operator: Operator) -> dict[str, xr.Variable]:
         """Return the coordinates of the axes that are left: places in the axes of the states."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 import xarray as xr
 
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.operators._base import Operator
 from kpframe.plugin._core_quantities import KernelSettings
 from kpframe.plugin._takes import takes_settings
 from kpframe.study._moment import Moment
+from kpframe.study._operator_quantity import OperatorQuantity
 from kpframe.study._quantities.dims import (
     attributes,
     number_coordinate,
@@ -19,13 +22,13 @@ from kpframe.study._quantities.dims import (
     time_coordinate,
     trial_coordinate,
 )
-from kpframe.study._quantity import Quantity
 
 
-class Kernel(Quantity):
+class Kernel(OperatorQuantity):
     """An operator reduced to one axis, exactly: a product for each place on the axis and each unit."""
 
     axis: ClassVar[str]
+    averaged: ClassVar[str]
 
     @takes_settings(KernelSettings)
     def __init__(self, settings: KernelSettings) -> None:
@@ -40,6 +43,11 @@ class Kernel(Quantity):
             got = f"{self.most} (it is exact; views has estimates with few products)"
             raise ArgumentError(mismatch("most", expected, got))
 
+    def of(self, moment: Moment, place: int, operator: Operator) -> np.ndarray:
+        """Return the kernel of an operator."""
+        self.check(moment)
+        return numbers(operator.mean(self.averaged).partial_trace("hidden").to_dense())
+
 
 class TimeKernel(Kernel):
     """Each operator averaged over trials and traced over units, ``[operator, time, time_other]``, exactly.
@@ -48,15 +56,11 @@ class TimeKernel(Kernel):
     NaN for others, whose eigenvalues explain no share of anything.
     """
 
-    axis = "time"
+    axis, averaged = "time", "batch"
 
-    def measure(self, moment: Moment) -> xr.Dataset:
+    def together(self, moment: Moment, kernels: Sequence[np.ndarray]) -> xr.Dataset:
         """Return the kernels and their eigenfunctions, the leading one first."""
-        self.check(moment)
         shares, functions = [], []
-        kernels = moment.over_operators(
-            lambda _, operator: numbers(operator.mean("batch").partial_trace("hidden").to_dense())
-        )
         for kernel, operator in zip(kernels, moment.operators.values(), strict=True):
             explained, modes = eigenfunctions(kernel)
             if not operator.positive:
@@ -90,14 +94,10 @@ class TimeKernel(Kernel):
 class TrialKernel(Kernel):
     """Each operator averaged over time and traced over units, ``[operator, trial, trial_other]``, exactly."""
 
-    axis = "batch"
+    axis, averaged = "batch", "time"
 
-    def measure(self, moment: Moment) -> xr.Dataset:
+    def together(self, moment: Moment, kernels: Sequence[np.ndarray]) -> xr.Dataset:
         """Return the kernels."""
-        self.check(moment)
-        kernels = moment.over_operators(
-            lambda _, operator: numbers(operator.mean("time").partial_trace("hidden").to_dense())
-        )
         text = attributes("mean over time, trace over units")
         return xr.Dataset(
             {"trial_kernel": (("operator", "trial", "trial_other"), np.stack(kernels), text)},
