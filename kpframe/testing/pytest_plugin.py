@@ -32,6 +32,11 @@ settings.register_profile(
 )
 
 
+#: How many slow tests were left out, and what that is called between processes.
+_LEFT_OUT = pytest.StashKey[int]()
+_NAME = "kpframe_slow_tests_left_out"
+
+
 def _look_for_constants_in_own_code() -> None:
     """Let Hypothesis take no installed package for the code under test, and read its thousands of files.
 
@@ -84,7 +89,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip tests marked slow unless they are asked for; keep only a part of them where one is named."""
+    """Leave out tests marked slow unless they are asked for; keep only a part of them where one is named."""
     _thin(items)
     part = config.getoption("--slow-part")
     if part is not None:
@@ -92,10 +97,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     if config.getoption("--slow") or "slow" in config.getoption("-m"):
         return
-    skip = pytest.mark.skip(reason="slow; run with --slow")
-    for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker(skip)
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:  # not skipped: thousands of them would take seconds, and hide what is skipped for a reason
+        kept = set(slow)
+        items[:] = [item for item in items if item not in kept]
+        config.hook.pytest_deselected(items=slow)
+        config.stash[_LEFT_OUT] = len(slow)
+        if hasattr(config, "workeroutput"):  # a process of pytest-xdist, which knows alone
+            config.workeroutput[_NAME] = len(slow)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take from a process of pytest-xdist how many slow tests it left out: each of them, the same."""
+    if count := getattr(node, "workeroutput", {}).get(_NAME):
+        node.config.stash[_LEFT_OUT] = count
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say how many slow tests were left out."""
+    if count := config.stash.get(_LEFT_OUT, 0):
+        terminalreporter.line(f"{count} slow test{'s' if count > 1 else ''} left out; --slow runs all")
 
 
 @pytest.fixture

@@ -10,7 +10,12 @@ import pytest
 
 from kpframe.testing import parametrize_with_checks
 from kpframe.testing._toys import Elman, Gated
-from kpframe.testing.pytest_plugin import pytest_collection_modifyitems, pytest_configure
+from kpframe.testing.pytest_plugin import (
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
 
 
 class Item:
@@ -28,8 +33,10 @@ class Item:
         return name if self.slow and name == "slow" else None
 
 
-def config(few: str, part: str | None = None, slow: bool = False, **more: object) -> SimpleNamespace:
-    options = {"--slow-part": part, "--slow": slow}
+def config(
+    few: str, part: str | None = None, slow: bool = False, marked: str = "", **more: object
+) -> SimpleNamespace:
+    options = {"--slow-part": part, "--slow": slow, "-m": marked}
     settings = {"getini": {"check_examples": few}.get, "addinivalue_line": lambda *line: None}
     return SimpleNamespace(getoption=options.get, **settings, **more)
 
@@ -59,6 +66,33 @@ def test_checks_that_draw_few_cases_else_are_among_them() -> None:
     assert not one & other
     assert left == one | {"test_made_up.py::test_fast"}
     assert len(one | other) == 20 + 9
+
+
+def test_slow_tests_are_left_out_and_counted_from_any_process() -> None:
+    left: list[Item] = []
+    here, worker = (
+        config(
+            "", stash=pytest.Stash(), hook=SimpleNamespace(pytest_deselected=lambda items: left.extend(items))
+        )
+        for _ in range(2)
+    )
+    worker.workeroutput = {}
+    for one in (here, worker):
+        items = [Item(f"test_made_up.py::test[{place}]", place % 3 == 0) for place in range(7)]
+        pytest_collection_modifyitems(one, items)
+        assert [item.nodeid[-2] for item in items] == list("1245")
+    assert [item.nodeid[-2] for item in left] == list("036") * 2
+    controller = SimpleNamespace(stash=pytest.Stash())
+    for output in (worker.workeroutput, {}):  # the last of a process that has died
+        pytest_testnodedown(SimpleNamespace(config=controller, workeroutput=output), None)
+    for one in (here, controller):
+        said: list[str] = []
+        pytest_terminal_summary(SimpleNamespace(line=said.append), one)
+        assert said == ["3 slow tests left out; --slow runs all"]
+    for asked in (config("", slow=True), config("", marked="slow")):
+        items = [Item("test_made_up.py::test", True)]
+        pytest_collection_modifyitems(asked, items)
+        assert len(items) == 1
 
 
 def rows_kept(grid: list[dict[str, int]], every: int, test: str = "test_a") -> list[int]:
