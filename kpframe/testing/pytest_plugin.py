@@ -5,8 +5,8 @@ Options: ``--slow`` runs the tests marked slow, ``--slow-part 3/8`` the third of
 (derandomised, chosen when ``CI`` is set) and ``thorough``. With ``check_examples = "3"`` in pytest's settings
 conformance checks draw three cases; with ``--slow``, and in the part that ``--slow-part`` names, they draw as
 many as without the setting. Of the rows of a parametrised test marked ``rows(3)`` about every third is run,
-along the diagonals of the grid of its arguments, so that each value of each argument is; the others are slow
-tests.
+along the diagonals of the grid of its arguments, so that each value of each argument is, where so few rows
+can hold them all; the others are slow tests.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes more than a few seconds; run with --slow")
     torch.set_num_threads(1)
     config.addinivalue_line(
-        "markers", "rows(n): run every n-th row of a parametrised test, and each value; --slow runs all"
+        "markers", "rows(n): run about every n-th row of a parametrised test; --slow runs all"
     )
     few = config.getini("check_examples")
     if few and not (config.getoption("--slow") or config.getoption("--slow-part")):
@@ -171,11 +171,14 @@ def _differs_by(item: pytest.Item) -> dict[str, object]:
 
 
 def _covering(axes: list[list[int]], every: int, start: int) -> set[int]:
-    """Return the places of every n-th row along diagonals of a grid, and one at least of each line of it."""
+    """Return the places of every n-th row along diagonals of a grid, and one at least of each line of it.
+
+    Of an argument with more values than there are n-th rows, the diagonals alone decide which are there.
+    """
     places = range(len(axes[0]))
     kept = {place for place in places if sum(axis[place] for axis in axes) % every == start} or {0}
     for axis in axes:
-        if 2 * len(set(axis)) <= len(axis):
+        if every * len(set(axis)) <= len(axis):
             seen = {axis[place] for place in kept}
             for place in places:
                 if axis[place] not in seen:

@@ -14,7 +14,7 @@ RNN = ("weight_ih", "bias_ih", "weight_hh", "bias_hh")
 
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
-@pytest.mark.rows(5)
+@pytest.mark.rows(10)
 def test_groups_add_up(lab, toy, method) -> None:
     model = lab.make(toy, trainable_initial_state=True)
     K = linearize(model, **lab.trials(model), method=method).K

@@ -18,6 +18,6 @@ def offered() -> list[str]:
 
 
 @parametrize_with_checks(offered())
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_conformance(check) -> None:
     check()

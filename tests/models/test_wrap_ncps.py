@@ -135,7 +135,7 @@ def cfc(input_size: int, hidden_size: int) -> Model:
 
 
 @parametrize_with_checks([cfc])
-@pytest.mark.rows(5)
+@pytest.mark.rows(10)
 def test_the_kit(check) -> None:
     check()
 

@@ -49,7 +49,7 @@ def test_accuracy_with_sixty_products(name: str, seeded: Seeded) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_every_method_is_unbiased_and_knows_its_error(
     method: str, positive: Operator, seeded: Seeded
 ) -> None:
@@ -78,7 +78,7 @@ def test_a_general_operator_takes_xtrace(seeded: Seeded) -> None:
 
 @pytest.mark.parametrize("method", ["auto", *METHODS])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_exact_from_the_dimension_on(method: str, dtype: torch.dtype, positive: Operator) -> None:
     op = MatrixOperator(positive.to_dense().to(dtype), positive.domain)
     for budget in (300, 10_000):

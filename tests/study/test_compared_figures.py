@@ -73,7 +73,7 @@ def ends(matrix: torch.Tensor) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("budget", [16, 24, 60, 200])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_an_end_is_right_or_a_bound_that_is_marked(budget: int) -> None:
     """A value that is called converged is within 1%; another is a bound on the safe side, its sign too."""
     data = compared(budget)

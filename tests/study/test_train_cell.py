@@ -161,7 +161,7 @@ def test_a_stochastic_rule_draws_anew_for_each_update(undisturbed: Callable[[str
 # -- ended at any time ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 @pytest.mark.parametrize(("kind", "every"), [*((kind, 0.0) for kind in CELLS), ("adam", 30.0)])
 def test_killed_at_each_moment(
     tmp_path: Path,
@@ -341,7 +341,7 @@ DAMAGES: list[tuple[Callable[[Path], None], object, list[str]]] = [
 ]
 
 
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 @pytest.mark.parametrize(("damage", "name", "said"), DAMAGES)
 def test_a_file_that_is_damaged_when_all_has_ended(
     tmp_path: Path,
@@ -361,7 +361,7 @@ def test_a_file_that_is_damaged_when_all_has_ended(
     assert len(told) == len(set(told))
 
 
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 @pytest.mark.parametrize(
     ("damage", "name", "said"),
     [

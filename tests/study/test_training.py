@@ -144,7 +144,7 @@ def test_an_infinite_loss_of_finite_outputs_is_seen(rule) -> None:
 @pytest.mark.parametrize(("optimizer", "rate"), [("adam", 0.01), ("sgd", 0.2)])
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 @pytest.mark.parametrize("rule", [None, Exact()], ids=["autograd", "operators"])
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_training_learns(optimizer, rate, loss, rule) -> None:
     made = trainer(rule, loss=loss, optimizer=optimizer, learning_rate=rate, steps=60, batch_size=32)
     trials = made.task.sample(200, split="test", generator=0)
@@ -224,7 +224,7 @@ def test_frozen_readout_and_frozen_parameters_stay() -> None:
 
 @pytest.mark.parametrize("rule", [None, Exact()], ids=["autograd", "operators"])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_divergence_names_the_step(rule, optimizer) -> None:
     made = trainer(rule, phi=torch.relu, optimizer=optimizer, learning_rate=1e25, steps=50, batch_size=32)
     run = made.run()

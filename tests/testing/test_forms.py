@@ -31,7 +31,7 @@ KINDS = ("propagator", "parameter_operator")
 
 
 @parametrize_with_checks([f"{spec.kind}:{spec.name}" for spec in core().specs if spec.kind in KINDS])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_the_core_s_forms(check) -> None:
     check()
 

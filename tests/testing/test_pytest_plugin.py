@@ -122,11 +122,11 @@ def test_rows_of_a_grid_are_along_its_diagonals_and_on_each_line() -> None:
     kept = rows_kept(grid, 2)
     assert len(kept) == 6
     assert {(grid[place]["model"] + grid[place]["method"]) % 2 for place in kept} in ({0}, {1})
-    for every in (3, 4, 5, 7):
+    for every in (2, 3, 4, 5):
         kept = rows_kept(grid, every)
         assert {grid[place]["method"] for place in kept} == {0, 1}
-        assert {grid[place]["model"] for place in kept} == set(range(6))
-        assert len(kept) < len(grid)
+        assert len(grid) // every <= len(kept) <= len(grid) // every + 1
+    assert {grid[place]["model"] for place in rows_kept(grid, 2)} == set(range(6))
 
 
 def test_names_in_one_list_are_a_grid_too() -> None:
@@ -147,15 +147,19 @@ def test_names_in_one_list_are_a_grid_too() -> None:
 
 def test_rows_of_checks_are_a_grid_of_models_and_checks() -> None:
     (_, checks) = parametrize_with_checks([Elman, Gated]).args
-    items = [Item(f"test_made_up.py::test[{check.id}]", False, check.values[0], rows=5) for check in checks]
-    pytest_collection_modifyitems(
-        config("", "1/1", hook=SimpleNamespace(pytest_deselected=lambda items: None)), items
-    )
-    slow = {item.nodeid.partition("[")[2] for item in items}
-    kept = [check.id for check in checks if f"{check.id}]" not in slow]
-    assert {name.partition("-")[2] for name in kept} == {check.id.partition("-")[2] for check in checks}
-    assert {name.partition("-")[0] for name in kept} == {"Elman", "Gated"}
-    assert 0.5 <= len(kept) / (len(checks) / 2) <= 1.2  # each check of one model or the other
+    for every in (2, 5):
+        items = [
+            Item(f"test_made_up.py::test[{check.id}]", False, check.values[0], rows=every) for check in checks
+        ]
+        pytest_collection_modifyitems(
+            config("", "1/1", hook=SimpleNamespace(pytest_deselected=lambda items: None)), items
+        )
+        slow = {item.nodeid.partition("[")[2] for item in items}
+        kept = [check.id for check in checks if f"{check.id}]" not in slow]
+        assert {name.partition("-")[0] for name in kept} == {"Elman", "Gated"}
+        assert 0.9 <= every * len(kept) / len(checks) <= 1.2
+        names = {check.id.partition("-")[2] for check in checks}
+        assert ({name.partition("-")[2] for name in kept} == names) == (every == 2)
 
 
 def test_few_cases_are_drawn_unless_slow_tests_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ CASE = QuantityCase(
 
 
 @parametrize_with_checks([f"quantity:{spec.name}" for spec in core().specs if spec.kind == "quantity"])
-@pytest.mark.rows(12)
+@pytest.mark.rows(24)
 def test_the_core_s_quantities(check) -> None:
     check()
 

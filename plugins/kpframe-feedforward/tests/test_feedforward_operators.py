@@ -24,7 +24,7 @@ def test_step_jacobians_of_the_perceptron(make, draw, jacobians, close, differ, 
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_structured_is_autograd_is_total(
     make, draw, close, differ, total_jacobian, samples, form, masked
 ) -> None:

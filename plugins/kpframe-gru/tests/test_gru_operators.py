@@ -46,7 +46,7 @@ def test_step_jacobians(make, draw, close, differ, x, form) -> None:
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("initial", ["zero", "given", "trainable"])
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_structured_is_autograd_is_total(
     make, draw, close, differ, total_jacobian, x, mask, form, masked, initial
 ) -> None:

@@ -53,7 +53,7 @@ def states(model: Model, run: str, recorded, steps: int | None = None) -> torch.
 
 
 @pytest.mark.parametrize("run", RUNS)
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_trajectory(run, recorded) -> None:
     model = rebuilt(run, recorded)
     expected, n = recorded[f"{run}/states"], model.units
@@ -66,7 +66,7 @@ def test_trajectory(run, recorded) -> None:
 
 
 @pytest.mark.parametrize("run", RUNS)
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_another_step_or_method_is_another_trajectory(run, recorded) -> None:
     expected = recorded[f"{run}/states"]
     dt = 1.02 * RUNS[run]["dt"]

@@ -33,7 +33,7 @@ def jacobians(model, trajectory) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(A).reshape(*trajectory.space.shape, -1), torch.cat(J)
 
 
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_step_jacobians(make, inputs, active, close, differ, form) -> None:
     model = make(**form)
     x = inputs(model)
@@ -47,7 +47,7 @@ def test_step_jacobians(make, inputs, active, close, differ, form) -> None:
 
 
 @pytest.mark.parametrize(("given", "masked"), [(False, False), (True, True)], ids=["own h0", "given, masked"])
-@pytest.mark.rows(5)
+@pytest.mark.rows(10)
 def test_structured_is_autograd_is_total(
     total_jacobian, make, inputs, active, close, differ, mask, form, given, masked
 ) -> None:
@@ -130,7 +130,7 @@ def test_gradients_and_curvatures_are_central_differences(make, draw, settings, 
     assert float(flat.norm()) > 1e-3
 
 
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_single_precision_is_double_precision_rounded(make, active, draw, close, form) -> None:
     double = make(**form)
     x, h0 = draw(2, 40, double.input_size, seed=11), active(double)

@@ -50,7 +50,7 @@ def morris_lecar(_, y: np.ndarray, current: np.ndarray) -> np.ndarray:
         ("morris_lecar", morris_lecar, [120.0, 90.0], 60.0, 0.2),
     ],
 )
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_steps_are_of_first_order(name, slopes, current, time, dt, method) -> None:
     def end(dt: float) -> tuple[np.ndarray, np.ndarray]:
         settings = {"input_size": 2, "hidden_size": 2, "inhibitory_fraction": 0.5, "autapses": True}

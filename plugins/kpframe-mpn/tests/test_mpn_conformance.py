@@ -12,7 +12,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::kpframe.errors.StabilityWarning
 
 
 @parametrize_with_checks(["mpn"])
-@pytest.mark.rows(5)
+@pytest.mark.rows(10)
 def test_conformance(check) -> None:
     check()
 

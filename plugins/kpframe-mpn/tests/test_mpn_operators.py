@@ -43,7 +43,7 @@ def test_step_jacobians(make, close, differ, variant, x, h0) -> None:
 @pytest.mark.parametrize(
     ("masked", "initial"), [(False, "trainable"), (True, "trainable"), (True, "given")], ids=str
 )
-@pytest.mark.rows(5)
+@pytest.mark.rows(10)
 def test_structured_is_autograd_is_total(
     make, close, differ, total_jacobian, variant, x, h0, mask, masked, initial
 ) -> None:
@@ -251,7 +251,7 @@ def test_direct_path(make, close, differ, variant, x, h0) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_dtype_and_device(make, device, variant, x, mask, dtype, rtol) -> None:
     model, x, mask = make(**variant).to(device, dtype), x.to(device, dtype), mask.to(device)
     flow, twin = linearize(model, x, mask=mask), linearize(model, x, mask=mask, method="autograd")

@@ -132,7 +132,7 @@ class Written(ODEModel):
 
 @pytest.mark.parametrize("substeps", [1, 2])
 @pytest.mark.parametrize("integrator", INTEGRATORS)
-@pytest.mark.rows(5)
+@pytest.mark.rows(10)
 def test_stages_are_the_function(draw, close, differ, check_operators, x, integrator, substeps) -> None:
     settings = {"integrator": integrator, "substeps": substeps}
     model, h0 = Oscillators(**settings), draw(2, 11, seed=5)

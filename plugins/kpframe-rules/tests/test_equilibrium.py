@@ -82,7 +82,7 @@ def implicit(model: Model, x: torch.Tensor, final: torch.Tensor) -> torch.Tensor
 
 @names
 @pytest.mark.parametrize("solver", ["gmres", pytest.param("neumann", marks=pytest.mark.slow)])
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_limit_of_backpropagation_and_implicit_derivative(close, differ, name, solver) -> None:
     model, x, final = settle(name)
     flow = linearize(model, x)

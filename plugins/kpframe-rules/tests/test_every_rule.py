@@ -117,7 +117,7 @@ def test_no_rule_is_left_out() -> None:
 
 
 @RULES
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_padded_trials_are_trials_cut_to_their_length(close, differ, name) -> None:
     model, readout = network()
     rule = made(name, model)

@@ -362,6 +362,6 @@ RULES = [FeedbackAlignment, DirectFeedbackAlignment, Direct, Broadcast, Feedback
 
 
 @parametrize_with_checks(RULES, kind="rule")
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_conformance(check) -> None:
     check()

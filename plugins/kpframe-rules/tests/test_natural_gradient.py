@@ -65,7 +65,7 @@ def test_flow_is_phi_over_phi_plus_lambda(problem, close, differ, name, seed, ti
         differ(rule.flow_operator(flow)(here.err), flow.Phi(here.err))
 
 
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_little_damping_gives_the_projector_onto_the_range(problem, close, differ, name) -> None:
     here = problem(name)
     flow = here.flow()
@@ -106,7 +106,7 @@ def test_an_overdetermined_error_is_met_as_far_as_parameters_can(problem, close,
 
 @pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_curvature_is_the_hessian_of_the_loss(problem, close, differ, name, kind, masked) -> None:
     here = problem(name, masked=masked)
     flow = here.flow()
@@ -121,7 +121,7 @@ def test_curvature_is_the_hessian_of_the_loss(problem, close, differ, name, kind
 
 
 @pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
-@pytest.mark.rows(5)
+@pytest.mark.rows(10)
 def test_metric_is_the_damped_inverse(problem, close, differ, name, kind) -> None:
     here = problem(name, time=3)
     flow = here.flow()
@@ -160,7 +160,7 @@ def test_a_gauss_newton_step_does_what_the_gradient_does_not(problem, name) -> N
 # -- on another metric ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_rates_are_coordinates(problem, close, differ, name) -> None:
     here = problem(name, time=4)
     flow = here.flow()

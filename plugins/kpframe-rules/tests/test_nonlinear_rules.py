@@ -160,7 +160,7 @@ class AdamHere(AdamFromScratch):
 
 
 @parametrize_with_checks([ClippedHere, AdamHere], kind="rule")
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_conformance(check) -> None:
     if check.name in ("rule_is_pure", "trial_order_does_not_matter"):
         pytest.skip("their partners are for linear rules; test_pure_and_equivariant has others")

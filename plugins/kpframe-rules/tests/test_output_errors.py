@@ -138,7 +138,7 @@ def test_update_is_that_of_the_loop_with_B(close, differ, rule, outputs) -> None
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 @pytest.mark.parametrize("outputs", [MANY, FEW])
 @pytest.mark.parametrize("rule", ["bptt", *RULES])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_training_uses_the_output_error(close, differ, rule, outputs, loss) -> None:
     model, readout = network(outputs)
     task, trials = Classes(outputs, loss), trials_of(outputs, loss)

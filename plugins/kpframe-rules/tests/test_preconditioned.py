@@ -371,7 +371,7 @@ def test_a_metric_is_a_congruence_on_any_other(problem, close, differ, name) -> 
         differ(both, M)
 
 
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_metrics_after_other_changes(problem, close, differ, name) -> None:
     here = problem(name)
     flow = here.flow()
@@ -420,7 +420,7 @@ class Tangent(LowRankProjection):
 
 
 @parametrize_with_checks([Rates, SomeMoments, Tangent], kind="rule")
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_conformance(check) -> None:
     check()
 

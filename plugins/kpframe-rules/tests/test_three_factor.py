@@ -242,6 +242,6 @@ class Decaying(ThreeFactor):
 
 
 @parametrize_with_checks([ThreeFactor, Decaying], kind="rule")
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_conformance(check) -> None:
     check()

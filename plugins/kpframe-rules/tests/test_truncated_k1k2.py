@@ -82,7 +82,7 @@ def test_long_windows_drop_instead_of_add(problem, close, differ, name, window) 
 
 @settings(max_examples=10)
 @given(seed=SEEDS, lags=st.lists(st.integers(0, 7), min_size=1, max_size=7))
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_any_windows_are_a_mask_on_P(problem, close, differ, name, seed, lags) -> None:
     starts: list[int] = []
     for t, lag in enumerate(lags):

@@ -17,7 +17,7 @@ def sliding(window: int):
 
 @settings(max_examples=8)
 @given(seed=SEEDS, time=st.integers(3, 7), data=st.data())
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_update_is_windowed_autograd(problem, close, differ, name, seed, time, data) -> None:
     window = data.draw(st.integers(1, time - 1), label="window")
     start = data.draw(st.sampled_from(["zero", "given", "trainable"]), label="start")

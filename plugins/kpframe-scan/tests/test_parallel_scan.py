@@ -157,7 +157,7 @@ def test_cancellation_is_not_lost_in_long_products(randn) -> None:
 
 
 @pytest.mark.parametrize("kind", ["normal", "far apart", "rotations", "sparse", "slow"])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_single_precision_is_as_exact_as_the_scan_has_it(randn, kind) -> None:
     """Both against float64, decaying and growing, with sources everywhere, at one step, and cancelling."""
     for seed in range(9):

@@ -50,7 +50,7 @@ def test_step_jacobians(make, draw, close, differ, form) -> None:
     [("zero", False), ("given", True), ("trainable", False), ("trainable", True)],
     ids=["zero", "given, masked", "trainable", "trainable, masked"],
 )
-@pytest.mark.rows(5)
+@pytest.mark.rows(10)
 def test_structured_is_autograd_is_total(
     make, draw, close, differ, total_jacobian, form, mask, masked, initial
 ) -> None:
@@ -96,7 +96,7 @@ def test_masked_steps_hold_the_state(make, draw, form, mask) -> None:
     assert bool((output[mask] != 0).any(dim=-1).all())
 
 
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_cut_and_truncated_propagators(make, draw, close, differ, form, mask) -> None:
     """P with A := 0 at chunk starts, and the first terms of its series, are those of the autograd form."""
     model = make(form)

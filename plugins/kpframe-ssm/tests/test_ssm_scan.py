@@ -69,7 +69,7 @@ def test_forms_are_equal(close, differ, varying, time, reverse) -> None:
 @pytest.mark.parametrize("method", ["sequential", "chunked", "fft"])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("varying", [False, True], ids=["constant", "varying"])
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_derivatives(method, reverse, varying) -> None:
     """First and second, by both arguments, also for batches of cotangents."""
     if varying and method == "fft":

@@ -38,7 +38,7 @@ LONG = (
         for fault in FAULTS
     ],
 )
-@pytest.mark.rows(5)
+@pytest.mark.rows(10)
 def test_it_is_noticed(fault: Fault) -> None:
     assert noticed(fault), f"{fault.file} can say {fault.what}, and no check fails"
 

@@ -58,7 +58,7 @@ SPECTRA = {
 
 @pytest.mark.parametrize("spectrum", SPECTRA)
 @pytest.mark.parametrize("mix", [0.1, 0.5])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_intervals_cover(spectrum, mix) -> None:
     values = SPECTRA[spectrum].double()
     pair = positive(values, 2), positive(values, 2, mix)

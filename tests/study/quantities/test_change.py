@@ -81,7 +81,7 @@ def rows(x: torch.Tensor, kept: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("of", ["states", "outputs"])
 @pytest.mark.parametrize("kept", ["", "_by_time", "_by_trial"])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_changes_are_those_of_dense_matrices(pair, of: str, kept: str) -> None:
     trials, before, now, data = pair
     right = references(trials, before, now)

@@ -52,7 +52,7 @@ def drawn(here, length: float, alpha: float | None, seed: int, shared: bool) -> 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(("alpha", "shared"), [(None, False), (4.0, False), (None, True)])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_update_is_the_backward_recursion(tiny, close, differ, model, alpha, shared) -> None:
     here = tiny(model, time=7, masked=True)
     factors = drawn(here, 3.0, alpha, 5, shared)

@@ -48,7 +48,7 @@ def sizes(kind: str, model: str) -> dict:
 @pairs
 @settings(max_examples=2)
 @given(seed=SEEDS)
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_exact_expectation(tiny, close, differ, kind, model, seed) -> None:
     here = tiny(model, seed, **sizes(kind, model))
     rule, flow = make(kind), here.flow()
@@ -205,7 +205,7 @@ class KroneckerWhereItApplies(KFRTRL):
 
 
 @parametrize_with_checks(["artbp", "uoro", "node_perturbation", KroneckerWhereItApplies], kind="rule")
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_conformance(check) -> None:
     check()
 
@@ -216,6 +216,6 @@ class SharedCuts(ARTBP):
 
 
 @parametrize_with_checks(["weight_perturbation", SharedCuts], kind="rule")
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_conformance_in_any_order(check) -> None:
     check()

@@ -77,7 +77,7 @@ def test_constant_decay(make, dense, close, differ, leaky, masked) -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_within_units(make, dense, own_entries, close, differ, name, masked) -> None:
     here = make(name, start="trainable", masked=masked)
     A = dense(here).A
@@ -132,7 +132,7 @@ def close_or_zero(found: torch.Tensor, expected: torch.Tensor, close) -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_feedback(make, gradient, stopped, dense, close, differ, known, masked) -> None:
     """B at the outputs leaves the way to h_0 as it is; dfa takes its own, and B in the place of W its own."""
     here = make(known, start="trainable", masked=masked)

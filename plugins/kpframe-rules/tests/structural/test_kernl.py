@@ -28,7 +28,7 @@ def by_lags(loops, kernel: torch.Tensor, decay: torch.Tensor, mask: torch.Tensor
 
 @settings(max_examples=5)
 @given(seed=SEEDS, time=st.integers(2, 5), masked=st.booleans())
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_update_is_a_sum_over_lags(make, dense, close, differ, name, seed, time, masked) -> None:
     here = make(name, seed, time, masked=masked)
     flow, loops = here.flow(), dense(here)

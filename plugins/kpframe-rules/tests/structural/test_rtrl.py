@@ -26,7 +26,7 @@ def flat(gradient) -> torch.Tensor:
     start=st.sampled_from(["zero", "given", "trainable"]),
     masked=st.booleans(),
 )
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_update_is_the_gradient(make, dense, close, differ, name, seed, time, start, masked) -> None:
     here = make(name, seed, time, start, masked)
     flow = here.flow()

@@ -34,7 +34,7 @@ def reached_on_a_ring(own: torch.Tensor, steps: int) -> torch.Tensor:  # [H, M]
 
 @settings(max_examples=4)
 @given(seed=SEEDS, n=st.integers(1, 3), masked=st.booleans())
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_update_is_masked_rtrl_on_a_ring(
     make, dense, own_entries, close, differ, name, seed, n, masked
 ) -> None:
