@@ -26,6 +26,7 @@ COMMANDS = {
     "demo": ("kpframe.cli._demo:demo", "The main job, on real data."),
     "export": ("kpframe.cli._export:export", "Write the figures of a run as CSV or NumPy arrays."),
     "new-plugin": ("kpframe.cli._new_plugin:new_plugin", "Write a plugin to start from."),
+    "plan": ("kpframe.cli._plan:plan", "Say what a study would take on several ranks."),
     "plugins": ("kpframe.cli._plugins:plugins", "List the installed plugins and what they offer."),
     "report": ("kpframe.cli._report:report", "Write the page of a run again from its figures."),
     "resume": ("kpframe.cli._resume:resume", "Go on with a run that was ended."),

@@ -20,7 +20,7 @@ from kpframe.plugin import QuantitySpec, hookimpl, setting, temporary
 from kpframe.study._moment import Moment
 from kpframe.study._quantity import Quantity
 from kpframe.study._settings import StudySettings
-from kpframe.study._study_file import plan as _plan
+from kpframe.study._study_file import measured as _measured
 from kpframe.study._study_file.peak import forget_peak, peak_bytes
 from kpframe.study._study_file.plan import Cost, Plan, plan
 from kpframe.study._study_file.reading import parse_study
@@ -122,7 +122,7 @@ def test_times_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < cost.update_seconds < 1
     # on a clock of its own: 0.01 s for each of the budget, and what else there is takes no time
     clock = SimpleNamespace(perf_counter=lambda: Spending.slept, monotonic=time.monotonic)
-    monkeypatch.setattr(_plan, "time", clock)
+    monkeypatch.setattr(_measured, "time", clock)
     monkeypatch.setattr(time, "sleep", Spending.pass_time)
     for budget, scaled in ((32, False), (790, False), (810, True), (2000, True), (8, False), (5, False)):
         for cost in plan(study_of({"seconds": 0.01}, measure={"steps": [0, 7], "budget": budget})).costs[:1]:
@@ -162,7 +162,7 @@ def test_the_peak_of_memory_and_the_size_of_records(tmp_path: Path, monkeypatch:
     (first, *_) = small.costs
     assert 40_000 < first.record_bytes < 80_000  # 5000 numbers, and what stands beside them
     tensors = 8 * (4 * 4 + 4 * 2 + 4 + 4 + 1)
-    assert first.checkpoint_bytes == _plan.NAMES + tensors
+    assert first.checkpoint_bytes == _measured.NAMES + tensors
     assert list(tmp_path.iterdir()) == []
 
 

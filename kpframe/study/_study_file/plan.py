@@ -6,33 +6,20 @@ import heapq
 import os
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from attrs import evolve, field, frozen
 
-from kpframe.errors import NonFiniteError, say
-from kpframe.operators._count import counted_products
-from kpframe.rules._parse import parse_rule
 from kpframe.study._cells import Cell, expand, point_of
-from kpframe.study._moment import Moment
-from kpframe.study._record import record
-from kpframe.study._running.build import network_of, quantities_of, surroundings_of, task_of
-from kpframe.study._running.training import Trainer
+from kpframe.study._running.build import task_of
 from kpframe.study._settings import StudySettings
+from kpframe.study._study_file.measured import LOSSES, Recorded, recorded, update_seconds
 from kpframe.study._study_file.peak import forget_peak, peak_bytes
 from kpframe.study._workers import torch_threads, workers
 from kpframe.tasks._task import Task
 
-#: Updates that are timed.
-UPDATES = 5
 #: Seconds after which no other network is measured: those that are left are taken to be like it.
 PATIENCE = 20.0
-#: Seconds that a record may take here; one that would take longer is measured with smaller budgets.
-LONG = 8.0
-#: Budgets of these smaller records.
-SMALL = (8, 16)
-#: Bytes of files beside their numbers: where a record comes from, names in a checkpoint, a file of losses.
-ORIGIN, NAMES, LOSSES = 3_000, 1_000, 15_000
 
 
 @frozen
@@ -51,6 +38,7 @@ class Cost:
         measured: whether it was measured, or is taken to be like another point.
         scaled: whether the time of a record follows from smaller budgets.
         same: how many more points of the sweep have the figures of these trainings.
+        record: what a record takes, in detail.
     """
 
     network: str
@@ -67,6 +55,7 @@ class Cost:
     measured: bool = True
     scaled: bool = False
     same: int = 0
+    record: Recorded | None = None
 
     def seconds(self) -> Iterator[float]:
         """Yield how long each cell takes [s]."""
@@ -131,13 +120,20 @@ class Plan:
         return max(ends)
 
 
-def plan(study: StudySettings, *, jobs: int = 1, patience: float = PATIENCE) -> Plan:
+def plan(
+    study: StudySettings,
+    *,
+    jobs: int = 1,
+    patience: float = PATIENCE,
+    measure: Callable[[Cell, Task, dict[str, None]], Recorded] = recorded,
+) -> Plan:
     """Return what a study would do and cost; a few updates and records are made for that, and none is kept.
 
     Args:
         study: what would be run, possible as ``check_study`` has it.
         jobs: trainings at the same time, which share the processors.
         patience: seconds after which what is left is taken to be like what was measured.
+        measure: returns what a record of a cell takes; see ``recorded``.
 
     Raises:
         KpframeError: for a study that is impossible.
@@ -149,7 +145,8 @@ def plan(study: StudySettings, *, jobs: int = 1, patience: float = PATIENCE) -> 
         groups.setdefault((point_of(cell), repr((cell.rule, training))), []).append(cell)
     costs: list[Cost] = []
     problems: dict[str, None] = {}
-    recorded: dict[str, _Record] = {}
+    found: dict[str, Recorded] = {}
+    peaks: list[int | None] = []
     forget_peak()
     with torch_threads(study.threads, max(study.threads, workers() // max(1, jobs))):
         for (point, _), cells in groups.items():
@@ -158,26 +155,18 @@ def plan(study: StudySettings, *, jobs: int = 1, patience: float = PATIENCE) -> 
                 costs.append(_alike(cells, like))
                 continue
             task = task_of(cells[0])
-            update = _update_seconds(cells[0], task, problems)
-            if point not in recorded:
-                recorded[point] = _recorded(cells[0], task, problems)
-            costs.append(_cost(cells, update, recorded[point]))
-    return Plan(tuple(costs), peak_bytes(), tuple(problems))
+            update = update_seconds(cells[0], task, problems)
+            peaks.append(peak_bytes())
+            if point not in found:
+                found[point] = measure(cells[0], task, problems)
+                peaks.append(found[point].peak_bytes)
+            costs.append(_cost(cells, update, found[point]))
+    return Plan(
+        tuple(costs), max((peak for peak in peaks if peak is not None), default=None), tuple(problems)
+    )
 
 
-@frozen
-class _Record:
-    """What one record takes."""
-
-    seconds: float
-    products: int
-    record_bytes: int
-    checkpoint_bytes: int
-    figure_bytes: int
-    scaled: bool
-
-
-def _cost(cells: Sequence[Cell], update: float, one: _Record) -> Cost:
+def _cost(cells: Sequence[Cell], update: float, one: Recorded) -> Cost:
     trained = [cell for cell in cells if cell.same_as is None]
     return Cost(
         network=cells[0].network.label,
@@ -187,12 +176,13 @@ def _cost(cells: Sequence[Cell], update: float, one: _Record) -> Cost:
         updates=cells[0].training.steps,
         records=tuple(len(cell.steps) for cell in trained),
         update_seconds=update,
-        record_seconds=one.seconds,
-        products=one.products,
+        record_seconds=one.spent.seconds,
+        products=one.spent.products,
         record_bytes=one.record_bytes,
         checkpoint_bytes=one.checkpoint_bytes,
         figure_bytes=one.figure_bytes,
         scaled=one.scaled,
+        record=one,
     )
 
 
@@ -225,82 +215,3 @@ def _words(cells: Sequence[Cell]) -> str:
         if name not in ("network", "seed") and all(cell.coordinates[name] == value for cell in cells)
     ]
     return ", ".join(str(value) if name == "trained_by" else f"{name} {value}" for name, value in parts)
-
-
-def _update_seconds(cell: Cell, task: Task, problems: dict[str, None]) -> float:
-    """Return the time of one update [s]; a first one, which takes longer, does not count."""
-    rule = None if cell.rule is None else parse_rule(cell.rule)
-    settings = evolve(cell.training, steps=min(cell.training.steps, 1 + UPDATES))
-    draws = None if rule is None else cell.seed
-    trainer = Trainer(*network_of(cell, task), task, settings, rule=rule, seed=cell.seed, draws=draws)
-    times, last = [0.0], time.perf_counter()
-    try:
-        for _ in trainer.run():
-            times.append(time.perf_counter() - last)
-            if sum(times) > LONG:
-                break
-            last = time.perf_counter()
-    except NonFiniteError as error:
-        problems[f"{cell.label}: {say(error)}"] = None
-    return statistics.median(times[2:] or times[-1:])
-
-
-def _recorded(cell: Cell, task: Task, problems: dict[str, None]) -> _Record:
-    """Return what a record takes, with the whole budget where that does not take long."""
-    budget = cell.measure.budget
-    budgets = sorted({min(budget, small) for small in SMALL})
-    found = [_record(cell, task, small, problems) for small in budgets]
-    slope = _slope(budgets, [one.seconds for one in found])
-    if budget == budgets[-1]:
-        return found[-1]
-    if found[-1].seconds + slope * (budget - budgets[-1]) <= LONG:
-        return _record(cell, task, budget, problems)
-    products = _slope(budgets, [float(one.products) for one in found])
-    return evolve(
-        found[-1],
-        seconds=found[-1].seconds + slope * (budget - budgets[-1]),
-        products=round(found[-1].products + products * (budget - budgets[-1])),
-        scaled=True,
-    )
-
-
-def _slope(budgets: Sequence[int], values: Sequence[float]) -> float:
-    return max(0.0, (values[-1] - values[0]) / (budgets[-1] - budgets[0])) if len(budgets) > 1 else 0.0
-
-
-def _record(cell: Cell, task: Task, budget: int, problems: dict[str, None]) -> _Record:
-    """Return what a record takes with a budget, at a step after others."""
-    around = evolve(surroundings_of(cell, task), budget=budget)
-
-    def moment(step: int) -> Moment:
-        first = (lambda: moment(0)) if step else None
-        return Moment(
-            *network_of(cell, task),
-            around,
-            step=step,
-            first=first,
-            previous=first,
-            learning_rate=cell.training.learning_rate,
-            optimizer=cell.optimizer,
-        )
-
-    quantities = quantities_of(cell)
-    last = moment(max(1, *cell.measure.steps))
-    with counted_products() as count:
-        started = time.perf_counter()
-        data = record(last, quantities)
-        seconds = time.perf_counter() - started
-    if budget == cell.measure.budget:
-        for label, failure in zip(quantities, data.quantity_failure.values, strict=True):
-            if failure:
-                problems[f"{cell.network.label}: {label}: {failure}"] = None
-    assert last.readout is not None
-    tensors = [*last.model.state_dict().values(), *last.readout.state_dict().values()]
-    return _Record(
-        seconds,
-        count.products,
-        ORIGIN + len(data.drop_encoding().to_netcdf(engine="h5netcdf")),
-        NAMES + sum(tensor.nbytes for tensor in tensors),
-        data.nbytes,
-        scaled=False,
-    )
