@@ -60,7 +60,7 @@ class Recorded:
 
     Attributes:
         spent: in all.
-        quantities: label -> what of it is this quantity's. What several need belongs to the first of them.
+        quantities: label -> what of it is this quantity's, on a rank; what several need is the first one's.
         record_bytes, checkpoint_bytes, figure_bytes: sizes of its files.
         peak_bytes: resident memory of this process at most; None where the system does not say.
         scaled: whether it follows from smaller budgets.
@@ -212,17 +212,18 @@ def _record(cell: Cell, task: Task, budget: int, problems: dict[str, None], shar
     """Return what a record takes with a budget, at a step after others."""
     around = evolve(surroundings_of(cell, task), budget=budget)
     step = max(1, *cell.measure.steps)
-    last, own = _moment(cell, task, around, step, None), None
-    if share is not None:
+    quantities, watched = quantities_of(cell), {}
+    if share is not None:  # in turn, as on a rank
         own = _moment(cell, task, _part(around, share), step, share.group)
-    quantities = {
-        label: _Watched(quantity, own if on_all_ranks(quantity) else None)
-        for label, quantity in quantities_of(cell).items()
-    }
+        watched = {
+            label: _Watched(quantity, own if on_all_ranks(quantity) else None)
+            for label, quantity in quantities.items()
+        }
+    last = _moment(cell, task, around, step, None)
     forget_peak()
     with counted_products() as count, counted_traffic() as traffic:
         started = time.perf_counter()
-        data = record(last, quantities)
+        data = record(last, watched or quantities)
         seconds = time.perf_counter() - started
     peak = peak_bytes()
     if budget == cell.measure.budget:
@@ -233,7 +234,7 @@ def _record(cell: Cell, task: Task, budget: int, problems: dict[str, None], shar
     tensors = [*last.model.state_dict().values(), *last.readout.state_dict().values()]
     return Recorded(
         Spent(seconds, count.products, traffic.collectives, traffic.bytes),
-        {label: quantity.spent for label, quantity in quantities.items()},
+        {label: quantity.spent for label, quantity in watched.items()},
         ORIGIN + len(data.drop_encoding().to_netcdf(engine="h5netcdf")),
         NAMES + sum(tensor.nbytes for tensor in tensors),
         data.nbytes,
