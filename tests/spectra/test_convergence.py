@@ -10,7 +10,8 @@ import torch
 from kpframe.errors import ArgumentError
 from kpframe.operators import DiagonalOperator, MatrixOperator, Operator
 from kpframe.operators._spaces import Space
-from kpframe.spectra import EigenPairs, SingularTriplets, eigsh, randomized_svd, svd
+from kpframe.spectra import EigenPairs, SingularTriplets, eigsh, probes, randomized_svd, svd
+from kpframe.spectra._numerics import block_lanczos, golub_kahan
 from kpframe.spectra._numerics.convergence import (
     Answer,
     MultiplicityDoubts,
@@ -196,3 +197,32 @@ def test_doubts() -> None:
     assert MultiplicityDoubts.of(scores, limits, 3).level is None
     assert MultiplicityDoubts.of(scores, limits, 2, torch.tensor([0, 1, 0, 1])).level is None
     assert MultiplicityDoubts.of(scores, limits, 1).level == pytest.approx(3.9)
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_an_eigenvector_that_the_start_hardly_sees_is_not_passed_over(
+    side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second value looks like the first to a start vector with a hundredth of the usual part."""
+    n, space, tol = 300, Space.of(hidden=300), 1e-2
+    start = probes(space, 1, generator=torch.Generator().manual_seed(1), dtype=F64)[0]
+    ahead = torch.randn(n, generator=torch.Generator().manual_seed(2), dtype=F64)
+    ahead -= (ahead @ start) / (start @ start) * start
+    ahead = ahead / ahead.norm() + 4e-4 / start.norm() * start / start.norm()
+    basis = torch.randn(n, n, generator=torch.Generator().manual_seed(3), dtype=F64)
+    basis[:, 0] = ahead
+    columns = torch.linalg.qr(basis)[0]
+    values = torch.cat([torch.tensor([1.03, 1.0], dtype=F64), torch.linspace(0.4, 0, n - 2, dtype=F64)])
+    op = MatrixOperator(side * (columns * values) @ columns.T, space)
+    which = "largest" if side == 1 else "smallest"
+
+    def found() -> list[tuple[float, bool]]:
+        pair = eigsh(op, k=1, budget=60, tol=tol, which=which, generator=torch.Generator().manual_seed(1))
+        triplet = svd(op, k=1, budget=180, tol=tol, generator=torch.Generator().manual_seed(1))
+        pairs = (float(side * pair.eigenvalues), pair.converged), (float(triplet.S), triplet.converged)
+        return [(value, bool(done)) for value, done in pairs]
+
+    assert all(done and value == pytest.approx(1.03, rel=tol) for value, done in found())
+    for module in (block_lanczos, golub_kahan):
+        monkeypatch.setattr(module, "overlooked", lambda keys, *_: torch.zeros(len(keys), dtype=torch.bool))
+    assert any(done and value == pytest.approx(1.0, rel=tol) for value, done in found())

@@ -24,6 +24,7 @@ from kpframe.spectra._numerics.convergence import (
     Tolerance,
     exists_above,
     lowest_key,
+    overlooked,
     to_deflate,
 )
 from kpframe.spectra._numerics.linalg import outside, symmetric_eigen
@@ -130,7 +131,16 @@ def _run(
 
         return exists_above(beyond, outside(draw(), found)[:, 0], key, level, low, left())
 
-    rest = torch.cat([draw() for _ in range(min(width, most))], dim=1)
+    def passed_over() -> torch.Tensor:  # [k]
+        """Say before which of the chosen pairs another one may be missing that the start hardly saw."""
+        if size == blocks.size:
+            return torch.zeros(len(chosen), dtype=torch.bool)
+        gaps = tolerance.gaps(values.flatten()[chosen], scale)
+        seen, last = vectors[:, :width], remainder @ newest
+        return overlooked(keys[chosen], gaps, values, seen, last, key, blocks.size).cpu()
+
+    width = min(width, most)
+    rest = torch.cat([draw() for _ in range(width)], dim=1)
     basis = rest.new_empty(blocks.count, min(16, most), blocks.size)  # doubles when it is full
     matrix = rest.new_zeros(blocks.count, 0, 0, dtype=torch.float64)  # Q A Q* of each block
     size, scale = 0, 0.0
@@ -159,6 +169,7 @@ def _run(
 
     while True:
         old, count = size, min(rest.shape[1], most - size)
+        cut = rest if size and count < rest.shape[1] else rest[:, :0]  # a part does not join the basis
         if size + count > basis.shape[1]:
             wider = basis.new_empty(blocks.count, min(max(2 * size, size + count), most), blocks.size)
             wider[:, :size] = basis[:, :size]
@@ -183,8 +194,10 @@ def _run(
         rest = outside(images, rows)
         values, vectors = symmetric_eigen(matrix)
         scale = float(values.abs().max())
-        remainder = torch.linalg.qr(rest.double().mT, mode="r")[1]
-        bounds = torch.linalg.vector_norm(remainder @ vectors[:, old:], dim=1)  # [U, size], of all Ritz pairs
+        beyond = torch.cat([outside(cut, rows), rest], dim=1) if cut.shape[1] else rest
+        remainder = torch.linalg.qr(beyond.double().mT, mode="r")[1]
+        newest = vectors[:, size - beyond.shape[1] :]
+        bounds = torch.linalg.vector_norm(remainder @ newest, dim=1)  # [U, size], of all Ritz pairs
         limits = tolerance.limits(values, scale)
         keys = key(values).flatten()
         chosen = best(keys, k)
@@ -194,6 +207,7 @@ def _run(
             doubts = MultiplicityDoubts.none(len(chosen))
         settled = len(chosen) == k and _settled(key(values), bounds, chosen, limits)
         settled = settled and (_settled(key(values), bounds, chosen, limits / 2) or measured())
+        settled = settled and not bool(passed_over().any())
         found = Answer.NO
         if settled and doubts.level is not None:
             found = missing(doubts.level)
@@ -201,7 +215,8 @@ def _run(
         if settled or size == most or left() <= 0:
             break
     chosen_values, chosen_bounds = values.flatten()[chosen], bounds.flatten()[chosen]
-    ritz = Ritz(chosen_values, vectors_of(rows), chosen_bounds, scale, ~doubts.pairs, products_of())
+    complete = ~doubts.pairs & ~passed_over()
+    ritz = Ritz(chosen_values, vectors_of(rows), chosen_bounds, scale, complete, products_of())
     return ritz, found
 
 

@@ -28,6 +28,7 @@ from kpframe.spectra._numerics.convergence import (
     Tolerance,
     exists_above,
     lowest_key,
+    overlooked,
     to_deflate,
 )
 from kpframe.spectra._numerics.linalg import Basis, outside, symmetric_eigen
@@ -79,18 +80,32 @@ def block_lanczos(
     first = draw(min(block, budget))
     basis = Basis(first)
     current = basis.extend(first)
+    width = len(current)
     matrix = first.new_zeros(0, 0, dtype=torch.float64)  # T = Q* A Q
     kept: list[torch.Tensor] | None = [] if keeps_products(op, budget) else None
+    cut = first[:0]
 
     def left() -> int:
         return min(budget - (matvec.count - start) // matvec.weight, op.domain.size - basis.size)
 
-    def missing(level: float, done: int) -> Answer:
+    def remainders() -> torch.Tensor:  # [b, size]
+        """Return the residuals of all Ritz pairs in an orthonormal basis."""
+        found: torch.Tensor = torch.linalg.qr(beyond.double().mT, mode="r")[1] @ vectors[-len(beyond) :]
+        return found
+
+    def passed_over() -> torch.Tensor:  # [k]
+        """Say before which of the chosen pairs another one may be missing that the start hardly saw."""
+        if basis.size == op.domain.size:
+            return torch.zeros(len(chosen), dtype=torch.bool)
+        gaps = tolerance.gaps(values[chosen], scale)
+        seen, last, size = vectors[:width], remainders(), op.domain.size
+        return overlooked(key(values[chosen]), gaps, values, seen, last, key, size).cpu()
+
+    def missing(level: float) -> Answer:
         """Look for values above ``level`` outside the Ritz vectors that are known."""
         low, keys = lowest_key(op, key, scale), key(values)
-        remainder = torch.linalg.qr(rest.double().mT, mode="r")[1]
         taken = torch.zeros_like(keys, dtype=torch.bool).index_fill(0, chosen, True)
-        residuals = torch.linalg.vector_norm(remainder @ vectors[done:], dim=0)
+        residuals = torch.linalg.vector_norm(remainders(), dim=0)
         out, level = to_deflate(keys, residuals, taken, level, low)
         found = vectors[:, out].mT.to(op.dtype) @ basis.rows
         start_row = outside(draw(1), found)
@@ -124,20 +139,24 @@ def block_lanczos(
         chosen = best(key(values), k)
         scale = float(values.abs().max())
         rest = basis.outside(images)
+        beyond = torch.cat([basis.outside(cut), rest]) if len(cut) else rest
         # |R E* s| of each chosen pair
-        bounds = torch.linalg.vector_norm(vectors[done:, chosen].mT @ rest.double(), dim=1)
+        bounds = torch.linalg.vector_norm(vectors[-len(beyond) :, chosen].mT @ beyond.double(), dim=1)
         limits = tolerance.limits(values[chosen], scale)
         doubts = MultiplicityDoubts.of(key(values[chosen]), limits, block)
         if basis.size == op.domain.size:
             doubts = MultiplicityDoubts.none(k)
         settled, found = len(chosen) == k and bool((bounds <= limits).all()), Answer.NO
         settled = settled and (bool((bounds <= limits / 2).all()) or measured())
+        settled = settled and not bool(passed_over().any())
         if settled and doubts.level is not None:
-            found = missing(doubts.level, done)
+            found = missing(doubts.level)
             doubts = MultiplicityDoubts.none(k) if found is Answer.NO else doubts
         if (settled and found is Answer.NO) or left() <= 0:
             rows, products = pairs()
-            return Ritz(values[chosen], rows, bounds, scale, ~doubts.pairs, products)
+            complete = ~doubts.pairs & ~passed_over()
+            return Ritz(values[chosen], rows, bounds, scale, complete, products)
+        cut = rest if len(rest) > left() else rest[:0]  # a part of which does not join the basis
         if found is Answer.YES:
             rest = torch.cat([rest, draw(block)])
         current = basis.extend(rest[: min(len(rest), left())], 8 * eps * scale)

@@ -7,6 +7,9 @@ a Krylov space holds at most b vectors of each eigenspace, those that the start 
 eigenvalue found fewer than b times was so found in full; one found b times may have more copies, which come
 before every pair below it (``MultiplicityDoubts``). The eigenvectors that are missing are orthogonal to all
 that was found, so that Lanczos from a random vector of that complement sees them (``exists_above``).
+
+Where a tolerance is loose, a pair may also pass for one that it is not because the start vectors happen to
+have little of an eigenvector: how little they would need to have is known (``overlooked``).
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ RISK = 1e-3
 
 #: Residuals of so many roundings of the largest value are taken for zero.
 ROUNDING = 128
+
+#: How far beyond a value, relative to it, another one may be missing only with probability ``RISK``.
+RESOLUTION = 1e-2
 
 #: Which eigenvalues are wanted: those with the highest keys.
 SortKey = Callable[[torch.Tensor], torch.Tensor]
@@ -60,6 +66,16 @@ class Tolerance:
         """Return the largest residual of each pair that counts as converged."""
         least = min(self.tol, ROUNDING * self.eps) * scale
         return self.factor * (self.tol * values.abs()).clamp(min=least)
+
+    def gaps(self, values: torch.Tensor, scale: float) -> torch.Tensor:  # [k] -> [k]
+        """Return how far beyond each value another one counts as missing, see ``overlooked``.
+
+        A residual within the limit rules out what lies beyond it by 1 / ``RISK`` times as much; where that
+        says little, for a loose tolerance, it is ``RESOLUTION`` that counts.
+        """
+        limits = self.limits(values, scale)
+        near = torch.minimum(4 / RISK * limits, torch.maximum(limits, RESOLUTION * values.abs()))
+        return near.clamp(min=4 / RISK * ROUNDING * self.eps * scale)
 
     @property
     def half(self) -> Tolerance:
@@ -115,6 +131,53 @@ def converged_flags(
 ) -> torch.Tensor:  # [k]
     """Return the flags of pairs in order: each one's residual is small, and so are all before it."""
     return (residuals <= limits).long().cummin(0).values.bool() & complete.to(residuals.device)
+
+
+def overlooked(
+    keys: torch.Tensor,
+    gaps: torch.Tensor,
+    values: torch.Tensor,
+    first: torch.Tensor,
+    last: torch.Tensor,
+    key: SortKey,
+    dimension: int,
+) -> torch.Tensor:  # [k], [k], [..., m], [..., b, m], [..., c, m] -> [k], bool
+    """Say which of the pairs with the given sort keys an eigenvalue beyond may have been missed before.
+
+    With the Ritz pairs (theta_j, y_j) of a block Krylov space and an eigenvector u of value lambda,
+
+        (lambda - theta_j) <u, y_j> = <u, A y_j - theta_j y_j> = <w, l_j>,    w = W* u,  |w| <= 1,
+
+    with W an orthonormal basis of what the newest products leave outside the space, in which l_j are the
+    residuals. The b orthonormal start vectors Q_1 = sum_j y_j f_j* hence see of u
+
+        Q_1* u = G w,    G = sum_j f_j l_j* / (lambda - theta_j),
+
+    no more than the singular values of G. The start vectors were random, so that each part of a given u is
+    about normal with variance 1 / n, and for all of them to be so small has a probability of at most about
+    ``prod_i min(1, sqrt(2 n / pi) sigma_i(G))``. Where that is above ``RISK`` at the ends of a gap between
+    two found values, an eigenvalue there may have been overlooked.
+
+    Args:
+        keys: of the chosen pairs, descending.
+        gaps: how far beyond a key another one counts as missing.
+        values: theta, all of them; leading dimensions are blocks of the operator.
+        first: f, the Ritz vectors' parts in the start vectors.
+        last: l, their residuals in W.
+        key: the sort key.
+        dimension: n.
+    """
+    before = torch.cat([keys.new_full((1,), math.inf), (keys - gaps)[:-1]])
+    wide = before >= keys + gaps
+    doubted = torch.zeros_like(wide)
+    for end in (keys + gaps, torch.where(torch.isinf(before), keys + gaps, before)):
+        for level in (end, -end):
+            distance = level.reshape(-1, *(1 for _ in values.shape)) - values  # [k, ..., m]
+            share = ((first / distance.unsqueeze(-2)) @ last.mT).nan_to_num(1e100, 1e100, -1e100)  # G
+            seen = ((2 * dimension / math.pi) ** 0.5 * torch.linalg.svdvals(share)).clamp(max=1)
+            risk = seen.prod(-1) * (first.shape[-2] <= last.shape[-2])
+            doubted |= wide & (key(level) == end) & (risk.reshape(len(keys), -1).amax(1) > RISK)
+    return doubted.long().cummax(0).values.bool()
 
 
 def to_deflate(

@@ -24,6 +24,7 @@ from kpframe.spectra._numerics.convergence import (
     MultiplicityDoubts,
     Tolerance,
     exists_above,
+    overlooked,
     to_deflate,
 )
 from kpframe.spectra._numerics.linalg import Basis, completed, outside
@@ -61,12 +62,25 @@ def golub_kahan(
     def left_over() -> int:  # products there and back
         return min((budget - (matvec.count - start)) // 2, op.domain.size - right.size)
 
-    def missing(level: float, done: int) -> Answer:
+    def remainders() -> torch.Tensor:  # [b, right.size]
+        """Return the residuals of all Ritz pairs of A* A in an orthonormal basis."""
+        remainder = torch.linalg.qr(beyond.double().mT, mode="r")[1]
+        residuals = remainder @ columns[left.size - len(beyond) :, :found] * values
+        return torch.nn.functional.pad(residuals, (0, right.size - found))
+
+    def passed_over() -> torch.Tensor:  # [k]
+        """Say before which triplets another one may be missing that the start hardly saw."""
+        if right.size == op.domain.size:
+            return torch.zeros(k, dtype=torch.bool)
+        keys, squares = best.square(), torch.nn.functional.pad(values, (0, right.size - found)).square()
+        gaps = (best + tolerance.gaps(best, scale)).square() - keys
+        seen, last, size = rows.mT[:width], remainders(), op.domain.size
+        return overlooked(keys, gaps, squares, seen, last, lambda found: found, size).cpu()
+
+    def missing(level: float) -> Answer:
         """Look for values of A* A above ``level`` outside the Ritz vectors that are known."""
         squares = torch.cat([values, values.new_zeros(right.size - found)]).square()
-        remainder = torch.linalg.qr(rest.double().mT, mode="r")[1]
-        residuals = torch.zeros_like(squares)
-        residuals[:found] = values * torch.linalg.vector_norm(remainder @ columns[done:, :found], dim=0)
+        residuals = torch.linalg.vector_norm(remainders(), dim=0)
         taken = torch.arange(len(squares), device=squares.device) < k
         out, level = to_deflate(squares, residuals, taken, level, 0.0)
         seen = rows[out].to(op.dtype) @ right.rows
@@ -80,9 +94,10 @@ def golub_kahan(
     first = draw(min(block, op.domain.size, budget // 2))
     right = Basis(first)
     current = right.extend(first)
+    width = len(current)
     left = Basis(first.new_empty(0, op.codomain.size))
     matrix = first.new_zeros(0, 0, dtype=torch.float64)  # B = U A V*, [left, right]
-    scale = 0.0
+    scale, cut = 0.0, first[:0]
     while True:
         images = matvec(current)
         new = left.extend(images, floor=8 * eps * max(scale, _norm(images)))
@@ -93,10 +108,11 @@ def golub_kahan(
         columns, values, rows = torch.linalg.svd(matrix, full_matrices=True)
         found = min(matrix.shape)
         scale = max(scale, float(values.max()) if found else 0.0)
-        done = left.size - len(new)
         rest = right.outside(matvec.adjoint(new)) if len(new) else current[:0]
+        beyond = torch.cat([right.outside(cut), rest]) if len(cut) else rest
         # |R E* x|
-        bounds = torch.linalg.vector_norm(columns[done:, :k].mT @ rest.double(), dim=1)
+        parts = columns[left.size - len(beyond) :, :k].mT
+        bounds = torch.linalg.vector_norm(parts @ beyond.double(), dim=1)
         enough = right.size >= k and (found >= k or right.size == op.domain.size)
         number = min(k, found)
         best = torch.cat([values[:number], values.new_zeros(k - number)])
@@ -105,19 +121,22 @@ def golub_kahan(
         if right.size == op.domain.size:
             doubts = MultiplicityDoubts.none(k)
         settled, more = enough and bool((bounds <= limits[: len(bounds)]).all()), Answer.NO
+        settled = settled and not bool(passed_over().any())
         if settled and doubts.level is not None:
-            more = missing(max(0.0, doubts.level) ** 2, done)
+            more = missing(max(0.0, doubts.level) ** 2)
             doubts = MultiplicityDoubts.none(k) if more is Answer.NO else doubts
         if (settled and more is Answer.NO) or left_over() <= 0:
             break
+        cut = rest if len(rest) > left_over() else rest[:0]  # a part of which does not join the basis
         if more is Answer.YES:
             rest = torch.cat([rest, draw(block)])
         current = right.extend(rest[: left_over()], floor=8 * eps * scale)
         if not len(current):
             current = right.extend(draw(min(block, left_over())))
     left_rows = columns[:, :number].mT.to(op.dtype) @ left.rows
+    complete = ~doubts.pairs & ~passed_over()
     return RitzTriplets(
-        completed(left_rows, k, generator), best, rows[:k].to(op.dtype) @ right.rows, ~doubts.pairs
+        completed(left_rows, k, generator), best, rows[:k].to(op.dtype) @ right.rows, complete
     )
 
 
