@@ -31,6 +31,7 @@ try:
         interference,
         parameters,
         predicted_changes,
+        propagator_similarities,
     )
     from kpframe.study._plot.operator import matrix
     from kpframe.study._plot.operators import effective_ranks, norms, time_kernels, traces, trial_kernels
@@ -87,6 +88,7 @@ __all__ = [
     "pairs",
     "parameters",
     "predicted_changes",
+    "propagator_similarities",
     "random_action",
     "routing",
     "rule_cosines",

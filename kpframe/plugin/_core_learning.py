@@ -63,6 +63,20 @@ class RoutingSettings:
 
 
 @frozen
+class PropagatorSettings:
+    """Whose propagators are compared, and how well."""
+
+    by: str | None = setting(
+        None,
+        help="coordinate of the trials; left out, the first that puts some of them into 2 to `most` groups",
+    )
+    most: int = setting(12, ge=2, help="largest number of groups")
+    draws: int = setting(
+        32, ge=2, help="random perturbations; as many as steps times the state's width make it exact"
+    )
+
+
+@frozen
 class ActionSettings:
     """Which operators act, on how many random inputs."""
 
@@ -171,6 +185,12 @@ _QUANTITIES = (
         "how much of a perturbation at one step arrives at another",
     ),
     ("credit", "routing:Credit", None, "the loss's descent by steps that errors travel back"),
+    (
+        "propagator_similarity",
+        "propagators:PropagatorSimilarity",
+        PropagatorSettings,
+        "how alike the propagators of groups of trials are, tasks or classes, beside those of one group",
+    ),
     (
         "truncation",
         "truncation:Truncation",

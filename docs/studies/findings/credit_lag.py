@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from common import COLOURS, draw_line, is_below, said
+from common import COLOURS, draw_line, is_below, said, step_axis
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
@@ -17,6 +17,7 @@ TEXTS = {
     "descent": "share of the descent",
     "cosine": "cosine",
 }
+ALIKE = {"within": "trials of one task", "between": "of two tasks"}
 
 
 def numbers(run: xr.DataTree, folder: Path) -> xr.Dataset:
@@ -46,8 +47,19 @@ def numbers(run: xr.DataTree, folder: Path) -> xr.Dataset:
             "cosine": data.truncation_gradient_cosine,
             "descent": data.truncation_descent,
             "loss": data.test_loss,
+            **alike(data.propagator_similarity),
         }
     )
+
+
+def alike(similarity: xr.DataArray) -> dict[str, xr.DataArray]:
+    """Return how alike P is along two trials of one task, a mean over the tasks, and of two tasks."""
+    one, other = similarity.group.values
+    within = [similarity.sel(group=name, group_other=name, drop=True) for name in (one, other)]
+    return {
+        "within": sum(within) / len(within),
+        "between": similarity.sel(group=one, group_other=other, drop=True),
+    }
 
 
 def least_window(numbers: xr.Dataset) -> xr.DataArray:
@@ -67,9 +79,10 @@ def rank_correlation(one: xr.DataArray, other: xr.DataArray) -> xr.DataArray:
 
 def figure(numbers: xr.Dataset) -> Figure:
     """Draw the routing map and the credit by lag, and what windows lose."""
-    made = Figure(figsize=(8.2, 5.2), layout="constrained")
-    panels = made.subplots(numbers.sizes["network"], 3, squeeze=False)
-    for (left, middle, right), network in zip(panels, numbers.network.values, strict=True):
+    names = numbers.network.values
+    made = Figure(figsize=(8.2, 2.6 * (len(names) + 1)), layout="constrained")
+    panels = made.subplots(len(names) + 1, 3, squeeze=False)
+    for (left, middle, right), network in zip(panels, names, strict=False):
         own = numbers.sel(network=network)
         for place, step in enumerate(own.step.values):
             style = {"color": COLOURS[place], "label": f"after {step} updates", "ms": 2.5}
@@ -87,8 +100,24 @@ def figure(numbers: xr.Dataset) -> Figure:
             axes.grid(True, color="0.93", lw=0.6)
         for axes in (left, middle):
             axes.set_xticks(range(0, own.sizes["lag"], 5))
+    for axes, network in zip(panels[-1], names, strict=False):
+        for place, (name, label) in enumerate(ALIKE.items()):
+            draw_line(
+                axes,
+                numbers.step.values,
+                numbers[name].sel(network=network),
+                color=COLOURS[place],
+                label=label,
+            )
+        step_axis(axes, numbers.step.values)
+        axes.set_ylabel(f"{network}\nsimilarity of P - I")
+        axes.grid(True, color="0.93", lw=0.6)
+    for axes in panels[-1][len(names) :]:
+        axes.set_axis_off()
+    panels[-1][0].legend(fontsize=7, frameon=False)
     panels[0][0].legend(fontsize=7, frameon=False)
-    panels[0][2].legend(fontsize=7, frameon=False)
+    where, title = (panels[-1][-1], "Right") if len(names) < 3 else (panels[0][2], None)  # beside the lines
+    where.legend(*panels[0][2].get_legend_handles_labels(), title=title, fontsize=7, frameon=False)
     return made
 
 
@@ -127,6 +156,13 @@ def finding(numbers: xr.Dataset) -> str:
     )
     ratio = is_below(last.descent.sel(window=k).mean("network"), last.cosine.sel(window=k).mean("network"))
     likeness = {own: said(rank_correlation(numbers[own], 1 - numbers.descent)) for own in ("P", "flow")}
+    tasks = "; ".join(
+        f"{name}: {said(one.within.isel(step=0))} within a task and {said(one.between.isel(step=0))} "
+        f"between the tasks before training, {said(one.within.isel(step=-1))} and "
+        f"{said(one.between.isel(step=-1))} after it ({_apart(one)})"
+        for name in names
+        for one in [numbers[["within", "between"]].sel(network=name)]
+    )
     counts = "The cosine is above the share of the descent" if ratio else "No cosine is shown to be above it"
     return f"""After training, the least window that keeps {100 * ENOUGH:.0f}% of the exact descent of the \
 loss is {enough}, of {steps} steps.
@@ -138,11 +174,24 @@ windows the rank correlation of the descent that is lost with the error of P is 
 of the flow {likeness["flow"]}.
 
 By the routing map, a perturbation of the state arrives with this root mean square size per unit: \
-{arrives}."""
+{arrives}.
+
+Tasks by P: the similarity of `P - I` along two trials is, {tasks}."""
+
+
+def _apart(one: xr.Dataset) -> str:
+    """Return whether training moved the propagators of the two tasks apart."""
+    gap = one.within - one.between
+    first, last = gap.isel(step=0, drop=True), gap.isel(step=-1, drop=True)
+    if is_below(first, last):
+        return f"training pulls the tasks apart by {said(last - first)}"
+    if is_below(last, first):
+        return f"training brings the tasks together by {said(first - last)}"
+    return "no change of the difference is shown"
 
 
 LEFT_OUT = """
-One task, short trials, no noise. The similarity of tasks by P is not in it: `interference` has that of
-gradients and of Phi across groups of trials. Routing by lag is the root mean square of the map over the
-steps at that lag.
+Two tasks that differ in their response alone, short trials, no noise. `interference` has the similarity of
+four tasks by gradients and by Phi. Routing by lag is the root mean square of the map over the steps at that
+lag.
 """

@@ -142,6 +142,13 @@ def interference(
     return maps.draw_maps(data, name, "group", "group_other", axes=axes, look=look)
 
 
+@figure("propagator_similarity", quantity="propagator_similarity")
+def propagator_similarities(data: xr.Dataset, /, *, axes: Panels = None, **selection: Any) -> np.ndarray:
+    """How alike the propagators of two groups of trials are, tasks of one network, beside those of one."""
+    look = maps.Look(bar="similarity of $P - I$", limits=(-1.0, 1.0), rows="group", columns="group")
+    return maps.draw_maps(data, "propagator_similarity", "group", "group_other", axes=axes, look=look)
+
+
 @figure("credit", quantity="credit")
 def credit(data: xr.Dataset, /, *, axes: Panels = None, **selection: Any) -> np.ndarray:
     """The descent of the loss by the step of the error and the step at which parameters act."""

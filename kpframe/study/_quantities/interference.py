@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import xarray as xr
 
-from kpframe.errors import ArgumentError, closest, mismatch
 from kpframe.operators._memory import chunk_size
 from kpframe.plugin._core_learning import GroupSettings
 from kpframe.plugin._takes import takes_settings
@@ -27,6 +26,7 @@ from kpframe.study._moment import Moment
 from kpframe.study._quantities.dims import attributes, numbers, require
 from kpframe.study._quantities.draws import leave_one_out, signs
 from kpframe.study._quantities.existing import existing_steps
+from kpframe.study._quantities.groups import cosines_of, group_coordinates, groups_of
 from kpframe.study._quantity import Quantity
 from kpframe.study._scores import SCORES
 from kpframe.tasks._error import task_loss
@@ -55,12 +55,12 @@ class Interference(Quantity):
         """Raise ``ArgumentError`` where trials lack the coordinate, or fall into too many groups."""
         require(moment, self.needs)
         for name in moment.around.probes:
-            self._groups(moment.along(name))
+            groups_of(moment.along(name), self.by, self.most)
 
     def measure(self, moment: Moment) -> xr.Dataset:
         """Return the figures; raises as ``check``."""
         require(moment, self.needs)
-        name, labels, members = self._groups(moment)
+        name, labels, members = groups_of(moment, self.by, self.most)
         pairs, own = ("group", "group_other"), ("group",)
         gradients, losses, scored = _gradients(moment, members)
         products = gradients @ gradients.mT
@@ -75,7 +75,7 @@ class Interference(Quantity):
                 "group_gradient_norm": (own, numbers(sizes), attributes("norm of the group's gradient")),
                 "group_gradient_cosine": (
                     pairs,
-                    numbers(_cosines(products)),
+                    numbers(cosines_of(products)),
                     attributes("cosine of the gradients of two groups"),
                 ),
                 "group_loss_change": (
@@ -94,43 +94,12 @@ class Interference(Quantity):
                     ),
                 ),
             },
-            coords={
-                "group": ("group", labels, attributes(f"trials of one {name}")),
-                "group_other": ("group_other", labels, attributes(f"trials of one {name}")),
-            },
+            coords=group_coordinates(name, labels),
         )
         for variable, text, (value, stderr) in _kernels(moment, members):
             data[variable] = (pairs, value, attributes(text))
             data[f"{variable}_stderr"] = (pairs, stderr, attributes(f"standard error of the {text}"))
         return data
-
-    def _groups(self, moment: Moment) -> tuple[str, list[str], torch.Tensor]:
-        """Return the coordinate, the groups' labels, and ``[group, B]`` which trials belong to each."""
-        coordinates = {name: _sorted_out(values) for name, values in moment.trials.trial.items()}
-        counts = {name: len(labels) for name, (labels, _) in coordinates.items()}
-        listed = ", ".join(f"{name} ({count} values)" for name, count in counts.items()) or "none"
-        most = self.most if self.by else min(self.most, moment.trials.num_trials - 1)  # not one trial each
-        fits = [name for name, count in counts.items() if 2 <= count <= most]
-        if self.by is not None and self.by not in coordinates:
-            expected = f"a coordinate of the trials ({listed})"
-            raise ArgumentError(mismatch("by", expected, repr(self.by)) + closest(self.by, counts))
-        if (self.by or next(iter(fits), None)) not in fits:
-            expected = f"a coordinate that puts the trials into 2 to {most} groups (most = {self.most})"
-            got = f"{self.by!r} with {counts[self.by]}" if self.by else "none such"
-            raise ArgumentError(mismatch("by", expected, f"{got}; the trials have {listed}"))
-        chosen = self.by or fits[0]
-        labels, places = coordinates[chosen]
-        members = torch.from_numpy(places[None] == np.arange(len(labels))[:, None])
-        return chosen, labels, members.to(moment.probe.inputs.device)
-
-
-def _sorted_out(values: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Return the different values, as text, and the place of each trial's among them."""
-    values = np.asarray(values)
-    if values.dtype.kind == "O":
-        values = values.astype(str)
-    found, places = np.unique(values, return_inverse=True)
-    return [str(value) for value in found.tolist()], places.reshape(-1)
 
 
 def _gradients(moment: Moment, members: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
@@ -150,13 +119,6 @@ def _gradients(moment: Moment, members: torch.Tensor) -> tuple[torch.Tensor, tor
         gradients.append(flow.J.T(flow.P.T(err * member[:, None, None])).double() * share)
         losses.append(float(task_loss(outputs[places], own, loss)) if scored else float("nan"))
     return torch.stack(gradients), torch.tensor(losses, dtype=torch.float64), counts
-
-
-def _cosines(products: torch.Tensor) -> torch.Tensor:  # [..., n, n]
-    """Return a Gram matrix divided by the roots of its diagonal, NaN where that is 0."""
-    sizes = products.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
-    apart = torch.where(sizes > 0, sizes, torch.nan)
-    return (products / apart[..., :, None] / apart[..., None, :]).clamp(-1, 1)
 
 
 def _kernels(moment: Moment, members: torch.Tensor) -> list[tuple[str, str, tuple[np.ndarray, np.ndarray]]]:
@@ -196,10 +158,10 @@ def _kernels(moment: Moment, members: torch.Tensor) -> list[tuple[str, str, tupl
 
 def _jackknife(whole: torch.Tensor, each: torch.Tensor, exact: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return cosines of the sums ``whole`` ``[a, b]``, and standard errors from leaving one direction out."""
-    value = _cosines(whole)
+    value = cosines_of(whole)
     if exact:
         return numbers(value), np.zeros(value.shape)
-    without = _cosines((whole[..., None] - each).movedim(-1, 0))  # [n, a, b]
+    without = cosines_of((whole[..., None] - each).movedim(-1, 0))  # [n, a, b]
     corrected, stderr = leave_one_out(value, without)
     itself = torch.eye(len(value), dtype=torch.bool, device=value.device)  # exact, but for rounding
     return numbers(torch.where(itself, value, corrected)), numbers(stderr.masked_fill(itself, 0.0))

@@ -170,7 +170,9 @@ def test_inputs_alone_serve_what_needs_no_more() -> None:
     data = record(moment, {name: create_quantity(name) for name in NAMES})
     failures = dict(zip(data.quantity.values.tolist(), data.quantity_failure.values.tolist(), strict=True))
     needy = {"contributions", "interference", "loss_by_epoch", "credit", "forecast", "stable_rate"}
-    assert {name for name, failure in failures.items() if failure} == needy | {"cut_change"}
+    lacking = {"cut_change", "propagator_similarity"}
+    assert {name for name, failure in failures.items() if failure} == needy | lacking
+    assert "expected targets, got none of targets" in failures["propagator_similarity"]
     assert "expected readout and test, got none of readout, test" in failures["cut_change"]
     for name in needy:
         assert (
@@ -197,7 +199,8 @@ def test_one_trial_of_two_steps(loss: str) -> None:
     data = record(moment, {name: create_quantity(name) for name in NAMES})
     for name, failure in zip(data.quantity.values, data.quantity_failure.values, strict=True):
         constant = name == "cut_change" and loss == "mse"  # a single target has no R^2
-        assert bool(failure) == (name == "interference" or constant), failure
+        grouped = name in ("interference", "propagator_similarity")
+        assert bool(failure) == (grouped or constant), failure
     assert "the trials have none" in data.quantity_failure.sel(quantity="interference").item()
     assert bool(data.lyapunov_exponent_mean_stderr.isnull().all())
     assert bool(data.lyapunov_exponent_mean.notnull().all())
