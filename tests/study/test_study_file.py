@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import evolve
+from attrs import evolve, frozen
 
-from kpframe.errors import ArgumentError, SettingsError
-from kpframe.plugin import PluginManager
+from kpframe.errors import ArgumentError, SettingsError, mismatch
+from kpframe.plugin import PluginManager, get_manager, setting
 from kpframe.plugin._settings import describe
+from kpframe.study._cells import expand
 from kpframe.study._running.training import TrainingSettings
 from kpframe.study._settings import MeasureSettings
-from kpframe.study._study_file.blocks import Offered
+from kpframe.study._study_file.blocks import Block, Offered
 from kpframe.study._study_file.reading import bundled_study, load_study, parse_study, template_text, to_table
 from kpframe.study._study_file.schedule import steps_of
 from kpframe.study._study_file.tables import DEFAULTS, StudyTable
@@ -97,6 +98,64 @@ def test_a_study_is_the_same_by_way_of_json(table: dict[str, Any] | str) -> None
     text = json.dumps(to_table(study), sort_keys=True)  # as the record of a run has it
     assert parse_study(json.loads(text), "there") == study
     assert parse_study({**json.loads(text), "seeds": [9]}, "there") != study
+
+
+def test_the_task_itself_is_swept_as_text() -> None:
+    rest = {key: value for key, value in LEAST.items() if key != "task"}
+    table = {**rest, "sweep": {"task": ["sum(delay=4)", "other"], "network.gain": [1, 2]}}
+    study = parse_study(table, "here")
+    assert (study.task, study.task_settings) == ("sum", {"delay": 4})
+    cells = [(cell.coordinates["task"], cell.task, dict(cell.task_settings)) for cell in expand(study)]
+    assert cells == [("sum(delay=4)", "sum", {"delay": 4})] * 2 + [("other", "other", {})] * 2
+    assert len({cell.name for cell in expand(study)}) == 4
+    assert parse_study(json.loads(json.dumps(to_table(study), sort_keys=True)), "there") == study
+    assert "task" not in to_table(study)
+
+    def told(**change: Any) -> list[str]:
+        return problems({**table, **change})
+
+    assert told(task={"name": "sum"}) == [
+        "task: expected none beside sweep.task, which has it as text, got a table"
+    ]
+    assert told(sweep={"task": ["sum(delay", "a b"]}) == [
+        f"sweep.task[{place}]: task: expected a task such as flip_flop or flip_flop(bits=2), got {said}"
+        for place, said in enumerate(("'sum(delay' ('(' was never closed)", "'a b' (invalid syntax)"))
+    ]
+    assert (
+        told(sweep={"task": [1, 2]})[0]
+        == "sweep.task[0]: expected a task as text, flip_flop(bits=2), got 1 (int)"
+    )
+    own = told(sweep={"task": ["sum"], "task.delay": [1]})
+    assert own == ['sweep."task.delay": expected a setting of its own, got that of sweep.task again']
+
+
+@pytest.mark.usefixtures("offered")
+def test_each_task_of_a_sweep_is_looked_up_with_its_settings(tmp_path: Path) -> None:
+    rest = {key: value for key, value in LEAST.items() if key != "task"}
+    table = {**rest, "measure": {"steps": [0]}, "sweep": {"task": ["sum", "sun", "sum(dellay=3)"]}}
+    found = problems(table, Offered(get_manager(), ()))
+    assert found[0].startswith("sweep.task[1]: no task 'sun'; did you mean 'sum'?")
+    assert found[1].startswith("sweep.task[2].dellay: expected one of the settings of task 'sum'")
+    assert len(found) == 2
+
+
+def test_a_number_of_inputs_that_the_task_will_give_is_no_problem() -> None:
+    @frozen
+    class Pairs:
+        input_size: int = setting(ge=1, help="inputs")
+        parts: int = setting(2, ge=1, help="parts")
+
+        def __attrs_post_init__(self) -> None:
+            if self.input_size % self.parts:
+                raise ArgumentError(mismatch("input_size", f"a multiple of {self.parts}", self.input_size))
+
+    def block(**settings: Any) -> list[str]:
+        return Block("network[0]", "network", settings, Pairs).problems()
+
+    assert block() == []
+    assert block(parts=7) == []
+    assert block(input_size=3) == ["network[0]: input_size: expected a multiple of 2, got 3"]
+    assert block(parts=0) == ["network[0].parts: expected int >= 1, got 0"]
 
 
 def test_seeds_are_counted_from_the_first() -> None:

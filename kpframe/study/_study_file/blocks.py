@@ -16,6 +16,9 @@ from kpframe.plugin._settings import build_settings, describe
 #: What the tables of a study name, as plugins offer it.
 KINDS = {"network": "model", "rule": "rule", "task": "task", "quantity": "quantity"}
 
+#: Numbers of inputs that settings of a model are tried with; some models take multiples of something alone.
+INPUTS = (1, 5040)
+
 
 @frozen
 class Block:
@@ -60,13 +63,22 @@ class Block:
         if self.takes is None:
             return []
         values, owner = {**self.settings, **(changes or {})}, owner or self.path
-        if self.part == "network" and "input_size" in (self.names or ()):
-            values = {"input_size": 1, **values}  # the task's, whatever that will be
+        if self.part != "network" or "input_size" not in (self.names or ()) or "input_size" in values:
+            return self._told(values, owner)
+        of_inputs = (f"{owner}.input_size: ", f"{owner}: input_size: ")
+        found: list[str] = []
+        for size in INPUTS:  # the task's, whatever that will be
+            found = self._told({"input_size": size, **values}, owner)
+            if not any(line.startswith(of_inputs) for line in found):
+                break
+        return [line for line in found if not line.startswith(of_inputs)]
+
+    def _told(self, values: Mapping[str, Any], owner: str) -> list[str]:
         words = {"owner": owner, "joint": ".", "of": f"the settings of {self.what}"}
         try:
             if isinstance(self.takes, Spec):
                 settings_of(self.takes, values, **words)
-            else:
+            elif self.takes is not None:
                 build_settings(self.takes, values, **words)
         except KpframeError as error:
             return str(error).splitlines()

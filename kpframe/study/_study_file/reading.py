@@ -20,6 +20,7 @@ from kpframe.study._disk.folder import RECORD
 from kpframe.study._settings import QuantitySettings, StudySettings
 from kpframe.study._study_file.blocks import Offered
 from kpframe.study._study_file.quick import of_quick, own_problems, quick_table
+from kpframe.study._study_file.sweep import TASK, tasks_of
 from kpframe.study._study_file.tables import StudyTable
 
 _REMEDY = "kpframe run --template writes one to start from"
@@ -119,13 +120,14 @@ def to_table(study: StudySettings) -> dict[str, Any]:
     training = asdict(study.training)
     if study.trained_by:
         training = {**training, "rules": list(study.trained_by)}
+    swept = any(axis.path == TASK for axis in study.sweep)
     table: dict[str, Any] = {
         "title": study.title,
         "plugins": list(study.plugins),
         "seeds": list(study.seeds),
         "dtype": study.dtype,
         "threads": study.threads,
-        "task": {"name": study.task, **study.task_settings},
+        **({} if swept else {"task": {"name": study.task, **study.task_settings}}),
         "network": [
             {"name": one.name, "label": one.label, **({} if one.reads is None else {"reads": one.reads})}
             | one.settings
@@ -160,7 +162,7 @@ def check_plugins(study: StudySettings) -> None:
     """
     offered = Offered(get_manager(), study.plugins)
     for kind, name in (
-        ("task", study.task),
+        *(("task", name) for name in tasks_of(study)),
         *(("model", network.name) for network in study.networks),
         *(("rule", rule.name) for rule in study.rules),
         *(("quantity", quantity.name) for quantity in study.quantities),

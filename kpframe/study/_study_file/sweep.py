@@ -8,18 +8,23 @@ from typing import Any
 from attrs import evolve, frozen
 
 from kpframe.errors import SettingsError, closest, mismatch
+from kpframe.plugin._call_text import parse_call, parse_expression
 from kpframe.study._settings import StudySettings
 
 #: Settings that one value does not make, or that follow from others.
 _FIXED = ("measure.steps", "training.gradient", "training.rules")
 _ROOTS = ("network", "rule", "task", "training", "measure")
+#: The path of the task as a whole, whose values are texts.
+TASK = "task"
+_TEXT = "a task such as flip_flop or flip_flop(bits=2)"
 
 
 @frozen
 class Place:
     """Where a path leads: a setting of networks, rules, the task, the training or the measurement.
 
-    ``label`` is that of the one network or rule which is meant; None for all.
+    ``label`` is that of the one network or rule which is meant; None for all. Of the task as a whole the
+    setting is empty.
     """
 
     part: str
@@ -29,6 +34,8 @@ class Place:
     def covers(self, other: Place) -> bool:
         """Whether both lead to one setting of one thing."""
         same = self.label is None or other.label is None or self.label == other.label
+        if self.part == other.part == TASK and not (self.setting and other.setting):
+            return True
         return (self.part, self.setting) == (other.part, other.setting) and same
 
 
@@ -37,17 +44,20 @@ def place_of(path: str, networks: Iterable[str], rules: Iterable[str]) -> Place:
 
     Args:
         path: ``network.gain`` (of all networks), ``network.GRU.gain`` (of the one with that label),
-            ``rule.LABEL.window``, ``task.delay``, ``training.learning_rate`` or ``measure.budget``.
+            ``rule.LABEL.window``, ``task.delay``, ``training.learning_rate`` or ``measure.budget``; ``task``
+            is the task as a whole.
         networks, rules: the labels that there are.
 
     Raises:
         SettingsError: for a path that leads nowhere; the message does not name the path.
     """
     part, dot, rest = path.partition(".")
+    if path == TASK:
+        return Place(TASK, "")
     if part not in _ROOTS or not rest.strip():
         expected = (
             "the path of a setting: network.SETTING, network.LABEL.SETTING, rule.LABEL.SETTING, "
-            "task.SETTING, training.SETTING or measure.SETTING"
+            "task.SETTING, training.SETTING or measure.SETTING, or task"
         )
         remedy = closest(part, _ROOTS) if dot else f"; network.{path} is that of all networks"
         if part in ("seed", "seeds"):
@@ -68,6 +78,17 @@ def place_of(path: str, networks: Iterable[str], rules: Iterable[str]) -> Place:
     return Place(part, rest)
 
 
+def parse_task(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the name and the settings of a task as text; raises ``ArgumentError`` for another form."""
+    return parse_call(parse_expression(text, "task", _TEXT), text, "task", _TEXT)
+
+
+def tasks_of(study: StudySettings) -> list[str]:
+    """Return the names of all tasks of a study, those that a sweep varies among them."""
+    swept = [parse_task(value)[0] for axis in study.sweep if axis.path == TASK for value in axis.values]
+    return list(dict.fromkeys([study.task, *swept]))
+
+
 def with_values(study: StudySettings, values: Mapping[str, Any]) -> StudySettings:
     """Return a study without a sweep: with these values at the paths of its axes."""
     for path, value in values.items():
@@ -78,7 +99,10 @@ def with_values(study: StudySettings, values: Mapping[str, Any]) -> StudySetting
 def _with_value(study: StudySettings, path: str, value: Any) -> StudySettings:
     place = place_of(path, [n.label for n in study.networks], [r.label for r in study.rules])
     change = {place.setting: value}
-    if place.part == "task":
+    if path == TASK:
+        name, settings = parse_task(value)
+        return evolve(study, task=name, task_settings=settings)
+    if place.part == TASK:
         return evolve(study, task_settings={**study.task_settings, **change})
     if place.part == "training":
         return evolve(study, training=evolve(study.training, **change))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 from attrs import frozen
 
-from kpframe.errors import SettingsError, closest, mismatch, shown
+from kpframe.errors import ArgumentError, SettingsError, closest, mismatch, shown
+from kpframe.plugin import Spec
 from kpframe.study._record import SHARED
 from kpframe.study._settings import SweepAxis
 from kpframe.study._study_file.blocks import Block, lines_of
-from kpframe.study._study_file.sweep import Place, place_of
+from kpframe.study._study_file.sweep import TASK, Place, parse_task, place_of
 
 #: Names of dimensions and variables that a sweep cannot take.
 RESERVED = (
@@ -20,6 +21,9 @@ RESERVED = (
     *("network", "trained_by", "seed", "cell", "quantity", "update", "k", "mode"),
     *("failure", "training_loss", "outcome", "stopped_at", "reason"),
 )
+
+#: Finds what has a name, of a part of a study and at a path; None, and a problem told, for none.
+Find = Callable[[str, str, str], Spec | None]
 
 
 @frozen
@@ -54,7 +58,7 @@ def read_sweep(
         except SettingsError as error:
             problems.extend(lines_of(error, key))
             continue
-        name = place.setting if name is None else name
+        name = (place.setting or path) if name is None else name
         own = _values(values, key, problems)
         if not name.isidentifier() or name in RESERVED:
             expected = "a name of letters, digits and _ for the dimension"
@@ -149,8 +153,25 @@ def _kind(value: Any) -> str | None:
     return "numbers" if isinstance(value, Real) else None
 
 
-def check_sweep(axes: Sequence[Axis], blocks: Sequence[Block], problems: list[str]) -> None:
+def read_task(text: Any, key: str, find: Find, problems: list[str]) -> Block | None:
+    """Return the table of a task that is given as text; None, and what is wrong in ``problems``."""
+    if not isinstance(text, str):
+        problems.append(mismatch(key, "a task as text, flip_flop(bits=2)", shown(text)))
+        return None
+    try:
+        name, settings = parse_task(text)
+    except ArgumentError as error:
+        problems.extend(lines_of(error, key))
+        return None
+    return Block(key, TASK, settings, find(TASK, name, key), name, TASK)
+
+
+def check_sweep(axes: Sequence[Axis], blocks: Sequence[Block], find: Find, problems: list[str]) -> None:
     """Check the settings of all blocks, with the first values of the sweep in them, and then each value."""
+    for axis in axes:
+        for index, text in enumerate(axis.given if axis.axis.path == TASK else ()):
+            if (block := read_task(text, axis.at(index), find, problems)) is not None:
+                problems += block.problems()
     first: dict[str, dict[str, Any]] = {block.path: {} for block in blocks}
     led: list[tuple[Axis, Block]] = []
     for axis in axes:
@@ -182,6 +203,6 @@ def check_sweep(axes: Sequence[Axis], blocks: Sequence[Block], problems: list[st
 
 
 def _leads(place: Place, block: Block) -> bool:
-    if place.part == "network" and place.setting == "reads":
+    if (place.part == "network" and place.setting == "reads") or not place.setting:
         return False
     return place.part == block.part and place.label in (None, block.label)

@@ -30,7 +30,7 @@ from kpframe.study._study_file.head import (
 )
 from kpframe.study._study_file.rule_text import text_of
 from kpframe.study._study_file.schedule import check_form, steps_of
-from kpframe.study._study_file.sweep import Place
+from kpframe.study._study_file.sweep import TASK, Place, parse_task
 from kpframe.study._study_file.sweep_table import Axis, check_sweep, read_sweep
 
 KEYS = (
@@ -64,14 +64,14 @@ class StudyTable:
         for key in self._table:
             if key not in KEYS:
                 self._tell(f"{key}: unknown table or key{closest(str(key), KEYS)}")
-        task = self._named(self._part("task", "a table [task]"), "task", "task")
         networks = self._networks()
         rules = self._rules()
         axes = self._axes(networks, rules)
+        task = self._task(axes)
         training, trained_by = self._training(rules, axes)
         measure = self._measure(axes)
         quantities = self._quantities(bool(rules))
-        check_sweep(axes, self._blocks, self.problems)
+        check_sweep(axes, self._blocks, self._find, self.problems)
         head = read_head(self._table, self.problems)
         about = read_about(self._table, self.problems)
         plugins = self._texts("plugins", self._table.get("plugins", []))
@@ -131,6 +131,21 @@ class StudyTable:
             self._tell(mismatch(key, expected, "nothing (it is required)"))
         return {}
 
+    def _task(self, axes: Sequence[Axis]) -> Block | None:
+        """Return the task, the first of those that a sweep varies."""
+        swept = [axis for axis in axes if axis.axis.path == TASK]
+        if not swept:
+            return self._named(self._part("task", "a table [task]"), "task", "task")
+        if "task" in self._table:
+            self._tell(mismatch("task", f"none beside {swept[0].key}, which has it as text", "a table"))
+        if not isinstance(first := swept[0].axis.values[0], str):
+            return None  # told with the sweep
+        try:
+            name, settings = parse_task(first)
+        except KpframeError:
+            return None
+        return Block("task", "task", settings, None, name, "task")
+
     def _rows(self, key: str) -> list[tuple[str, dict[str, Any]]]:
         """Return the tables of a list, and their paths."""
         rows = self._table.get(key, [])
@@ -166,7 +181,8 @@ class StudyTable:
         try:
             return self._offered.find(KINDS[part], name)
         except KpframeError as error:
-            self._tell(f"{path}.name: {say(error)}")
+            name_of = "" if path.startswith("sweep") else ".name"
+            self._tell(f"{path}{name_of}: {say(error)}")
             return None
 
     def _label(self, row: dict[str, Any], path: str, seen: dict[str, str]) -> str | None:
