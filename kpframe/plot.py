@@ -20,7 +20,7 @@ try:
         routing,
     )
     from kpframe.study._plot.either import eigenfunctions, spectrum
-    from kpframe.study._plot.forecast import forecast, stable_rate
+    from kpframe.study._plot.forecast import forecast, forecasts_ahead, stable_rate
     from kpframe.study._plot.learning import (
         contributions,
         contributions_by_epoch,
@@ -71,6 +71,7 @@ __all__ = [
     "finite_time_exponents",
     "flow_spectra",
     "forecast",
+    "forecasts_ahead",
     "heat_maps",
     "interference",
     "kernel_changes",

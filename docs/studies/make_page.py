@@ -158,7 +158,9 @@ def said_settings(study: StudySettings) -> list[str]:
         + (f", read out from `{one.reads}`" if one.reads else "")
         for one in study.networks
     )
-    lines = [f"Networks: {networks}.", f"Task: `{study.task}`{_said(study.task_settings)}."]
+    lines = [f"Networks: {networks}."]
+    if not any(one.path == "task" for one in study.sweep):
+        lines.append(f"Task: `{study.task}`{_said(study.task_settings)}.")
     rules = ", ".join(f"`{text}`" for text in study.trained_by)
     how = f"{training.steps} updates, batches of {training.batch_size}, {training.optimizer}"
     how += f", learning rate {training.learning_rate:g}" + (f"; trained by each of {rules}" if rules else "")

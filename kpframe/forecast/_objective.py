@@ -14,7 +14,7 @@ import torch
 from attrs import frozen
 
 from kpframe.errors import ArgumentError, NonFiniteError, mismatch, shown
-from kpframe.flow._flow import Flow, check_flow
+from kpframe.flow._flow import Dynamics, Flow, check_flow
 from kpframe.operators._base import Operator
 from kpframe.operators._spaces import Space
 from kpframe.tasks._error import output_error, task_loss
@@ -142,3 +142,8 @@ def check_finite_outputs(outputs: torch.Tensor, rate: float, stable: float) -> N
             f"learning_rate: expected at most the largest stable one, about {stable:.4g}, for so many "
             f"updates, got {rate:.4g}, with which the forecast diverges beyond the range of numbers"
         )
+
+
+def learned(model: Dynamics, readout: Readout) -> list[torch.nn.Parameter]:
+    """Return what learns, of the network and of the readout."""
+    return [*model.trainable().values(), *(p for p in readout.parameters() if p.requires_grad)]

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from kpframe.errors import UnsupportedError
 from kpframe.flow._flow import Flow
-from kpframe.forecast._objective import Objective
+from kpframe.forecast._objective import Objective, learned
 from kpframe.forecast._output_kernel import output_kernel
 from kpframe.models._autograd.linearization import Linearization, recording
 from kpframe.operators._base import Operator
@@ -86,7 +86,7 @@ class _Hessian(Operator):
     """The Hessian of the loss, as the derivative of a gradient that is kept with its graph."""
 
     def __init__(self, flow: Flow, readout: Readout, trials: Trials, loss: Loss) -> None:
-        space = Space.of(parameter=sum(p.numel() for p in _learned(flow, readout)))
+        space = Space.of(parameter=sum(p.numel() for p in learned(flow.model, readout)))
         states = flow.trajectory.states
         super().__init__(space, space, dtype=states.dtype, device=states.device)
         recipe = partial(_gradient, flow, readout, trials, loss)
@@ -115,19 +115,14 @@ class _Hessian(Operator):
         return "Hessian", 3
 
 
-def _learned(flow: Flow, readout: Readout) -> list[torch.nn.Parameter]:
-    """Return what learns, of the network and of the readout."""
-    return [*flow.model.trainable().values(), *(p for p in readout.parameters() if p.requires_grad)]
-
-
 def _gradient(
     flow: Flow, readout: Readout, trials: Trials, loss: Loss
 ) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
     """Return the gradient ``[M]`` of the loss with its graph, and what it is differentiated by."""
-    own, learned = flow.trajectory, _learned(flow, readout)
+    own, parameters = flow.trajectory, learned(flow.model, readout)
     with recording(own.states.device, "sharpness"):
         states = flow.model.rollout(own.inputs, own.initial_state if own.given else None, own.mask).states
         value = task_loss(readout(states), trials, loss)
-        found = torch.autograd.grad(value, learned, create_graph=True, allow_unused=True)
-        parts = [torch.zeros_like(p) if g is None else g for g, p in zip(found, learned, strict=True)]
-        return torch.cat([part.reshape(-1) for part in parts]), learned
+        found = torch.autograd.grad(value, parameters, create_graph=True, allow_unused=True)
+        parts = [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
+        return torch.cat([part.reshape(-1) for part in parts]), parameters

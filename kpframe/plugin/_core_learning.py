@@ -114,6 +114,14 @@ class ForecastSettings:
 
 
 @frozen
+class AheadSettings:
+    """How far ahead, and how fast."""
+
+    updates: int = setting(20, ge=1, help="updates of gradient descent that a copy of the network makes")
+    share: float = setting(0.5, gt=0, lt=math.inf, help="learning rate, as a share of the largest stable one")
+
+
+@frozen
 class TruncationSettings:
     """How far errors travel back, and how well the norms are known."""
 
@@ -214,6 +222,12 @@ _QUANTITIES = (
         "forecast:ForecastGap",
         ForecastSettings,
         "outputs and loss beside those that gradient descent would have reached with an earlier Phi",
+    ),
+    (
+        "forecast_ahead",
+        "forecast_ahead:ForecastAhead",
+        AheadSettings,
+        "how far off a forecast of a short gradient descent from here is, whatever made the updates so far",
     ),
     (
         "stable_rate",

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from kpframe.study._over_seeds import half_interval
+from kpframe.study._plot import lines
 from kpframe.study._plot.look import COLOURS, MARKERS, UPDATES, Panels, panels_of, unit_of
 from kpframe.study._plot.source import figure
 
@@ -42,6 +43,15 @@ def forecast(data: xr.Dataset, /, *, axes: Panels = None, **selection: Any) -> n
     _finish(right, data, "|outputs - forecast| / |outputs - start|", max(3.0, 10 * float(gap)))
     _legend(left, {f"forecast from the {origin} step": dashes for origin, dashes in _FROM.items()})
     return panels
+
+
+@figure("ahead_output_gap", quantity="forecast_ahead")
+def forecasts_ahead(
+    data: xr.Dataset, /, *, axes: Panels = None, step_axis: str = "true", **selection: Any
+) -> np.ndarray:
+    """How far off the forecast of a short gradient descent from each step is, as a share of the change."""
+    look = lines.Look(step_axis=step_axis, ylabel="|outputs - forecast|\n/ |outputs - start|")
+    return lines.draw_lines(data, "ahead_output_gap", "step", axes=axes, look=look)
 
 
 @figure("stable_rate", "rate_used", "sharpness", "flow_curvature", quantity="stable_rate")

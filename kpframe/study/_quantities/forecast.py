@@ -132,16 +132,29 @@ def _outputs(moment: Moment) -> torch.Tensor:  # [B, T, O], float64
 
 def _compared(before: Moment, made: Forecast, outputs: torch.Tensor, reached: float) -> dict[str, float]:
     """Return what a forecast comes to beside what happened."""
+    return {
+        "forecast_updates": float(made.updates[1]),
+        **{f"forecast_{name}": value for name, value in gaps(before, made, outputs, reached).items()},
+        "forecast_converged": float(made.converged[1]),
+        "forecast_stable": float(made.stable),
+    }
+
+
+def gaps(before: Moment, made: Forecast, outputs: torch.Tensor, reached: float) -> dict[str, float]:
+    """Return the losses of a forecast, and how far it is off what was reached, of losses and of outputs.
+
+    Args:
+        before: what was forecast from.
+        made: the forecast, after no updates and after those that were made.
+        outputs, reached: the outputs ``[B, T, O]`` and the loss that there were after these.
+    """
     scored = before.trials.scored
     start, then = made.losses.tolist()
     moved = float((outputs - made.outputs[0])[scored].norm())
     off = float((outputs - made.outputs[1])[scored].norm())
     return {
-        "forecast_updates": float(made.updates[1]),
-        "forecast_start_loss": start,
-        "forecast_loss": then,
-        "forecast_gap": (then - reached) / (start - reached) if start != reached else math.nan,
-        "forecast_output_gap": off / moved if moved > 0 else math.nan,
-        "forecast_converged": float(made.converged[1]),
-        "forecast_stable": float(made.stable),
+        "start_loss": start,
+        "loss": then,
+        "gap": (then - reached) / (start - reached) if start != reached else math.nan,
+        "output_gap": off / moved if moved > 0 else math.nan,
     }

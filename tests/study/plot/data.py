@@ -58,6 +58,7 @@ OWN: dict[str, tuple[tuple[str, ...], tuple[float, float]]] = {
     "parameter_distance_relative": (("parameter",), UNIT),
     "routing": (("time", "time_other"), UNIT),
     "propagator_similarity": (("group", "group_other"), SIGNED),
+    "ahead_output_gap": ((), UNIT),
     "credit": (("time", "time_other"), SIGNED),
     "credit_by_lag": (("lag",), SIGNED),
     "action_norm": (("action", "time"), POSITIVE),

@@ -142,3 +142,46 @@ def test_another_network_moves_the_figures() -> None:
         figure = name
         values = [create_quantity(name).measure(m)[figure] for m in (last, other)]
         assert (abs(values[1] / values[0] - 1) > 0.05).all()
+
+
+@pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
+def test_a_short_descent_from_here_beside_its_forecast(kind: str) -> None:
+    moment = copy.copy(course(kind)[1])
+    moment.optimizer = "adam"  # of no matter
+    before = [p.detach().clone() for p in moment.model.parameters()]
+    data = create_quantity("forecast_ahead", updates=6, share=0.4).measure(moment)
+    assert all(torch.equal(p, old) for p, old in zip(moment.model.parameters(), before, strict=True))
+    trials, here = moment.trials, (moment.flow, moment.readout, moment.trials, kind)
+    rate = 0.4 * stable_rate(*here).rate
+    assert float(data.ahead_rate) == pytest.approx(rate, rel=1e-6)
+    model, readout = copy.deepcopy((moment.model, moment.readout))
+    optimizer = torch.optim.SGD([*model.parameters(), *readout.parameters()], lr=float(data.ahead_rate))
+    for _ in range(6):
+        optimizer.zero_grad()
+        loss_of(model, readout, trials, kind).backward()
+        optimizer.step()
+    reached = float(loss_of(model, readout, trials, kind).detach())
+    assert float(data.ahead_loss) == pytest.approx(reached, rel=1e-12)
+    made = forecast(*here, learning_rate=float(data.ahead_rate), updates=(0, 6))
+    with torch.no_grad():
+        y = readout(model.rollout(trials.inputs, mask=trials.mask).states)[trials.scored]
+    start, then = (outputs[trials.scored] for outputs in made.outputs)
+    assert float(data.ahead_output_gap) == pytest.approx(float((y - then).norm() / (y - start).norm()))
+    assert float(data.ahead_gap) == pytest.approx(
+        (float(made.losses[1]) - reached) / (float(made.losses[0]) - reached)
+    )
+    near = create_quantity("forecast_ahead", updates=1, share=0.01).measure(moment)
+    assert float(near.ahead_output_gap) < 0.02 < float(data.ahead_output_gap)
+
+
+def test_a_descent_that_diverges_or_moves_nothing_says_so() -> None:
+    moment = course("mse")[0]
+    wild = create_quantity("forecast_ahead", updates=400, share=1e3).measure(moment)
+    assert np.isnan(wild.ahead_output_gap)
+    assert "expected finite" in wild.ahead_reason.item() or "diverges" in wild.ahead_reason.item()
+    still = copy.deepcopy((moment.model, moment.readout))
+    for part in still:
+        part.requires_grad_(False)
+    fixed = moment_of(trials_of(), model=still[0], readout=still[1])
+    data = create_quantity("forecast_ahead").measure(fixed)
+    assert data.ahead_reason.item().startswith("the largest stable rate is infinite")

@@ -170,6 +170,7 @@ def test_inputs_alone_serve_what_needs_no_more() -> None:
     data = record(moment, {name: create_quantity(name) for name in NAMES})
     failures = dict(zip(data.quantity.values.tolist(), data.quantity_failure.values.tolist(), strict=True))
     needy = {"contributions", "interference", "loss_by_epoch", "credit", "forecast", "stable_rate"}
+    needy.add("forecast_ahead")
     lacking = {"cut_change", "propagator_similarity"}
     assert {name for name, failure in failures.items() if failure} == needy | lacking
     assert "expected targets, got none of targets" in failures["propagator_similarity"]
