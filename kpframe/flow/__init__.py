@@ -37,6 +37,7 @@ from kpframe.flow._step_jacobian import (
     SwitchedStepJacobian,
 )
 from kpframe.flow._trajectory import Trajectory
+from kpframe.flow._weighted_steps import WeightedPath, WeightedSteps
 
 __all__ = [
     "DensePropagator",
@@ -60,6 +61,8 @@ __all__ = [
     "TransitionOperator",
     "TruncatedPropagator",
     "WeightGroup",
+    "WeightedPath",
+    "WeightedSteps",
     "WindowedPropagator",
     "eligibilities",
     "join_parameters",

@@ -126,7 +126,7 @@ class Flow:
             ArgumentError: for a factory that makes something else than a propagator on A's space.
         """
         if propagator == FASTEST:
-            preferred = _fastest(self.A)
+            preferred = preferred_form(self.A)
             return self if preferred is None else self.with_propagator(preferred, **settings)
         P = make_propagator(propagator, self.A, **settings)
         return Flow(self.model, self.trajectory, P, self.K)
@@ -157,13 +157,19 @@ def check_flow(flow: object, argument: str = "flow") -> None:
         raise ArgumentError(mismatch(argument, "a Flow", shown(flow)) + "; linearize(model, x) returns one")
 
 
-def _fastest(A: StepJacobian) -> str | None:
+def preferred_form(A: StepJacobian, *, automatic: bool = False) -> str | None:
     """Return the name of the first form among those of plugins that prefers A; None where none does.
 
     A plugin whose form cannot be imported is warned of, and the others are asked.
+
+    Args:
+        A: the step Jacobian.
+        automatic: ask those alone that may be taken unasked.
     """
     manager = get_manager()
     for spec in manager.specs("propagator"):
+        if automatic and not spec.automatic:
+            continue
         try:
             form = manager.factory(spec)
         except PluginError as error:

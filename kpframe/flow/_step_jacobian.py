@@ -28,6 +28,7 @@ from kpframe.flow._entries import (
 )
 from kpframe.flow._named_parameters import all_names, check_weights, match_paths, shared_out
 from kpframe.flow._scans import KeptSteps, Scans
+from kpframe.flow._weighted_steps import WeightedSteps
 from kpframe.operators._algebra import ScaledOperator, SumOperator, scaled_product
 from kpframe.operators._base import MEMORY_BUDGET, Operator
 from kpframe.operators._isolation import in_isolation
@@ -89,6 +90,13 @@ class StepJacobian(Operator):
     def scans(self, keep: torch.Tensor) -> Scans:
         """Return the scans of ``masked(keep)``; a form overrides it where it knows cheaper ones."""
         return KeptSteps(self, keep)
+
+    def weighted_steps(self) -> WeightedSteps | None:
+        """Return A as weights between pointwise gains, None where it is not known to be of that kind.
+
+        A form of P that is compiled takes it from here.
+        """
+        return None
 
     @property
     def steps(self) -> int:
@@ -483,6 +491,11 @@ class MaskedStepJacobian(CombinedStepJacobian):
     def scans(self, keep: torch.Tensor) -> Scans:
         """Return the scans of the inner one, cut here and there."""
         return self.inner.scans(self.keep & keep)
+
+    def weighted_steps(self) -> WeightedSteps | None:
+        """Return those of the inner one with gains that are zero where a step is cut."""
+        inner = self.inner.weighted_steps()
+        return None if inner is None else inner.cut(self._keep.transpose(0, 1))
 
     def step(self, t: int, v: torch.Tensor) -> torch.Tensor:
         """Return ``A_t v``, zero where the step is cut."""

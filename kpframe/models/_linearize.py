@@ -9,7 +9,14 @@ import torch
 from attrs import evolve
 
 from kpframe.errors import ArgumentError, mismatch, say
-from kpframe.flow._flow import FASTEST, Flow, ParameterOperatorForm, PropagatorForm
+from kpframe.flow._flow import (
+    FASTEST,
+    Flow,
+    ParameterOperatorForm,
+    PropagatorForm,
+    make_propagator,
+    preferred_form,
+)
 from kpframe.flow._parameter_operator import ParameterOperator, ProductParameterOperator
 from kpframe.flow._propagator import Propagator, ScanPropagator
 from kpframe.flow._sharded_jacobian import ShardedParameterJacobian
@@ -67,8 +74,10 @@ def linearize(
         propagator: how P is computed from that A: the name of a form (``"scan"``, ``"stepwise"``,
             ``"dense"``, ``"graph"``, or what a plugin offers), its class, or any ``factory(A)``, such as
             ``functools.partial(DensePropagator, max_bytes=2**34)``. ``"auto"`` is the one that suits A
-            among those that the model and the core bring, whatever is installed; ``"fastest"`` asks the
-            forms of plugins, too, see ``Flow.with_propagator``.
+            among those that the model and the core bring, or, in place of A's own scan, what an installed
+            plugin offers to give the same products to rounding in less time (kpframe-native);
+            ``flow.P.why`` says so. ``"fastest"`` asks the other forms of plugins, too, see
+            ``Flow.with_propagator``.
         parameter_operator: how K is computed from that J: ``"product"``, ``"gram"`` or what a plugin offers,
             likewise.
         group: a ``torch.distributed`` process group over whose ranks the trials are sharded: ``x``, ``h0``
@@ -102,6 +111,8 @@ def linearize(
     with isolated(getattr(x, "device", None), "linearize"):
         shards = None if group is None else shards_of(group, model, x)
         flow = _linearize(model, x, h0, mask, method, max_bytes, shards)
+        if propagator == "auto" and method == "auto":
+            flow = _compiled(flow)
     if propagator != "auto":
         flow = flow.with_propagator(propagator)
     return flow if parameter_operator == "auto" else flow.with_parameter_operator(parameter_operator)
@@ -153,6 +164,18 @@ def _linearize(
     if shards is not None:
         K = ProductParameterOperator(ShardedParameterJacobian(K.jacobian), K.metric)
     return Flow(model, trajectory, P, K)
+
+
+def _compiled(flow: Flow) -> Flow:
+    """Return the flow with P in the form of a plugin that may stand for A's own scan, where one prefers A."""
+    if type(flow.P) is not ScanPropagator:
+        return flow
+    form = preferred_form(flow.A, automatic=True)
+    if form is None:
+        return flow
+    P = make_propagator(form, flow.A)
+    P.why = f"{form} is installed and prefers this step Jacobian"
+    return Flow(flow.model, flow.trajectory, P, flow.K)
 
 
 def _derived(model: Model, trajectory: Trajectory, method: str) -> tuple[Propagator, ParameterOperator]:

@@ -130,15 +130,23 @@ class ReducerSpec(Spec):
     kind = "reducer"
 
 
+def _check_flag(spec: Any, attribute: Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool):
+        raise PluginError(mismatch(attribute.name, "True or False", repr(value)))
+
+
 @frozen
 class PropagatorSpec(Spec):
     """A form of propagator, made of a step Jacobian: ``factory(A, **settings)``.
 
     ``fits`` says in plain words which A it takes and where it is fast; the class's own ``fits(A)`` decides.
+    ``automatic`` forms give the products of A's own scan to rounding: ``propagator="auto"`` takes one where it
+    prefers A (``Propagator.prefers``) and the scan is what it would have taken otherwise.
     """
 
     kind = "propagator"
     fits: str = _words("fits")
+    automatic: bool = field(default=False, validator=_check_flag)
 
 
 @frozen

@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 from attrs import evolve, frozen
 
+from kpframe.flow._weighted_steps import WeightedPath, WeightedSteps
 from kpframe.models._autograd.linearization import Linearization
 from kpframe.models._sites.declaration import PRIME, Site
 from kpframe.operators._spaces import Space
@@ -559,3 +560,29 @@ def _direct(gains: SiteGains, states: Mapping[str, Steps]) -> list[tuple[Steps, 
         for output in gains.stages[0].outputs
         for source, gain in output.direct.items()
     ]
+
+
+def weighted_steps(gains: SiteGains) -> WeightedSteps:
+    """Return what a scan of one stage works with, by places on the state's axis."""
+    places, total = {}, 0
+    for name, width in gains.components.items():
+        places[name], total = total, total + width
+    weighted = []
+    for placed in gains.recurrent:
+        assert placed.weight is not None  # sites that read a state have one
+        start = placed.site.columns.indices(placed.width)[0] if placed.site.columns is not None else 0
+        own = [
+            (block, places[output.name], output.gains[target])
+            for output in gains.stages[0].outputs
+            for block, target in enumerate(placed.site.targets)
+            if target in output.gains
+        ]
+        weighted.append(
+            WeightedPath(placed.weight, places[str(placed.site.source)] + start, placed.slope, tuple(own))
+        )
+    direct = [
+        (places[output.name], places[source], gain)
+        for output in gains.stages[0].outputs
+        for source, gain in output.direct.items()
+    ]
+    return WeightedSteps(gains.stages[0].units, tuple(weighted), tuple(direct))

@@ -20,6 +20,7 @@ from kpframe.errors import ArgumentError, ShapeError, mismatch
 from kpframe.flow._named_parameters import check_weights, match_paths
 from kpframe.flow._scans import Scans
 from kpframe.flow._step_jacobian import DiagonalStepJacobian, StepJacobian
+from kpframe.flow._weighted_steps import WeightedSteps
 from kpframe.models._sites.declaration import PRIME
 from kpframe.models._sites.gains import (
     CutScan,
@@ -30,6 +31,7 @@ from kpframe.models._sites.gains import (
     add,
     scan,
     scan_adjoint,
+    weighted_steps,
 )
 
 #: The path that goes around the recurrent weights.
@@ -69,6 +71,10 @@ class SiteStepJacobian(StepJacobian):
     def scans(self, keep: torch.Tensor) -> Scans:
         """Return the scans with ``A_t := 0`` where ``keep`` is False, chunks between cuts at once."""
         return CutScan(self.gains, keep) if self.gains.can_scan else super().scans(keep)
+
+    def weighted_steps(self) -> WeightedSteps | None:
+        """Return the weights and gains of a cell of one stage whose weights are the same at each step."""
+        return weighted_steps(self.gains) if self.gains.can_scan else None
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         return self._product(slice(None), q.transpose(-3, -2)).transpose(-3, -2)

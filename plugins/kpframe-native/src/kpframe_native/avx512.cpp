@@ -1,0 +1,4 @@
+#define KPN_ISA avx512
+#define KPN_BYTES 64
+#define KPN_TILE 6
+#include "scan.hpp"

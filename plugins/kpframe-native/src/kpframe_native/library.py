@@ -1,0 +1,79 @@
+"""The compiled library and the structures that it takes; ``problem.h`` has the same."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+from kpframe.errors import UnsupportedError
+
+_Long, _Pointer = ctypes.c_int64, ctypes.c_void_p
+
+
+class Gain(ctypes.Structure):
+    """How a preactivation moves a component of the state."""
+
+    _fields_ = (("block", _Long), ("state", _Long), ("values", _Pointer))
+
+
+class Site(ctypes.Structure):
+    """A weight between a slope and gains."""
+
+    _fields_ = (
+        ("blocks", _Long),
+        ("width", _Long),
+        ("source", _Long),
+        ("packed", _Pointer),
+        ("packed_adjoint", _Pointer),
+        ("slope", _Pointer),
+        ("num_gains", _Long),
+        ("gains", ctypes.POINTER(Gain)),
+    )
+
+
+class Direct(ctypes.Structure):
+    """How an old component moves a new one, unit by unit."""
+
+    _fields_ = (("target", _Long), ("source", _Long), ("values", _Pointer))
+
+
+class Problem(ctypes.Structure):
+    """A scan."""
+
+    _fields_ = (
+        *((name, _Long) for name in ("steps", "batch", "rows", "units", "step_stride", "row_stride")),
+        ("num_sites", _Long),
+        ("sites", ctypes.POINTER(Site)),
+        ("num_direct", _Long),
+        ("direct", ctypes.POINTER(Direct)),
+        *((name, ctypes.c_int32) for name in ("threads", "share_columns", "adjoint", "doubles")),
+    )
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Return the library, loaded once; a call lets other threads of Python go on.
+
+    Raises:
+        UnsupportedError: where it was not built.
+    """
+    folder = Path(__file__).parent
+    found = [path for suffix in EXTENSION_SUFFIXES if (path := folder / f"_scan{suffix}").exists()]
+    if not found:
+        raise UnsupportedError(
+            "kpframe-native: expected its compiled library beside its Python files, got none; install it with "
+            "pip install kpframe-native where there is a C++ compiler"
+        )
+    loaded = ctypes.CDLL(str(found[0]))
+    loaded.kpn_vector_bytes.argtypes, loaded.kpn_vector_bytes.restype = [ctypes.c_int], ctypes.c_int
+    loaded.kpn_scan.argtypes = [ctypes.POINTER(Problem), ctypes.c_void_p, ctypes.c_int]
+    loaded.kpn_scan.restype = None
+    return loaded
+
+
+@cache
+def vector_bytes() -> int:
+    """Return the width of the processor's vector registers that the library uses [bytes]."""
+    return int(library().kpn_vector_bytes(64))

@@ -1,0 +1,35 @@
+// What Python hands over; ``kpframe_native/library.py`` has the same structures. All arrays are contiguous.
+
+#pragma once
+#include <cstdint>
+
+struct Gain {            // D: how a preactivation moves a component of the state
+    int64_t block;       // which block of the weight's rows makes the preactivation
+    int64_t state;       // where the component begins on the state's axis
+    const void* values;  // [steps, batch, units]
+};
+
+struct Site {                    // W (S s): blocks * units rows, width columns
+    int64_t blocks, width;
+    int64_t source;              // where what it reads begins on the state's axis
+    const void* packed;          // [blocks, panels of units, width, panel]
+    const void* packed_adjoint;  // [panels of width, blocks * units, panel]
+    const void* slope;           // S: [steps, batch, width], or null
+    int64_t num_gains;
+    const Gain* gains;
+};
+
+struct Direct {          // E: how an old component moves a new one, unit by unit
+    int64_t target, source;
+    const void* values;  // [steps, batch, units]
+};
+
+struct Problem {
+    int64_t steps, batch, rows, units;  // row r belongs to trial r % batch
+    int64_t step_stride, row_stride;    // of the states, in entries
+    int64_t num_sites;
+    const Site* sites;
+    int64_t num_direct;
+    const Direct* direct;
+    int32_t threads, share_columns, adjoint, doubles;
+};

@@ -1,0 +1,160 @@
+"""``P`` in one compiled loop over the steps."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cached_property
+
+import torch
+
+from kpframe import Propagator, StepJacobian
+from kpframe.errors import UnsupportedError
+from kpframe.flow import WeightedPath, WeightedSteps
+from kpframe_native.library import Direct, Gain, Problem, Site, library, vector_bytes
+
+#: Multiplications in a step of all rows for each thread, below which more threads cost more than they save.
+STEP_WORK = 2**14
+#: Rows for each thread from which the rows are shared rather than the columns of the weights: as many as pass
+#: a column while it is at hand.
+ROWS = 4
+
+
+class NativePropagator(Propagator):
+    """``P`` of a step that is weights between pointwise gains, ``A_t = sum_k D_k[t] W_k S_k[t] + E[t]``.
+
+    The library walks the steps by itself: products with the weights, packed once, and gains are fused, and
+    each step is a few microseconds rather than several calls of torch. It takes as many threads as torch is
+    set to use, which share the rows (probes and trials) or the columns of the weights. Its sums have another
+    order than torch's, so that products agree to rounding and not to the last bit.
+
+    Args:
+        A: the step Jacobian.
+        name: how it prints.
+        why: why the products are computed so.
+
+    Raises:
+        UnsupportedError: for a step Jacobian of another kind or on another device, and where the library was
+            not built.
+    """
+
+    def __init__(self, A: StepJacobian, *, name: str = "P", why: str = "asked for") -> None:
+        super().__init__(A, name=name, why=why)
+        self._compiled: _Compiled | None = None
+
+    @classmethod
+    def fits(cls, A: StepJacobian) -> str | None:
+        """Return why the library cannot walk these steps, or None where it can."""
+        if A.device.type != "cpu":
+            return f"the library works on the CPU, and A is on {A.device}"
+        try:
+            library()
+        except (UnsupportedError, OSError) as error:
+            return str(error)
+        if A.weighted_steps() is None:
+            return "A is not known as weights between pointwise gains, the same weights at each step"
+        return None
+
+    @classmethod
+    def prefers(cls, A: StepJacobian) -> bool:
+        """Always true: where it fits it was the fastest at all sizes."""
+        return True
+
+    @property
+    def method(self) -> str:
+        """Always ``"native"``."""
+        return "native"
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return what is pickled: not the addresses of arrays."""
+        return {**super().__getstate__(), "_compiled": None}
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return self._scan(q, adjoint=False)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return self._scan(r, adjoint=True)
+
+    def _scan(self, q: torch.Tensor, *, adjoint: bool) -> torch.Tensor:
+        if self._compiled is None:
+            steps = self.A.weighted_steps()
+            assert steps is not None  # fits
+            self._compiled = _Compiled(steps, *self.A.domain.shape[:2])
+        states = q.movedim(-2, 0).clone(memory_format=torch.contiguous_format)  # [T, ..., B, H]
+        self._compiled.run(states, adjoint=adjoint)
+        return states.movedim(0, -2)
+
+
+class _Compiled:
+    """Weights in panels and gains as the library reads them, kept alive as long as their addresses."""
+
+    def __init__(self, steps: WeightedSteps, batch: int, time: int) -> None:
+        self._batch, self._time, self._steps = batch, time, steps
+        self._kept: list[object] = []
+        self._weights = sum(path.weight.numel() for path in steps.weighted)
+
+    def run(self, states: torch.Tensor, *, adjoint: bool) -> None:
+        """Scan ``states`` ``[T, ..., B, H]`` in place."""
+        rows = states[0].numel() // states.shape[-1]
+        if rows == 0:
+            return
+        threads = max(1, min(torch.get_num_threads(), rows * (self._weights + states.shape[-1]) // STEP_WORK))
+        problem = Problem(
+            steps=self._time,
+            batch=self._batch,
+            rows=rows,
+            units=self._steps.units,
+            step_stride=states.stride(0),
+            row_stride=states.shape[-1],
+            num_sites=len(self._steps.weighted),
+            sites=self._sites,
+            num_direct=len(self._steps.direct),
+            direct=self._direct,
+            threads=threads,
+            share_columns=rows < ROWS * threads,
+            adjoint=adjoint,
+            doubles=states.dtype == torch.float64,
+        )
+        library().kpn_scan(ctypes.byref(problem), states.data_ptr(), vector_bytes())
+
+    @cached_property
+    def _sites(self) -> ctypes.Array[Site]:
+        return (Site * max(1, len(self._steps.weighted)))(*map(self._site, self._steps.weighted))
+
+    @cached_property
+    def _direct(self) -> ctypes.Array[Direct]:
+        own = [Direct(target, source, self._held(gain)) for target, source, gain in self._steps.direct]
+        return (Direct * max(1, len(own)))(*own)
+
+    def _site(self, path: WeightedPath) -> Site:
+        units = self._steps.units
+        gains = (Gain * max(1, len(path.gains)))(
+            *(Gain(block, state, self._held(values)) for block, state, values in path.gains)
+        )
+        self._kept.append(gains)
+        panel = 2 * vector_bytes() // path.weight.itemsize
+        blocks, width = len(path.weight) // units, path.weight.shape[1]
+        return Site(
+            blocks=blocks,
+            width=width,
+            source=path.source,
+            packed=self._address(_panels(path.weight.reshape(blocks, units, width).mT, panel)),
+            packed_adjoint=self._address(_panels(path.weight.unsqueeze(0), panel)),
+            slope=None if path.slope is None else self._held(path.slope),
+            num_gains=len(path.gains),
+            gains=gains,
+        )
+
+    def _held(self, values: torch.Tensor) -> int:
+        """Return the address of gains ``[T, B, n]``, contiguous, those of every trial and step."""
+        return self._address(values.expand(self._time, self._batch, -1).contiguous())
+
+    def _address(self, values: torch.Tensor) -> int:
+        self._kept.append(values)
+        return values.data_ptr()
+
+
+def _panels(matrix: torch.Tensor, panel: int) -> torch.Tensor:  # [G, k, n] -> [G, panels, k, panel]
+    """Return the columns in panels, the last one filled up with zeros."""
+    groups, depth, columns = matrix.shape
+    wide = torch.nn.functional.pad(matrix, (0, -columns % panel))
+    return wide.reshape(groups, depth, -1, panel).transpose(1, 2).contiguous()
