@@ -132,9 +132,11 @@ def test_a_plugin_has_the_license_in_a_file(plugin: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt"])
-def test_the_readmes_commands_install_every_plugin(file: str) -> None:
+def test_the_readmes_commands_install_every_plugin_that_needs_no_compiler(file: str) -> None:
     listed = re.findall(r"^-e plugins/(\S+)$", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(listed) == [plugin.name for plugin in PLUGINS]
+    compiled = {plugin.name for plugin in PLUGINS if (plugin / "setup.py").exists()}
+    assert compiled == {"kpframe-native"}
+    assert sorted(listed) == [plugin.name for plugin in PLUGINS if plugin.name not in compiled]
 
 
 def test_pages_link_to_what_exists_and_to_no_page_of_others() -> None:

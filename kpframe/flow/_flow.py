@@ -20,7 +20,7 @@ from kpframe.operators._base import Operator
 from kpframe.operators._elementary import IdentityOperator
 from kpframe.operators._isolation import isolated
 from kpframe.plugin._manager import create, get_manager
-from kpframe.plugin._specs import PluginWarning
+from kpframe.plugin._specs import PluginWarning, PropagatorSpec
 
 #: A form by its name among what plugins and the core offer, or its class, or any ``factory(A, **settings)``.
 PropagatorForm = str | Callable[..., Propagator]
@@ -168,7 +168,7 @@ def preferred_form(A: StepJacobian, *, automatic: bool = False) -> str | None:
     """
     manager = get_manager()
     for spec in manager.specs("propagator"):
-        if automatic and not spec.automatic:
+        if automatic and not (isinstance(spec, PropagatorSpec) and spec.automatic):
             continue
         try:
             form = manager.factory(spec)

@@ -140,8 +140,8 @@ class PropagatorSpec(Spec):
     """A form of propagator, made of a step Jacobian: ``factory(A, **settings)``.
 
     ``fits`` says in plain words which A it takes and where it is fast; the class's own ``fits(A)`` decides.
-    ``automatic`` forms give the products of A's own scan to rounding: ``propagator="auto"`` takes one where it
-    prefers A (``Propagator.prefers``) and the scan is what it would have taken otherwise.
+    ``automatic`` forms give the products of the own scan of A to rounding: ``"auto"`` takes one in the place
+    of that scan where it prefers A (``Propagator.prefers``).
     """
 
     kind = "propagator"

@@ -110,8 +110,8 @@ def test_a_library_that_was_not_built(randn, monkeypatch, tmp_path) -> None:
     kpframe_native.library.library.cache_clear()
     try:
         assert NativePropagator.fits(flow.A) == (
-            "kpframe-native: expected its compiled library beside its Python files, got none; install it with "
-            "pip install kpframe-native where there is a C++ compiler"
+            "kpframe-native: expected its compiled library beside its Python files, got none; install it "
+            "with pip install kpframe-native where there is a C++ compiler"
         )
     finally:
         kpframe_native.library.library.cache_clear()
@@ -134,7 +134,8 @@ def test_one_thread_stays_one_thread() -> None:
         pytest.skip("the system does not list the threads of a process")
     code = (
         "import torch; torch.set_num_threads({}); import os, kpframe;"
-        "f = kpframe.linearize(kpframe.create_model('rnn', input_size=3, hidden_size=64), torch.randn(50, 9, 3));"
+        "m = kpframe.create_model('rnn', input_size=3, hidden_size=64);"
+        "f = kpframe.linearize(m, torch.randn(50, 9, 3));"
         "q = torch.randn(f.P.domain.shape); assert f.P.method == 'native';"
         "n = len(os.listdir('/proc/self/task')); f.P._apply(q); print(len(os.listdir('/proc/self/task')) - n)"
     )

@@ -63,8 +63,8 @@ def library() -> ctypes.CDLL:
     found = [path for suffix in EXTENSION_SUFFIXES if (path := folder / f"_scan{suffix}").exists()]
     if not found:
         raise UnsupportedError(
-            "kpframe-native: expected its compiled library beside its Python files, got none; install it with "
-            "pip install kpframe-native where there is a C++ compiler"
+            "kpframe-native: expected its compiled library beside its Python files, got none; install it "
+            "with pip install kpframe-native where there is a C++ compiler"
         )
     loaded = ctypes.CDLL(str(found[0]))
     loaded.kpn_vector_bytes.argtypes, loaded.kpn_vector_bytes.restype = [ctypes.c_int], ctypes.c_int
