@@ -33,6 +33,7 @@ from kpframe.models._few_rows import few_rows
 from kpframe.models._held import held_tensors
 from kpframe.models._model import Model
 from kpframe.models._ranks import shards_of
+from kpframe.models._spread import check_whole
 from kpframe.models._step_check import check_hooks, check_kept, check_parameters, check_start, check_step
 from kpframe.operators._finite import check_finite
 from kpframe.operators._isolation import constant, isolated
@@ -94,12 +95,13 @@ def linearize(
         NonFiniteError: for NaN or infinity in inputs, parameters or the roll-out; names the first step,
             trial and component.
         MemoryBudgetError: before anything is recorded, when the need is over ``max_bytes``.
-        UnsupportedError: inside a transform of ``torch.func``.
+        UnsupportedError: inside a transform of ``torch.func``; for parameters that are spread over processes.
     """
     if not isinstance(model, Model):
         raise ArgumentError(
             mismatch("model", "a kpframe.Model (kpframe.wrap makes one of a cell)", type(model).__name__)
         )
+    check_whole(model, "model")
     if method not in METHODS:
         raise ArgumentError(mismatch("method", f"one of {', '.join(map(repr, METHODS))}", repr(method)))
     for kind, form, own in (

@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from kpframe.errors import ArgumentError, as_whole, mismatch
 from kpframe.models._model import Model
+from kpframe.models._spread import check_whole
 from kpframe.models._step_check import check_parameters
 from kpframe.models._wrap.layers import layers_of, wrap_layers
 from kpframe.models._wrap.purity import check_modes, check_trial, modal_parts
@@ -184,7 +185,10 @@ def wrap(
     Raises:
         ArgumentError: (of which ShapeError) naming the argument that is missing or unusable.
         DtypeError: when the cell returns a state of another dtype than it was given.
+        UnsupportedError: for parameters that are spread over processes.
     """
+    if isinstance(module, torch.nn.Module):
+        check_whole(module, "module")
     if (kind := layers_of(module)) is not None and not callable(call):
         given: dict[str, object] = {
             "call": None if call == "x,h" else call,

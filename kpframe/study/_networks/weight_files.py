@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from kpframe.errors import CheckpointError, MissingDependencyError
+from kpframe.errors import CheckpointError, MissingDependencyError, mismatch
+from kpframe.models._spread import GATHERED, spread_class
 
 SAFETENSORS, TORCH = "safetensors", "torch"
 #: Usual suffixes, by which a name on a command line is told to be a file.
@@ -84,6 +85,9 @@ def read_torch(path: str | Path) -> dict[str, torch.Tensor]:
     found = _tensors(content)
     if not found and isinstance(content, Mapping):
         found = next((inner for key in KEYS if (inner := _tensors(content.get(key)))), {})
+    if spread := spread_class(found.values()):
+        expected = f"whole tensors in {str(path)!r}"
+        raise CheckpointError(f"{mismatch('checkpoint', expected, f'parts of some, {spread}')}; {GATHERED}")
     if not found:
         kind = type(content).__name__
         got = f"a dict with {', '.join(map(str, content))}" if isinstance(content, Mapping) else f"a {kind}"
@@ -109,6 +113,8 @@ def _refusal(path: str, error: Exception) -> str:
     """Return what is wrong with a file that ``torch.load`` refused."""
     text = str(error)
     remedy = "where it was written, save the weights alone: torch.save(model.state_dict(), path)"
+    if "DTensor" in text:  # which torch does not load before it has loaded their class
+        return f"checkpoint: expected whole tensors in {path!r}, got parts of some, DTensor; {GATHERED}"
     if found := _CLASS.search(text):
         return (
             f"checkpoint: expected tensors and plain values in {path!r}, got {found.group(1).rstrip('.')} "

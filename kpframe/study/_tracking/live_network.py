@@ -20,6 +20,7 @@ import torch
 from kpframe.errors import ArgumentError, UnsupportedError, mismatch, say
 from kpframe.models._held import detached_copies
 from kpframe.models._model import Model
+from kpframe.models._spread import check_whole
 from kpframe.models._step_check import check_hooks
 from kpframe.models._wrap.cell import wrap
 from kpframe.models._wrap.layers import standing_model
@@ -32,8 +33,6 @@ _WRAPPERS = {
     "DataParallel": "module",
     "DistributedDataParallel": "module",
 }
-#: Classes of torch that keep parts of parameters on several processes.
-_SPREAD = {"FullyShardedDataParallel", "DTensor", "FlatParameter"}
 #: Attributes of a module that hold its hooks.
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -121,11 +120,7 @@ def unwrapped(module: object, argument: str) -> torch.nn.Module:
     module = _innermost(module)
     if not isinstance(module, torch.nn.Module):
         raise ArgumentError(mismatch(argument, "a torch.nn.Module", type(module).__name__))
-    kinds = {type(part).__name__ for part in (*module.modules(), *module.parameters())}
-    if spread := kinds & _SPREAD:
-        expected = "parameters that are whole on this process"
-        got = f"{min(spread)}, which spreads them over several"
-        raise UnsupportedError(mismatch(argument, expected, got))
+    check_whole(module, argument)
     return module
 
 
