@@ -15,8 +15,9 @@ import click
 from kpframe import __version__
 from kpframe.cli._extra import is_missing, needs
 from kpframe.cli._terminal import fitting, lenient_output
-from kpframe.errors import KpframeError, ResumeWarning, nearest, one_line, printable, say
+from kpframe.errors import KpframeError, RankError, ResumeWarning, nearest, one_line, printable, say
 from kpframe.plugin import PluginWarning
+from kpframe.study._ranks.launcher import RanksLost, launched
 
 # name: (where the command is, what --help says of it without loading it)
 COMMANDS = {
@@ -76,6 +77,7 @@ class LazyGroup(click.Group):
             click.exceptions.Exit,
             click.Abort,
             BrokenPipeError,
+            RanksLost,
         ):
             raise
         except KeyboardInterrupt as error:  # here, as click would end a line that nobody began
@@ -103,17 +105,30 @@ def run(arguments: Sequence[str] | None = None) -> int:
             warnings.simplefilter("always", category)
         warnings.showwarning = _show_warning  # undone by catch_warnings
         try:
-            code = cli.main(arguments, prog_name="kpframe", standalone_mode=False)
-        except click.Abort as error:
-            origin = error.__cause__ or error.__context__  # older click hides the cause
-            where = one_line(origin) if isinstance(origin, KeyboardInterrupt) else ""
-            _echo(where if where.startswith("interrupted") else f"Aborted: {where}" if where else "Aborted.")
-            return 130
-        except click.UsageError as error:
-            where = error.ctx.command_path if error.ctx else "kpframe"
-            return _fail(f"{error.format_message().rstrip('.')}; see '{where} --help'")
-        except click.ClickException as error:
-            return _fail(error.format_message())
+            launch = launched()
+        except RankError as error:
+            return _fail(str(error))
+        if launch is None:
+            return _command(arguments)
+        from kpframe.cli._ranks import run_on_ranks
+
+        return run_on_ranks(launch, sys.argv[1:] if arguments is None else arguments, _command)
+
+
+def _command(arguments: Sequence[str] | None) -> int:
+    """Run a command in this process."""
+    try:
+        code = cli.main(arguments, prog_name="kpframe", standalone_mode=False)
+    except click.Abort as error:
+        origin = error.__cause__ or error.__context__  # older click hides the cause
+        where = one_line(origin) if isinstance(origin, KeyboardInterrupt) else ""
+        _echo(where if where.startswith("interrupted") else f"Aborted: {where}" if where else "Aborted.")
+        return 130
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "kpframe"
+        return _fail(f"{error.format_message().rstrip('.')}; see '{where} --help'")
+    except click.ClickException as error:
+        return _fail(error.format_message())
     return code if isinstance(code, int) else 0
 
 

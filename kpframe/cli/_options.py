@@ -8,14 +8,33 @@ from typing import Any
 
 import click
 
+from kpframe.study._ranks.launcher import Launch
+
 #: What decorates a command.
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 overwrite_option: Option = click.option(
     "--overwrite", is_flag=True, help="Replace the run that the folder holds."
 )
+
+
+def _alone(ctx: click.Context, option: click.Parameter, value: int) -> int:
+    """Refuse processes of a rank: ranks measure together, one network after the other."""
+    if value > 1 and (launch := Launch.under_way) is not None:
+        raise click.BadParameter(
+            f"expected 1 on {launch.ranks} ranks, which measure each network together, got {value}; or start "
+            "kpframe without torchrun, for as many trainings at the same time"
+        )
+    return value
+
+
 jobs_option: Option = click.option(
-    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings at the same time."
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    callback=_alone,
+    help="Trainings at the same time.",
 )
 
 

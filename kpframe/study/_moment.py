@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from kpframe.flow._flow import Flow
 from kpframe.models._linearize import linearize
 from kpframe.models._model import Model
 from kpframe.operators._base import Operator
+from kpframe.operators._shards import Shards
 from kpframe.rules._rule import LearningRule
 from kpframe.study._remembered import Remembered
 from kpframe.tasks._error import output_error
@@ -26,6 +27,9 @@ from kpframe.tasks._task import Loss, Trials
 
 #: The operators that are measured unless others are asked for; all of them positive.
 OPERATORS = ("P P*", "K", "Phi")
+
+#: What a moment keeps that goes with one set of inputs.
+_OF_INPUTS = ("flow", "output_err", "operators", "remembered", "first", "previous", "probe", "shards")
 
 
 @frozen(eq=False)
@@ -48,6 +52,13 @@ class Probe:
     def of(cls, trials: Trials) -> Self:
         """Return the probe of trials."""
         return cls(trials.inputs, trials.mask, trials)
+
+    def part(self, chosen: range) -> Probe:
+        """Return the probe of some of the trials."""
+        own = slice(chosen.start, chosen.stop)
+        mask = None if self.mask is None else self.mask[own]
+        trials = None if self.trials is None else self.trials.select(own)
+        return Probe(self.inputs[own], mask, trials, self.text)
 
 
 @frozen(eq=False)
@@ -86,6 +97,8 @@ class Moment:
         first, previous: return the moments of the network before training, and of the step recorded before.
         learning_rate: of the training; None where it is not known.
         optimizer: what makes its updates: ``sgd`` for plain gradient descent; None where it is not known.
+        group: of ``torch.distributed``, over whose ranks the trials of ``around`` are shared out, a part
+            in a row for each; None where this process has them all.
 
     Attributes:
         inputs: the name of the set of inputs that it is measured along.
@@ -102,9 +115,10 @@ class Moment:
         previous: Callable[[], Moment | None] | None = None,
         learning_rate: float | None = None,
         optimizer: str | None = None,
+        group: Any = None,
     ) -> None:
         self.model, self.readout, self.around, self.step = model, readout, around, step
-        self.learning_rate, self.optimizer = learning_rate, optimizer
+        self.learning_rate, self.optimizer, self.group = learning_rate, optimizer, group
         self.inputs = next(iter(around.probes))
         self._first, self._previous = first, previous
         self._along: dict[str, Moment] = {self.inputs: self}
@@ -118,32 +132,63 @@ class Moment:
             )
         if inputs not in self._along:
             other = copy(self)
-            for name in ("flow", "output_err", "operators", "remembered", "first", "previous"):
+            for name in _OF_INPUTS:
                 other.__dict__.pop(name, None)
             other.inputs = inputs
             self._along[inputs] = other
         return self._along[inputs]
 
-    @property
+    @cached_property
     def probe(self) -> Probe:
-        """The inputs, and what is known of them."""
+        """The inputs, and what is known of them; on several ranks those of this rank's own trials."""
+        return self.whole_probe if self.shards is None else self.whole_probe.part(self.shards.own)
+
+    @property
+    def whole_probe(self) -> Probe:
+        """The inputs of all ranks' trials, and what is known of them."""
         return self.around.probes[self.inputs]
 
     @property
     def trials(self) -> Trials:
-        """The trials that it is measured along.
+        """The trials that it is measured along, on several ranks this rank's own.
 
         Raises:
             ArgumentError: where only inputs are known.
         """
-        if self.probe.trials is None:
-            raise ArgumentError(mismatch("probe", "trials with targets", "inputs alone"))
-        return self.probe.trials
+        return _known(self.probe)
+
+    @property
+    def whole_trials(self) -> Trials:
+        """The trials of all ranks; raises as ``trials``."""
+        return _known(self.whole_probe)
+
+    @cached_property
+    def shards(self) -> Shards | None:
+        """Which ranks hold which trials; None where this process holds all."""
+        if self.group is None:
+            return None
+        from torch import distributed
+
+        count, ranks = len(self.whole_probe.inputs), distributed.get_world_size(self.group)
+        edges = [count * rank // ranks for rank in range(ranks + 1)]
+        return Shards(self.group, distributed.get_rank(self.group), tuple(np.diff(edges).tolist()))
+
+    def every_trial(self, own: torch.Tensor) -> torch.Tensor:
+        """Return what ranks know of their own trials ``[B, ...]``, of all trials: the same on each rank.
+
+        It is one all-reduce of all of it: for what is small. Where this process holds all trials, it is
+        what was given.
+        """
+        if self.shards is None:
+            return own
+        every = own.new_zeros(self.shards.total, *own.shape[1:])
+        every[self.shards.own] = own
+        return self.shards.sum(every)
 
     @cached_property
     def flow(self) -> Flow:
         """The operators along the inputs."""
-        return linearize(self.model, self.probe.inputs, mask=self.probe.mask)
+        return linearize(self.model, self.probe.inputs, mask=self.probe.mask, group=self.group)
 
     @cached_property
     def operators(self) -> dict[str, Operator]:
@@ -165,8 +210,10 @@ class Moment:
         if self.readout is None or self.around.loss is None:
             lacking = "readout" if self.readout is None else "loss"
             raise ArgumentError(mismatch(lacking, "one, through which the error comes", None))
-        with torch.no_grad():
-            return output_error(self.readout(self.flow.trajectory.states), self.trials, self.around.loss)
+        with torch.no_grad():  # the loss is a mean over all trials
+            outputs = self.every_trial(self.readout(self.flow.trajectory.states))
+            err = output_error(outputs, self.whole_trials, self.around.loss)
+            return err if self.shards is None else err[self.shards.own]
 
     @cached_property
     def first(self) -> Moment | None:
@@ -193,14 +240,20 @@ class Moment:
 
     def trial_coordinates(self) -> dict[str, xr.Variable]:
         """Return the coordinates of the trials along the dimension ``trial``."""
-        if self.probe.trials is None:
+        if (trials := self.whole_probe.trials) is None:
             return {}
         return {
             f"trial_{name}": xr.Variable(
                 "trial", np.asarray(values), {"long_name": f"{name} of a trial", "units": "1"}
             )
-            for name, values in self.probe.trials.trial.items()
+            for name, values in trials.trial.items()
         }
+
+
+def _known(probe: Probe) -> Trials:
+    if probe.trials is None:
+        raise ArgumentError(mismatch("probe", "trials with targets", "inputs alone"))
+    return probe.trials
 
 
 def operator_of(flow: Flow, text: str) -> Operator:

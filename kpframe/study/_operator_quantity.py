@@ -104,5 +104,7 @@ def found_of(wanted: Sequence[tuple[OperatorQuantity, Moment]]) -> list[Found]:
     in_order = list(costs.values())
     longest_first = sorted(range(len(in_order)), key=lambda task: -in_order[task])
     tasks = [partial(work, queue) for queue in queues.values()]
-    side_by_side(tasks, workers() if devices == {"cpu"} else 1, longest_first)
+    # ranks meet in one order
+    in_turn = devices != {"cpu"} or any(moment.group is not None for _, moment in wanted)
+    side_by_side(tasks, 1 if in_turn else workers(), longest_first)
     return found

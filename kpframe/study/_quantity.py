@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import xarray as xr
 
@@ -22,10 +22,16 @@ class Quantity(ABC):
             ``"rules"``; a study that lacks it is refused before it computes anything.
         of_network: whether it is a figure of the network alone. Others are measured along the trajectories of
             each set of inputs of a moment; with several sets the results get a dimension ``inputs``.
+        on_ranks: how it is measured on several ranks (``torchrun``). ``"first"``, unless it says otherwise:
+            on rank 0 alone, along all trials, as by one process. ``"all"``: on every rank, along its own
+            trials; what it returns along ``trial`` is of these or, like all else, of the trials of all ranks
+            (``moment.every_trial``, ``moment.shards``), and then the same on each. ``"none"``: not at all;
+            a study with it is refused.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
     of_network: ClassVar[bool] = False
+    on_ranks: ClassVar[Literal["first", "all", "none"]] = "first"
 
     @abstractmethod
     def measure(self, moment: Moment) -> xr.Dataset:

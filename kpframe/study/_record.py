@@ -19,6 +19,7 @@ from kpframe.study._moment import Moment
 from kpframe.study._networks.checkpoint import save_checkpoint
 from kpframe.study._operator_quantity import OperatorQuantity, found_of
 from kpframe.study._quantity import Quantity
+from kpframe.study._ranks.measure import is_shared, measure_together
 
 #: Dims that all quantities share; the other dims of one with a label of its own get the label, too.
 SHARED = (
@@ -133,17 +134,19 @@ def _measures(
 
     What is found of each operator by itself is found here, of all quantities at once.
     """
-    along = [(quantity, one) for quantity in quantities.values() for one in _along(moment, quantity)]
+    on_ranks = {label for label, quantity in quantities.items() if is_shared(moment, quantity, label)}
+    here = [quantity for label, quantity in quantities.items() if label not in on_ranks]
+    along = [(quantity, one) for quantity in here for one in _along(moment, quantity)]
     found = iter(found_of([(q, one) for q, one in along if isinstance(q, OperatorQuantity)]))
+
+    def measure_of(label: str, quantity: Quantity, one: Moment) -> Callable[[], xr.Dataset]:
+        if label in on_ranks:
+            return partial(measure_together, one, quantity, label)
+        return next(found) if isinstance(quantity, OperatorQuantity) else partial(quantity.measure, one)
+
     return [
-        (
-            quantity,
-            [
-                next(found) if isinstance(quantity, OperatorQuantity) else partial(quantity.measure, one)
-                for one in _along(moment, quantity)
-            ],
-        )
-        for quantity in quantities.values()
+        (quantity, [measure_of(label, quantity, one) for one in _along(moment, quantity)])
+        for label, quantity in quantities.items()
     ]
 
 

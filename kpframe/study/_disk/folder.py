@@ -25,6 +25,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from kpframe.errors import OutputError, SettingsError, mismatch
 from kpframe.study._disk.files import check_folder, leftovers, make_folder, refusal, write_text
 from kpframe.study._disk.results import made_with, same_versions, versions, write_dataset
+from kpframe.study._ranks.launcher import kpframe_command, provenance
 
 RECORD, LOCK, STUDY = "run.json", ".lock", "study.toml"
 #: What runs write, as patterns; nothing else in a folder is ever removed.
@@ -113,7 +114,7 @@ class RunFolder(RunWriter):
         self.settings = json.loads(text)  # as it will be read: tuples are lists
         self.cells = None if cells is None else json.loads(json.dumps([dict(cell) for cell in cells]))
         own = {"run_id": token_hex(8), "command": command, "seed": str(seed), "settings": text}
-        super().__init__(path, own["run_id"], {"title": title, **versions(), **own})
+        super().__init__(path, own["run_id"], {"title": title, **versions(), **provenance(), **own})
         self.resumed = False
         self._made_with = made_with()
         self._began, self._seconds = datetime.now(UTC), 0.0
@@ -380,12 +381,12 @@ def again(command: str, path: Path) -> str:
         return resume_command(path)
     if command == "track":  # a loop of somebody's own
         return f"Tracker(..., output={str(path)!r}, resume=True)"
-    return f"the same kpframe {command} ... --output {shlex.quote(str(path))}"
+    return f"the same {kpframe_command()} {command} ... --output {shlex.quote(str(path))}"
 
 
 def resume_command(path: Path) -> str:
     """Return the command that goes on with a run, as a shell takes it."""
-    return f"kpframe resume {shlex.quote(str(path))}"
+    return f"{kpframe_command()} resume {shlex.quote(str(path))}"
 
 
 def run_files(path: Path) -> list[Path]:

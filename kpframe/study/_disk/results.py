@@ -8,8 +8,7 @@ import platform
 import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,6 @@ _DAMAGE = (OSError, ValueError, KeyError, RuntimeError)
 
 #: What the last bits of figures depend on.
 LIBRARIES = ("torch", "numpy", "scipy", "xarray")
-
-
-@cache  # its text is read and parsed for it: dozens of milliseconds for all
-def version(distribution: str) -> str:
-    """Return the version of what is installed, as it was when that was first asked."""
-    return metadata.version(distribution)
 
 
 def made_with() -> dict[str, str]:

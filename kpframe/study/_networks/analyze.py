@@ -18,6 +18,7 @@ from kpframe.study._networks.analysis import Analysis
 from kpframe.study._networks.analyzed_cell import AnalyzedCell
 from kpframe.study._networks.given_model import Factory, GivenModel
 from kpframe.study._networks.sources import find_cells
+from kpframe.study._ranks.measure import check_on_ranks
 from kpframe.study._reading.merge import merged
 from kpframe.study._record import record
 from kpframe.study._workers import torch_threads
@@ -130,6 +131,8 @@ def run_analysis(
         analysis.made_quantities()  # what is asked for is known before files are read
         cells = find_cells(analysis.source)
         found = [AnalyzedCell.of(cell, analysis) for cell in cells if cell.same_as is None]
+        for one in found:
+            check_on_ranks(one.quantities)
         names = ", ".join(str(cell.coordinates["network"]) for cell in cells[:3])
         folder = RunFolder(
             output,

@@ -29,7 +29,7 @@ def time_coordinate(moment: Moment, dim: str = "time") -> xr.Variable:
 
 def trial_coordinate(moment: Moment, dim: str = "trial") -> xr.Variable:
     """Return the coordinate of the dimension ``trial``: places among the inputs, from 0 on."""
-    return xr.Variable(dim, np.arange(len(moment.probe.inputs)), attributes("trial"))
+    return xr.Variable(dim, np.arange(len(moment.whole_probe.inputs)), attributes("trial"))
 
 
 def number_coordinate(dim: str, count: int, text: str) -> xr.Variable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from kpframe.study._quantities.dims import (
     time_coordinate,
     trial_coordinate,
 )
-from kpframe.study._quantities.existing import existing_steps
+from kpframe.study._quantities.existing import existing_steps, existing_steps_of
 from kpframe.study._quantity import Quantity
 
 
@@ -34,6 +35,8 @@ class Lyapunov(Quantity):
     those that are discarded has NaN and is left out of the means. The Kaplan-Yorke dimension and the
     expansion rate need all exponents that count in them: NaN where k of them are too few.
     """
+
+    on_ranks = "all"
 
     @takes_settings(LyapunovSettings)
     def __init__(self, settings: LyapunovSettings) -> None:
@@ -47,11 +50,11 @@ class Lyapunov(Quantity):
     def measure(self, moment: Moment) -> xr.Dataset:
         """Return the exponents ``[trial, exponent]``; raises as ``check``."""
         counted = self._counted(moment)
-        there = counted > 0
-        A, width = _step_jacobian_of(moment, there), moment.model.width
+        there, width = counted > 0, moment.model.width
         k, dt = min(self.settings.k, width), self.settings.dt
+        A, every = _step_jacobian_of(moment, there)
         spectrum = lyapunov_exponents(A, k=k, dt=dt, discard=self.settings.discard)
-        exponents = spectrum.exponents.double()
+        exponents = every(spectrum.exponents.double())
         # beyond the last of k there may be more that are positive, or that the dimension takes
         few = k < width
         short = few & (exponents.sum(dim=1) >= 0)
@@ -64,31 +67,32 @@ class Lyapunov(Quantity):
             (
                 "lyapunov_dimension",
                 ("trial",),
-                spectrum.dimension.double().masked_fill(short, torch.nan),
+                every(spectrum.dimension.double()).masked_fill(short, torch.nan),
                 "Kaplan-Yorke dimension, NaN where k exponents are too few for it",
                 "1",
             ),
             (
                 "lyapunov_expansion",
                 ("trial",),
-                spectrum.expansion_rate.double().masked_fill(more, torch.nan),
+                every(spectrum.expansion_rate.double()).masked_fill(more, torch.nan),
                 "sum of the positive exponents, NaN where there may be more than k",
                 unit,
             ),
         ):
-            every = np.full((len(there), *values.shape[1:]), np.nan)
-            every[there.cpu().numpy()] = numbers(values)
-            data[name] = (dims, every, attributes(text, units))
+            whole = np.full((len(there), *values.shape[1:]), np.nan)
+            whole[there.cpu().numpy()] = numbers(values)
+            data[name] = (dims, whole, attributes(text, units))
             mean, stderr = _mean(numbers(values))
             data[f"{name}_mean"] = (dims[1:], mean, attributes(f"mean over trials of the {text}", units))
             about = f"standard error over trials of the mean of the {text}"
             data[f"{name}_mean_stderr"] = (dims[1:], stderr, attributes(about, units))
         return data
 
-    def _counted(self, moment: Moment) -> torch.Tensor:  # [B], int64
-        counted = (existing_steps(moment).sum(dim=1) - self.settings.discard).clamp(min=0)
+    def _counted(self, moment: Moment) -> torch.Tensor:  # [B], int64, of the trials of all ranks
+        lengths = existing_steps_of(moment.whole_probe).sum(dim=1)
+        counted = (lengths - self.settings.discard).clamp(min=0)
         if not bool(counted.any()):
-            longest = int(existing_steps(moment).sum(dim=1).max())
+            longest = int(lengths.max())
             expected = f"less than the {longest} steps of the longest trial"
             raise ArgumentError(mismatch("discard", expected, self.settings.discard))
         return counted
@@ -101,6 +105,8 @@ class FiniteTimeExponents(Quantity):
     last ``window`` of them. NaN at padded steps, and before the window is full.
     """
 
+    on_ranks = "all"
+
     @takes_settings(FiniteTimeSettings)
     def __init__(self, settings: FiniteTimeSettings) -> None:
         self.window, self.dt = settings.window, settings.dt
@@ -110,7 +116,7 @@ class FiniteTimeExponents(Quantity):
         exists = existing_steps(moment)
         with isolated(moment.flow.P.device, "ftle"), torch.no_grad():
             logs, steps = _growth(moment.flow.A, exists, self.window)
-        found = numbers(torch.where(steps > 0, logs / (steps * self.dt), torch.nan))
+        found = numbers(moment.every_trial(torch.where(steps > 0, logs / (steps * self.dt), torch.nan)))
         mean, stderr = _mean(found)
         since = "since the start of a trial" if self.window is None else f"over {self.window} steps"
         text, unit = f"largest finite-time Lyapunov exponent {since}", _per_time(self.dt)
@@ -142,13 +148,13 @@ def _coordinates(moment: Moment, k: int) -> dict[str, Any]:
     }
 
 
-def _step_jacobian_of(moment: Moment, there: torch.Tensor) -> StepJacobian:
-    """Return A of the trials that are there."""
+def _step_jacobian_of(moment: Moment, there: torch.Tensor) -> tuple[StepJacobian, Callable[..., Any]]:
+    """Return A of the trials that are there, and what makes figures of its trials those of all of them."""
     if bool(there.all()):
-        return moment.flow.A
-    probe = moment.probe
+        return moment.flow.A, moment.every_trial
+    probe = moment.whole_probe
     mask = None if probe.mask is None else probe.mask[there]
-    return linearize(moment.model, probe.inputs[there], mask=mask).A
+    return linearize(moment.model, probe.inputs[there], mask=mask).A, lambda values: values
 
 
 def _mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

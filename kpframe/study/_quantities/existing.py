@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from kpframe.operators._scale import row_cosines, row_units
-from kpframe.study._moment import Moment
+from kpframe.study._moment import Moment, Probe
 
 #: What is kept apart: nothing, the steps, or the trials.
 Kept = Literal["whole", "time", "trial"]
@@ -18,11 +18,14 @@ DIMS: dict[Kept, tuple[str, ...]] = {"whole": (), "time": ("time",), "trial": ("
 
 def existing_steps(moment: Moment) -> torch.Tensor:  # [B, T], bool
     """Return which steps of the trials exist: padded ones hold the state and count nowhere."""
-    mask = moment.probe.mask
-    if mask is not None:
-        return mask
-    inputs = moment.probe.inputs
-    return torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+    return existing_steps_of(moment.probe)
+
+
+def existing_steps_of(probe: Probe) -> torch.Tensor:  # [B, T], bool
+    """Return which steps of the trials of a probe exist."""
+    if probe.mask is not None:
+        return probe.mask
+    return torch.ones(probe.inputs.shape[:2], dtype=torch.bool, device=probe.inputs.device)
 
 
 def epochs_of(moment: Moment) -> tuple[list[str], torch.Tensor]:
@@ -31,10 +34,10 @@ def epochs_of(moment: Moment) -> tuple[list[str], torch.Tensor]:
     Returns:
         The names, and ``[epoch, B, T]`` bool; padded steps are in none.
     """
-    exists = existing_steps(moment)
-    epoch = moment.trials.epoch
-    steps, trials = exists.T.cpu().numpy(), epoch.T  # time first: the order in which they begin
-    names = list(dict.fromkeys(trials[steps].tolist()))
+    every = existing_steps_of(moment.whole_probe).T.cpu().numpy()
+    # time first: the order in which they begin, on all ranks
+    names = list(dict.fromkeys(moment.whole_trials.epoch.T[every].tolist()))
+    exists, epoch = existing_steps(moment), moment.trials.epoch
     where = [torch.from_numpy(epoch == name).to(exists.device) & exists for name in names]
     return names, torch.stack(where)
 

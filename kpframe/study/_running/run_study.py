@@ -12,8 +12,9 @@ from kpframe.errors import ArgumentError, KpframeError, mismatch, whole
 from kpframe.study._cells import Cell, described_cells, expand
 from kpframe.study._disk.files import write_text
 from kpframe.study._disk.folder import STUDIES, STUDY, RunFolder, again, resume_command
+from kpframe.study._ranks.measure import check_on_ranks
 from kpframe.study._reading.merge import merged, record_of
-from kpframe.study._running.build import network_of, task_of
+from kpframe.study._running.build import network_of, quantities_of, task_of
 from kpframe.study._running.interrupts import ended_by_signals
 from kpframe.study._running.processes import Tell, train_cells
 from kpframe.study._running.training import ProgressCallback
@@ -63,6 +64,8 @@ def run_study(
         with study_folder(study, output, overwrite=overwrite) as folder:
             return run_study(study, folder, jobs=jobs, report=report, tell=tell)
     cells = [cell for cell in expand(study) if cell.same_as is None]
+    for cell in {repr(cell.quantities): cell for cell in cells}.values():
+        check_on_ranks(quantities_of(cell))
     with ended_by_signals():
         failures = train_cells(cells, output.writer(), jobs, report, tell or getattr(report, "tell", _warn))
         if len(failures) < len(cells):
