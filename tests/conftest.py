@@ -44,6 +44,21 @@ GOOD = """
 """
 
 
+def pytest_configure() -> None:
+    """Wait for no disk: what a power failure would leave is nothing that a test could see."""
+    os.fsync = lambda descriptor: None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | None:
+    """Give the tests of a file to one process, which makes their fixtures and imports what they need once."""
+    if config.getoption("dist") != "load":  # somebody chose otherwise
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name the files that a run of the whole suite spends most of its time in: it is to take minutes."""
     spent: Counter[str] = Counter()

@@ -8,7 +8,8 @@ import platform
 import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,12 @@ _DAMAGE = (OSError, ValueError, KeyError, RuntimeError)
 
 #: What the last bits of figures depend on.
 LIBRARIES = ("torch", "numpy", "scipy", "xarray")
+
+
+@cache  # its text is read and parsed for it: dozens of milliseconds for all
+def version(distribution: str) -> str:
+    """Return the version of what is installed, as it was when that was first asked."""
+    return metadata.version(distribution)
 
 
 def made_with() -> dict[str, str]:
