@@ -98,6 +98,7 @@ def test_adjoints_give_the_gradient_of_backward(lab, toy, start) -> None:
 
 
 @pytest.mark.parametrize("start", ["zero", "trainable"])
+@pytest.mark.rows(6)
 def test_taylor_slope_is_two(lab, toy, start) -> None:
     model, data = build(lab, toy, start, mask=True)
     flow = linearize(model, **data)
@@ -144,6 +145,7 @@ def test_a_model_without_parameters_does_not_learn(lab) -> None:
 
 
 @pytest.mark.parametrize("toy_name", ["rnn", "lstm", "plain", "GRUCell"])
+@pytest.mark.rows(2)
 def test_cross_flow_between_two_sets_of_trials(lab, toy_name) -> None:
     model = lab.make(toy_name)
     seen, unseen = lab.trials(model, 1, batch=3, time=4), lab.trials(model, 9, batch=2, time=5, h0=True)

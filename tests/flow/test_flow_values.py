@@ -157,6 +157,7 @@ def test_the_smallest_sizes(lab, toy, method) -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
+@pytest.mark.rows(6)
 def test_no_probe_at_all(lab, toy, method) -> None:
     model = lab.make(toy)
     flow = linearize(model, **lab.trials(model), method=method)

@@ -13,6 +13,7 @@ from kpframe.operators import DiagonalOperator
 
 @pytest.mark.parametrize("method", ["auto", "autograd", "graph", "dense"])
 @pytest.mark.parametrize("toy", ["rnn", "lstm", "plain"])
+@pytest.mark.rows(4)
 def test_G_and_Phi(lab, toy, method) -> None:
     model = lab.make(toy, seed=2)
     data = lab.trials(model, mask=True)

@@ -33,6 +33,7 @@ def test_groups_add_up(lab, toy, method) -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
+@pytest.mark.rows(6)
 def test_restrict_and_freeze(lab, toy, method) -> None:
     model = lab.make(toy, trainable_initial_state=True)
     K = linearize(model, **lab.trials(model), method=method).K

@@ -79,6 +79,7 @@ def test_transitions_compose(lab, seed, times) -> None:
 
 
 @pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.rows(6)
 def test_transitions_are_derivatives_of_states_by_states(lab, toy, mask) -> None:
     model = lab.make(toy, seed=5)
     data = lab.trials(model, h0=True, mask=mask)

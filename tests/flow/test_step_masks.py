@@ -58,6 +58,7 @@ UNITS = {"lstm": [0, 1, 2, 0, 1, 2], "LSTMCell": [0, 1, 2, 0, 1, 2], "plain": [0
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
 @pytest.mark.parametrize("toy", ["rnn", "leaky current", "clocked", "extra", *UNITS])
+@pytest.mark.rows(4)
 def test_unit_blocks(lab, toy, method) -> None:
     A = flow_of(lab, toy, method).A
     units = UNITS.get(toy, [0, 1, 2])
@@ -96,6 +97,7 @@ def test_units_are_what_pointwise_functions_connect(lab) -> None:
 
 @pytest.mark.parametrize("method", ["auto", "autograd", "dense"])
 @pytest.mark.parametrize("toy", ["gru", "lstm", "stacked", "LSTMCell"])
+@pytest.mark.rows(4)
 def test_where_keeps_a_pattern(lab, toy, method) -> None:
     A = flow_of(lab, toy, method).A
     hidden = A.domain.shape[2]

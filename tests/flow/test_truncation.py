@@ -59,6 +59,7 @@ def test_the_mean_over_offsets_weights_the_series_linearly(lab, seed, time, leng
 
 
 @pytest.mark.parametrize(("time", "length"), [(6, 2), (7, 3), (5, 5), (5, 8), (4, 1)])
+@pytest.mark.rows(6)
 def test_chunked_is_backpropagation_with_detach(lab, structured, time, length) -> None:
     model = lab.make(structured, seed=3)
     data = lab.trials(model, time=time)
@@ -79,6 +80,7 @@ def test_chunked_is_backpropagation_with_detach(lab, structured, time, length) -
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 5])
+@pytest.mark.rows(6)
 def test_truncated_is_windowed_backpropagation(lab, toy, window) -> None:
     model = lab.make(toy, seed=3)
     data = lab.trials(model, h0=True)

@@ -61,6 +61,7 @@ def case(request):
 
 @pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize(("weight", "bias"), [(True, True), (False, True), (False, False)])
+@pytest.mark.rows(4)
 def test_a_forecast_is_the_linearised_network_trained(case, monkeypatch, dense, weight, bias) -> None:
     loss, trials, model, flow = case
     if not dense:
@@ -85,6 +86,7 @@ def test_a_forecast_is_the_linearised_network_trained(case, monkeypatch, dense, 
 
 
 @pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.rows(2)
 def test_the_flow_is_the_limit_of_small_updates(case, monkeypatch, dense) -> None:
     loss, trials, model, flow = case
     if not dense:

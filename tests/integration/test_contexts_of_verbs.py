@@ -66,6 +66,7 @@ def same(found: object, expected: object) -> bool:
 
 
 @pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.rows(4)
 def test_estimates_and_verbs(verb: str, flow: Flow, err: torch.Tensor) -> None:
     expected = VERBS[verb](flow, err)
     assert not same(torch.zeros_like(expected) if isinstance(expected, torch.Tensor) else 0, expected)

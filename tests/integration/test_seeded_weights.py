@@ -186,6 +186,7 @@ def flow_of(model: Model) -> Flow:
 
 
 @pytest.mark.parametrize("name", RULES)
+@pytest.mark.rows(4)
 def test_draws_of_rules(name: str) -> None:
     flow, readout = flow_of(made("rnn").double()), Readout(4, 3, generator=0, dtype=torch.float64)
     err = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -124,6 +124,7 @@ def test_every_pair_of_one_shape_that_becomes_one_parameter(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", ["rnn of layers", "lstm of layers", "mamba", "mpn", "mlp"])
+@pytest.mark.rows(2)
 def test_a_shared_parameter_that_is_frozen_does_not_learn_anywhere(case: str) -> None:
     model, x = made(case)
     for kept, other in pairs(model)[:3]:
@@ -187,6 +188,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("name", PLACES)
+@pytest.mark.rows(3)
 def test_the_update_of_a_shared_parameter_is_the_sum_over_its_places(name: str) -> None:
     """As backpropagation has it; the places are those of the untied model with the same values."""
     model, x = made("rnn")

@@ -30,6 +30,7 @@ class WithEmpty(Model):
 
 
 @pytest.mark.parametrize("method", ["auto", "dense", "graph", "autograd"])
+@pytest.mark.rows(2)
 def test_operators_are_those_without_them(method: str) -> None:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 4, 2, generator=generator, dtype=F64)

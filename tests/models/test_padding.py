@@ -62,6 +62,7 @@ def trials() -> tuple[torch.Tensor, torch.Tensor]:
 
 @MODELS
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.rows(4)
 def test_operators_are_those_of_each_trial_up_to_its_end(made, method) -> None:
     x, mask = trials()
     model = made()

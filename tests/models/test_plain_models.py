@@ -92,6 +92,7 @@ def test_faults_of_a_step(kind, use) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("gain", [0.3, 1.0, 3.0])
+@pytest.mark.rows(3)
 def test_rounding_over_many_steps_is_no_fault(dtype, gain) -> None:
     """Also where gradients vanish, or a trajectory is chaotic and they grow without bound."""
 

@@ -19,6 +19,7 @@ from kpframe.errors import AxisError
     mask=st.booleans(),
     trains=st.booleans(),
 )
+@pytest.mark.rows(4)
 def test_rollout_is_a_loop_of_step(lab, toy, seed, sizes, h0, mask, trains) -> None:
     batch, time, hidden, inputs = sizes
     model = lab.make(toy, seed, inputs, hidden, trainable_initial_state=trains)
@@ -34,6 +35,7 @@ def test_rollout_is_a_loop_of_step(lab, toy, seed, sizes, h0, mask, trains) -> N
     lab.differ(model.rollout(**changed).states.detach(), expected, 1e-6)  # a unit may be saturated
 
 
+@pytest.mark.rows(4)
 def test_trials_can_be_permuted(lab, toy) -> None:
     model = lab.make(toy)
     data = lab.trials(model, batch=4, h0=True, mask=True)

@@ -34,6 +34,7 @@ def model(request) -> Model:
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.rows(2)
 def test_graph_is_scan(model, masked) -> None:
     x = draw(3, 4, 3, seed=1)
     mask = torch.arange(4) < torch.tensor([[4], [2], [1]]) if masked else None

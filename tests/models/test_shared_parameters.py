@@ -171,6 +171,7 @@ def same_as_autograd(model: Model) -> str:
         (lambda: own_start(True), "autograd"),
     ],
 )
+@pytest.mark.rows(3)
 def test_j_counts_every_place(make, method) -> None:
     torch.manual_seed(0)
     assert same_as_autograd(make()) == method

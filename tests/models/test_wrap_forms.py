@@ -249,6 +249,7 @@ def test_states_are_those_of_a_plain_loop(case, drawn, lab) -> None:
     lab.differ(states, case.loop(model.cell, x.flip(1), 4).detach())
 
 
+@pytest.mark.rows(4)
 def test_gradients_are_those_of_a_plain_loop(case, drawn, lab) -> None:
     model, x = drawn
     flow = linearize(model, x)

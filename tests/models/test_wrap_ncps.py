@@ -94,6 +94,7 @@ def test_states_are_those_of_the_sequence_class(case, layer, lab) -> None:
     lab.differ(states, case.states(layer, x.flip(1), model.width).detach())
 
 
+@pytest.mark.rows(3)
 def test_gradients_are_those_of_the_sequence_class(case, layer, lab) -> None:
     model, x = case.wrap(layer), inputs(case, lab)
     flow = linearize(model, x)

@@ -27,6 +27,7 @@ def test_linear_and_not_affine(node, draw, states, close, differ, seed, sizes) -
 
 @FEW
 @given(seed=SEEDS, sizes=SIZES)
+@pytest.mark.rows(6)
 def test_adjoint_under_the_inner_product(node, draw, states, seed, sizes) -> None:
     d = draw(seed)
     op = node(d, states(*sizes))
@@ -67,6 +68,7 @@ def test_dense_equals_products_with_a_basis(node, draw, states, by_basis, close,
 
 @FEW
 @given(seed=SEEDS, sizes=SIZES)
+@pytest.mark.rows(6)
 def test_the_adjoint_of_the_adjoint_is_the_operator(node, draw, states, seed, sizes) -> None:
     op = node(draw(seed), states(*sizes))
     assert op.T.T is op

@@ -40,6 +40,7 @@ def dense(op: MatrixOperator) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("which", ["largest", "smallest", "magnitude"])
+@pytest.mark.rows(2)
 def test_against_the_dense_spectrum(which: str) -> None:
     op = Labelled(blockwise(), SPACE)
     pairs = eigsh(op, k=7, which=which)

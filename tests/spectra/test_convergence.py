@@ -53,6 +53,7 @@ def test_copies_beyond_the_start_vectors_are_found(solver: str, block_size: int)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.rows(2)
 def test_within_any_budget_flags_are_true_of_right_pairs_alone(solver: str) -> None:
     expected = torch.tensor(HEAD[:8], dtype=F64)
     flagged = []

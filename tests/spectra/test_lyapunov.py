@@ -59,6 +59,7 @@ def test_finite_time_exponents_are_the_singular_values_of_the_transition() -> No
 
 
 @pytest.mark.parametrize("gap", [1e-1, 1e-2, 1e-4, 1e-7, 0.0])
+@pytest.mark.rows(2)
 def test_finite_time_exponents_of_singular_values_close_to_each_other(gap: float) -> None:
     """Sweeps alone would need 1 / gap of them, and stop before."""
     generator = torch.Generator().manual_seed(2)

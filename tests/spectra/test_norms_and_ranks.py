@@ -77,6 +77,7 @@ def test_rtol(positive: Operator) -> None:
 
 
 @pytest.mark.parametrize("kind", ["participation", "entropy", "threshold"])
+@pytest.mark.rows(2)
 def test_exact_ranks(kind: str, positive: Operator, rectangular: Operator, symmetric: Operator) -> None:
     exact = effective_rank(positive, kind=kind, budget=300)
     assert exact.value == pytest.approx(ranks(torch.linalg.eigvalsh(positive.to_dense()))[kind], rel=1e-11)
@@ -89,6 +90,7 @@ def test_exact_ranks(kind: str, positive: Operator, rectangular: Operator, symme
 
 
 @pytest.mark.parametrize("kind", ["participation", "entropy", "threshold"])
+@pytest.mark.rows(2)
 def test_estimated_ranks(kind: str, positive: Operator, rectangular: Operator, seeded: Seeded) -> None:
     truth = ranks(torch.linalg.eigvalsh(positive.to_dense()))[kind]
     estimates = [effective_rank(positive, kind=kind, generator=seeded(seed)) for seed in range(20)]
@@ -146,6 +148,7 @@ def test_alignment_with_itself_is_one(positive: Operator, symmetric: Operator, r
 
 
 @pytest.mark.parametrize("budget", [1, 2, 3, 5, 60, 100, 1000])
+@pytest.mark.rows(3)
 def test_degenerate_operators(budget: int) -> None:
     space = Space.of(index=100)
     u = torch.randn(100, generator=torch.Generator().manual_seed(5), dtype=F64)

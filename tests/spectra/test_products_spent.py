@@ -65,6 +65,7 @@ QUANTITIES: dict[str, Callable[..., Estimate]] = {
 
 @pytest.mark.parametrize("positive", [True, False])
 @pytest.mark.parametrize("name", sorted(QUANTITIES))
+@pytest.mark.rows(4)
 def test_every_product_counts(name: str, positive: bool) -> None:
     """Where the budget suffices, where it is raised and where the exact value ends the attempts."""
     seen = set()

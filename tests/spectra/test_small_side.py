@@ -70,6 +70,7 @@ OPERATORS = ("Phi", "K", "-2 Phi", "Phi of steps", "declared", "biases", "mask",
 
 
 @pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.rows(3)
 def test_every_figure_equals_that_of_the_dense_matrix(flow, name: str) -> None:
     op, small = made(flow, name)
     size = op.domain.size
@@ -104,6 +105,7 @@ def test_every_figure_equals_that_of_the_dense_matrix(flow, name: str) -> None:
 
 @pytest.mark.parametrize("which", ["largest", "smallest", "magnitude"])
 @pytest.mark.parametrize("name", ["Phi", "-2 Phi", "mask", "general"])
+@pytest.mark.rows(4)
 def test_eigenpairs_equal_those_of_the_dense_matrix(flow, name: str, which: str) -> None:
     op, small = made(flow, name)
     size = op.domain.size
@@ -159,6 +161,7 @@ def test_a_product_that_is_not_symmetric_goes_through_its_gram_operator(flow) ->
 
 
 @pytest.mark.parametrize(("name", "other"), [("Phi", "K"), ("mask", "general"), ("biases", "-2 Phi")])
+@pytest.mark.rows(2)
 def test_alignments_equal_those_of_dense_matrices(flow, name: str, other: str) -> None:
     (a, first), (b, second) = made(flow, name), made(flow, other)
     size, cost = a.domain.size, max(first, second) + 2 * min(first, second)

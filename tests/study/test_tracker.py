@@ -57,6 +57,7 @@ def no_results_at_the_end(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("kind", MODULES)
+@pytest.mark.rows(2)
 def test_the_training_is_the_same_bit_for_bit(kind: str, tmp_path: Path) -> None:
     alone, watched = Loop(kind), None
     alone.run()

@@ -15,6 +15,7 @@ def masked(model) -> torch.Tensor | None:
     return torch.ones(3, 3, dtype=torch.bool).triu(1) if model.causal else None
 
 
+@pytest.mark.rows(2)
 def test_blocks_are_torchs_encoder(make_attention, encoder, draw, close, differ, block) -> None:
     model = make_attention(**block)
     twin = encoder(model, block.get("activation", "gelu"))

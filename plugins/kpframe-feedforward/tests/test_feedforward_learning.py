@@ -45,6 +45,7 @@ def test_digits(network) -> None:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.rows(2)
 def test_updates_by_operators_are_updates_by_backward(network) -> None:
     def losses(rule) -> torch.Tensor:
         made = trainer(network, rule, steps=4, batch_size=16)

@@ -81,6 +81,7 @@ def check(flow, network: Whole, W: torch.Tensor, samples: torch.Tensor, close, d
     differ(kernel(flow, W.flip(0)), fixed)
 
 
+@pytest.mark.rows(3)
 def test_perceptrons(make, perceptron, draw, close, differ, samples, form) -> None:
     model, W = make(**form), draw(OUTPUTS, 4, seed=9)
     flow = linearize(model, model.inputs(samples))
@@ -89,6 +90,7 @@ def test_perceptrons(make, perceptron, draw, close, differ, samples, form) -> No
     differ(kernel(flow, W), kernel(linearize(other, model.inputs(samples)), W))
 
 
+@pytest.mark.rows(2)
 def test_attention(make_attention, encoder, draw, close, differ, block) -> None:
     model, samples = make_attention(**block), draw(2, 6, seed=1)
     W = draw(OUTPUTS, 12, seed=9)

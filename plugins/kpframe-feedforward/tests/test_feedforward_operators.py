@@ -10,6 +10,7 @@ from kpframe import linearize
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["own start", "given start"])
+@pytest.mark.rows(4)
 def test_step_jacobians_of_the_perceptron(make, draw, jacobians, close, differ, samples, form, given) -> None:
     model = make(**form)
     flow = linearize(model, model.inputs(samples), draw(3, 4, seed=2) if given else None)
@@ -126,6 +127,7 @@ def test_step_jacobians_of_attention(make_attention, draw, jacobians, close, dif
     differ(flow.J.to_dense(), J.reshape(2, -1, J.shape[1]).flip(0).reshape(J.shape))
 
 
+@pytest.mark.rows(2)
 def test_phi_of_attention_is_total(make_attention, draw, close, differ, total_jacobian, block) -> None:
     model = make_attention(**block)
     x = model.inputs(draw(2, 6, seed=1))

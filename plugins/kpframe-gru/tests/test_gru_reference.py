@@ -104,6 +104,7 @@ def test_gradients(make, reference, start, draw, close, differ, x, torch_form) -
     _check_gradient(model, x, h0, err, expected, given, close, differ)
 
 
+@pytest.mark.rows(4)
 def test_gradients_of_both_forms(make, loop, start, draw, close, differ, x, form) -> None:
     """The gradient through the loop, of a loss on the states of all layers."""
     model = make(**form)

@@ -77,6 +77,7 @@ def test_another_step_or_method_is_another_trajectory(run, recorded) -> None:
 
 
 @pytest.mark.parametrize("run", ["hh_network", "hh_reversals", "ml_network"])
+@pytest.mark.rows(2)
 def test_synapses_matter(run, recorded) -> None:
     model = rebuilt(run, recorded)
     with torch.no_grad():

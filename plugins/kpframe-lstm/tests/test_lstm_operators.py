@@ -23,6 +23,7 @@ def jacobians(model, trajectory) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(A).reshape(*trajectory.space.shape, -1), torch.cat(J)
 
 
+@pytest.mark.rows(3)
 def test_step_jacobians(make, draw, close, differ, x, form) -> None:
     model = make(**form)
     flow = linearize(model, x, draw(2, model.width, seed=5))

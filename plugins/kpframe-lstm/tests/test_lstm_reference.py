@@ -26,6 +26,7 @@ def start(draw):
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["given start", "zero start"])
+@pytest.mark.rows(4)
 def test_trajectory(make, reference, start, close, differ, x, form, given) -> None:
     model = make(**form)
     pair = start(model) if given else None
@@ -85,6 +86,7 @@ def test_parameters_are_shared_by_name_both_ways(make, reference, close, differ,
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["given start", "zero start"])
+@pytest.mark.rows(4)
 def test_gradients(make, reference, start, draw, close, differ, x, form, given) -> None:
     model = make(**form)
     twin = reference(model)
@@ -109,6 +111,7 @@ def test_gradients(make, reference, start, draw, close, differ, x, form, given) 
     differ(update(err.flip(1)), expected)
 
 
+@pytest.mark.rows(3)
 def test_gradient_of_a_trainable_initial_state(make, reference, draw, close, differ, x, form) -> None:
     model = make(**form, trainable_initial_state=True)
     last = list(model.components)[-2]

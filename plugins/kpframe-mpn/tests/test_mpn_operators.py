@@ -26,6 +26,7 @@ def jacobians(model, trajectory) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(A).reshape(*trajectory.space.shape, -1), torch.cat(J)
 
 
+@pytest.mark.rows(4)
 def test_step_jacobians(make, close, differ, variant, x, h0) -> None:
     model = make(**variant)
     flow = linearize(model, x, h0)
@@ -63,6 +64,7 @@ def test_structured_is_autograd_is_total(
     differ(Phi, other @ other.T)
 
 
+@pytest.mark.rows(4)
 def test_adjoints_and_probes(make, draw, close, variant, x, mask) -> None:
     flow = linearize(make(**variant, trainable_initial_state=True), x, mask=mask)
     for op in (flow.A, flow.J, flow.P, flow.K, flow.Phi):

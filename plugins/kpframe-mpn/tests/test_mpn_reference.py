@@ -21,6 +21,7 @@ EVERY = list(
 
 
 @pytest.mark.parametrize(("form", "rule", "normalization", "nonlinearity"), EVERY)
+@pytest.mark.rows(6)
 def test_trajectory(make, close, differ, loop, x, h0, form, rule, normalization, nonlinearity) -> None:
     settings = {"rule": rule, "normalization": normalization, "nonlinearity": nonlinearity}
     model = make(form=form, **settings)
@@ -36,6 +37,7 @@ SHAPES = ("scalar", "pre", "post", "matrix")
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize("eta_shape", SHAPES)
 @pytest.mark.parametrize("lam_shape", SHAPES)
+@pytest.mark.rows(6)
 def test_shapes_of_the_rates(make, close, differ, loop, x, h0, eta_shape, lam_shape, trained) -> None:
     sizes = {"scalar": 1, "pre": 2, "post": 3, "matrix": 6}
     eta = tuple(0.2 + 0.1 * i for i in range(sizes[eta_shape])) if eta_shape != "scalar" else 0.2
@@ -114,6 +116,7 @@ def written_in_torch(model, theta: dict[str, torch.Tensor], x, h0, mask) -> torc
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.rows(6)
 def test_gradients(make, draw, close, differ, variant, x, mask, masked) -> None:
     model = make(**variant, trainable_initial_state=True)
     chosen = mask if masked else None

@@ -62,6 +62,7 @@ def test_others_are_silent(case) -> None:
 
 
 @pytest.mark.parametrize("case", WARNED)
+@pytest.mark.rows(3)
 def test_what_is_told_happens(case) -> None:
     """M grows without bound under constant input of unit size (or what lambda can train to, see 'range')."""
     settings, _ = WARNED[case]

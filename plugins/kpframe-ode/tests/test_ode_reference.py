@@ -71,6 +71,7 @@ def build(request, make):
 
 
 @pytest.mark.parametrize("integrator", METHODS)
+@pytest.mark.rows(3)
 def test_trajectory(build, draw, close, differ, x, integrator) -> None:
     model, h0 = build(integrator), draw(2, 3, seed=5)
     states = model.rollout(x, h0).states
@@ -89,6 +90,7 @@ def test_rk4_of_torchdiffeq_is_the_three_eighths_rule(build, draw, x) -> None:
 
 
 @pytest.mark.parametrize("integrator", METHODS)
+@pytest.mark.rows(3)
 def test_gradients(build, draw, close, differ, x, integrator) -> None:
     model, h0, err = build(integrator), draw(2, 3, seed=5), draw(2, 4, 3, seed=7)
     expected = []
@@ -162,6 +164,7 @@ def loop(f, h, x, dt, substeps, integrator, linear):
 @pytest.mark.parametrize("substeps", [1, 3])
 @pytest.mark.parametrize("integrator", INTEGRATORS)
 @pytest.mark.parametrize("name", ["neural_ode", "hopfield", "soft_spin"])
+@pytest.mark.rows(6)
 def test_loop(make, draw, close, differ, x, name, integrator, substeps) -> None:
     own = {"leak": 0.8, "mlp_width": 4} if name == "neural_ode" else {"coupling": 0.7}
     model = make(name, dt=0.3, integrator=integrator, substeps=substeps, **own)

@@ -43,6 +43,7 @@ def bias(request) -> bool:
 
 @pytest.mark.parametrize("layers", [2, 3])
 @pytest.mark.parametrize("given", [True, False], ids=["given h0", "zero h0"])
+@pytest.mark.rows(4)
 def test_trajectory_and_gradients(make, draw, close, differ, x, nonlinearity, bias, layers, given) -> None:
     model = make(nonlinearity=nonlinearity, bias=bias, num_layers=layers)
     twin = reference(model, layers)

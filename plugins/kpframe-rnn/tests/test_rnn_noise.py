@@ -107,6 +107,7 @@ def test_each_layer_has_noise_of_its_own(make, draw) -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.5, 1.0])
+@pytest.mark.rows(2)
 def test_stationary_variance_of_state_noise(draw, alpha) -> None:
     """A leaky unit that only noise drives: variance 2 sigma^2 / (2 - alpha), nearly sigma^2."""
     model = silent(form="current", alpha=alpha, state_noise=0.3)

@@ -34,6 +34,7 @@ def solve(A: torch.Tensor) -> torch.Tensor:
     return torch.linalg.inv(system.reshape(batch * time * hidden, -1))
 
 
+@pytest.mark.rows(4)
 def test_step_jacobians(make, draw, close, differ, form) -> None:
     model = make(**form)
     x = draw(2, 5, model.input_size, seed=11)
@@ -72,6 +73,7 @@ def test_structured_is_autograd_is_total(
     differ(Phi, other @ other.T)
 
 
+@pytest.mark.rows(4)
 def test_everything_follows_device_and_dtype(make, draw, form, device) -> None:
     model = make(**form)
     x = draw(2, 5, model.input_size, seed=11)

@@ -14,6 +14,7 @@ SEEDS = st.integers(0, 2**31 - 1)
 
 @settings(max_examples=8)
 @given(seed=SEEDS, time=st.integers(2, 7), start=st.sampled_from(["zero", "given", "trainable"]))
+@pytest.mark.rows(2)
 def test_update_is_the_gradient(problem, close, differ, name, seed, time, start) -> None:
     here = problem(name, seed, time, start)
     flow = here.flow()
@@ -24,6 +25,7 @@ def test_update_is_the_gradient(problem, close, differ, name, seed, time, start)
 
 
 @pytest.mark.parametrize("start", ["zero", "given", "trainable"])
+@pytest.mark.rows(4)
 def test_padded_steps(problem, close, differ, name, start) -> None:
     here, whole = problem(name, start=start, masked=True), problem(name, start=start)
     close(create_rule("bptt").update_operator(here.flow())(here.err), here.backward())

@@ -109,6 +109,7 @@ def test_any_draw(close, differ, seed) -> None:
 
 
 @names
+@pytest.mark.rows(3)
 def test_P_is_the_inverse_at_the_last_step(close, differ, name) -> None:
     model, x, _ = settle(name)
     flow = linearize(model, x)
@@ -242,5 +243,6 @@ class Anywhere(RecurrentBackpropagation):
 
 
 @parametrize_with_checks([Anywhere], kind="rule")
+@pytest.mark.rows(3)
 def test_conformance(check) -> None:
     check()

@@ -137,6 +137,7 @@ def test_padded_trials_are_trials_cut_to_their_length(close, differ, name) -> No
 
 
 @RULES
+@pytest.mark.rows(6)
 def test_one_step(close, differ, name) -> None:
     model, readout = network()
     rule, x, e = made(name, model), normal(6, 3, 1, INPUTS), normal(7, 3, 1, OUTPUTS)
@@ -189,6 +190,7 @@ def test_one_step(close, differ, name) -> None:
 
 
 @RULES
+@pytest.mark.rows(6)
 def test_float32(differ, name) -> None:
     model, readout = network()
     rule = made(name, model)
@@ -202,6 +204,7 @@ def test_float32(differ, name) -> None:
 
 
 @RULES
+@pytest.mark.rows(6)
 def test_frozen_parameters_are_left_out(close, differ, name) -> None:
     model, readout = network()
     rule = made(name, model)
@@ -242,6 +245,7 @@ def test_frozen_parameters_are_left_out(close, differ, name) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if name != "kf_rtrl"])
+@pytest.mark.rows(6)
 def test_nothing_but_the_initial_state_learns(close, name) -> None:
     model, readout = network(trainable_initial_state=True)
     for key, parameter in model.named_parameters():
@@ -269,6 +273,7 @@ class Padded(Task):
 
 
 @RULES
+@pytest.mark.rows(6)
 def test_training_holds_the_state_in_the_padding(close, differ, name) -> None:
     """Errors lie on steps that there are, so that few rules show whether a padded step is taken for one."""
     model, readout = network()

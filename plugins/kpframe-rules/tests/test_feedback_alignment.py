@@ -145,6 +145,7 @@ sites = pytest.mark.parametrize("name", list(SITES))
 @names
 @settings(max_examples=4)
 @given(seed=SEEDS, time=st.integers(2, 6))
+@pytest.mark.rows(3)
 def test_errors_come_through_B(close, differ, name, seed, time) -> None:
     here = make(name, seed, time)
     rule, flow = FeedbackAlignment.of_matrix(here.feedback), here.flow()
@@ -209,6 +210,7 @@ def test_a_random_rule_is_that_feedback_on_the_rule(close, differ) -> None:
 @names
 @settings(max_examples=4)
 @given(seed=SEEDS, time=st.integers(2, 6))
+@pytest.mark.rows(3)
 def test_dfa_does_not_go_back_in_time(close, differ, name, seed, time) -> None:
     here = make(name, seed, time)
     flow, e = here.flow(), here.e
@@ -224,6 +226,7 @@ def test_dfa_does_not_go_back_in_time(close, differ, name, seed, time) -> None:
 @sites
 @settings(max_examples=4)
 @given(seed=SEEDS, time=st.integers(3, 6))
+@pytest.mark.rows(2)
 def test_dfa_along_leaks_and_gates(close, differ, name, seed, time) -> None:
     here = make(name, seed, time)
     weight = here.model.get_parameter("weight_hh_l0")
@@ -255,6 +258,7 @@ def test_only_a_broadcast_error_reaches_the_steps_before() -> None:
 @sites
 @settings(max_examples=4)
 @given(seed=SEEDS, time=st.integers(3, 6))
+@pytest.mark.rows(2)
 def test_errors_travel_through_B(close, differ, name, seed, time) -> None:
     here = make(name, seed, time)
     weight = here.model.get_parameter("weight_hh_l0")

@@ -24,6 +24,7 @@ def kept(here, flow, frozen) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("start", ["given", "trainable"])
+@pytest.mark.rows(3)
 def test_update_is_the_gradient_of_what_learns(problem, close, differ, name, start) -> None:
     here = problem(name, start=start)
     flow = here.flow()

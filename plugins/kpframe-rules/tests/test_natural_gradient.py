@@ -139,6 +139,7 @@ def test_metric_is_the_damped_inverse(problem, close, differ, name, kind) -> Non
     differ(states.update_operator(flow)(here.err), expected)
 
 
+@pytest.mark.rows(2)
 def test_a_gauss_newton_step_does_what_the_gradient_does_not(problem, name) -> None:
     """Along the gradient, of the best length, a loss falls less than along the Gauss-Newton step."""
     here = problem(name, time=3)
@@ -294,6 +295,7 @@ class ForStates(NaturalGradient):
 
 
 @parametrize_with_checks([ForStates], kind="rule")
+@pytest.mark.rows(3)
 def test_conformance(check) -> None:
     check()
 

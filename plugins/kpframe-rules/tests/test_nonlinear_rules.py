@@ -27,6 +27,7 @@ def flat(gradient: dict[str, torch.Tensor]) -> torch.Tensor:
 
 @settings(max_examples=4)
 @given(seed=SEEDS, part=st.floats(0.1, 0.9))
+@pytest.mark.rows(2)
 def test_clipped_to_a_norm(problem, close, differ, name, seed, part) -> None:
     here = problem(name, seed)
     flow, exact = here.flow(), here.backward()

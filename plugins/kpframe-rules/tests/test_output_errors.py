@@ -100,6 +100,7 @@ def flat(gradient: dict[str, torch.Tensor]) -> torch.Tensor:
 
 @pytest.mark.parametrize("outputs", [MANY, FEW])
 @pytest.mark.parametrize("rule", RULES)
+@pytest.mark.rows(4)
 def test_update_is_that_of_the_loop_with_B(close, differ, rule, outputs) -> None:
     model, readout = network(outputs)
     trials = trials_of(outputs)
@@ -169,6 +170,7 @@ def test_training_uses_the_output_error(close, differ, rule, outputs, loss) -> N
 
 @pytest.mark.parametrize("outputs", [MANY, FEW])
 @pytest.mark.parametrize("rule", ["bptt", "feedback_alignment", "eprop"])
+@pytest.mark.rows(3)
 def test_loss_rates_of_output_errors(close, differ, rule, outputs) -> None:
     model, readout = network(outputs)
     trials = trials_of(outputs)

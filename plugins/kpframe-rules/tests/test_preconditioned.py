@@ -47,6 +47,7 @@ def least(matrix: torch.Tensor) -> float:
 
 @settings(max_examples=5)
 @given(seed=SEEDS, time=st.integers(1, 5), start=st.sampled_from(["zero", "given", "trainable"]))
+@pytest.mark.rows(2)
 def test_each_gradient_times_its_rate(problem, close, differ, name, seed, time, start) -> None:
     here = problem(name, seed, time, start)
     flow = here.flow()

@@ -40,6 +40,7 @@ def err() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.rows(6)
 def test_the_update_scales_with_the_error(name: str, flow: Flow, err: torch.Tensor) -> None:
     readout = Readout(6, 2, generator=3)
 

@@ -111,6 +111,7 @@ def flat(gradients: dict[str, torch.Tensor]) -> torch.Tensor:
 @pytest.mark.parametrize("post", ["none", "state"])
 @settings(max_examples=3)
 @given(seed=SEEDS, time=st.integers(3, 6), masked=st.booleans())
+@pytest.mark.rows(3)
 def test_traces_run_forward(close, differ, name, post, seed, time, masked) -> None:
     flow, err = draw(name, seed, time, masked)
     update = ThreeFactor(post).update_operator(flow)(err)
@@ -122,6 +123,7 @@ def test_traces_run_forward(close, differ, name, post, seed, time, masked) -> No
 @names
 @pytest.mark.parametrize("rate", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.rows(6)
 def test_a_trace_of_its_own(close, differ, name, rate, masked) -> None:
     flow, err = draw(name, masked=masked)
     parts = flow.P.domain.shape[2] // UNITS

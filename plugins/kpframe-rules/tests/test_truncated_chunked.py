@@ -34,6 +34,7 @@ def test_update_is_autograd_with_detach(problem, close, differ, name, seed, time
 
 
 @pytest.mark.parametrize("offset", [0, 1, 2])
+@pytest.mark.rows(4)
 def test_padded_steps(problem, close, differ, name, offset) -> None:
     here = problem(name, masked=True)
     update = chunked(3, offset).update_operator(here.flow())(here.err)

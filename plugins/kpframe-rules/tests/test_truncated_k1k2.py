@@ -51,6 +51,7 @@ def test_update_is_autograd_block_by_block(problem, close, differ, name, seed, t
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
+@pytest.mark.rows(4)
 def test_the_ends_are_sliding_and_chunked(problem, close, differ, name, k) -> None:
     flow = problem(name).flow()
     err = problem(name).err
@@ -66,6 +67,7 @@ def test_the_ends_are_sliding_and_chunked(problem, close, differ, name, k) -> No
 
 
 @pytest.mark.parametrize("window", [5, 7, 8])
+@pytest.mark.rows(4)
 def test_long_windows_drop_instead_of_add(problem, close, differ, name, window) -> None:
     here = problem(name, time=8)
     flow = here.flow()

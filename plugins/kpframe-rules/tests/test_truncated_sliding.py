@@ -29,6 +29,7 @@ def test_update_is_windowed_autograd(problem, close, differ, name, seed, time, d
 
 
 @pytest.mark.parametrize("window", [1, 2, 4])
+@pytest.mark.rows(4)
 def test_padded_steps(problem, close, differ, name, window) -> None:
     here = problem(name, masked=True)
     update = sliding(window).update_operator(here.flow())(here.err)
@@ -37,6 +38,7 @@ def test_padded_steps(problem, close, differ, name, window) -> None:
 
 
 @pytest.mark.parametrize("window", [6, 7, 100])
+@pytest.mark.rows(4)
 def test_a_window_over_all_steps_is_P(problem, close, differ, name, window) -> None:
     here = problem(name)
     flow = here.flow()
@@ -57,6 +59,7 @@ def test_window_one_is_the_identity(problem, close, differ, name) -> None:
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 5])
+@pytest.mark.rows(4)
 def test_terms_and_remainder(problem, close, differ, powers, name, window) -> None:
     here = problem(name)
     flow = here.flow()

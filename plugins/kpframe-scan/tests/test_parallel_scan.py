@@ -77,6 +77,7 @@ def test_probes(randn, close, probes) -> None:
     ("batch", "time", "hidden", "scale"),
     [(1, 3000, 1, 0.6), (1, 1000, 2, 0.4), (2, 500, 8, 0.3), (1, 500, 3, 1e-30), (4, 100, 16, 0.25)],
 )
+@pytest.mark.rows(3)
 def test_long_sequences_are_as_the_scan_has_them(
     randn, close, differ, dtype, rtol, batch, time, hidden, scale
 ) -> None:

@@ -15,6 +15,7 @@ MODELS = ["rnn", "gru", "lstm", "lru"]
 
 
 @parametrize_with_checks(["propagator:parallel_scan"])
+@pytest.mark.rows(4)
 def test_conformance(check) -> None:
     check()
 
@@ -43,6 +44,7 @@ def make(name: str, scale: float) -> Model:
 
 @pytest.mark.parametrize("scale", [1.0, 4.0], ids=["fresh", "saturated"])
 @pytest.mark.parametrize("name", [*MODELS, "plain"])
+@pytest.mark.rows(3)
 def test_by_name_on_models(randn, close, differ, name, scale) -> None:
     model, x = make(name, scale), randn(1, 2, 45, 3)
     mask = torch.arange(45) < torch.tensor([[45], [31]])

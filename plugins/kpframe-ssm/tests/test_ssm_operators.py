@@ -81,6 +81,7 @@ def test_rollout_is_a_loop_of_steps(make, draw, close, differ, form, mask) -> No
     differ(states, model.rollout(x).states)
 
 
+@pytest.mark.rows(4)
 def test_masked_steps_hold_the_state(make, draw, form, mask) -> None:
     model = make(form)
     flow = linearize(model, inputs(model, draw), None, mask)
@@ -119,6 +120,7 @@ def test_cut_and_truncated_propagators(make, draw, close, differ, form, mask) ->
     assert repr(flow.P.chunked(3, 1)) == "P_chunk3+1"
 
 
+@pytest.mark.rows(4)
 def test_probes_are_carried_through(make, draw, close, form) -> None:
     flow = linearize(make(form), draw(2, 6, 4 if "no encoder" in form else 3, seed=11))
     q = draw(3, 2, *flow.P.domain.shape, seed=1)
@@ -191,6 +193,7 @@ def test_what_only_the_output_reads_has_zero_columns(make, draw, name) -> None:
     assert bool(flow.K.freeze(idle).to_dense().any())
 
 
+@pytest.mark.rows(4)
 def test_frozen_parameters_leave_theta(make, draw, close, form) -> None:
     model = make(form)
     x = inputs(model, draw)
@@ -205,6 +208,7 @@ def test_frozen_parameters_leave_theta(make, draw, close, form) -> None:
     assert not bool(linearize(model, x).K.to_dense().any())
 
 
+@pytest.mark.rows(4)
 def test_float32(make, draw, close, form) -> None:
     model = make(form)
     x, single = inputs(model, draw), make(form).float()

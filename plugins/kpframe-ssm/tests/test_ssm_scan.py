@@ -52,6 +52,7 @@ def loop(decay: torch.Tensor, source: torch.Tensor, reverse: bool) -> torch.Tens
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("time", [1, 2, 3, 16, 17, 50, 63])
 @pytest.mark.parametrize("varying", ["constant", "by step", "by step and trial", "real"])
+@pytest.mark.rows(6)
 def test_forms_are_equal(close, differ, varying, time, reverse) -> None:
     real = varying == "real"
     decay = decays(1 if varying == "constant" else time, 1 + (varying == "by step and trial"), 4, 1, real)
@@ -139,6 +140,7 @@ def test_the_flow_says_which_and_takes_another(draw, close, differ) -> None:
 
 @pytest.mark.parametrize("form", [SequentialModePropagator, ChunkedModePropagator, FFTModePropagator])
 @pytest.mark.parametrize("name", ["lru", "mamba"])
+@pytest.mark.rows(3)
 def test_a_changed_A_keeps_the_form_where_it_fits(draw, close, differ, form, name) -> None:
     model, x = create_model(name, input_size=2, hidden_size=3, seed=0).double(), draw(2, 40, 2, seed=1)
     flow = linearize(model, x)

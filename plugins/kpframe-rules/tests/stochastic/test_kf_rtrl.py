@@ -54,6 +54,7 @@ def forward(here, name: str, c: torch.Tensor, compensate: bool = True) -> torch.
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.rows(2)
 def test_update_is_the_algorithm(tiny, close, differ, name) -> None:
     here = tiny(name, time=6, units=3)
     c = signs(2, 6, 7)

@@ -48,6 +48,7 @@ def by_nodes(here, xi: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("distribution", ["signs", "normal"])
 @pytest.mark.parametrize("start", ["given", "trainable"])
+@pytest.mark.rows(6)
 def test_weights(tiny, close, differ, model, distribution, start) -> None:
     here = tiny(model, time=5, units=3, start=start, masked=True)
     xi = draw((1, 1, len(here.exact())), 3, distribution)[0, 0]
@@ -60,6 +61,7 @@ def test_weights(tiny, close, differ, model, distribution, start) -> None:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("distribution", ["signs", "normal"])
 @pytest.mark.parametrize("start", ["given", "trainable"])
+@pytest.mark.rows(6)
 def test_nodes(tiny, close, differ, model, distribution, start) -> None:
     here = tiny(model, time=5, units=3, start=start, masked=True)
     xi = draw((1, *here.err.shape), 3, distribution)[0]

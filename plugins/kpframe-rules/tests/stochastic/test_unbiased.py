@@ -61,6 +61,7 @@ def test_exact_expectation(tiny, close, differ, kind, model, seed) -> None:
 
 @kinds
 @pytest.mark.parametrize("start", ["given", "trainable"])
+@pytest.mark.rows(4)
 def test_exact_expectation_with_padded_steps(tiny, close, differ, kind, start) -> None:
     if (kind, start) == ("kf_rtrl", "trainable"):
         pytest.skip("refused")
@@ -142,6 +143,7 @@ def test_dtype_and_device(tiny, close, kind, device) -> None:
 
 
 @kinds
+@pytest.mark.rows(3)
 def test_composes_with_frozen_parameters(tiny, close, differ, kind) -> None:
     here = tiny("vanilla", 2, **sizes(kind, "vanilla"))
     flow, rule = here.flow(), make(kind)

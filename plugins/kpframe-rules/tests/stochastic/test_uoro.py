@@ -38,6 +38,7 @@ def signs(shape, seed: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.rows(4)
 def test_update_is_the_algorithm(tiny, close, differ, model, normalise) -> None:
     here = tiny(model, time=6, units=3)
     nu = signs(here.err.shape, 7)

@@ -67,6 +67,7 @@ def test_terms_and_remainder(
 
 
 @pytest.mark.parametrize("base", ANY)
+@pytest.mark.rows(4)
 def test_as_many_terms_as_steps_are_exact(make, close, differ, name, base) -> None:
     here = make(name)
     flow = here.flow()

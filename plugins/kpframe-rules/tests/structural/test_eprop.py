@@ -61,6 +61,7 @@ def test_eligibility_traces_of_the_lstm(make, close, differ) -> None:
 
 @settings(max_examples=5)
 @given(seed=SEEDS)
+@pytest.mark.rows(2)
 def test_random_feedback(make, gradient, stopped, close, differ, known, seed) -> None:
     here = make(known, seed)
     flow = here.flow()

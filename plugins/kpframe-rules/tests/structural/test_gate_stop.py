@@ -74,6 +74,7 @@ def detached_at(here, gradient, stopped, known: str, cut: tuple[bool, ...]) -> t
 
 @settings(max_examples=3)
 @given(seed=SEEDS, probability=st.sampled_from([0.2, 0.5, 0.75]), masked=st.booleans())
+@pytest.mark.rows(2)
 def test_h_detach_and_its_mean(
     make, gradient, stopped, close, differ, known, seed, probability, masked
 ) -> None:

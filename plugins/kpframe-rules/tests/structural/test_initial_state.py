@@ -45,6 +45,7 @@ def h0_of(here, rule, **settings) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.rows(3)
 def test_constant_decay(make, dense, close, differ, leaky, masked) -> None:
     """Leaks of rflo, Lambda of kernl and traces of three_factor begin with h_0 at 1."""
     here = make(leaky, start="trainable", masked=masked)
@@ -95,6 +96,7 @@ def test_within_units(make, dense, own_entries, close, differ, name, masked) -> 
 
 
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.rows(3)
 def test_detached_paths(make, gradient, stopped, close, differ, known, masked) -> None:
     """gate_stop and h_detach where the first step is cut, and where it is not."""
     here = make(known, start="trainable", time=3, masked=masked)
@@ -219,6 +221,7 @@ def test_chunks_never_cut_the_first_step(make, close, differ, known, offset) -> 
 
 
 @pytest.mark.parametrize("rule", ["rtrl", "uoro", "node_perturbation", "artbp"])
+@pytest.mark.rows(2)
 def test_rules_on_top_of_others(make, close, differ, rule) -> None:
     """What estimates P J takes the J that the inner rule has, h_0 and all."""
     here = make("rate", start="trainable", time=2)

@@ -52,6 +52,7 @@ def test_update_is_a_sum_over_lags(make, dense, close, differ, name, seed, time,
 
 @settings(max_examples=5)
 @given(seed=SEEDS)
+@pytest.mark.rows(2)
 def test_identity_and_leak_are_rflo(make, close, differ, leaky, seed) -> None:
     here = make(leaky, seed)
     flow = here.flow()

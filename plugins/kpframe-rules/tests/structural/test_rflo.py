@@ -47,6 +47,7 @@ def traces(here, name: str, err: torch.Tensor) -> dict[str, torch.Tensor]:
 
 @settings(max_examples=6)
 @given(seed=SEEDS, time=st.integers(3, 6), masked=st.booleans())
+@pytest.mark.rows(2)
 def test_update_is_that_of_the_traces(make, close, differ, leaky, seed, time, masked) -> None:
     here = make(leaky, seed, time, masked=masked)
     flow = here.flow()
@@ -59,6 +60,7 @@ def test_update_is_that_of_the_traces(make, close, differ, leaky, seed, time, ma
 
 @settings(max_examples=5)
 @given(seed=SEEDS)
+@pytest.mark.rows(2)
 def test_random_feedback(make, close, differ, leaky, seed) -> None:
     here = make(leaky, seed)
     flow = here.flow()

@@ -39,6 +39,7 @@ def test_update_is_the_gradient(make, dense, close, differ, name, seed, time, st
             differ(update, flow.J.T(here.err), 1e-6)
 
 
+@pytest.mark.rows(3)
 def test_influences_are_total_derivatives(make, close, differ, name) -> None:
     here = make(name)
     flow = here.flow()

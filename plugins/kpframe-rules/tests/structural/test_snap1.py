@@ -32,6 +32,7 @@ def test_update_is_masked_rtrl(make, dense, own_entries, close, differ, name, se
     differ(update, loops.forward(loops.A.diagonal(dim1=-2, dim2=-1).diag_embed() * 0.5), 1e-6)
 
 
+@pytest.mark.rows(3)
 def test_padded_steps(make, dense, own_entries, close, differ, name) -> None:
     here = make(name, masked=True)
     loops = dense(here)
@@ -91,6 +92,7 @@ def test_formula_and_form(make) -> None:
 
 
 @pytest.mark.parametrize("inner", [{"window": 2, "mode": "chunked"}, {"window": 9}])
+@pytest.mark.rows(4)
 def test_after_a_truncation(make, dense, own_entries, close, differ, name, inner) -> None:
     here = make(name)
     flow = here.flow()

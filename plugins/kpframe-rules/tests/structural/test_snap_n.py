@@ -49,6 +49,7 @@ def test_update_is_masked_rtrl_on_a_ring(
     differ(update(here.err), here.backward(), 1e-7)
 
 
+@pytest.mark.rows(3)
 def test_the_ring_once_around_is_exact(make, close, differ, name) -> None:
     here = make(name)
     ring(here)
@@ -66,6 +67,7 @@ def test_dense_weights_are_exact_from_two_steps_on(make, close, differ, name) ->
     differ(create_rule("snap_n", n=1).update_operator(flow)(here.err), here.backward())
 
 
+@pytest.mark.rows(3)
 def test_one_step_is_snap1_where_parameters_act_on_one_unit(make, close, differ, name) -> None:
     here = make(name)
     flow = here.flow()
@@ -108,6 +110,7 @@ def test_it_is_a_proper_operator(make, close, differ, n) -> None:
     differ(matrix, (flow.P @ flow.J).to_dense(), 1e-7)
 
 
+@pytest.mark.rows(3)
 def test_with_other_rules(make, dense, own_entries, close, differ, name) -> None:
     here = make(name)
     ring(here)

@@ -192,6 +192,7 @@ def test_errors_on_a_projected_output_travel_through_the_memory(close, differ, c
 
 @pytest.mark.parametrize("trainable", [False, True])
 @pytest.mark.parametrize("case", RNN)
+@pytest.mark.rows(4)
 def test_rflo_and_dfa_go_down_the_layers_at_each_step(close, differ, case, trainable) -> None:
     """With errors through the readout, and through B: the leak is constant, so that rflo is e-prop here."""
     model, flow, err, expected = problem(case, trainable, trainable)
