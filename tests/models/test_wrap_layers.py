@@ -77,7 +77,7 @@ def far(first: torch.Tensor, second: torch.Tensor) -> float:
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("dtype", "rounding"), [(torch.float64, 1e-13), (torch.float32, 1e-5)])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_roll_out_and_gradient(host, form, dtype, rounding) -> None:
     kind, settings = FORMS[form]
     module = make(kind, dtype, batch_first=True, **settings)

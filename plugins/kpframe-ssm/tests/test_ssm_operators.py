@@ -29,7 +29,7 @@ def inputs(model, draw) -> torch.Tensor:
     return draw(2, 6, model.input_size, seed=11)
 
 
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_step_jacobians(make, draw, close, differ, form) -> None:
     model = make(form)
     x = inputs(model, draw)

@@ -50,6 +50,7 @@ def test_it_is_noticed(fault: Fault) -> None:
         for check in dict.fromkeys(fault.check for fault in FAULTS)
     ],
 )
+@pytest.mark.rows(4)
 def test_the_check_passes_without_a_fault(check: Callable[[], None]) -> None:
     check()
 
