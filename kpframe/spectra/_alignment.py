@@ -124,7 +124,7 @@ class _SketchedPair:
         self._seen = torch.cat([self._seen, self._b(vectors[len(self._seen) :])])
         if not (first.any() and self._seen.any()):
             return math.nan, math.nan
-        a, b = Sketch.of(vectors, first), Sketch.of(vectors, self._seen)
+        a, b = (Sketch.of(vectors, products, with_basis=True) for products in (first, self._seen))
         cross = (a.basis.mT @ b.basis).to(F64)
         both = list(zip(a.approximations(), b.approximations(), strict=True))
         samples = [

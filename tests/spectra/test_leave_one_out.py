@@ -87,3 +87,27 @@ def test_samples_of_a_nystrom_sketch_are_those_of_what_it_leaves_without_each_pr
         assert float(inner_samples(first, second, cross)[0, i]) == pytest.approx(float(inner), rel=1e-8)
         assert abs(float(known / inner) - 1) > 1e-6
     assert abs(float(trace_samples(second)[0, 0] / trace_samples(first)[0, 0]) - 1) > 1e-3
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, 3.0])
+def test_inner_products_in_float64_give_what_factors_in_float32_give(decay: float) -> None:
+    """And no worse: both are held against the same products in float64."""
+    source = torch.Generator().manual_seed(0)
+    values = torch.arange(1, 3001, dtype=F64) ** -decay
+    probes = torch.randn(8, 3000, generator=source)
+    products = (probes.double() * values).float()
+    exact = Sketch.of(probes.double(), products.double())
+    found, factors = (Sketch.of(probes, products, with_basis=some) for some in (False, True))
+    assert (found.basis.shape, factors.basis.shape) == ((3000, 0), (3000, 8))
+    every = [trace_samples(sketch.approximations()[0]) for sketch in (exact, found, factors)]
+    off, others = (float((one - every[0]).norm() / every[0].norm()) for one in every[1:])
+    assert off <= max(2 * others, 3e-6)
+    torch.testing.assert_close(found.triangle.abs(), exact.triangle.abs(), rtol=1e-6, atol=1e-6)
+
+
+def test_directions_too_close_for_inner_products_are_told_apart_by_factors() -> None:
+    probes = torch.randn(3, 500, generator=torch.Generator().manual_seed(0))
+    probes[2] = probes[1]  # of which Cholesky's factor does not exist
+    sketch = Sketch.of(probes, 2 * probes)
+    assert sketch.basis.shape == (500, 3)
+    assert bool(sketch.products.isfinite().all())

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 
+#: Entries of vectors that are cast to float64 at a time.
+SLICE = 2**13
+
 
 def symmetric_eigen(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return eigenvalues, ascending, and eigenvectors of a symmetric matrix ``[..., n, n]``.
@@ -30,6 +33,22 @@ def orthonormal_rows(rows: torch.Tensor, floor: float = 0.0) -> torch.Tensor:  #
     least = max(float(values[0]) * limits.eps * max(rows.shape) ** 0.5 * 4, floor, limits.tiny)
     basis: torch.Tensor = columns @ left[:, values > least]
     return basis.mT.contiguous()
+
+
+def gram_matrix(*blocks: torch.Tensor) -> torch.Tensor:  # [m, n], [k, n] ... -> [m + k + ..., m + k + ...]
+    """Return the inner products of all rows of blocks with each other, in float64.
+
+    A slice at a time: long vectors are not held in float64 as a whole.
+    """
+    count, length = sum(map(len, blocks)), blocks[0].shape[1]
+    total = torch.zeros(count, count, dtype=torch.float64, device=blocks[0].device)
+    room = total.new_empty(count, min(SLICE, length))
+    for start in range(0, length, SLICE):
+        part = room[:, : min(SLICE, length - start)]
+        for own, block in zip(torch.split(part, [len(block) for block in blocks]), blocks, strict=True):
+            own.copy_(block[:, start : start + SLICE])
+        total.addmm_(part, part.mT)
+    return total
 
 
 def row_signs(rows: torch.Tensor) -> torch.Tensor:  # [k, n] -> [k, 1]

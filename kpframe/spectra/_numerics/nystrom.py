@@ -31,7 +31,7 @@ from __future__ import annotations
 import torch
 from attrs import frozen
 
-from kpframe.spectra._numerics.linalg import symmetric_eigen
+from kpframe.spectra._numerics.linalg import gram_matrix, symmetric_eigen
 from kpframe.spectra._numerics.statistics import SampleCorrelation, all_but_one
 
 F64 = torch.float64
@@ -54,7 +54,9 @@ class Approximations:
 class Sketch:
     """Probes and products in the orthonormal basis Q of the products; small matrices in float64."""
 
-    basis: torch.Tensor  # [n, m], orthonormal columns, the operator's dtype
+    basis: (
+        torch.Tensor
+    )  # [n, m], orthonormal columns, the operator's dtype; [n, 0] where it was not asked for
     core: torch.Tensor  # [m, m], H = Omega* Y
     products: torch.Tensor  # [m, m], Q* Y
     probes: torch.Tensor  # [m, m], Q* Omega
@@ -62,16 +64,20 @@ class Sketch:
     shift: float
 
     @classmethod
-    def of(cls, probes: torch.Tensor, products: torch.Tensor) -> Sketch:
+    def of(cls, probes: torch.Tensor, products: torch.Tensor, *, with_basis: bool = False) -> Sketch:
         """Return the sketch from Gaussian probes and the products with them, both ``[m, n]``, m <= n.
 
         A is shifted by a few roundings of H, so that zero, low-rank and fast-decaying operators need no
         special case; the shift is taken off the estimates again.
+
+        In float32 all but the basis itself comes from inner products in float64, a third of the work of QR
+        factors: these resolve a direction down to 1e-8 of the longest, float32 holds it to 6e-8.
         """
-        limits = torch.finfo(products.dtype)
-        core = (probes @ products.mT).to(F64)
-        largest = float(torch.linalg.eigvalsh((core + core.mT) / 2)[-1])
-        shift = max(8 * limits.eps * largest / probes.shape[1], limits.tiny)
+        if products.dtype == torch.float32 and not with_basis:
+            found = cls._of_inner_products(probes, products)
+            if found is not None:
+                return found
+        shift = _shift((probes @ products.mT).to(F64), products.dtype, probes.shape[1])
         products = products + shift * probes
         core = (probes @ products.mT).to(F64)
         basis, coordinates = torch.linalg.qr(products.mT)
@@ -83,6 +89,23 @@ class Sketch:
             torch.linalg.qr(probes.mT, mode="r")[1].to(F64),
             shift,
         )
+
+    @classmethod
+    def _of_inner_products(cls, probes: torch.Tensor, products: torch.Tensor) -> Sketch | None:
+        """Return the sketch without its basis; None where directions are too close to each other."""
+        num, size = probes.shape
+        every = gram_matrix(probes, products)
+        own, core, image = every[:num, :num], every[:num, num:], every[num:, num:]
+        shift = _shift(core, products.dtype, size)
+        image = image + shift * (core + core.mT) + shift**2 * own
+        core = core + shift * own
+        coordinates, failed = torch.linalg.cholesky_ex(image, upper=True)
+        triangle, failed_too = torch.linalg.cholesky_ex(own, upper=True)
+        if int(failed) or int(failed_too):
+            return None
+        inside = torch.linalg.solve_triangular(coordinates.mT, core.mT, upper=False)  # Q* Omega
+        core = (core + core.mT) / 2
+        return cls(products[:0].mT, core, coordinates, inside, triangle, shift)
 
     def approximations(self) -> tuple[Approximations, Approximations]:
         """Return that from all probes (b = 1) and those with one probe deleted."""
@@ -132,6 +155,13 @@ class Sketch:
         parts = (self.probes[:, kept].movedim(1, 0) @ inverse) / diagonal[:, None, :]
         scale = (dimension - num + 1) * diagonal
         return Approximations(factor, changes, known, parts, scale, self.shift, dimension)
+
+
+def _shift(core: torch.Tensor, dtype: torch.dtype, size: int) -> float:
+    """Return a few roundings of H, for each dimension."""
+    limits = torch.finfo(dtype)
+    largest = float(torch.linalg.eigvalsh((core + core.mT) / 2)[-1])
+    return max(8 * limits.eps * largest / size, limits.tiny)
 
 
 def trace_samples(each: Approximations) -> torch.Tensor:  # [b, k]
