@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +14,8 @@ from kpframe.flow._neural_tangent import neural_tangent, total_jacobian
 from kpframe.flow._parameter_jacobian import ParameterJacobian
 from kpframe.flow._parameter_operator import ParameterOperator
 from kpframe.flow._propagator import Propagator
+from kpframe.flow._segmented import SegmentedPropagator
+from kpframe.flow._segments import SegmentedStepJacobian
 from kpframe.flow._step_jacobian import StepJacobian
 from kpframe.flow._trajectory import Trajectory
 from kpframe.operators._base import Operator
@@ -167,6 +169,8 @@ def preferred_form(A: StepJacobian, *, automatic: bool = False) -> str | None:
         automatic: ask those alone that may be taken unasked.
     """
     manager = get_manager()
+    if isinstance(A, SegmentedStepJacobian):
+        A = A.at(0)  # each segment is to have the form
     for spec in manager.specs("propagator"):
         if automatic and not (isinstance(spec, PropagatorSpec) and spec.automatic):
             continue
@@ -183,6 +187,10 @@ def preferred_form(A: StepJacobian, *, automatic: bool = False) -> str | None:
 
 def make_propagator(form: PropagatorForm, A: StepJacobian, **settings: Any) -> Propagator:
     """Return ``P`` of a step Jacobian in a form by its name or factory; raises like ``with_propagator``."""
+    if isinstance(A, SegmentedStepJacobian):
+        made = SegmentedPropagator(A, form=partial(make_propagator, form, **settings))
+        made.why = f"propagator={form!r} of each segment" if isinstance(form, str) else made.why
+        return made
     P: Propagator = _make("propagator", form, settings, Propagator, A)
     return P
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from attrs import frozen
 
 from kpframe.errors import DeviceError, DtypeError, ShapeError, mismatch
 from kpframe.operators._finite import check_finite
-from kpframe.operators._spaces import HIDDEN, Space
+from kpframe.operators._spaces import HIDDEN, TIME, Space
 
 
 @frozen(eq=False)
@@ -22,6 +24,8 @@ class Trajectory:
         mask: bool ``[B, T]`` or None; where it is False the trial is over and the state is held.
         given: whether ``h_0`` was given by the caller; otherwise it is the model's own, which may depend
             on the model's parameters.
+        first: index of the first step, which models that vary in time are told: 0 but in a segment of a
+            longer trajectory.
     """
 
     states: torch.Tensor
@@ -30,6 +34,7 @@ class Trajectory:
     space: Space
     mask: torch.Tensor | None = None
     given: bool = False
+    first: int = 0
 
     @property
     def previous(self) -> torch.Tensor:  # [B, T, H]
@@ -40,6 +45,15 @@ class Trajectory:
     def final(self) -> torch.Tensor:  # [B, H]
         """The last state; a masked trial holds its own last valid one."""
         return self.states[:, -1]
+
+    @property
+    def indices(self) -> torch.Tensor:  # [T], int64
+        """The indices of the steps, which models that vary in time are told."""
+        return torch.arange(self.first, self.first + self.space[TIME].size, device=self.inputs.device)
+
+    def pieces(self) -> Iterator[Trajectory]:
+        """Yield the trajectory in pieces whose states are held one after the other: itself, where all are."""
+        yield self
 
     def component(self, name: str) -> torch.Tensor:  # [B, T, width]
         """Return one named component of the states; raises ``AxisError`` for an unknown one."""

@@ -14,6 +14,7 @@ from kpframe.flow._trajectory import Trajectory
 from kpframe.models._autograd.graph import leaves, saved_bytes
 from kpframe.models._autograd.linearization import recording
 from kpframe.models._autograd.recorded import Recorded
+from kpframe.operators._spaces import BATCH
 
 #: Rows recorded at once, where all are.
 _CHUNK = 4096
@@ -63,7 +64,7 @@ def _record(model: Recorded, trajectory: Trajectory) -> FewRows:
     places = _places(trajectory)
     x, h = trajectory.inputs[places].detach(), trajectory.previous[places].detach().requires_grad_()
     mask = None if trajectory.mask is None else trajectory.mask[places]
-    t = places[1] if model.time_varying else None
+    t = trajectory.first + places[1] if model.time_varying else None
     try:
         with recording(h.device, "step"):
             out = model._rows(x, h, t, mask)
@@ -102,23 +103,27 @@ def unread_parameters(model: Recorded, trajectory: Trajectory) -> frozenset[str]
         for leaf in leaves(*outputs):
             left.pop(id(leaf), None)
 
-    strike(_record(model, trajectory).out)
-    batch, time = trajectory.space.shape[:2]
-    device = trajectory.states.device
-    if left and not trajectory.given:
-        with recording(device, "initial state"):
-            strike(model.initial_state(batch))
-    x, h = trajectory.inputs.flatten(0, 1), trajectory.previous.detach().flatten(0, 1)
-    steps = torch.arange(time, device=device).repeat(batch) if model.time_varying else None
-    mask = None if trajectory.mask is None else trajectory.mask.flatten()
-    for start in range(0, batch * time, _CHUNK):
-        if not left:
-            break
-        part = slice(start, start + _CHUNK)
-        with recording(device, "step"):
-            t, valid = (None if value is None else value[part] for value in (steps, mask))
-            strike(model._rows(x[part], h[part], t, valid))
+    if not trajectory.given:
+        with recording(trajectory.inputs.device, "initial state"):
+            strike(model.initial_state(trajectory.space[BATCH].size))
+    for piece in trajectory.pieces():
+        if left:
+            strike(_record(model, piece).out)
+        for start in range(0, piece.states[..., 0].numel(), _CHUNK):
+            if not left:
+                break
+            with recording(piece.states.device, "step"):
+                strike(_rows_of(model, piece, slice(start, start + _CHUNK)))
     return frozenset(left.values())
+
+
+def _rows_of(model: Recorded, trajectory: Trajectory, part: slice) -> torch.Tensor:  # [n, H]
+    """Return the next states of some rows of a roll-out, trial by trial."""
+    batch, time, _ = trajectory.space.shape
+    rows = torch.arange(batch * time, device=trajectory.states.device)[part]
+    x, h = trajectory.inputs.flatten(0, 1)[part], trajectory.previous.detach().flatten(0, 1)[part]
+    t = trajectory.first + rows % time if model.time_varying else None
+    return model._rows(x, h, t, None if trajectory.mask is None else trajectory.mask.flatten()[part])
 
 
 def _places(trajectory: Trajectory) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -31,6 +32,7 @@ from kpframe.models._autograd.forms import (
 from kpframe.models._autograd.rollout import GraphPropagator
 from kpframe.models._few_rows import few_rows
 from kpframe.models._held import held_tensors
+from kpframe.models._kept import ModelSegments, check_keep, counts_steps, segment_length
 from kpframe.models._model import Model
 from kpframe.models._ranks import shards_of
 from kpframe.models._spread import check_whole
@@ -58,6 +60,7 @@ def linearize(
     propagator: PropagatorForm = "auto",
     parameter_operator: ParameterOperatorForm = "auto",
     group: Any = None,
+    keep: str | int = "all",
     max_bytes: int | None = None,
 ) -> Flow:
     """Roll a model out and return the operators along the trajectory.
@@ -84,6 +87,12 @@ def linearize(
         group: a ``torch.distributed`` process group over whose ranks the trials are sharded: ``x``, ``h0``
             and ``mask`` are this rank's own, one at least. All ranks call with the same model. The operators'
             adjoints and inner products are those of all trials together.
+        keep: how many states are kept along the trajectory: ``"all"``, or ``"sqrt"`` of the number of steps,
+            or so many. Between kept states each product rolls the model out again, one segment at a time:
+            memory falls from T states to about 2 sqrt(T), beside the vectors of a product, at the price of
+            one more roll-out in each pass over time (two of them in Phi). The operators are the same;
+            ``trajectory.states`` rolls out each time it is asked for. Models that vary in time have A and J
+            by automatic differentiation then, but for those of weight sites that are the same at each step.
         max_bytes: largest memory that recording may take, about; most of what is free when left out.
 
     Raises:
@@ -94,7 +103,9 @@ def linearize(
         UnknownNameError: for a form that nobody offers; lists those there are.
         NonFiniteError: for NaN or infinity in inputs, parameters or the roll-out; names the first step,
             trial and component.
-        MemoryBudgetError: before anything is recorded, when the need is over ``max_bytes``.
+        MemoryBudgetError: before anything is recorded, when the need is over ``max_bytes``; ``keep="sqrt"``
+            needs less.
+        ArgumentError: for a ``keep`` that names nothing, or is more than one state a step.
         UnsupportedError: inside a transform of ``torch.func``; for parameters that are spread over processes.
     """
     if not isinstance(model, Model):
@@ -104,6 +115,8 @@ def linearize(
     check_whole(model, "model")
     if method not in METHODS:
         raise ArgumentError(mismatch("method", f"one of {', '.join(map(repr, METHODS))}", repr(method)))
+    if keep != "all":
+        check_keep(keep)
     for kind, form, own in (
         ("propagator", propagator, ("auto", FASTEST)),
         ("parameter_operator", parameter_operator, ("auto",)),
@@ -112,7 +125,7 @@ def linearize(
             get_manager().find(kind, form)  # a misspelt name is refused before any work
     with isolated(getattr(x, "device", None), "linearize"):
         shards = None if group is None else shards_of(group, model, x)
-        flow = _linearize(model, x, h0, mask, method, max_bytes, shards)
+        flow = _linearize(model, x, h0, mask, method, keep, max_bytes, shards)
         if propagator == "auto" and method == "auto":
             flow = _compiled(flow)
     if propagator != "auto":
@@ -126,13 +139,12 @@ def _linearize(
     h0: torch.Tensor | None,
     mask: torch.Tensor | None,
     method: str,
+    keep: str | int,
     max_bytes: int | None,
     shards: Shards | None,
 ) -> Flow:
-    if isinstance(x, torch.Tensor) and x.ndim == 3:  # the roll-out says what is wrong with another x
-        _check_memory(
-            model, x, 4 * model.width * x.itemsize, max_bytes
-        )  # states, twice while they are stacked
+    budget = _Budget(model, x, keep, max_bytes)
+    budget.check_states()
     check_parameters(model)
     check_hooks(model.trainable())
     original, model = model, _copy(model)
@@ -140,29 +152,34 @@ def _linearize(
     for name, parameter in model.named_parameters():
         check_finite(parameter.detach(), f"parameter {name}")
     x, h0, mask = _constant(x), _constant(h0), _constant(mask)
+    forms = partial(_forms, model, method, keep != "all")
+
+    def record(trajectory: Trajectory) -> tuple[Propagator, ParameterOperator]:
+        """Return P and K along a trajectory, or its first segment, after what can be checked of the model."""
+        if _held(model) != held:
+            check_kept(_copy(original), trajectory)
+        if not trajectory.given and type(model).initial_state is not Model.initial_state:
+            check_start(model, trajectory)
+        with few_rows(model, trajectory) as rows:
+            auto = method == "auto" and (keep == "all" or counts_steps(model))
+            each = model.recorded_bytes(trajectory) if auto else graph_bytes(model, trajectory, method)
+        budget.check(each)
+        P, K = forms(trajectory)
+        derived = isinstance(P.A, AutogradStepJacobian) or isinstance(K.jacobian, AutogradParameterJacobian)
+        check_step(model, rows, twice=derived)
+        return P, K
+
+    if keep != "all":
+        with torch.no_grad():
+            begun = _own(model.begin(x, h0, mask), shards)
+        segments = ModelSegments(model, begun, segment_length(keep, x.shape[1]), forms)
+        segments.run(record)
+        return segments.flow()
     with torch.no_grad():
         run = model.rollout(x, h0, mask)
-    trajectory = evolve(  # what the caller may still write to is copied
-        run,
-        states=run.states.detach(),
-        inputs=run.inputs.detach().clone(),
-        initial_state=run.initial_state.detach().clone(),
-        mask=None if run.mask is None else run.mask.clone(),
-        space=run.space.replace(BATCH, evolve(run.space[BATCH], shards=shards)),
-    )
+    trajectory = _own(evolve(run, states=run.states.detach()), shards)
     check_finite(trajectory.states, "roll-out", trajectory.space)
-    if _held(model) != held:
-        check_kept(_copy(original), trajectory)
-    if not trajectory.given and type(model).initial_state is not Model.initial_state:
-        check_start(model, trajectory)
-    with few_rows(model, trajectory) as rows:
-        each = (
-            model.recorded_bytes(trajectory) if method == "auto" else graph_bytes(model, trajectory, method)
-        )
-    _check_memory(model, x, each, max_bytes)
-    P, K = model.operators(trajectory) if method == "auto" else _derived(model, trajectory, method)
-    derived = isinstance(P.A, AutogradStepJacobian) or isinstance(K.jacobian, AutogradParameterJacobian)
-    check_step(model, rows, twice=derived)
+    P, K = record(trajectory)
     if shards is not None:
         K = ProductParameterOperator(ShardedParameterJacobian(K.jacobian), K.metric)
     return Flow(model, trajectory, P, K)
@@ -178,6 +195,28 @@ def _compiled(flow: Flow) -> Flow:
     P = make_propagator(form, flow.A)
     P.why = f"{form} is installed and prefers this step Jacobian"
     return Flow(flow.model, flow.trajectory, P, flow.K)
+
+
+def _own(trajectory: Trajectory, shards: Shards | None) -> Trajectory:
+    """Return a trajectory in which what the caller may still write to is copied, and nothing has a graph."""
+    return evolve(
+        trajectory,
+        inputs=trajectory.inputs.detach().clone(),
+        initial_state=trajectory.initial_state.detach().clone(),
+        mask=None if trajectory.mask is None else trajectory.mask.clone(),
+        space=trajectory.space.replace(BATCH, evolve(trajectory.space[BATCH], shards=shards)),
+    )
+
+
+def _forms(
+    model: Model, method: str, in_segments: bool, trajectory: Trajectory
+) -> tuple[Propagator, ParameterOperator]:
+    """Return P and K along a trajectory, or along a segment of one."""
+    if method != "auto":
+        return _derived(model, trajectory, method)
+    if in_segments and not counts_steps(model):
+        return Model.propagator(model, trajectory), Model.parameter_operator(model, trajectory)
+    return model.operators(trajectory)
 
 
 def _derived(model: Model, trajectory: Trajectory, method: str) -> tuple[Propagator, ParameterOperator]:
@@ -220,12 +259,43 @@ def _dense(model: Model, trajectory: Trajectory) -> Propagator:
 _FORMS = {"autograd": _autograd, "graph": _graph, "dense": _dense}
 
 
-def _check_memory(model: Model, x: torch.Tensor, each: int, max_bytes: int | None) -> None:
-    """Refuse what would not fit; ``each`` is what a step of a trial needs [bytes]."""
-    needed = each * len(x) * x.shape[1]
-    what = f"linearize of {type(model).__name__} on [batch={len(x)}, time={x.shape[1]}, hidden={model.width}]"
-    remedy = (
-        "take fewer trials or steps at a time, float32 instead of float64, or set max_bytes to go ahead with "
-        "an estimate above what is free"
-    )
-    check_memory(what, needed, x.device, remedy, max_bytes)
+class _Budget:
+    """What recording may take: refuses what would not fit, before it is recorded.
+
+    Args:
+        model: the model.
+        x: the inputs; the roll-out says what is wrong with those that are none.
+        keep: see ``linearize``.
+        max_bytes: the most that may be taken; None for most of what is free.
+    """
+
+    def __init__(self, model: Model, x: torch.Tensor, keep: str | int, max_bytes: int | None) -> None:
+        self._max_bytes, self._rows = max_bytes, 0
+        if not isinstance(x, torch.Tensor) or x.ndim != 3 or 0 in x.shape:
+            return
+        batch, time = x.shape[:2]
+        length = time if keep == "all" else segment_length(keep, time)
+        segments = -(-time // length)
+        self._device, self._rows = x.device, batch * length
+        self._state = model.width * x.itemsize
+        self._kept = batch * segments * self._state if segments > 1 else 0
+        sizes = f"[batch={batch}, time={time}, hidden={model.width}]"
+        self._what = f"linearize of {type(model).__name__} on {sizes}"
+        fewer = "take fewer trials or steps at a time"
+        if keep == "all":
+            fewer = f"keep fewer states (keep='sqrt': exact, for more time), {fewer}"
+        self._remedy = (
+            f"{fewer}, float32 instead of float64, or set max_bytes to go ahead with an estimate above what "
+            "is free"
+        )
+
+    def check_states(self) -> None:
+        """Refuse states that would not fit, twice while they are stacked."""
+        if self._rows:
+            self.check(4 * self._state)
+
+    def check(self, each: int) -> None:
+        """Refuse what would not fit; ``each`` is what a step of a trial needs [bytes]."""
+        if self._rows:
+            needed = each * self._rows + self._kept
+            check_memory(self._what, needed, self._device, self._remedy, self._max_bytes)

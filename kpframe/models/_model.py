@@ -236,7 +236,7 @@ class Model(torch.nn.Module, ABC):
     def finish(trajectory: Trajectory, states: torch.Tensor) -> Trajectory:
         """Return the trajectory of ``begin`` with its states ``[B, T, H]``: how a ``rollout`` ends."""
         t = trajectory
-        return Trajectory(states, t.inputs, t.initial_state, t.space, t.mask, t.given)
+        return Trajectory(states, t.inputs, t.initial_state, t.space, t.mask, t.given, t.first)
 
     # -- shared by roll-outs and linearizations --------------------------------------------------------------
 
@@ -247,7 +247,7 @@ class Model(torch.nn.Module, ABC):
 
     def _advance(self, trajectory: Trajectory, t: int, h: torch.Tensor) -> torch.Tensor:  # [B, H] -> [B, H]
         """Return the state after step ``t``, held where the mask is False."""
-        index = torch.full((len(h),), t, device=h.device) if self.time_varying else None
+        index = torch.full((len(h),), trajectory.first + t, device=h.device) if self.time_varying else None
         return self._rows(
             trajectory.inputs[:, t], h, index, None if trajectory.mask is None else trajectory.mask[:, t]
         )

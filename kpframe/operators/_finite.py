@@ -24,6 +24,7 @@ def check_finite(
     *,
     hint: str = "",
     error: type[NonFiniteError] = NonFiniteError,
+    first: int = 0,
 ) -> None:
     """Raise ``NonFiniteError`` where ``tensor`` holds NaN or infinity, naming the first place.
 
@@ -34,6 +35,7 @@ def check_finite(
             roll-out reached it; by parameter in a parameter space.
         hint: what to do about it, for the message.
         error: the class that is raised.
+        first: index of the first step, of what is part of a longer roll-out.
     """
     if is_finite(tensor):
         return
@@ -44,7 +46,7 @@ def check_finite(
     elif space.names == (BATCH, TIME, HIDDEN):
         t, *probe, b, i = bad.movedim(-2, 0).nonzero()[0].tolist()
         place = [*probe, b, t, i]
-        where = f"first at step {t}, trial {b}, {_entry(space[HIDDEN], i)}{_probe(probe)}"
+        where = f"first at step {first + t}, trial {b}, {_entry(space[HIDDEN], i)}{_probe(probe)}"
     else:
         place = bad.nonzero()[0].tolist()
         probe, own = place[: len(place) - len(space.axes)], place[len(place) - len(space.axes) :]

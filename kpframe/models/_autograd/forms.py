@@ -41,7 +41,7 @@ def step_blocks(model: Recorded, trajectory: Trajectory) -> torch.Tensor:  # [B,
 def _all_rows(model: Recorded, trajectory: Trajectory, previous: torch.Tensor) -> torch.Tensor:  # [B T, H]
     """Return the next states of all trials and steps, each from its own ``h_{t-1}`` in ``previous``."""
     batch, time, _ = trajectory.space.shape
-    t = torch.arange(time, device=previous.device).repeat(batch) if model.time_varying else None
+    t = trajectory.indices.repeat(batch) if model.time_varying else None
     mask = None if trajectory.mask is None else trajectory.mask.reshape(-1)
     return model._rows(trajectory.inputs.reshape(batch * time, -1), previous, t, mask)
 

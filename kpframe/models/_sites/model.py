@@ -308,7 +308,7 @@ class SiteModel(Model):
         known = {INPUT: x, **self._split(previous)}  # name -> [T, B, n]
         x, previous = (rows.detach().transpose(0, 1) for rows in (trajectory.inputs, trajectory.previous))
         there = {INPUT: x, **self._split(previous)}  # the same, of padded steps what stands there
-        index = torch.arange(time, device=x.device).repeat_interleave(batch) if self.time_varying else None
+        index = trajectory.indices.repeat_interleave(batch) if self.time_varying else None
         held = None if trajectory.mask is None else (~trajectory.mask.T.unsqueeze(-1)).to(x)
         theta = {id(parameter): name for name, parameter in self.trainable().items()}
         stages, acting = [], set[int]()
