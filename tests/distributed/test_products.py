@@ -23,9 +23,9 @@ def network() -> tuple[kpframe.Model, torch.Tensor, torch.Tensor]:
     return kpframe.wrap(cell), x, q
 
 
-def phi_products(group: Any, counts: list[int]) -> tuple[Any, int, int, int]:
+def phi_products(group: Any, counts: list[int], keep: str = "all") -> tuple[Any, int, int, int]:
     model, x, q = network()
-    flow = kpframe.linearize(model, own_part(group, x, counts), group=group)
+    flow = kpframe.linearize(model, own_part(group, x, counts), group=group, keep=keep)
     own = own_part(group, q.transpose(0, 1), counts).transpose(0, 1)
     with counted_traffic() as traffic:
         product = flow.Phi(own)
@@ -33,11 +33,11 @@ def phi_products(group: Any, counts: list[int]) -> tuple[Any, int, int, int]:
     return product.numpy(), mean.numpy(), traffic.collectives, traffic.bytes, flow.J.domain.size
 
 
-@pytest.mark.parametrize("ranks", COUNTS)
-def test_phi_of_shards_is_that_of_one_process(ranks: int) -> None:
+@pytest.mark.parametrize(("ranks", "keep"), [*((ranks, "all") for ranks in COUNTS), (2, "sqrt")])
+def test_phi_of_shards_is_that_of_one_process(ranks: int, keep: str) -> None:
     model, x, q = network()
     whole = kpframe.linearize(model, x).Phi
-    parts = on_ranks(ranks, phi_products, COUNTS[ranks])
+    parts = on_ranks(ranks, phi_products, COUNTS[ranks], keep)
     together = torch.cat([torch.from_numpy(part[0]) for part in parts], dim=1)
     torch.testing.assert_close(together, whole(q), rtol=1e-12, atol=1e-13)
     for _, mean, collectives, sent, parameters in parts:
