@@ -52,7 +52,7 @@ def installed(run, site, kind, name="sample"):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_what_is_written_is_found_and_described(run, site, kind):
     installed(run, site, kind)
     done = site.kpframe("plugins", "--json")

@@ -72,7 +72,7 @@ def test_no_plugin_means_no_name(site):
 
 
 @pytest.mark.parametrize("broken", ["import", "misspelt", "halfway"], indirect=True)
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_a_broken_plugin_breaks_no_command(site, good, broken):
     check_broken(site, good, broken)
 

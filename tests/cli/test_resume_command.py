@@ -84,7 +84,7 @@ def interrupted(call: Command, folder: Path, number: signal.Signals, at: int) ->
         return call("run", folder.parent / "study.toml", "--output", folder)
 
 
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_leaves_a_run_to_go_on_with(call: Command, folder: Path, number: signal.Signals) -> None:
     code, out, err = interrupted(call, folder, number, 6)

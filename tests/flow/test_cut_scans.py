@@ -34,7 +34,7 @@ def way(request, monkeypatch) -> str:
 
 @pytest.mark.parametrize(("length", "offset"), [(1, 0), (2, 0), (3, 0), (3, 2), (4, 1), (5, 0), (7, 0)])
 @pytest.mark.parametrize("toy", ["rnn", "leaky current", "gru", "lstm", "clocked", "extra", "plain"])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_chunks(lab, way, toy, length, offset) -> None:
     model = lab.make(toy, seed=3)
     data = lab.trials(model, h0=True, time=6)

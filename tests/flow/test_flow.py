@@ -44,7 +44,7 @@ def test_Phi_is_G_Gstar(lab, toy, start, mask) -> None:
     mask=st.booleans(),
     trains=st.booleans(),
 )
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_structured_equals_autograd(lab, toy, seed, sizes, mask, trains) -> None:
     batch, time, hidden, inputs = sizes
     model = lab.make(toy, seed, inputs, hidden, trainable_initial_state=trains)
@@ -77,7 +77,7 @@ def test_every_operator_of_a_flow_is_proper(lab, toy, method) -> None:
 
 
 @pytest.mark.parametrize("start", STARTS)
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_adjoints_give_the_gradient_of_backward(lab, toy, start) -> None:
     model, data = build(lab, toy, start, mask=True)
     flow = linearize(model, **data)

@@ -15,7 +15,7 @@ def products(flow, q) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_training_the_model_does_not_change_a_flow(lab, toy, method) -> None:
     model = lab.make(toy, trainable_initial_state=True)
     data = lab.trials(model)
@@ -34,7 +34,7 @@ def test_training_the_model_does_not_change_a_flow(lab, toy, method) -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_refilling_the_arguments_does_not_change_a_flow(lab, toy, method) -> None:
     model = lab.make(toy)
     data = lab.trials(model, h0=True, mask=True)
@@ -68,7 +68,7 @@ def test_linearize_leaves_the_model_and_its_arguments_alone(lab, toy) -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_arguments_that_require_gradients_are_taken_as_constants(lab, toy, method) -> None:
     model = lab.make(toy)
     data = lab.trials(model, h0=True)
@@ -83,7 +83,7 @@ def test_arguments_that_require_gradients_are_taken_as_constants(lab, toy, metho
 
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_products_are_deterministic(lab, toy, method) -> None:
     model = lab.make(toy)
     q = lab.randn(4, 2, 4, model.width)
@@ -92,7 +92,7 @@ def test_products_are_deterministic(lab, toy, method) -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_padded_steps_hold_and_do_not_learn(lab, toy, method) -> None:
     model = lab.make(toy)
     mask = torch.tensor([[True, True, False, False], [True, True, True, False]])
@@ -111,7 +111,7 @@ def test_padded_steps_hold_and_do_not_learn(lab, toy, method) -> None:
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
 @pytest.mark.parametrize("filling", [float("nan"), float("inf"), 1e300])
-@pytest.mark.rows(5)
+@pytest.mark.rows(10)
 def test_what_stands_in_padding_is_not_looked_at(lab, toy, method, filling) -> None:
     model = lab.make(toy)
     data = lab.trials(model, mask=True)
@@ -128,7 +128,7 @@ def test_what_stands_in_padding_is_not_looked_at(lab, toy, method, filling) -> N
 
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_float32_follows_float64(lab, toy, method) -> None:
     single = lab.make(toy, dtype=torch.float32)
     double = lab.make(toy)
@@ -145,7 +145,7 @@ def test_float32_follows_float64(lab, toy, method) -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_the_smallest_sizes(lab, toy, method) -> None:
     model = lab.make(toy, inputs=1, hidden=1, trainable_initial_state=True)
     for batch, time in ((1, 1), (1, 3), (3, 1)):

@@ -12,7 +12,7 @@ from kpframe.flow._step_jacobian import DenseStepJacobian, DiagonalStepJacobian
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
 @pytest.mark.parametrize("mask", [False, True])
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_A_and_J_equal_jacrev_of_step(lab, toy, method, mask) -> None:
     model = lab.make(toy, seed=1)
     flow = linearize(model, **lab.trials(model, h0=True, mask=mask), method=method)
@@ -43,7 +43,7 @@ def test_a_parameter_at_no_site_leaves_A_structured(lab) -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_A_is_a_proper_operator_and_steps_are_its_blocks(lab, toy, method) -> None:
     model = lab.make(toy, seed=3)
     A = linearize(model, **lab.trials(model, h0=True, mask=True), method=method).A

@@ -90,6 +90,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, xr.Dataset]:
     return folder, run_study(parse_study(table, "here"), folder)
 
 
+@pytest.mark.slow
 def test_the_checkpoints_of_a_run_have_its_figures(run, tmp_path: Path) -> None:
     """Each training with its own seed, task and steps: to the last bit what was recorded while it trained."""
     folder, figures = run

@@ -77,7 +77,7 @@ def test_estimates_and_verbs(verb: str, flow: Flow, err: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in RULES if name != "frozen_adam"])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_rules(name: str, flow: Flow, err: torch.Tensor) -> None:
     rule = create_rule(name, **RULE_SETTINGS.get(name, {}))
     readout = Readout(6, 2, generator=0)

@@ -145,7 +145,7 @@ def failed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[st
     return line, before
 
 
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 @pytest.mark.parametrize("command", ["demo", "train", "compare"])
 def test_a_disk_that_is_too_small_is_known_before_the_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str

@@ -18,7 +18,7 @@ TOLERANCES = {"s5": 5e-5}
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_products_follow_float64(name: str) -> None:
     torch.manual_seed(0)
     model = create_model(name, input_size=4, hidden_size=16, **NEEDS.get(name, {}))

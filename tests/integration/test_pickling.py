@@ -87,7 +87,7 @@ OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name 
 
 @pytest.mark.parametrize("way", COPIES)
 @pytest.mark.parametrize("name", [*FEW, *OTHERS])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_a_flow_keeps_its_numbers(name: str, way: str) -> None:
     again = COPIES[way]
     flow = flow_of(name)
@@ -111,7 +111,7 @@ def test_a_flow_keeps_its_numbers(name: str, way: str) -> None:
 
 @pytest.mark.parametrize("way", COPIES)
 @pytest.mark.parametrize("name", ["rnn", "lru", "gru_cell", "wide_cell"])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_an_operator_alone_keeps_its_numbers(name: str, way: str) -> None:
     found = operators(flow_of(name))
     unused = {key: COPIES[way](operator) for key, operator in found.items()}
@@ -134,7 +134,7 @@ def test_each_method_keeps_its_numbers(method: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in RULES if name not in WITHOUT])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_operators_of_rules_keep_their_numbers(name: str) -> None:
     flow = flow_of("rnn")
     rule = create_rule(name, **RULE_SETTINGS.get(name, {}))

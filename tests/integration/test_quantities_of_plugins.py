@@ -46,7 +46,7 @@ def moments(name: str, reads: str | None, method: str) -> Moment:
     return made[1]
 
 
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 @pytest.mark.parametrize(("name", "reads"), MODELS)
 def test_figures_do_not_depend_on_how_operators_are_made(name: str, reads: str | None) -> None:
     quantities = {label: create_quantity(label) for label in NAMES}

@@ -339,6 +339,7 @@ def test_two_processes_on_one_folder(
     check_equal(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_folder_with_other_results(
     study: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

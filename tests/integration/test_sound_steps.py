@@ -47,7 +47,7 @@ def test_hooks_on_any_parameter_are_refused(name) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_nothing_is_kept_of_a_flow_that_is_gone(name) -> None:
     model, x = make(name, time=3)
     flow = linearize(model, x)

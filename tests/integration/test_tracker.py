@@ -81,6 +81,7 @@ def run(tmp_path_factory) -> tuple[Path, dict[int, Loop]]:
     return path, networks
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_the_networks(run) -> None:
     path, networks = run
     data = read_dataset(path / "results.nc").isel(network=0, seed=0)

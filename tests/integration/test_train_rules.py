@@ -87,7 +87,7 @@ def by_autograd(experiment: Experiment) -> tuple[np.ndarray, Trainer]:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_backpropagation_is_training_by_autograd(tmp_path: Path, optimizer: str) -> None:
     training = evolve(EXPERIMENT.training, optimizer=optimizer)
     experiment = evolve(EXPERIMENT, training=training, budget=16)
@@ -241,8 +241,9 @@ def alone() -> xr.Dataset:
     return train_rules(RULES, evolve(EXPERIMENT, budget=16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ERRORS)
-@pytest.mark.rows(5)
+@pytest.mark.rows(10)
 def test_a_rule_that_raises_costs_its_own_curve(tmp_path: Path, alone: xr.Dataset, kind: str) -> None:
     error = ERRORS[kind]
     rules = {"bptt": RULES["bptt"], "bad": Raising(3, error), "short": RULES["short"]}
@@ -323,7 +324,7 @@ def test_a_training_goes_on_where_it_was_ended(tmp_path: Path, alone: xr.Dataset
     assert read_record(output)["state"] == "finished"
 
 
-@pytest.mark.rows(5)
+@pytest.mark.rows(10)
 @pytest.mark.parametrize("gone", ["after.nc", "before.nc", "000012.nc", "000012.safetensors"])
 @pytest.mark.slow
 def test_files_that_are_lost_are_made_anew(tmp_path: Path, alone: xr.Dataset, gone: str) -> None:

@@ -52,7 +52,7 @@ def test_digits_by_operators_are_digits_by_autograd(optimizer) -> None:
     ("task", "task_settings"),
     [("memory_pro", {"jitter": 4, "noise": 0.1}), ("flip_flop", {"steps": 20}), ("digits", {})],
 )
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_gradients(dtype, rtol, model, task, task_settings) -> None:
     def gradient(rule: LearningRule | None) -> torch.Tensor:
         made = trainer(model, task, rule, task_settings)

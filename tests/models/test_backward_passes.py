@@ -148,7 +148,7 @@ def test_the_numbers_of_a_differentiable_backward() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("function", [Once, Quiet, Cut, Numpy, NumpyOf, Half])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_a_backward_that_cannot_be_differentiated_again(function, method) -> None:
     dtype = F64 if method == "auto" else torch.float32
     remedy = f"write the backward of {function.__name__} in differentiable torch operations, without once_"

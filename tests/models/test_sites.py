@@ -68,7 +68,7 @@ def fill(lab, model):
 
 @pytest.mark.parametrize("mask", [False, True])
 @pytest.mark.parametrize("make", [Shared, lambda: Shared(trainable_initial_state=True), OwnStart, Constant])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_structured_equals_autograd(lab, make, mask) -> None:
     model = fill(lab, make())
     data = lab.trials(model, h0=make is Constant, mask=mask)

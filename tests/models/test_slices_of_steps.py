@@ -86,7 +86,7 @@ SLICES = [
 
 @pytest.mark.parametrize(("steps", "together", "probes", "expected_together"), SLICES)
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_slices_make_no_difference(
     name: str, steps: int, together: int, probes: tuple[int, ...], expected_together: list[int]
 ) -> None:

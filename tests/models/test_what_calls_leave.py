@@ -94,7 +94,7 @@ NAMES = ["attribute", "nested", "queue", "object", "penalty", "weight_norm", "pr
 
 @pytest.mark.parametrize("make", KEEPING, ids=NAMES)
 @pytest.mark.parametrize("method", ["auto", "graph"])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_linearize_after_a_step_of_training(make, method) -> None:
     cell, x, q = make().double(), drawn(2, 5, 3), drawn(2, 5, 4, seed=1)
     fresh = make().double()

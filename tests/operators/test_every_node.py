@@ -14,7 +14,7 @@ FEW = settings(max_examples=6)
 
 @FEW
 @given(seed=SEEDS, sizes=SIZES)
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_linear_and_not_affine(node, draw, states, close, differ, seed, sizes) -> None:
     d = draw(seed)
     op = node(d, states(*sizes))
@@ -42,7 +42,7 @@ def test_adjoint_under_the_inner_product(node, draw, states, seed, sizes) -> Non
 
 @FEW
 @given(seed=SEEDS, sizes=SIZES)
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_probes_batched_equal_probes_looped(node, draw, states, close, seed, sizes) -> None:
     d = draw(seed)
     op = node(d, states(*sizes))
@@ -55,7 +55,7 @@ def test_probes_batched_equal_probes_looped(node, draw, states, close, seed, siz
 
 @FEW
 @given(seed=SEEDS, sizes=SIZES)
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_dense_equals_products_with_a_basis(node, draw, states, by_basis, close, differ, seed, sizes) -> None:
     op = node(draw(seed), states(*sizes))
     dense = op.to_dense()
@@ -80,7 +80,7 @@ def test_the_adjoint_of_the_adjoint_is_the_operator(node, draw, states, seed, si
 
 @FEW
 @given(seed=SEEDS, sizes=SIZES)
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_inputs_are_neither_changed_nor_handed_back(node, draw, states, seed, sizes) -> None:
     d = draw(seed)
     op = node(d, states(*sizes))

@@ -38,7 +38,7 @@ def loaded(infos, version="1.0"):
 
 @pytest.mark.parametrize("where", [0, 1], ids=["same-folder", "earlier-folder"])
 @pytest.mark.parametrize("content", [None, "", "Name: kpf-good\n", "Metadata-Version: 2.1\nVersion: 0.9\n"])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_metadata_that_is_left_over_hides_no_plugin(here, good, any_order, where, content):
     here.sites[where].install("kpf-good", good)
     left = here.sites[0].folder / "kpf_good-0.9.dist-info"

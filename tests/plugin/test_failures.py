@@ -107,7 +107,7 @@ def test_a_submodule_that_is_gone_and_a_dependency_that_is_missing_are_told_apar
 
 
 @pytest.mark.parametrize("value", ["kpf bad", "kpf-bad!", "kpf_bad:"])
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_an_entry_point_that_names_no_module(site, one_problem, value):
     site.install("kpf-bad", "", "6.7")
     (info_folder(site) / "entry_points.txt").write_text(f"[kpframe]\nkpf-bad = {value}\n")
@@ -131,7 +131,7 @@ def test_an_entry_point_that_names_no_module(site, one_problem, value):
     ],
     ids=["syntax", "raises", "misspelt-field", "field-of-a-later-api"],
 )
-@pytest.mark.rows(5)
+@pytest.mark.rows(10)
 def test_source_that_does_not_work(site, one_problem, source, stage, message, command):
     site.install("kpf-bad", source, "6.7")
     info, problem = one_problem()
@@ -142,7 +142,7 @@ def test_source_that_does_not_work(site, one_problem, source, stage, message, co
 
 
 @pytest.mark.parametrize("how", ["missing", "empty", "no version", "undecodable", "a folder"])
-@pytest.mark.rows(5)
+@pytest.mark.rows(10)
 def test_metadata_that_cannot_be_read(site, good, one_problem, listed, how):
     site.install("kpf-bad", good.replace("good_model", "bad_model"), "6.7")
     path = info_folder(site) / "METADATA"
@@ -170,7 +170,7 @@ def test_metadata_that_cannot_be_read(site, good, one_problem, listed, how):
 
 
 @pytest.mark.parametrize("content", [b"[kpframe]\nkpf-bad = kpf_bad\n\xff\xfe", b"[kpframe\nkpf-bad"])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_entry_points_that_cannot_be_read_hide_no_other_plugin(site, good, one_problem, listed, content):
     site.install("kpf-bad", good, "6.7")
     (info_folder(site) / "entry_points.txt").write_bytes(content)
@@ -213,7 +213,7 @@ def second_folder(site, good, version, name="kpf-good"):
 
 
 @pytest.mark.parametrize("name", ["kpf-good", "KPF_Good"])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_one_distribution_in_two_versions(site, good, listed, name):
     """Also when its two versions spell their name in two ways, which pip takes for one."""
     site.install("kpf-good", good, "1.0")
@@ -268,7 +268,7 @@ def test_one_version_seen_twice_is_no_problem(site, good, listed):
         ({"url": 3}, "kpf-bad"),
     ],
 )
-@pytest.mark.rows(5)
+@pytest.mark.rows(10)
 def test_the_command_installs_from_where_it_came(site, one_problem, about, given):
     site.install("kpf-bad", RAISES, "6.7")
     (info_folder(site) / "direct_url.json").write_text(json.dumps(about))

@@ -98,7 +98,7 @@ def test_each_broken_plugin_is_left_out_alone(broken, fake, good, factories):
         manager.find("rule", "bad")
 
 
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_strict_raises_at_each_broken_plugin(broken, fake, good):
     source, _, message = broken
     manager = manager_of(fake("a-good", good), fake("kpf-bad", source), KPFRAME_STRICT_PLUGINS="1")

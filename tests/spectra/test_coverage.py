@@ -85,6 +85,7 @@ def test_coverage_of_four_hundred_runs(name: str, spectrum: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rank of op op*", "alignment of others"])
+@pytest.mark.rows(2)
 def test_coverage_of_a_hundred_runs(name: str) -> None:
     assert coverage(*quantity(name, SPECTRA["inverse"]), runs=100) >= 0.85
 

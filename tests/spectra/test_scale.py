@@ -124,7 +124,7 @@ def listed(*tensors: torch.Tensor) -> list[float]:
 
 
 @pytest.mark.parametrize("kind", ["general", "symmetric", "positive"])
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_every_figure_at_every_scale(kind: str) -> None:
     """To the last bits, also in float32: nothing but powers of two is multiplied and divided."""
     ordinary = {dtype: figures(kind, dtype, 0) for dtype in (torch.float32, torch.float64)}

@@ -28,7 +28,7 @@ LIMITS = {"exponential": 2e-3, "inverse": 9e-3, "inverse_square": 1.1e-3, "step"
 
 
 @pytest.mark.parametrize("name", LIMITS)
-@pytest.mark.rows(5)
+@pytest.mark.rows(10)
 def test_accuracy_with_sixty_products(name: str, seeded: Seeded) -> None:
     from_index = torch.arange(1, 1001, dtype=F64)
     spectra = {
@@ -105,7 +105,7 @@ def test_low_rank_is_as_good_as_exact(method: str, seeded: Seeded) -> None:
 
 @pytest.mark.parametrize("method", ["auto", *METHODS])
 @pytest.mark.parametrize("budget", [1, 2, 3, 4, 5, 60, 99])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_ordinary_degenerate_operators(method: str, budget: int) -> None:
     space = Space.of(index=100)
     u = torch.randn(100, generator=torch.Generator().manual_seed(5), dtype=F64)

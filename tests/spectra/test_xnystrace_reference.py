@@ -44,7 +44,7 @@ def ours(eigenvalues: np.ndarray, probes: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA)
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_the_same_probes_give_the_published_value(spectrum: str) -> None:
     values = SPECTRA[spectrum]
     generator = np.random.default_rng(1)

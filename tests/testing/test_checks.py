@@ -112,8 +112,9 @@ def lstm(input_size: int, hidden_size: int) -> Model:
 ALIKE = (Elman, Gated, Plain, Memoryless, Rectified)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("good", [Clocked, Cubic, trainable_start, *slow(*ALIKE, lstm)])
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_good_models_pass(good) -> None:
     report = check_model(good, examples=3)
     assert report.passed, str(report)

@@ -10,7 +10,7 @@ from kpframe.testing.mutants import MUTANTS, Mutant, flows
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-@pytest.mark.rows(10)
+@pytest.mark.rows(20)
 def test_every_mutant_is_caught_by_its_check(mutant: Mutant) -> None:
     result = mutant.result()
     assert result.verdict == "failed", f"{mutant.check} lets {mutant.wrong} pass"

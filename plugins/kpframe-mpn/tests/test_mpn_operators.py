@@ -231,7 +231,7 @@ def test_other_weights_on_the_paths_through_time(make, draw, close, differ, x, h
         linearize(make(form="additive"), x).A.replace({"weight_ih_l0": B})
 
 
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_direct_path(make, close, differ, variant, x, h0) -> None:
     """What is left at fixed activity: M decays (and is normalised), neuron by neuron."""
     model = make(**variant)

@@ -110,7 +110,7 @@ def distance(flow, exact) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("integrator", ORDERS)
-@pytest.mark.rows(5)
+@pytest.mark.rows(10)
 def test_order(problem, integrator) -> None:
     x, h0, _, exact, wrong = problem
     order, substeps = ORDERS[integrator]

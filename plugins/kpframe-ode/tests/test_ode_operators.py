@@ -31,21 +31,21 @@ def form(request, make):
 
 
 @pytest.mark.parametrize("integrator", ["euler", "exponential_euler", "rk4_38"])
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_structured_is_autograd_is_total(form, draw, check_operators, integrator) -> None:
     model = form(integrator=integrator, substeps=2)
     check_operators(model, draw(2, 4, model.input_size, seed=11), draw(2, 3, seed=5))
 
 
 @pytest.mark.parametrize("integrator", ["euler", "rk4"])
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_with_a_mask_and_a_trained_start(form, draw, mask, check_operators, integrator) -> None:
     model = form(integrator=integrator, trainable_initial_state=True)
     check_operators(model, draw(2, 4, model.input_size, seed=11), None, mask)
 
 
 @pytest.mark.parametrize("integrator", ["euler", "exponential_euler", "rk4_38"])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_step_jacobians(form, draw, close, differ, integrator) -> None:
     model = form(integrator=integrator)
     x = draw(2, 4, model.input_size, seed=11)

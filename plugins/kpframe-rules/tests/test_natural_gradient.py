@@ -52,7 +52,7 @@ def loss_hessian(here, readout: Readout, scored: torch.Tensor, kind: str) -> tor
 
 @settings(max_examples=4)
 @given(seed=SEEDS, time=st.integers(1, 4), start=st.sampled_from(["given", "trainable"]))
-@pytest.mark.rows(5)
+@pytest.mark.rows(10)
 def test_flow_is_phi_over_phi_plus_lambda(problem, close, differ, name, seed, time, start) -> None:
     here = problem(name, seed, time, start)
     flow = here.flow()
@@ -88,7 +88,7 @@ def test_little_damping_gives_the_projector_onto_the_range(problem, close, diffe
     close((NaturalGradient(damping=1e-9 * least) @ frozen).flow_operator(flow).to_dense(), projector, 3e-9)
 
 
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_an_overdetermined_error_is_met_as_far_as_parameters_can(problem, close, differ, name) -> None:
     """``g`` is the solution of damped least squares, ``min |G g - Err|^2 + lambda |g|^2``."""
     here = problem(name)
@@ -176,7 +176,7 @@ def test_rates_are_coordinates(problem, close, differ, name) -> None:
     )
 
 
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_frozen_before_and_after(problem, close, differ, name) -> None:
     here = problem(name, time=4)
     flow = here.flow()

@@ -213,7 +213,7 @@ def projected(g: torch.Tensor, U: torch.Tensor, V: torch.Tensor, side: str) -> t
 @pytest.mark.parametrize("side", ["left", "right", "both", "tangent"])
 @settings(max_examples=3)
 @given(seed=SEEDS)
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_gradients_are_projected(problem, close, differ, name, side, seed) -> None:
     here = problem(name, seed)
     flow = here.flow()
@@ -232,7 +232,7 @@ def test_gradients_are_projected(problem, close, differ, name, side, seed) -> No
 
 @pytest.mark.parametrize("side", ["left", "right", "both", "tangent"])
 @pytest.mark.parametrize("basis", ["random", "weight"])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_K_minus_K_of_a_projector_is_positive(problem, close, differ, name, side, basis) -> None:
     here = problem(name)
     flow = here.flow()
@@ -327,7 +327,7 @@ def every_metric(flow):
     ]
 
 
-@pytest.mark.rows(5)
+@pytest.mark.rows(10)
 def test_frozen_parameters_stay_frozen(problem, name) -> None:
     here = problem(name)
     flow = here.flow()

@@ -18,7 +18,7 @@ def chunked(window: int, offset: int = 0):
 
 @settings(max_examples=8)
 @given(seed=SEEDS, time=st.integers(3, 7), data=st.data())
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_update_is_autograd_with_detach(problem, close, differ, name, seed, time, data) -> None:
     window = data.draw(st.integers(2, time - 1), label="window")
     start = data.draw(st.sampled_from(["zero", "given", "trainable"]), label="start")

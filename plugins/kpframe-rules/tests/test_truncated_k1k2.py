@@ -33,7 +33,7 @@ def by_blocks(here, k1: int, k2: int) -> torch.Tensor:
 
 @settings(max_examples=8)
 @given(seed=SEEDS, time=st.integers(3, 8), start=STARTS, data=st.data())
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_update_is_autograd_block_by_block(problem, close, differ, name, seed, time, start, data) -> None:
     k1 = data.draw(st.integers(1, time - 1), label="k1")
     k2 = data.draw(st.integers(k1, time), label="k2")

@@ -23,7 +23,7 @@ def draw(batch=40, seed=1, **settings):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("jitter", [0, 3])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_trials_equal_a_naive_loop(variant, jitter):
     trials = draw(variant=variant, jitter=jitter, grace=2)
     for b in range(trials.num_trials):

@@ -29,6 +29,6 @@ def made(kind: str) -> tuple[Page, xr.Dataset]:
 
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("kind", DATA)
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_the_page_says_what_the_dataset_says(check: Callable[[Page, xr.Dataset], None], kind: str) -> None:
     check(*made(kind))

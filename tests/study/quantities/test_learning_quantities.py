@@ -153,6 +153,7 @@ def test_their_variables_have_names_of_their_own() -> None:
     ],
     ids=["autocast", "inference mode", "default device"],
 )
+@pytest.mark.rows(2)
 def test_what_surrounds_a_record_changes_no_figure(plain, surroundings) -> None:
     made = moments(torch.float32)[1]
     with surroundings():

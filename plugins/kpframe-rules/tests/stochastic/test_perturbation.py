@@ -84,7 +84,7 @@ def test_directions_are_averaged(tiny, close, differ) -> None:
 
 
 @pytest.mark.parametrize(("distribution", "more"), [("signs", -1), ("normal", 1)])
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_variance_of_weight_perturbation(tiny, distribution, more) -> None:
     """``E|g - G* Err|^2 = (M + more) |G* Err|^2``, over the number of directions."""
     here = tiny("vanilla", 2, units=4, inputs=3)

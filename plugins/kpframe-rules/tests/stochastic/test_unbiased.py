@@ -85,7 +85,7 @@ def test_half_of_the_outcomes_are_not_enough(tiny, differ, kind) -> None:
 
 
 @kinds
-@pytest.mark.rows(5)
+@pytest.mark.rows(10)
 def test_standard_error_covers_the_gradient(tiny, kind) -> None:
     here = tiny("vanilla", 5, time=8, units=4, inputs=3)
     rule, flow, exact = make(kind), here.flow(), here.exact()

@@ -44,7 +44,7 @@ def gradient_or_zero(entry: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
 
 @settings(max_examples=5)
 @given(seed=SEEDS, order=st.integers(1, 4), data=st.data())
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_terms_and_remainder(
     make, dense, own_entries, stopped, close, differ, name, seed, order, data
 ) -> None:

@@ -20,7 +20,7 @@ SEEDS = st.integers(0, 2**31 - 1)
     start=st.sampled_from(["zero", "given", "trainable"]),
     masked=st.booleans(),
 )
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_update_is_the_gradient_of_the_stop_gradient_model(
     make, gradient, stopped, close, differ, known, seed, time, start, masked
 ) -> None:

@@ -24,7 +24,7 @@ GATES = {
 
 @settings(max_examples=6)
 @given(seed=SEEDS, masked=st.booleans(), data=st.data())
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_update_is_autograd_with_detached_gates(
     make, gradient, stopped, close, differ, known, seed, masked, data
 ) -> None:

@@ -15,7 +15,7 @@ SEEDS = st.integers(0, 2**31 - 1)
 
 @settings(max_examples=6)
 @given(seed=SEEDS, time=st.integers(3, 6), start=st.sampled_from(["zero", "given", "trainable"]))
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_update_is_masked_rtrl(make, dense, own_entries, close, differ, name, seed, time, start) -> None:
     here = make(name, seed, time, start)
     loops = dense(here)
@@ -53,7 +53,7 @@ def test_components_of_a_unit_stay_together(make, dense, close, differ) -> None:
 
 @settings(max_examples=5)
 @given(seed=SEEDS)
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_with_weights_from_a_unit_to_itself_it_is_exact(make, close, differ, name, seed) -> None:
     here = make(name, seed)
     weight = next(p for key, p in here.model.trainable().items() if "weight_hh" in key)

@@ -163,7 +163,7 @@ def problem(case: str, trainable: bool, masked: bool):
 
 @pytest.mark.parametrize(("trainable", "masked"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_eprop_is_backpropagation_through_detached_recurrence(close, differ, case, trainable, masked) -> None:
     if case == "mlp" and (trainable or masked):
         pytest.skip("its h_0 is not looked at, and it has as many steps as layers")
