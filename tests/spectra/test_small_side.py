@@ -20,6 +20,7 @@ from kpframe import (
     spectral_density,
     trace,
 )
+from kpframe.errors import NonFiniteError
 from kpframe.spectra._numerics.small_side import small_side
 
 F64 = torch.float64
@@ -158,6 +159,32 @@ def test_a_product_that_is_not_symmetric_goes_through_its_gram_operator(flow) ->
     squares = torch.linalg.svdvals(matrix).square()
     assert rank.value == pytest.approx(float(squares.sum() ** 2 / squares.square().sum()), rel=1e-10)
     assert rank.num_matvecs == found.num_matvecs == 2 * small
+
+
+@pytest.mark.parametrize("scale", [1e-170, -1e-160, 1e160])
+def test_numbers_whose_square_leaves_the_range_are_told_with_the_figure(scale: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    X, M = (torch.randn(n, 5, generator=draw, dtype=F64) for n in (40, 5))
+    outer = MatrixOperator(X, Space.of(a=5), Space.of(b=40))
+    dense = X @ M @ X.T
+    one = outer @ MatrixOperator(M, Space.of(a=5)) @ outer.T
+    op = scale * one
+    length = frobenius_norm(op, budget=10)  # by way of op op*
+    assert length.method == f"exact, {SMALL}"
+    assert length.value == pytest.approx(abs(scale) * float(dense.norm()), rel=1e-12)
+    squares = torch.linalg.svdvals(dense).square()
+    rank = effective_rank(op, budget=10)
+    assert rank.value == pytest.approx(float(squares.sum() ** 2 / squares.square().sum()), rel=1e-10)
+    gram = op @ op.T
+    assert effective_rank(gram, budget=5).value == pytest.approx(
+        effective_rank(one @ one.T, budget=5).value, rel=1e-10
+    )
+    assert alignment(gram, one @ one.T, budget=15).value == pytest.approx(1.0, rel=1e-12)
+    if scale > 1:
+        with pytest.raises(NonFiniteError, match="expected figures within the range of numbers"):
+            trace(gram, budget=5)
+    else:
+        assert trace(gram, budget=5).value == pytest.approx(0.0, abs=1e-300)
 
 
 @pytest.mark.parametrize(("name", "other"), [("Phi", "K"), ("mask", "general"), ("biases", "-2 Phi")])

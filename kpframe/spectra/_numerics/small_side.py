@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import math
 from functools import cached_property, singledispatch
+from itertools import chain
 
 import torch
 from attrs import frozen
 
+from kpframe.errors import NonFiniteError
 from kpframe.flow._parameter_operator import GroupProjector, ParameterOperator
 from kpframe.operators import Operator
 from kpframe.operators._algebra import AdjointOperator, Composition, ScaledOperator, is_adjoint_of
@@ -37,11 +39,14 @@ WHERE = "on the small side"
 
 @frozen(eq=False, slots=False)
 class SmallSide:
-    """``number X M X*``, with a self-adjoint M on a space smaller than the operator's."""
+    """``X M X*`` times numbers, with a self-adjoint M on a space smaller than the operator's.
+
+    The product of the numbers need not be one that can be held, as c^2 of ``(c X) (c X)*``.
+    """
 
     outer: Operator  # X
     metric: Operator  # M
-    number: float = 1.0
+    numbers: tuple[float, ...] = ()
 
     @property
     def dimension(self) -> int:
@@ -51,8 +56,8 @@ class SmallSide:
     @cached_property
     def relative(self) -> torch.Tensor:  # [m], ascending, float64
         """The m eigenvalues beside which all are zero, but for a positive factor: none is out of range."""
-        found = math.copysign(1.0, self.number) * self._in_units[0] if self.number else 0 * self._in_units[0]
-        return found if self.number >= 0 else found.flip(0)
+        found = self._sign * self._in_units[0]
+        return found if self._sign >= 0 else found.flip(0)
 
     @property
     def eigenvalues(self) -> torch.Tensor:  # [m], ascending, float64
@@ -60,8 +65,29 @@ class SmallSide:
         return self.factor(1) * self.relative
 
     def factor(self, power: float) -> float:
-        """Return a power of the factor between the eigenvalues and ``relative``."""
-        return float(abs(self.number) ** power * self._in_units[1] ** (2 * power))
+        """Return a power of the factor between the eigenvalues and ``relative``.
+
+        Raises:
+            NonFiniteError: where it leaves the range of numbers.
+        """
+        return self._factor(self._in_units[1], power)
+
+    def _factor(self, unit: float, power: float = 1) -> float:
+        mantissa, exponent = 1.0, 0
+        for number in (*map(abs, self.numbers), unit, unit):
+            mantissa, more = math.frexp(mantissa * math.frexp(number)[0])
+            exponent += more + math.frexp(number)[1]
+        whole = math.floor(exponent * power)
+        try:
+            return math.ldexp(mantissa**power * 2.0 ** (exponent * power - whole), whole)
+        except OverflowError:
+            raise NonFiniteError(
+                f"{self.outer!r}: expected figures within the range of numbers, got 2^{whole}"
+            ) from None
+
+    @property
+    def _sign(self) -> float:
+        return 0.0 if 0 in self.numbers else math.prod(math.copysign(1.0, number) for number in self.numbers)
 
     @property
     def fits(self) -> bool:
@@ -98,7 +124,7 @@ class SmallSide:
         inner = triangle @ triangle.mT if metric is None else triangle @ metric @ triangle.mT
         values, vectors = symmetric_eigen((inner + inner.mT) / 2)
         rows = vectors.mT.to(orthonormal.dtype) @ orthonormal.mT
-        return self.number * matvec.unit**2 * values, rows
+        return self._sign * self._factor(matvec.unit) * values, rows
 
     def cosine(self, other: SmallSide) -> float:
         """Return ``<A, B> / (|A| |B|)`` of two operators, NaN where one is zero.
@@ -119,7 +145,7 @@ class SmallSide:
         left, right = self._metric(), other._metric()
         first = cross if left is None else cross @ left
         second = cross if right is None else right @ cross
-        sign = math.copysign(1.0, self.number) * math.copysign(1.0, other.number)
+        sign = self._sign * other._sign
         units = (mine.unit / self._in_units[1]) * (theirs.unit / other._in_units[1])
         return sign * units**2 * float((first * second).sum()) / lengths
 
@@ -134,7 +160,7 @@ class SmallSide:
 @singledispatch
 def small_side(op: Operator) -> SmallSide | None:
     """Return an operator as ``X M X*`` with the smallest inner space that is known; None: none is smaller."""
-    number, factors = _factors(op)
+    numbers, factors = _factors(op)
     left, right = 0, len(factors) - 1
     best, least = 0, op.domain.size
     while left < right:
@@ -147,7 +173,7 @@ def small_side(op: Operator) -> SmallSide | None:
         return None
     inner = factors[best : len(factors) - best]
     outer = compose(*factors[:best])
-    return SmallSide(outer, compose(*inner) if inner else _identity(outer), number)
+    return SmallSide(outer, compose(*inner) if inner else _identity(outer), numbers)
 
 
 def null_rows(rows: torch.Tensor, num: int, generator: torch.Generator) -> torch.Tensor:  # [m, n] -> [num, n]
@@ -155,30 +181,33 @@ def null_rows(rows: torch.Tensor, num: int, generator: torch.Generator) -> torch
     return completed(rows, len(rows) + num, generator)[len(rows) :]
 
 
-def _factors(op: Operator) -> tuple[float, list[Operator]]:
-    """Return an operator as a number and factors; what is known to be a product is opened."""
+def _factors(op: Operator) -> tuple[tuple[float, ...], list[Operator]]:
+    """Return an operator as numbers and factors; what is known to be a product is opened."""
     if isinstance(op, DeclaredOperator):
         return _factors(op.inner)
     if isinstance(op, ScaledOperator):
-        number, factors = _factors(op.inner)
-        return op.scalar * number, factors
+        numbers, factors = _factors(op.inner)
+        return (op.scalar, *numbers), factors
     if isinstance(op, AdjointOperator):
-        number, factors = _factors(op.inner)
-        return number, [factor.T for factor in reversed(factors)]
+        numbers, factors = _factors(op.inner)
+        return numbers, [factor.T for factor in reversed(factors)]
     if isinstance(op, IdentityOperator):
-        return 1.0, []
+        return (), []
     parts: list[Operator] = []
-    if isinstance(op, Composition) and set(op.numbers) == {1.0}:
-        parts = [*op.factors]
+    own: tuple[float, ...] = ()
+    if isinstance(op, Composition):
+        parts, own = [*op.factors], tuple(number for number in op.numbers if number != 1)
     elif isinstance(op, Congruence):
         right = [] if op.right is None else [op.right.T]
         parts = [*([] if op.left is None else [op.left]), op.inner, *right]
     elif isinstance(op, ParameterOperator):
         parts = [op.jacobian, *_root(op.metric), op.jacobian.T]
     if not parts:
-        return 1.0, [op]
+        return (), [op]
     found = [_factors(part) for part in parts]
-    return math.prod(number for number, _ in found), [factor for _, factors in found for factor in factors]
+    return (*own, *chain.from_iterable(numbers for numbers, _ in found)), [
+        factor for _, factors in found for factor in factors
+    ]
 
 
 def _root(metric: Operator) -> list[Operator]:
