@@ -82,6 +82,7 @@ def keep(name: str, run: Path) -> dict[str, Any]:
     return {
         "settings": digest(parse_study(record["settings"], str(run))),
         "seconds": round(worked_seconds(run, record)),
+        **({} if (spent := record.get("cpu_seconds")) is None else {"cpu_seconds": round(spent)}),
         "made_with": made,
         "coordinates": [str(key) for key in numbers.coords],
         "numbers": kept,
@@ -145,9 +146,13 @@ def page(name: str, kept: Mapping[str, Any]) -> str:
 
 
 def took(kept: Mapping[str, Any]) -> str:
-    """Return how long a run took, in words."""
-    seconds = int(kept["seconds"])
-    return f"{seconds} s" if seconds < 100 else f"{round(seconds / 60)} min"
+    """Return how long a run took, in words: by the clock, and of a processor where that is known."""
+    clock, processor = _time(kept["seconds"]), kept.get("cpu_seconds")
+    return clock if processor is None else f"{clock} ({_time(processor)} of a processor)"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{round(seconds / 60)} min"
 
 
 def said_settings(study: StudySettings) -> list[str]:

@@ -99,12 +99,12 @@ _OPERATORS = (
     ("spectrum", "spectra:Spectrum", SpectrumSettings, "leading singular values of the operators"),
     (
         "time_kernel",
-        "views:TimeKernel",
+        "kernels:TimeKernel",
         KernelSettings,
         "the operators over time: kernels and eigenfunctions",
     ),
-    ("trial_kernel", "views:TrialKernel", KernelSettings, "the operators over trials: kernels"),
-    ("views", "reduced:Views", ViewSettings, "reduced operators: ranks, spectra and eigenfunctions"),
+    ("trial_kernel", "kernels:TrialKernel", KernelSettings, "the operators over trials: kernels"),
+    ("views", "views:Views", ViewSettings, "reduced operators: ranks, spectra and eigenfunctions"),
     ("alignment", "alignments:Alignment", None, "alignments of the operators with those at other steps"),
     (
         "operator_alignment",

@@ -15,6 +15,7 @@ from kpframe.spectra._numerics.golub_kahan import golub_kahan
 from kpframe.spectra._numerics.linalg import row_signs
 from kpframe.spectra._numerics.matvecs import Matvecs
 from kpframe.spectra._numerics.probes import new_generator
+from kpframe.spectra._numerics.small_side import WHERE, SmallSide, null_rows, small_side
 
 
 @frozen(eq=False)
@@ -49,7 +50,9 @@ def svd(
     Block Golub-Kahan bidiagonalisation with full reorthogonalisation; ends when all triplets have converged
     or the budget is spent. ``residual_norms`` are measured with ``2 k`` further products. The dense solution,
     for as many products as the smaller dimension, is taken where a budget pays for it, or without a budget
-    where iterating would hardly cost less: up to a smaller dimension of 256, or 30 k. ``method`` says so.
+    where iterating would hardly cost less: up to a smaller dimension of 256, or 30 k. ``method`` says so. A
+    self-adjoint operator that is known to go through a smaller space, as Phi = G M G* through the parameters,
+    takes as many products as this space has dimensions, and 2 k; of G itself that is the dense solution.
 
     Args:
         op: any operator.
@@ -75,7 +78,11 @@ def svd(
     matvec = Matvecs(op)
     if budget is not None:
         check_count(budget, "budget")
-    if smaller <= (max(DENSE, 30 * k) if budget is None else budget):
+    affordable = max(DENSE, 30 * k) if budget is None else budget
+    side = small_side(op)
+    if side is not None and side.fits and side.dimension + 2 * k < min(smaller, affordable + 1):
+        return _small_svd(op, side, k, tolerance, matvec, source)
+    if smaller <= affordable:
         return dense_svd(op, k, tolerance, matvec)
     left_over = (40 * k + 400 if budget is None else budget) - 2 * k
     if left_over < 2 * k:
@@ -103,6 +110,29 @@ def dense_svd(op: Operator, k: int, tolerance: Tolerance, matvec: Matvecs) -> Si
     complete = torch.ones(k, dtype=torch.bool)
     forward, backward = right @ dense.mT, left @ dense
     return triplets(op, left, values, right, forward, backward, tolerance, matvec, "dense", complete)
+
+
+def _small_svd(
+    op: Operator,
+    side: SmallSide,
+    k: int,
+    tolerance: Tolerance,
+    matvec: Matvecs,
+    source: torch.Generator,
+) -> SingularTriplets:
+    """Return the triplets of a self-adjoint operator from its eigenpairs, ``A v = s (sign v)``."""
+    found, rows = side.eigenpairs()
+    chosen = found.abs().argsort(descending=True, stable=True)[:k]
+    right = rows[chosen]
+    if len(right) < k:  # it is zero on what is orthogonal to these
+        right = torch.cat([right, null_rows(rows, k - len(right), source)])
+    values = torch.cat([found[chosen], found.new_zeros(k - len(chosen))])
+    left = right * torch.where(values < 0, -1.0, 1.0).to(right.dtype)[:, None]
+    forward, backward = matvec(right), matvec.adjoint(left)
+    matvec.count += side.dimension
+    sizes, complete = (values.abs() / matvec.unit).to(op.dtype), torch.ones(k, dtype=torch.bool)
+    method = f"dense, {WHERE}"
+    return triplets(op, left, sizes, right, forward, backward, tolerance, matvec, method, complete)
 
 
 def triplets(

@@ -18,6 +18,7 @@ from kpframe import (
     frobenius_norm,
     linearize,
     spectral_density,
+    svd,
     trace,
 )
 from kpframe.errors import NonFiniteError
@@ -125,6 +126,31 @@ def test_eigenpairs_equal_those_of_the_dense_matrix(flow, name: str, which: str)
         fresh = flat @ dense.mT - pairs.eigenvalues[:, None] * flat
         assert float(fresh.norm(dim=1).max()) < 1e-10 * scale
     assert eigsh(op, k=5, budget=small + 5).num_matvecs == small + 5
+
+
+@pytest.mark.parametrize("name", ["Phi", "-2 Phi", "general"])
+def test_singular_triplets_equal_those_of_the_dense_matrix(flow, name: str) -> None:
+    op, small = made(flow, name)
+    size = op.domain.size
+    dense = op.to_dense().reshape(size, size)
+    expected = torch.linalg.svdvals(dense)
+    for k in (5, small + 3 if small + 2 * (small + 3) < size else 8):
+        found = svd(op, k=k, budget=small + 2 * k)
+        assert (found.method, found.num_matvecs) == (f"dense, {SMALL}", small + 2 * k)
+        torch.testing.assert_close(found.S, expected[:k], rtol=0, atol=1e-10 * float(expected[0]))
+        assert found.converged.all()
+        left, right = found.U.flatten(1), found.V.flatten(1)
+        for rows in (left, right):
+            torch.testing.assert_close(rows @ rows.mT, torch.eye(k, dtype=F64), rtol=0, atol=1e-12)
+        off = right @ dense.mT - found.S[:, None] * left
+        assert float(off.norm(dim=1).max()) < 1e-10 * float(expected[0])
+        assert float(found.residual_norms.max()) < 1e-10 * float(expected[0])
+    assert svd(op, k=5, budget=size).method == f"dense, {SMALL}"
+    assert SMALL not in svd(op, k=5, budget=small + 9).method
+    G = svd(flow.G, k=5, budget=flow.J.domain.size)
+    assert G.method == "dense"  # which is through the parameters already
+    if name == "Phi":
+        torch.testing.assert_close(G.S**2, expected[:5], rtol=1e-10, atol=0)
 
 
 def test_zeros_beside_the_small_side_count_as_eigenvalues(flow) -> None:

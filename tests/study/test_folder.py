@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,34 @@ def test_an_unfinished_run_is_kept(tmp_path: Path) -> None:
         assert not anew.resumed
         assert anew.id != first.id
         assert names(tmp_path) == [LOCK, "run.json"]
+
+
+def test_processor_time_adds_up_unless_a_process_was_killed(tmp_path: Path) -> None:
+    def work() -> float:
+        start = time.process_time()
+        while time.process_time() < start + 0.05:
+            pass
+        return time.process_time() - start
+
+    def spent(*, again: float | None = None) -> tuple[float, float | None]:
+        """Work, and in another process that says how long it has worked; then what the record says."""
+        run = folder(tmp_path, command="run", cells=CELLS, mend=True)
+        with pytest.raises(KeyboardInterrupt), run:  # noqa: PT012 - it ends in the midst of work
+            (tmp_path / "steps").mkdir(exist_ok=True)
+            run.write_dataset("steps/a-000000.nc", DATA)
+            worked = work()
+            if again is not None:
+                run.writer().spent += again
+            raise KeyboardInterrupt
+        return worked, read_record(tmp_path)["cpu_seconds"]
+
+    first, said = spent()
+    assert first <= said < first + 1
+    second, both = spent(again=100.0)
+    assert said + second + 100 <= both < said + second + 101
+    record = read_record(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({**record, "state": "running"}))  # as a kill leaves it
+    assert spent()[1] is None
 
 
 @pytest.mark.parametrize(

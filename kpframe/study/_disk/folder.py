@@ -8,9 +8,11 @@ same run, unfinished, is kept where the run can go on from it: see ``cells``.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shlex
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -55,10 +57,12 @@ class RunWriter:
         path: the folder.
         id: of the run; in ``run.json``, as ``run_id`` in datasets, as ``extra["run"]`` in checkpoints.
         attributes: what every dataset of the run says of where it comes from.
+        spent: processor time of other processes that have worked on it [s].
     """
 
     def __init__(self, path: Path, id: str, attributes: Mapping[str, str]) -> None:
         self.path, self.id, self.attributes = path, id, dict(attributes)
+        self.spent = 0.0
 
     def write_dataset(self, name: str | PurePath, data: xr.Dataset, **attributes: Any) -> Path:
         """Write a dataset with the run's attributes, and some of its own; return its path."""
@@ -118,6 +122,8 @@ class RunFolder(RunWriter):
         self.resumed = False
         self._made_with = made_with()
         self._began, self._seconds = datetime.now(UTC), 0.0
+        self._clock, self._processor = time.process_time(), 0.0
+        self._given: list[RunWriter] = []
         self._overwrite, self._needed, self._mend = overwrite, needed, mend
         self._lock: BaseFileLock | None = None
         self._made: list[Path] = []
@@ -129,7 +135,7 @@ class RunFolder(RunWriter):
         self._refuse()  # before anything is made
         self._made = [part for part in (self.path, *self.path.parents) if not os.path.lexists(part)]
         make_folder(self.path)
-        self._lock, self._began = self._locked(), datetime.now(UTC)
+        self._lock, self._began, self._clock = self._locked(), datetime.now(UTC), time.process_time()
         try:
             self._go_on(self._refuse())  # what a process that ended just now may have left
             old = () if self.resumed else run_files(self.path)
@@ -177,7 +183,14 @@ class RunFolder(RunWriter):
 
     def writer(self) -> RunWriter:
         """Return what another process can write files of this run with while this one holds the folder."""
-        return RunWriter(self.path, self.id, self.attributes)
+        given = RunWriter(self.path, self.id, self.attributes)
+        self._given.append(given)
+        return given
+
+    def _cpu_seconds(self) -> float:
+        """Return the processor time of all processes that have worked on the run [s]; NaN if not known."""
+        own = time.process_time() - self._clock
+        return self._processor + own + sum(writer.spent for writer in self._given)
 
     def _locked(self) -> BaseFileLock:
         lock = FileLock(self.path / LOCK)
@@ -256,6 +269,10 @@ class RunFolder(RunWriter):
         self.resumed = record is not None and record["state"] != "beginning"
         if record is not None and self.resumed:
             self.id, self._seconds = record["id"], worked_seconds(self.path, record)
+            spent = record.get("cpu_seconds")
+            if record["state"] == "running" or spent is None:  # nobody knows what a killed process has spent
+                spent = math.nan
+            self._processor = float(spent)
             self.attributes |= {"run_id": record["id"], "created": record["created"]}
             if (first := record.get("made_with")) is not None:  # an older kpframe does not say it
                 self._made_with = same_versions(first, self._made_with, self.path)
@@ -275,6 +292,7 @@ class RunFolder(RunWriter):
             "began": self._began.isoformat(timespec="seconds"),
             "changed": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": self._seconds,
+            "cpu_seconds": None if math.isnan(spent := self._cpu_seconds()) else round(spent, 3),
             "settings": self.settings,
             "made_with": self._made_with,
         }

@@ -140,8 +140,9 @@ class _Pool:
             raise OutputError(*content)
         elif kind in ("done", "failed"):
             assert worker.cell is not None
+            self.folder.spent += content[0]
             if kind == "failed":
-                self.failures[worker.cell.label] = content[0]
+                self.failures[worker.cell.label] = content[1]
             self.give(worker)
 
     def bury(self, worker: _Worker) -> None:
@@ -208,7 +209,13 @@ def _work(connection: Connection, folder: RunWriter, parent: int, threads: int) 
     """Train cells that come through a connection, until there is none or the parent is gone."""
     warnings.simplefilter("ignore", PluginWarning)  # the parent has said it
     torch.set_num_threads(threads)
-    heard = 0.0
+    heard, counted = 0.0, 0.0
+
+    def spent() -> float:
+        """Return the processor time since it was last asked for [s]."""
+        nonlocal counted
+        before, counted = counted, time.process_time()
+        return counted - before
 
     def report(label: str, made: int, total: int, loss: float, doing: str = "", /) -> None:
         nonlocal heard
@@ -228,6 +235,6 @@ def _work(connection: Connection, folder: RunWriter, parent: int, threads: int) 
                 connection.send(("output", str(error)))
                 return
             except Exception as error:
-                connection.send(("failed", say(error)))
+                connection.send(("failed", spent(), say(error)))
             else:
-                connection.send(("done",))
+                connection.send(("done", spent()))
