@@ -52,11 +52,15 @@ class SumMap(Operator):
         return total if self._weight == 1 else self._weight * total
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return self.spread(r).contiguous()
+
+    def spread(self, r: torch.Tensor) -> torch.Tensor:
+        """Return the adjoint's product as a view: entries along the axes are one and the same, to be read."""
         probes = r.shape[: r.ndim - len(self.codomain.axes)]
+        r = r if self._weight == 1 else self._weight * r
         for dim in sorted(len(self.domain.axes) + dim for dim in self._dims):
             r = r.unsqueeze(len(probes) + dim)
-        spread = r.expand((*probes, *self.domain.shape))
-        return spread.contiguous() if self._weight == 1 else self._weight * spread
+        return r.expand((*probes, *self.domain.shape))
 
 
 class SelectMap(Operator):
@@ -140,14 +144,20 @@ class Congruence(Operator):
         self._around = before, after
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        q = q if self.right is None else self.right._apply_adjoint(q)
+        q = q if self.right is None else self._spread(self.right, q)
         q = self.inner._apply(q)
         return q if self.left is None else self.left._apply(q)
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        r = r if self.left is None else self.left._apply_adjoint(r)
+        r = r if self.left is None else self._spread(self.left, r)
         r = self.inner._apply_adjoint(r)
         return r if self.right is None else self.right._apply(r)
+
+    def _spread(self, side: Operator, q: torch.Tensor) -> torch.Tensor:
+        """Return the adjoint's product for ``op`` to read; not copied where it is reduced again behind it."""
+        if isinstance(side, SumMap) and self.left is not None and self.right is not None:
+            return side.spread(q)
+        return side._apply_adjoint(q)
 
     @property
     def self_adjoint(self) -> bool:
