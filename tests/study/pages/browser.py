@@ -24,6 +24,12 @@ _LAYOUT = """() => {
   return {
     page: [document.documentElement.scrollWidth, document.documentElement.clientWidth],
     figures: [...document.querySelectorAll("figure svg")].map(box),
+    frames: [...document.querySelectorAll("figure .scroll")].map(box),
+    texts: [...document.querySelectorAll("figure svg text")].map(one => {
+      const svg = one.closest("svg");
+      return parseFloat(getComputedStyle(one).fontSize) * svg.getBoundingClientRect().width
+        / svg.viewBox.baseVal.width;
+    }),
     count: document.querySelectorAll("figure").length,
     marks: [...document.querySelectorAll("figure svg")].map(
       one => one.querySelectorAll("path,image,use").length),
@@ -121,7 +127,10 @@ def opened(
 
 
 def check_layout(page: Any) -> None:
-    """Every figure is drawn, has a size and is inside the page, which nobody scrolls sideways."""
+    """Every figure is drawn, has a size, can be read and is inside the page, which nobody scrolls sideways.
+
+    Where the page is too narrow for its texts, a figure scrolls in a frame of its own.
+    """
     found = page.evaluate(_LAYOUT)
     scrolled, seen = found["page"]
     assert scrolled <= seen
@@ -129,9 +138,12 @@ def check_layout(page: Any) -> None:
     for box, marks in zip(found["figures"], found["marks"], strict=True):
         assert box["width"] > 200
         assert box["height"] > 40
+        assert marks > 5
+    for box in found["frames"]:
         assert box["left"] >= 0
         assert box["right"] <= seen
-        assert marks > 5
+    assert len(found["frames"]) == found["count"]
+    assert min(found["texts"]) >= 8  # px
     assert len(found["ids"]) == len(set(found["ids"]))
     assert {f"#{name}" for name in found["ids"]} >= set(found["used"])
 
