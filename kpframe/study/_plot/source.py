@@ -73,6 +73,8 @@ def figure(
         @wraps(draw)
         def drawn(data: Source, /, *args: P.args, **kwargs: P.kwargs) -> R:
             read = dataset_of(data)
+            if (own_label := kwargs.pop("label", None)) is not None:
+                read = under_label(read, str(own_label))
             need.check(read)
             selection = {name: kwargs.pop(name) for name in list(kwargs) if name not in own}
             panels = draw(drawable(selected(read, selection), width=LABEL), *args, **kwargs)
@@ -114,6 +116,38 @@ def dataset_of(data: Source) -> xr.Dataset:
     if (training := data.children.get("training")) is not None:
         read = read.merge(training.to_dataset(inherit=False), combine_attrs="override")
     return read
+
+
+def under_label(data: xr.Dataset, label: str) -> xr.Dataset:
+    """Return data with the variables of quantities of a label of their own, by the names they have without.
+
+    Raises:
+        ArgumentError: where no quantity has that label.
+    """
+    labels = sorted(
+        {
+            own.partition(":")[0]
+            for values in data.data_vars.values()
+            if ":" in (own := str(values.attrs.get("quantity", "")))
+        }
+    )
+    if label not in labels:
+        have = f"a label that a quantity of the study has: {', '.join(labels)}" if labels else "none, as no "
+        have += "" if labels else "quantity of the study has a label"
+        raise ArgumentError(mismatch("label", have, repr(label)) + closest(label, labels))
+    before = f"{label}_"
+    names = [
+        str(name)
+        for name, values in data.data_vars.items()
+        if str(values.attrs.get("quantity", "")).startswith(f"{label}:")
+    ]
+    plain = {name: name.removeprefix(before) for name in names}
+    dims = {
+        str(dim): str(dim).removeprefix(before) for dim in data[names].dims if str(dim).startswith(before)
+    }
+    rest = data.drop_vars([name for name in plain.values() if name in data])
+    rest = rest.drop_dims([dim for dim in dims.values() if dim in rest.dims])
+    return rest.rename(plain | dims)
 
 
 def selected(data: xr.Dataset, selection: dict[str, Any]) -> xr.Dataset:

@@ -324,6 +324,30 @@ def test_what_is_missing_names_the_quantity_to_record() -> None:
     assert {"effective_ranks", "scores", "spectrum"} <= set(plot.figures_of(small()))
 
 
+def test_a_quantity_with_a_label_of_its_own() -> None:
+    from kpframe.study._record import labelled
+
+    plain, other = small(), recorded(networks=["RNN"], width=2)
+    for data in (plain, other):
+        for values in data.data_vars.values():
+            values.attrs["quantity"] = "spectrum"
+    late = labelled("late:spectrum", 3 * other[["singular_value", "singular_value_converged"]])
+    for values in late.data_vars.values():
+        values.attrs["quantity"] = "late:spectrum"
+    both = plain.merge(late)
+    assert both.sizes["k"] == 3 > both.sizes["late_k"] == 2
+
+    def drawn(data: xr.Dataset, **how) -> np.ndarray:
+        return np.asarray(panel_of(plot.spectrum(data, **how)).get_lines()[0].get_ydata(), float)
+
+    np.testing.assert_array_equal(drawn(both), drawn(plain))
+    np.testing.assert_array_equal(drawn(both, label="late"), 3 * drawn(other))
+    with pytest.raises(ArgumentError, match="label: expected a label that a quantity of the study has: late"):
+        plot.spectrum(both, label="lat")
+    with pytest.raises(ArgumentError, match="as no quantity of the study has a label, got 'late'"):
+        plot.spectrum(plain, label="late")
+
+
 def test_a_selection_that_is_not_there() -> None:
     data = small()
     with pytest.raises(ArgumentError, match=r"operator: expected one of 'P P\*', 'K', 'Phi', got 'Phy'; did"):
