@@ -237,6 +237,9 @@ def maps(run: Grouped, variable: Variable) -> Caption:
             f"{one[at]:.3g} at {_place(values, rows, int(at[0]))} and {_place(values, columns, int(at[1]))}"
             for at in ends
         ]
+        if np.ptp(one[~np.isnan(one)]) == 0:  # of two groups, say
+            said.append(f"is {float(np.nanmax(one)):.3g} in {named(label)}")
+            continue
         said.append(f"goes from {texts_of[1]} to {texts_of[0]} in {named(label)}")
     off = " off its diagonal" if columns == f"{rows}_other" else ""
     rest = len(run.labels) - PAIR

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from kpframe.study._report.words import counted, plus_minus
 
 #: Most rows of a table, figures on a page, and failures that are told.
 ROWS, FIGURES, FAILURES = 120, 40, 20
+#: Names of operators in texts of what was recorded.
+SYMBOLS = re.compile(r"\b(P|K|Phi)\b")
 #: How texts of what other figures are made of begin.
 SKETCH = "sketch for "
 _MADE = {
@@ -134,7 +137,8 @@ def _lead(data: xr.Dataset, run: Grouped) -> str:
         text += f" Recorded once, after {counted(steps[0], 'update')}."
     elif steps:
         text += f" Recorded at {len(steps)} steps, from {steps[0]} to {steps[-1]} updates."
-    if "operator" in data.dims:
+    said = (str(values.attrs.get("long_name", "")) for values in data.data_vars.values())
+    if "operator" in data.dims or any(SYMBOLS.search(one) for one in said):
         text += f" {html.OPERATORS}"
     if "state" in data.attrs:
         text += f" The run is {data.attrs['state']}: this page shows what it has recorded so far."

@@ -204,6 +204,10 @@ def test_curves_and_maps_say_where_they_are_largest() -> None:
     found = runs.maps(run, variables_of(run)[0]).found
     assert "off its diagonal goes from 0 at " in found
     assert "to 7 at time 2 and time other 3 in a" in found
+    two = values[:, :, 2:, 2:] + values[:, :, 2:, 2:].swapaxes(-1, -2)  # one pair alone
+    pair = xr.Dataset({"kernel": figure(two, ("network", "step", "time", "time_other"))}, {"network": ["a"]})
+    run = grouped(pair, ["network"])
+    assert runs.maps(run, variables_of(run)[0]).found == "Kernel off its diagonal is 7 in a."
     run = grouped(
         xr.Dataset({"curve": figure(values[..., 3], ("network", "step", "time"))}, steps), ["network"]
     )
