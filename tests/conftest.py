@@ -44,19 +44,15 @@ GOOD = """
 """
 
 
-def pytest_configure() -> None:
-    """Wait for no disk: what a power failure would leave is nothing that a test could see."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Wait for no disk, and give the tests of a file to one process.
+
+    What a power failure would leave is nothing that a test could see. A process makes the fixtures of a file,
+    and imports what it needs, once.
+    """
     os.fsync = lambda descriptor: None
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | None:
-    """Give the tests of a file to one process, which makes their fixtures and imports what they need once."""
-    if config.getoption("dist") != "load":  # somebody chose otherwise
-        return None
-    from xdist.scheduler import LoadFileScheduling
-
-    return LoadFileScheduling(config, log)
+    if config.getoption("dist", "no") == "load":  # what pytest-xdist does unless somebody chose otherwise
+        config.option.dist = "loadfile"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -10,8 +10,8 @@ import kpframe
 from kpframe.study import Moment, Quantity, create_quantity
 from kpframe.study._quantities.dims import attributes
 from kpframe.study._record import record
-from tests.toy_moments import Cell, moment_of, trials_of
 
+from ..toy_moments import Cell, moment_of, trials_of  # noqa: TID252
 from .teams import recorded_on
 
 
