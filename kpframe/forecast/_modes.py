@@ -10,6 +10,7 @@ from attrs import evolve, frozen
 
 from kpframe.forecast._laws import Decay
 from kpframe.operators._memory import check_memory
+from kpframe.operators._spaces import Space
 from kpframe.spectra._numerics.linalg import outside
 from kpframe.spectra._numerics.matvecs import Matvecs
 
@@ -71,7 +72,7 @@ def lanczos_modes(
         tol: bound at which it ends, relative to the change of the error at each horizon.
         most: Lanczos steps at most.
     """
-    size = float(error.norm())
+    size = length_of(error, matvec.op.domain)
     if size == 0:
         return Modes(np.zeros(1), np.zeros(1), error[None], np.zeros(len(counts)))
     space, look = _Krylov(matvec, error / size), 1
@@ -95,6 +96,11 @@ def lanczos_modes(
             return evolve(modes, vectors=vectors, bounds=bounds)
 
 
+def length_of(vector: torch.Tensor, space: Space) -> float:  # [n]
+    """Return the norm of a vector, over all ranks."""
+    return float(vector.norm() if space.shards is None else space.norms(vector[None])[0])
+
+
 class _Krylov:
     """The recurrence of Lanczos from one vector, with full reorthogonalisation.
 
@@ -103,7 +109,7 @@ class _Krylov:
     """
 
     def __init__(self, matvec: Matvecs, start: torch.Tensor) -> None:
-        self._matvec, self._next = matvec, start
+        self._matvec, self._next, self._space = matvec, start, matvec.op.domain
         self._diagonal: list[float] = []
         self._beside: list[float] = []
         self._buffer = start.new_empty(0, len(start))
@@ -130,7 +136,7 @@ class _Krylov:
         """Whether products do not leave the space, but for rounding."""
         largest = max(map(abs, (*self._diagonal, *self._beside)))
         rounding = 8 * torch.finfo(self._next.dtype).eps * largest
-        return self.size == len(self._next) or self.beyond <= rounding
+        return self.size == self._space.dimension or self.beyond <= rounding
 
     def extend(self) -> None:
         """Add a vector, by one product."""
@@ -140,9 +146,9 @@ class _Krylov:
         self._make_room()
         self._buffer[self.size] = self._next
         image = self._matvec(self._next[None].to(self._matvec.op.dtype)).to(self._next)
-        self._diagonal.append(float(image[0] @ self._next))
-        self._next = outside(image, self.rows)[0]
-        self.beyond = float(self._next.norm()) if self.size < len(self._next) else 0.0
+        self._diagonal.append(float(self._space.sum(image[0] @ self._next)))
+        self._next = outside(image, self.rows, self._space)[0]
+        self.beyond = length_of(self._next, self._space) if self.size < self._space.dimension else 0.0
 
     def _make_room(self) -> None:
         if self.size < len(self._buffer):

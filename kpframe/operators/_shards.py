@@ -10,6 +10,7 @@ chunk) hence comes from numbers that are the same on all ranks: all-reduced ones
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ import torch
 from attrs import field, frozen
 
 from kpframe.errors import RankError, say
+
+#: Most characters of a rank's own value in a message.
+SHOWN = 300
 
 
 @frozen
@@ -67,9 +71,41 @@ class Shards:
         """Return the entrywise maximum of the ranks' tensors, on every rank."""
         return self._reduced(tensor, "MAX")
 
-    def any(self, value: bool, device: torch.device) -> bool:
+    def any(self, value: bool, device: torch.device | None = None) -> bool:
         """Whether it is true on any rank."""
-        return bool(self.max(torch.tensor([float(value)], device=device)))
+        return bool(self.max(torch.tensor([float(value)], dtype=torch.float32, device=device or self.device)))
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors lie that the group's ranks can exchange, whatever the operators' device."""
+        from torch import distributed
+
+        if "gloo" in distributed.get_backend(self.group) or not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", torch.cuda.current_device())
+
+    def agree(self, what: str, value: object) -> None:
+        """Raise ``RankError`` on every rank unless a value is the same on all: a text, numbers, a tensor.
+
+        One small all-reduce. The message says what each rank has.
+        """
+        digest = digest_of(value)
+        number = int(digest[:15], 16)
+        high, low = self.max(torch.tensor([number, -number], dtype=torch.int64, device=self.device)).tolist()
+        if high == -low:
+            return
+        own = f"one with the digest {digest[:8]}" if isinstance(value, torch.Tensor) else repr(value)
+        texts = self.texts(own if len(own) <= SHOWN else f"{own[:SHOWN]}... (digest {digest[:8]})")
+        got = "; ".join(f"{text} on rank {rank}" for rank, text in enumerate(texts))
+        raise RankError(f"{what}: expected the same on all ranks, got {got}")
+
+    def texts(self, text: str) -> list[str]:
+        """Return every rank's text, on every rank."""
+        own = text.encode("utf-8", "replace")
+        length = int(self.max(torch.tensor([len(own)], dtype=torch.int64, device=self.device)))
+        rows = torch.zeros(self.ranks, length, dtype=torch.int32, device=self.device)
+        rows[self.rank, : len(own)] = torch.tensor(list(own), dtype=torch.int32, device=self.device)
+        return [bytes(row).rstrip(b"\0").decode() for row in self.sum(rows).tolist()]
 
     def _reduced(self, tensor: torch.Tensor, how: str) -> torch.Tensor:
         from torch import distributed  # not every torch is built with it
@@ -86,6 +122,17 @@ class Shards:
 
     def __str__(self) -> str:
         return f"{self.total} trials on {self.ranks} ranks"
+
+
+def digest_of(value: object) -> str:
+    """Return a digest of a value, of a tensor's bits."""
+    if isinstance(value, torch.Tensor):
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        content = bytes(flat.view(torch.uint8).numpy()) if flat.numel() else b""
+        head = f"{value.dtype} {list(value.shape)}".encode()
+    else:
+        content, head = repr(value).encode("utf-8", "replace"), b""
+    return hashlib.blake2b(content, digest_size=16, person=b"kpframe", key=head[:64]).hexdigest()
 
 
 class Traffic:

@@ -10,16 +10,17 @@ from attrs import evolve
 from kpframe.errors import SpaceMismatchError
 from kpframe.operators import Operator
 from kpframe.operators._base import check_together
-from kpframe.operators._dense import basis
 from kpframe.operators._isolation import in_isolation
 from kpframe.operators._memory import chunk_size
 from kpframe.operators._scale import clamped, divided, unit_of
+from kpframe.operators._spaces import Space
 from kpframe.spectra._arguments import check_budget, check_operator, check_rtol
 from kpframe.spectra._estimate import Estimate, within_budget
 from kpframe.spectra._numerics.linalg import orthonormal_rows
 from kpframe.spectra._numerics.matvecs import Matvecs, Sampler
 from kpframe.spectra._numerics.nystrom import F64, Sketch, inner_samples, trace_samples
-from kpframe.spectra._numerics.probes import new_generator, random_rows
+from kpframe.spectra._numerics.probes import agreed, new_generator, random_rows
+from kpframe.spectra._numerics.ranks import any_entry, basis_rows, largest_entry
 from kpframe.spectra._numerics.small_side import WHERE, SmallSide, small_side
 from kpframe.spectra._numerics.statistics import TINY, LeaveOneOut, jackknife
 
@@ -80,7 +81,7 @@ def alignment(
         rounding = 8 * torch.finfo(a.dtype).eps
         return Estimate(clamped(value), max(stderr, rounding), pair.count, pair.method)
 
-    cost = 2 * min(a.domain.size, a.codomain.size)
+    cost = 2 * min(a.domain.dimension, a.codomain.dimension)
     first, second = small_side(a), small_side(b)
     if first is not None and second is not None and first.dimension < second.dimension:
         first, second = second, first  # the cosine is the same
@@ -122,10 +123,11 @@ class _SketchedPair:
         # <A, B>, |A|^2 and |B|^2 each as a mean of leave-one-out samples on the same probes.
         vectors, first = self._a.products(budget // 2, "gaussian")
         self._seen = torch.cat([self._seen, self._b(vectors[len(self._seen) :])])
-        if not (first.any() and self._seen.any()):
+        space = self._b.op.domain
+        if not (any_entry(first, space) and any_entry(self._seen, space)):
             return math.nan, math.nan
-        a, b = (Sketch.of(vectors, products, with_basis=True) for products in (first, self._seen))
-        cross = (a.basis.mT @ b.basis).to(F64)
+        a, b = (Sketch.of(vectors, products, space, with_basis=True) for products in (first, self._seen))
+        cross = space.sum(a.basis.mT @ b.basis).to(F64)
         both = list(zip(a.approximations(), b.approximations(), strict=True))
         samples = [
             torch.stack([inner_samples(x, y, cross), inner_samples(x, x), inner_samples(y, y)], dim=-1)
@@ -144,7 +146,7 @@ class _ProjectedPair:
 
     def __init__(self, a: Operator, b: Operator, generator: torch.Generator | None) -> None:
         self._a, self._b = Matvecs(a), Matvecs(b)
-        self._generator = new_generator(generator)
+        self._generator = agreed(new_generator(generator), a.domain, a.codomain)
         self.method = "hutchpp"
 
     @property
@@ -161,31 +163,31 @@ class _ProjectedPair:
         half = budget // 12
         num = (budget - 6 * half) // 2
         self.method = "hutchpp" if half else "hutchinson"
-        op = self._a.op
+        op, space = self._a.op, self._a.op.domain
         known = torch.zeros(1, 3, dtype=F64, device=op.device)
         vectors = random_rows(op, num, self._generator)
         if half:
             sources = random_rows(op.T, 2 * half, self._generator)
             images = [self._a.adjoint(sources[:half]), self._b.adjoint(sources[half:])]
-            range_ = orthonormal_rows(torch.cat([orthonormal_rows(rows) for rows in images]))
-            known = _inner_products(self._a(range_), self._b(range_)).sum(0, keepdim=True)
+            range_ = orthonormal_rows(torch.cat([orthonormal_rows(rows, space) for rows in images]), space)
+            known = _inner_products(self._a(range_), self._b(range_), op.codomain).sum(0, keepdim=True)
             for _ in range(2):
-                vectors = vectors - (vectors @ range_.mT) @ range_
+                vectors = vectors - space.inner(vectors, range_) @ range_
             # Directions on the complement are uniform; their length is set to its dimension.
-            length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp(
-                min=torch.finfo(op.dtype).tiny
-            )
-            vectors = vectors * ((op.domain.size - len(range_)) ** 0.5 / length)
-        samples = known + _inner_products(self._a(vectors), self._b(vectors))
+            length = space.norms(vectors)[:, None].clamp(min=torch.finfo(op.dtype).tiny)
+            vectors = vectors * ((space.dimension - len(range_)) ** 0.5 / length)
+        samples = known + _inner_products(self._a(vectors), self._b(vectors), op.codomain)
         if not (samples[:, 1].any() and samples[:, 2].any()):
             return math.nan, math.nan
         return jackknife(samples, _cosine)
 
 
-def _inner_products(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:  # [m, n] -> [m, 3]
+def _inner_products(
+    first: torch.Tensor, second: torch.Tensor, space: Space
+) -> torch.Tensor:  # [m, n] -> [m, 3]
     """Return <A z, B z>, |A z|^2 and |B z|^2, which estimate <A, B>, |A|^2 and |B|^2."""
     pairs = ((first, second), (first, first), (second, second))
-    return torch.stack([(x * y).sum(1, dtype=F64) for x, y in pairs], dim=-1)
+    return space.sum(torch.stack([(x * y).sum(1, dtype=F64) for x, y in pairs], dim=-1))
 
 
 def _cosine(means: torch.Tensor) -> torch.Tensor:  # [..., 3] -> [...]
@@ -204,12 +206,12 @@ def _alignment_of(first: SmallSide, second: SmallSide, count: int) -> Estimate:
 def exact_alignment(a: Operator, b: Operator) -> Estimate:
     """Return the alignment from products with the basis of the smaller side, never held as a whole."""
     first, second = Matvecs(a, plain=True), Matvecs(b, plain=True)
-    by_rows = a.codomain.size < a.domain.size
-    space = a.codomain if by_rows else a.domain
-    total = _Total(a.device)
-    step = chunk_size(a, max(1, space.size))
-    for start in range(0, space.size, step):
-        rows = basis(space, start, min(start + step, space.size), a).flatten(1)
+    by_rows = a.codomain.dimension < a.domain.dimension
+    space, other = (a.codomain, a.domain) if by_rows else (a.domain, a.codomain)
+    total, size = _Total(a.device, other), space.dimension
+    step = chunk_size(a, max(1, size))
+    for start in range(0, size, step):
+        rows = basis_rows(space, start, min(start + step, size), a)
         if by_rows:
             total.add(first.adjoint(rows), second.adjoint(rows))
         else:
@@ -223,17 +225,18 @@ def exact_alignment(a: Operator, b: Operator) -> Estimate:
 class _Total:
     """<A, B>, |A|^2 and |B|^2 from their columns, in units that grow with the largest entries so far."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, space: Space) -> None:
+        self._space = space
         self.means = torch.zeros(3, dtype=F64, device=device)
         self._units = [0.0, 0.0]
 
     def add(self, first: torch.Tensor, second: torch.Tensor) -> None:
         old = self._units
         self._units = [
-            max(unit, unit_of(part)) if part.any() else unit
+            max(unit, unit_of(largest)) if (largest := largest_entry(part, self._space)) else unit
             for unit, part in zip(old, (first, second), strict=True)
         ]
         a, b = (before / (now or 1.0) for before, now in zip(old, self._units, strict=True))
         self.means *= self.means.new_tensor([a * b, a**2, b**2])
         first, second = (divided(x, u or 1.0) for x, u in zip((first, second), self._units, strict=True))
-        self.means += _inner_products(first, second).sum(0)
+        self.means += _inner_products(first, second, self._space).sum(0)

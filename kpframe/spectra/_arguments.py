@@ -54,9 +54,10 @@ def check_square(op: Operator, what: str) -> None:
 def probe_symmetry(op: Operator, matvec: Matvecs, generator: torch.Generator) -> None:
     """Compare <A x, y> with <x, A y> for two random vectors."""
     pair = random_rows(op, 2, generator)
-    images = matvec(pair)
-    forward, backward = float(images[0] @ pair[1]), float(pair[0] @ images[1])
-    lengths = torch.linalg.vector_norm(images, dim=1) * torch.linalg.vector_norm(pair.flip(0), dim=1)
+    images, space = matvec(pair), op.domain
+    both = space.inner(images, pair)
+    forward, backward = float(both[0, 1]), float(both[1, 0])
+    lengths = space.norms(images) * space.norms(pair.flip(0))
     check_symmetric(op, abs(forward - backward), float(lengths.sum()))
 
 
@@ -105,7 +106,7 @@ def check_name(name: object, known: tuple[str, ...], argument: str) -> str:
 def check_rank(k: object, op: Operator) -> int:
     """Return the number of eigenpairs or singular triplets, at most the smaller dimension of ``op``."""
     number = check_count(k, "k")
-    dimension = min(op.domain.size, op.codomain.size)
+    dimension = min(op.domain.dimension, op.codomain.dimension)
     if number > dimension:
         raise ArgumentError(mismatch("k", f"at most {dimension}, the dimension of {op!r}", number))
     return number

@@ -26,7 +26,7 @@ from kpframe.spectra._arguments import (
 )
 from kpframe.spectra._numerics.lanczos import lanczos
 from kpframe.spectra._numerics.matvecs import Matvecs
-from kpframe.spectra._numerics.probes import new_generator, random_rows
+from kpframe.spectra._numerics.probes import agreed, new_generator, random_rows
 from kpframe.spectra._numerics.small_side import WHERE, small_side
 
 
@@ -85,8 +85,8 @@ def spectral_density(
     check_square(op, "spectral_density")
     budget = check_count(budget, "budget")
     steps = min(40, max(1, budget // 5)) if num_lanczos is None else check_count(num_lanczos, "num_lanczos")
-    source = new_generator(generator)
-    dimension = op.domain.size
+    source = agreed(new_generator(generator), op.domain)
+    dimension = op.domain.dimension
     matvec = Matvecs(op)
     side = small_side(op)
     if side is not None and side.dimension <= budget:

@@ -24,7 +24,8 @@ from kpframe.spectra._numerics.block_lanczos import best, block_lanczos, residua
 from kpframe.spectra._numerics.convergence import SORT_KEYS, Tolerance, converged_flags
 from kpframe.spectra._numerics.linalg import row_signs, symmetric_eigen
 from kpframe.spectra._numerics.matvecs import Matvecs
-from kpframe.spectra._numerics.probes import new_generator
+from kpframe.spectra._numerics.probes import agreed, new_generator
+from kpframe.spectra._numerics.ranks import own_rows
 from kpframe.spectra._numerics.small_side import WHERE, null_rows, small_side
 
 #: Without a budget, operators up to this dimension are solved densely.
@@ -41,7 +42,7 @@ class EigenPairs:
     """
 
     eigenvalues: torch.Tensor  # [k]
-    eigenvectors: torch.Tensor  # [k, *domain], orthonormal, largest entry positive
+    eigenvectors: torch.Tensor  # [k, *domain], orthonormal, largest entry positive; this rank's part
     residual_norms: torch.Tensor  # [k]
     converged: torch.Tensor  # [k], bool
     num_matvecs: int
@@ -98,10 +99,11 @@ def eigsh(
     check_square(op, "eigsh")
     k = check_rank(k, op)
     check_name(which, tuple(SORT_KEYS), "which")
-    dimension = op.domain.size
+    space = op.domain
+    dimension = space.dimension
     tolerance = Tolerance.of(None if tol is None else check_positive(tol, "tol"), op.dtype)
     block = min(k, 32) if block_size is None else check_count(block_size, "block_size")
-    source = new_generator(generator)
+    source = agreed(new_generator(generator), space)
     matvec = Matvecs(op)
     if budget is not None:
         check_count(budget, "budget")
@@ -115,12 +117,12 @@ def eigsh(
         every = torch.cat([found, found.new_zeros(dimension - len(found))])  # the zeros that it has besides
         chosen = best(SORT_KEYS[which](every), k)
         inside = chosen < len(found)
-        vectors = torch.empty(k, dimension, dtype=op.dtype, device=op.device)
+        vectors = torch.empty(k, space.size, dtype=op.dtype, device=op.device)
         vectors[inside] = rows[chosen[inside]]
-        vectors[~inside] = null_rows(rows, int((~inside).sum()), source)
+        vectors[~inside] = null_rows(rows, int((~inside).sum()), source, space)
         images = matvec(vectors)
         values = (every[chosen] / matvec.unit).to(op.dtype)
-        residuals = residual_norms(images, values, vectors)
+        residuals = residual_norms(images, values, vectors, space)
         matvec.count += side.dimension
         scale, method = float(every.abs().max()) / matvec.unit, f"dense, {WHERE}"
         complete = torch.ones(k, dtype=torch.bool)
@@ -131,6 +133,7 @@ def eigsh(
         chosen = best(SORT_KEYS[which](values), k)
         values, vectors = values[chosen], columns[:, chosen].mT
         residuals = torch.linalg.vector_norm(vectors @ dense.mT - values[:, None] * vectors, dim=1)
+        vectors = own_rows(vectors, space)
         scale, method = float(dense.abs().max()), "dense"
         complete = torch.ones(k, dtype=torch.bool)
     else:
@@ -152,7 +155,7 @@ def eigsh(
         ritz = find(budget=left_over, tolerance=tolerance, key=SORT_KEYS[which], generator=source)
         values, vectors = ritz.values.to(op.dtype), ritz.vectors
         images = matvec(vectors) if ritz.images is None else ritz.images
-        residuals = residual_norms(images, values, vectors)
+        residuals = residual_norms(images, values, vectors, space)
         scale, complete = ritz.scale, ritz.complete
         method = (
             f"block Lanczos, blocks of {block}"
@@ -162,7 +165,7 @@ def eigsh(
     scale = max(scale, float(values.abs().max()))
     return EigenPairs(
         matvec.unit * values,
-        (vectors * row_signs(vectors)).reshape(k, *op.domain.shape),
+        (vectors * row_signs(vectors, space)).reshape(k, *space.shape),
         matvec.unit * residuals,
         converged_flags(residuals, tolerance.limits(values, scale), complete),
         matvec.count,

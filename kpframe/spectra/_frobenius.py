@@ -7,7 +7,6 @@ import math
 import torch
 
 from kpframe.operators import Operator
-from kpframe.operators._dense import basis
 from kpframe.operators._isolation import in_isolation
 from kpframe.operators._memory import chunk_size
 from kpframe.operators._scale import norm
@@ -15,6 +14,7 @@ from kpframe.spectra._arguments import check_budget, check_name, check_operator,
 from kpframe.spectra._estimate import Estimate, within_budget
 from kpframe.spectra._numerics.gram import Gram, moments
 from kpframe.spectra._numerics.matvecs import Matvecs, Sampler
+from kpframe.spectra._numerics.ranks import basis_rows, row_dots
 from kpframe.spectra._numerics.statistics import TINY, jackknife
 
 METHODS = ("auto", "nystrom", "hutchinson")
@@ -65,7 +65,7 @@ def frobenius_norm(
         num = num_products // gram.weight
         if method == "hutchinson" or num < 2:
             _, images = single.products(num_products, "gaussian")
-            squares = (images**2).sum(1, dtype=torch.float64)[:, None]
+            squares = row_dots(images, images, op.codomain)[:, None]
             value, stderr = jackknife(squares, _root)
             unit, name = single.matvec.unit, "hutchinson"
         else:
@@ -100,12 +100,16 @@ def _norm_of(gram: Gram) -> Estimate:
 def exact_norm(op: Operator) -> Estimate:
     """Return the norm from products with the basis of the smaller side, never held as a whole."""
     matvec = Matvecs(op, plain=True)
-    by_rows = op.codomain.size < op.domain.size
-    space = op.codomain if by_rows else op.domain
-    total = 0.0
-    step = chunk_size(op, max(1, space.size))
-    for start in range(0, space.size, step):
-        rows = basis(space, start, min(start + step, space.size), op).flatten(1)
+    by_rows = op.codomain.dimension < op.domain.dimension
+    space, other = (op.codomain, op.domain) if by_rows else (op.domain, op.codomain)
+    size, total = space.dimension, 0.0
+    step = chunk_size(op, max(1, size))
+    for start in range(0, size, step):
+        rows = basis_rows(space, start, min(start + step, size), op)
         out = matvec.adjoint(rows) if by_rows else matvec(rows)
         total = math.hypot(total, norm(out))
+    if other.shards is not None:  # in units of the rank with most of it
+        unit = float(other.shards.max(torch.tensor(total, dtype=torch.float64, device=op.device))) or 1.0
+        shares = torch.tensor(total / unit, dtype=torch.float64, device=op.device).square()
+        total = unit * math.sqrt(float(other.shards.sum(shares)))
     return Estimate(total, 0.0, matvec.count, "exact")

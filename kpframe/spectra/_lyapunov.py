@@ -20,9 +20,11 @@ from attrs import frozen
 from kpframe.errors import ArgumentError, mismatch, whole
 from kpframe.flow._step_jacobian import StepJacobian
 from kpframe.operators._isolation import in_isolation
+from kpframe.operators._shards import Shards
+from kpframe.operators._spaces import Space
 from kpframe.spectra._arguments import check_step_jacobian
 from kpframe.spectra._numerics.jacobi import Rows
-from kpframe.spectra._numerics.probes import new_generator
+from kpframe.spectra._numerics.probes import agreed, new_generator
 
 
 @frozen(eq=False)
@@ -34,25 +36,38 @@ class LyapunovSpectrum:
             has no such direction left.
         dt: time per step.
         steps: number of steps averaged over; ``[batch]``, int64, where trials have padded steps.
+        space: of the trials; where ranks share them, a rank has the exponents of its own, and means are over
+            all of them.
     """
 
     exponents: torch.Tensor
     dt: float
     steps: int | torch.Tensor
+    space: Space | None = None
 
     @property
     def mean(self) -> torch.Tensor:  # [k]
         """The mean over trials."""
-        return self.exponents.mean(dim=0)
+        if self._shards is None:
+            return self.exponents.mean(dim=0)
+        total: torch.Tensor = self._shards.sum(self.exponents.sum(dim=0))
+        return total / self._shards.total
+
+    @property
+    def _shards(self) -> Shards | None:
+        return None if self.space is None else self.space.shards
 
     @property
     def stderr(self) -> torch.Tensor:  # [k]
         """The standard error of the mean over trials; NaN for one trial, which has none."""
-        count = self.exponents.shape[0]
+        count = len(self.exponents) if self._shards is None else self._shards.total
         if count < 2:
-            return torch.full_like(self.exponents[0], torch.nan)
-        error: torch.Tensor = self.exponents.std(dim=0) / count**0.5
-        return error
+            return torch.full_like(self.exponents.sum(dim=0), torch.nan)
+        if self._shards is None:
+            error: torch.Tensor = self.exponents.std(dim=0) / count**0.5
+            return error
+        squares = self._shards.sum((self.exponents - self.mean).square().sum(dim=0))
+        return (squares / (count - 1) / count).sqrt()
 
     @property
     def expansion_rate(self) -> torch.Tensor:  # [batch]
@@ -62,10 +77,12 @@ class LyapunovSpectrum:
     @property
     def dimension(self) -> torch.Tensor:  # [batch]
         """The Kaplan-Yorke dimension; k where the sum of all k exponents is not negative."""
-        return torch.stack([_kaplan_yorke(row) for row in self.exponents])
+        rows = [_kaplan_yorke(row) for row in self.exponents]
+        return torch.stack(rows) if rows else self.exponents.new_zeros(0)
 
     def __repr__(self) -> str:
-        leading = ", ".join(f"{value:.4g}" for value in self.mean[:4].tolist())
+        own = self.exponents.mean(dim=0)  # a text asks other ranks for nothing
+        leading = ", ".join(f"{value:.4g}" for value in own[:4].tolist())
         more = ", ..." if self.exponents.shape[1] > 4 else ""
         return f"LyapunovSpectrum({leading}{more}; {len(self.exponents)} trials, {self._counted()} steps)"
 
@@ -113,7 +130,7 @@ def lyapunov_exponents(
     _check_dt(dt)
     discard = whole(discard, "discard", 0, steps - 1)
     counted = _counted_steps(A, slice(None), discard)
-    generator = new_generator(generator)
+    generator = agreed(new_generator(generator), A.domain)
     first = torch.randn(width, k, generator=generator, dtype=A.dtype, device=generator.device).to(A.device)
     frame = torch.linalg.qr(first).Q.expand(batch, width, k)
     total = torch.zeros(batch, k, dtype=A.dtype, device=A.device)
@@ -124,7 +141,7 @@ def lyapunov_exponents(
             total += torch.where(counted[:, t, None], growth, 0.0)
     own = counted.sum(dim=1)
     rates = (total / (own[:, None] * dt)).sort(dim=1, descending=True).values
-    return LyapunovSpectrum(rates, dt, steps - discard if A.valid is None else own)
+    return LyapunovSpectrum(rates, dt, steps - discard if A.valid is None else own, A.domain)
 
 
 @in_isolation
@@ -167,6 +184,7 @@ def finite_time_exponents(
         raise ArgumentError(mismatch("s", f"an index below t = {stop}", start))
     _check_dt(dt)
     count = _counted_steps(A, slice(start + 1, stop + 1)).sum(dim=1, keepdim=True)  # [B, 1]
+    shards = A.domain.shards
     generator = torch.Generator().manual_seed(0)
     first = torch.randn(width, width, generator=generator, dtype=A.dtype, device=generator.device).to(
         A.device
@@ -185,6 +203,8 @@ def finite_time_exponents(
                 back += _growth(triangle)
             new = (there + back) / 2
             settled = logs is not None and bool((torch.nan_to_num(new - logs).abs() <= tol * count).all())
+            if shards is not None:  # as many sweeps for each trial as on one machine
+                settled = not shards.any(not settled, A.device)
             logs = new
             if settled:
                 break
@@ -203,12 +223,17 @@ def _counted_steps(A: StepJacobian, places: slice, discard: int = 0) -> torch.Te
         valid = A.valid[:, places]
     counted = valid & (valid.cumsum(dim=1) > discard)
     empty = (~counted.any(dim=1)).nonzero().flatten().tolist()
-    if empty:
-        trial = empty[0]
+    shards, trial = A.domain.shards, empty[0] if empty else -1
+    found = int(valid[trial].sum()) if empty else 0
+    if shards is not None:  # the last one on any rank, found by all
+        trial = int(shards.max(torch.tensor(trial + shards.start if empty else -1, device=A.device)))
+        own = [place for place in empty if place + shards.start == trial]
+        found = int(shards.max(torch.tensor(int(valid[own[0]].sum()) if own else 0, device=A.device)))
+    if trial >= 0:
         steps = f"{discard + 1} valid steps in each trial, for discard={discard}"
         needed = steps if discard else "one valid step in each trial"
         raise ArgumentError(
-            mismatch("A", f"at least {needed}", f"{int(valid[trial].sum())} in trial {trial}")
+            mismatch("A", f"at least {needed}", f"{found} in trial {trial}")
             + "; leave such trials out of linearize"
         )
     return counted

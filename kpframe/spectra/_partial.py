@@ -16,7 +16,8 @@ from kpframe.operators._scale import divided, unit_of
 from kpframe.operators._spaces import Space
 from kpframe.spectra._arguments import check_count, check_operator
 from kpframe.spectra._numerics.matvecs import Matvecs
-from kpframe.spectra._numerics.probes import new_generator, probes
+from kpframe.spectra._numerics.probes import agreed, new_generator, probes
+from kpframe.spectra._numerics.ranks import basis_rows, whole_rows
 from kpframe.spectra._numerics.statistics import t_factor
 
 
@@ -64,13 +65,13 @@ def partial_trace(
     names = (axes,) if isinstance(axes, str) else tuple(axes)
     check_same_axes(op, names)
     budget = check_count(budget, "budget")
-    source = new_generator(generator)
-    rows, columns = op.codomain.without(*names).size, op.domain.without(*names).size
+    source = agreed(new_generator(generator), op.domain)
+    rows, columns = (space.without(*names).dimension for space in (op.codomain, op.domain))
     check_dense_memory(f"partial_trace of {op!r}", rows, columns, op.dtype, 2**31)
     traced = Space(tuple(op.domain[name] for name in names))
     matvec = Matvecs(op, plain=True)
-    if budget >= traced.size * columns:
-        eye = torch.eye(traced.size, dtype=op.dtype, device=op.device)
+    if budget >= traced.dimension * columns:
+        eye = basis_rows(traced, 0, traced.dimension, op)
         total, *_ = _sums(matvec, names, eye, rows, columns, unit=1.0)  # no squares are wanted
         return MatrixEstimate(
             total.to(op.dtype), torch.zeros_like(total, dtype=op.dtype), matvec.count, "exact"
@@ -105,6 +106,8 @@ def _sums(
     The last number is the unit of both: the one that is given, else of the first z that does not give zero.
     """
     op = matvec.op
+    traced = Space(tuple(op.domain[name] for name in names))
+    rest, left = op.domain.without(*names), op.codomain.without(*names)
     total = torch.zeros(rows, columns, dtype=torch.float64, device=op.device)
     squares = torch.zeros_like(total)
     step = chunk_size(op, columns)
@@ -112,10 +115,10 @@ def _sums(
         sample = torch.empty_like(total)
         for start in range(0, columns, step):
             entries = torch.arange(start, min(start + step, columns), device=op.device)
-            block = vector.new_zeros(len(entries), len(vector), columns)
-            block[torch.arange(len(entries), device=op.device), :, entries] = vector
-            out = matvec(_joined(block, op.domain, names))
-            sample[:, entries] = torch.einsum("bar,a->rb", _split(out, op.codomain, names), vector).double()
+            kept = basis_rows(rest, start, start + len(entries), op)
+            out = matvec(_joined(vector[:, None] * kept[:, None], op.domain, names))
+            found = torch.einsum("bar,a->rb", _split(out, op.codomain, names), vector)
+            sample[:, entries] = traced.sum(whole_rows(found.mT, left)).mT.double()
         if unit is None and sample.any():
             unit = unit_of(sample)
         sample = divided(sample, unit or 1.0)
@@ -128,15 +131,16 @@ def _sums(
 
 def _split(rows: torch.Tensor, space: Space, names: tuple[str, ...]) -> torch.Tensor:
     """Return flat vectors ``[b, n]`` as ``[b, traced, rest]``."""
-    shaped = rows.reshape(-1, *space.shape)
+    shaped = rows.reshape(len(rows), *space.shape)
     traced = tuple(range(1, len(names) + 1))
     shaped = shaped.movedim([space.dim(name) for name in names], traced)
-    return shaped.reshape(len(rows), math.prod(space[name].size for name in names), -1)
+    size = space.without(*names).size
+    return shaped.reshape(len(rows), math.prod(space[name].size for name in names), size)
 
 
 def _joined(blocks: torch.Tensor, space: Space, names: tuple[str, ...]) -> torch.Tensor:
     """Return ``[b, traced, rest]`` as flat vectors ``[b, n]``."""
     traced = tuple(range(1, len(names) + 1))
     sizes = [space[name].size for name in names]
-    shaped = blocks.reshape(-1, *sizes, *space.without(*names).shape)
+    shaped = blocks.reshape(len(blocks), *sizes, *space.without(*names).shape)
     return shaped.movedim(traced, [space.dim(name) for name in names]).flatten(1)

@@ -11,11 +11,12 @@ import torch
 
 from kpframe.operators import Operator
 from kpframe.operators._isolation import in_isolation
+from kpframe.operators._spaces import Space
 from kpframe.spectra._arguments import check_count, check_operator, check_positive, check_rank
 from kpframe.spectra._numerics.convergence import MultiplicityDoubts, Tolerance
-from kpframe.spectra._numerics.linalg import completed, orthonormal_rows
+from kpframe.spectra._numerics.linalg import completed, orthonormal_rows, tall_qr
 from kpframe.spectra._numerics.matvecs import Matvecs
-from kpframe.spectra._numerics.probes import new_generator, random_rows
+from kpframe.spectra._numerics.probes import agreed, new_generator, random_rows
 from kpframe.spectra._svd import SingularTriplets, dense_svd, triplets
 
 
@@ -56,25 +57,37 @@ def randomized_svd(
     power = check_count(power, "power", 0)
     width = k + check_count(oversample, "oversample", 0)
     tolerance = Tolerance.of(check_positive(tol, "tol"), op.dtype)
-    source = new_generator(generator)
+    source = agreed(new_generator(generator), op.domain, op.codomain)
+    domain, codomain = op.domain, op.codomain
     matvec = Matvecs(op)
-    if width >= min(op.domain.size, op.codomain.size):
+    if width >= min(domain.dimension, codomain.dimension):
         return dense_svd(op, k, tolerance, matvec)
     # The range of (A A*)^power A Omega leans towards the leading left singular vectors as
     # sigma_j^(2 power + 1); with Q its orthonormal basis, A ~ Q (Q* A), whose SVD is small.
     starts = random_rows(op, width, source)
-    left = orthonormal_rows(matvec(starts))
+    left = orthonormal_rows(matvec(starts), codomain)
     for _ in range(power):
-        left = orthonormal_rows(matvec(orthonormal_rows(matvec.adjoint(left))))
+        left = orthonormal_rows(matvec(orthonormal_rows(matvec.adjoint(left), domain)), codomain)
     images = matvec.adjoint(left)  # (A* Q)*, [r, n]
-    columns, values, rows = torch.linalg.svd(images, full_matrices=False)
+    columns, values, rows = _svd_of_rows(images, domain)
     found = min(k, len(values))
     rotation = columns[:, :found].mT
     backward = torch.cat([rotation @ images, images.new_zeros(k - found, images.shape[1])])
-    right = completed(rows[:found], k, source)
+    right = completed(rows[:found], k, source, domain)
     values = torch.cat([values[:found], values.new_zeros(k - found)])
-    left = completed(rotation @ left, k, source)
+    left = completed(rotation @ left, k, source, codomain)
     method = f"randomised, {power} power steps"
     complete = ~MultiplicityDoubts.of(values, tolerance.limits(values, float(values.max())), width).pairs
     forward = matvec(right)
     return triplets(op, left, values, right, forward, backward, tolerance, matvec, method, complete)
+
+
+def _svd_of_rows(
+    rows: torch.Tensor, space: Space
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # [r, n] -> [r, r], [r], [r, n]
+    if space.shards is None:
+        columns, values, own = torch.linalg.svd(rows, full_matrices=False)
+        return columns, values, own
+    orthonormal, triangle = tall_qr(rows, space)
+    right, values, left = torch.linalg.svd(triangle)
+    return left.mT, values, right.mT @ orthonormal.mT

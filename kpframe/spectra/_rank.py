@@ -12,7 +12,7 @@ from kpframe.operators._isolation import in_isolation
 from kpframe.spectra._arguments import check_budget, check_name, check_operator, check_positive, check_rtol
 from kpframe.spectra._estimate import Estimate, within_budget
 from kpframe.spectra._numerics.gram import Gram, moments
-from kpframe.spectra._numerics.probes import new_generator
+from kpframe.spectra._numerics.probes import agreed, new_generator
 from kpframe.spectra._numerics.spectral_measure import spectral_measure
 from kpframe.spectra._numerics.statistics import TINY
 
@@ -81,7 +81,7 @@ def effective_rank(
     if of == "op" and not op.positive:
         raise ArgumentError(mismatch("of", "'op op*' for an operator not known to be positive", repr(of)))
     gram = Gram(op, squared=of == "op op*")
-    source = new_generator(generator)
+    source = agreed(new_generator(generator), gram.gram.domain)
     sampler = gram.sampler(source)
     budget, max_budget = check_budget(budget, max_budget, min(gram.weight, max(1, gram.dimension)))
     rtol = check_rtol(rtol)

@@ -14,7 +14,8 @@ from kpframe.spectra._numerics.convergence import Tolerance, converged_flags
 from kpframe.spectra._numerics.golub_kahan import golub_kahan
 from kpframe.spectra._numerics.linalg import row_signs
 from kpframe.spectra._numerics.matvecs import Matvecs
-from kpframe.spectra._numerics.probes import new_generator
+from kpframe.spectra._numerics.probes import agreed, new_generator
+from kpframe.spectra._numerics.ranks import own_rows
 from kpframe.spectra._numerics.small_side import WHERE, SmallSide, null_rows, small_side
 
 
@@ -26,7 +27,7 @@ class SingularTriplets:
     missing before it.
     """
 
-    U: torch.Tensor  # [k, *codomain], orthonormal, largest entry positive
+    U: torch.Tensor  # [k, *codomain], orthonormal, largest entry positive; this rank's part, as V
     S: torch.Tensor  # [k]
     V: torch.Tensor  # [k, *domain], orthonormal
     residual_norms: torch.Tensor  # [k]
@@ -73,8 +74,8 @@ def svd(
     k = check_rank(k, op)
     tolerance = Tolerance.of(None if tol is None else check_positive(tol, "tol"), op.dtype)
     block = min(k, 32) if block_size is None else check_count(block_size, "block_size")
-    smaller = min(op.domain.size, op.codomain.size)
-    source = new_generator(generator)
+    smaller = min(op.domain.dimension, op.codomain.dimension)
+    source = agreed(new_generator(generator), op.domain, op.codomain)
     matvec = Matvecs(op)
     if budget is not None:
         check_count(budget, "budget")
@@ -88,7 +89,7 @@ def svd(
     if left_over < 2 * k:
         least = min(4 * k, smaller)
         raise ArgumentError(mismatch("budget", f"at least {least} products for k={k}", budget))
-    flipped = op.codomain.size < op.domain.size  # the random blocks belong to the smaller side
+    flipped = op.codomain.dimension < op.domain.dimension  # the random blocks belong to the smaller side
     run = matvec.T if flipped else matvec
     found = golub_kahan(
         run, k, block=min(block, smaller), budget=left_over, tolerance=tolerance.half, generator=source
@@ -108,7 +109,8 @@ def dense_svd(op: Operator, k: int, tolerance: Tolerance, matvec: Matvecs) -> Si
     columns, values, rows = torch.linalg.svd(dense, full_matrices=False)
     left, values, right = columns[:, :k].mT, values[:k], rows[:k]
     complete = torch.ones(k, dtype=torch.bool)
-    forward, backward = right @ dense.mT, left @ dense
+    forward, backward = own_rows(right @ dense.mT, op.codomain), own_rows(left @ dense, op.domain)
+    left, right = own_rows(left, op.codomain), own_rows(right, op.domain)
     return triplets(op, left, values, right, forward, backward, tolerance, matvec, "dense", complete)
 
 
@@ -125,7 +127,7 @@ def _small_svd(
     chosen = found.abs().argsort(descending=True, stable=True)[:k]
     right = rows[chosen]
     if len(right) < k:  # it is zero on what is orthogonal to these
-        right = torch.cat([right, null_rows(rows, k - len(right), source)])
+        right = torch.cat([right, null_rows(rows, k - len(right), source, op.domain)])
     values = torch.cat([found[chosen], found.new_zeros(k - len(chosen))])
     left = right * torch.where(values < 0, -1.0, 1.0).to(right.dtype)[:, None]
     forward, backward = matvec(right), matvec.adjoint(left)
@@ -149,10 +151,10 @@ def triplets(
 ) -> SingularTriplets:
     """Return the triplets with signs fixed and residuals measured."""
     k = len(values)
-    first = torch.linalg.vector_norm(forward - values[:, None] * left, dim=1)
-    second = torch.linalg.vector_norm(backward - values[:, None] * right, dim=1)
+    first = op.codomain.norms(forward - values[:, None] * left)
+    second = op.domain.norms(backward - values[:, None] * right)
     residuals = (first**2 + second**2).sqrt()
-    signs = row_signs(left)
+    signs = row_signs(left, op.codomain)
     return SingularTriplets(
         (left * signs).reshape(k, *op.codomain.shape),
         matvec.unit * values,

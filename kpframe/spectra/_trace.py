@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 
 from kpframe.operators import Operator
-from kpframe.operators._dense import basis
 from kpframe.operators._isolation import in_isolation
 from kpframe.operators._memory import chunk_size
 from kpframe.spectra._arguments import check_budget, check_name, check_rtol, check_square
 from kpframe.spectra._estimate import Estimate, within_budget
 from kpframe.spectra._numerics.matvecs import Matvecs, Sampler
+from kpframe.spectra._numerics.ranks import basis_rows, trace_of
 from kpframe.spectra._numerics.small_side import WHERE, SmallSide, small_side
 from kpframe.spectra._traces.hutchinson import hutchinson
 from kpframe.spectra._traces.hutchpp import hutchpp
@@ -86,7 +86,7 @@ def trace(
         estimate,
         lambda: exact_trace(op) if side is None else _trace_of(side),
         budget=budget,
-        exact_cost=op.domain.size if side is None else side.dimension,
+        exact_cost=op.domain.dimension if side is None else side.dimension,
         rtol=rtol,
         max_budget=max_budget,
     )
@@ -100,11 +100,12 @@ def _trace_of(side: SmallSide) -> Estimate:
 def exact_trace(op: Operator) -> Estimate:
     """Return the trace from products with the basis, which is never held as a whole."""
     matvec = Matvecs(op, plain=True)
-    dimension = op.domain.size
+    space = op.domain
+    dimension = space.dimension
     total = 0.0
     step = chunk_size(op, max(1, dimension))
     for start in range(0, dimension, step):
         stop = min(start + step, dimension)
-        out = matvec(basis(op.domain, start, stop, op).flatten(1))
-        total += float(out[:, start:stop].diagonal().sum(dtype=torch.float64))
-    return Estimate(total, 0.0, matvec.count, "exact")
+        total += trace_of(matvec(basis_rows(space, start, stop, op)), space, start, stop)
+    whole = space.sum(torch.tensor(total, dtype=torch.float64, device=op.device))
+    return Estimate(whole, 0.0, matvec.count, "exact")

@@ -173,7 +173,7 @@ def test_the_dense_solution_where_iterating_costs_as_much() -> None:
 
 def look(op: Operator, level: float, low: float, room: int, seed: int) -> Answer:
     start = torch.randn(1, 500, generator=torch.Generator().manual_seed(seed), dtype=F64)
-    return exists_above(op, start, lambda found: found, level, low, room)
+    return exists_above(op, start, lambda found: found, level, low, room, op.domain)
 
 
 def test_what_a_random_vector_rules_out() -> None:
@@ -187,7 +187,7 @@ def test_what_a_random_vector_rules_out() -> None:
     small = torch.zeros(1, 500, dtype=F64)
     small[0, :499] = 1.0
     small[0, 499] = 1e-9  # a start vector that hardly sees the one: no answer can help it
-    assert exists_above(op, small, lambda found: found, 1.4, 0.0, 12) is not Answer.YES
+    assert exists_above(op, small, lambda found: found, 1.4, 0.0, 12, op.domain) is not Answer.YES
 
 
 def test_doubts() -> None:

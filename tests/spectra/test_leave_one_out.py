@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kpframe import MatrixOperator
+from kpframe.operators._spaces import Space
 from kpframe.spectra._numerics.matvecs import Sampler
 from kpframe.spectra._numerics.nystrom import Sketch, inner_samples, trace_samples
 from kpframe.spectra._traces.hutchpp import hutchpp
@@ -71,7 +72,7 @@ def test_hutchpp_is_the_trace_on_a_range_and_the_mean_of_samples_outside() -> No
 
 def test_samples_of_a_nystrom_sketch_are_those_of_what_it_leaves_without_each_probe() -> None:
     A, B, probes = positive(3), positive(4), normal(M, N, seed=5)
-    a, b = Sketch.of(probes, probes @ A), Sketch.of(probes, probes @ B)
+    a, b = (Sketch.of(probes, probes @ matrix, Space.of(index=N)) for matrix in (A, B))
     first, second = a.approximations()[0], b.approximations()[0]
     cross = (a.basis.T @ b.basis).to(F64)
     for i, probe in enumerate(probes):
@@ -96,8 +97,9 @@ def test_inner_products_in_float64_give_what_factors_in_float32_give(decay: floa
     values = torch.arange(1, 3001, dtype=F64) ** -decay
     probes = torch.randn(8, 3000, generator=source)
     products = (probes.double() * values).float()
-    exact = Sketch.of(probes.double(), products.double())
-    found, factors = (Sketch.of(probes, products, with_basis=some) for some in (False, True))
+    space = Space.of(index=probes.shape[1])
+    exact = Sketch.of(probes.double(), products.double(), space)
+    found, factors = (Sketch.of(probes, products, space, with_basis=some) for some in (False, True))
     assert (found.basis.shape, factors.basis.shape) == ((3000, 0), (3000, 8))
     every = [trace_samples(sketch.approximations()[0]) for sketch in (exact, found, factors)]
     off, others = (float((one - every[0]).norm() / every[0].norm()) for one in every[1:])
@@ -108,6 +110,6 @@ def test_inner_products_in_float64_give_what_factors_in_float32_give(decay: floa
 def test_directions_too_close_for_inner_products_are_told_apart_by_factors() -> None:
     probes = torch.randn(3, 500, generator=torch.Generator().manual_seed(0))
     probes[2] = probes[1]  # of which Cholesky's factor does not exist
-    sketch = Sketch.of(probes, 2 * probes)
+    sketch = Sketch.of(probes, 2 * probes, Space.of(index=probes.shape[1]))
     assert sketch.basis.shape == (500, 3)
     assert bool(sketch.products.isfinite().all())

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from kpframe.operators._spaces import Space
 from kpframe.spectra._numerics.nystrom import Sketch, trace_samples
 
 N, M = 1000, 60
@@ -39,7 +40,11 @@ def published(eigenvalues: np.ndarray, probes: np.ndarray) -> float:
 def ours(eigenvalues: np.ndarray, probes: np.ndarray) -> float:
     rows = torch.from_numpy(probes.T.copy())
     return float(
-        trace_samples(Sketch.of(rows, rows * torch.from_numpy(eigenvalues)).approximations()[0]).mean()
+        trace_samples(
+            Sketch.of(
+                rows, rows * torch.from_numpy(eigenvalues), Space.of(index=rows.shape[1])
+            ).approximations()[0]
+        ).mean()
     )
 
 

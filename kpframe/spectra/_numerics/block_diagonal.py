@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 
 from kpframe.operators import Operator
+from kpframe.operators._spaces import Space
 from kpframe.spectra._numerics.block_lanczos import Ritz, best, keeps_products, residual_norms
 from kpframe.spectra._numerics.convergence import (
     Answer,
@@ -27,7 +28,7 @@ from kpframe.spectra._numerics.convergence import (
     overlooked,
     to_deflate,
 )
-from kpframe.spectra._numerics.linalg import outside, symmetric_eigen
+from kpframe.spectra._numerics.linalg import outside, remainder_of, symmetric_eigen
 from kpframe.spectra._numerics.matvecs import Matvecs
 from kpframe.spectra._numerics.probes import random_rows
 
@@ -44,20 +45,23 @@ class DiagonalBlocks:
         self.count = len(torch.unique(labels))
         self.entries = order.reshape(self.count, -1)  # [U, s] entries of the last axis
         self.shape = op.domain.shape
-        self.size = op.domain.size // self.count
+        self.size = op.domain.size // self.count  # entries on this rank
+        self.dimension = op.domain.dimension // self.count
 
     def split(self, rows: torch.Tensor) -> torch.Tensor:  # [m, n] -> [U, m, n / U]
         """Return the part of each row in each block."""
-        parts = rows.reshape(-1, rows.shape[1] // self.shape[-1], self.shape[-1])[..., self.entries]
+        others = rows.shape[1] // self.shape[-1]
+        parts = rows.reshape(len(rows), others, self.shape[-1])[..., self.entries]
         return parts.permute(2, 0, 1, 3).reshape(self.count, len(rows), self.size)
 
     def join(self, parts: torch.Tensor) -> torch.Tensor:  # [U, m, n / U] -> [m, n]
         """Return rows from their parts."""
         count, m, _ = parts.shape
-        split = parts.reshape(count, m, -1, self.entries.shape[1]).permute(1, 2, 0, 3)
+        inner = self.entries.shape[1]
+        split = parts.reshape(count, m, parts.shape[2] // inner, inner).permute(1, 2, 0, 3)
         rows = parts.new_empty(*split.shape[:2], self.shape[-1])
         rows[..., self.entries.flatten()] = split.flatten(-2)
-        return rows.reshape(m, -1)
+        return rows.flatten(1)
 
 
 def diagonal_blocks(op: Operator) -> DiagonalBlocks | None:
@@ -93,7 +97,7 @@ def block_diagonal_lanczos(
         # A new run needs at least the products of the last.
         if found is not Answer.YES or 2 * (matvec.count - start) > budget:
             return ritz
-        width = min(2 * width, blocks.size)
+        width = min(2 * width, blocks.dimension)
 
 
 def _run(
@@ -107,9 +111,9 @@ def _run(
     generator: torch.Generator,
 ) -> tuple[Ritz, Answer]:
     """Return the pairs from ``width`` start vectors in each block, and whether others are known missing."""
-    op, start = matvec.op, matvec.count
+    op, start, space = matvec.op, matvec.count, matvec.op.domain
     eps = torch.finfo(op.dtype).eps
-    most = min(budget, blocks.size)
+    most = min(budget, blocks.dimension)
 
     def left() -> int:
         return budget - (matvec.count - start)
@@ -117,6 +121,9 @@ def _run(
     def draw() -> torch.Tensor:
         row = random_rows(op, 1, generator)
         return blocks.split(row)
+
+    def lengths(row: torch.Tensor) -> torch.Tensor:  # [U, 1, n / U] -> [U, 1, 1]
+        return space.norms(row[:, 0])[:, None, None]
 
     def missing(level: float) -> Answer:
         """Look for values above ``level`` outside the Ritz vectors that are known, in all blocks."""
@@ -127,17 +134,18 @@ def _run(
 
         def beyond(given: torch.Tensor) -> torch.Tensor:  # [U, n / U]
             images = blocks.split(matvec(blocks.join(given[:, None])))
-            return outside(images, found)[:, 0]
+            return outside(images, found, space)[:, 0]
 
-        return exists_above(beyond, outside(draw(), found)[:, 0], key, level, low, left())
+        start_rows = outside(draw(), found, space)[:, 0]
+        return exists_above(beyond, start_rows, key, level, low, left(), space)
 
     def passed_over() -> torch.Tensor:  # [k]
         """Say before which of the chosen pairs another one may be missing that the start hardly saw."""
-        if size == blocks.size:
+        if size == blocks.dimension:
             return torch.zeros(len(chosen), dtype=torch.bool)
         gaps = tolerance.gaps(values.flatten()[chosen], scale)
         seen, last = vectors[:, :width], remainder @ newest
-        return overlooked(keys[chosen], gaps, values, seen, last, key, blocks.size).cpu()
+        return overlooked(keys[chosen], gaps, values, seen, last, key, blocks.dimension).cpu()
 
     width = min(width, most)
     rest = torch.cat([draw() for _ in range(width)], dim=1)
@@ -164,7 +172,7 @@ def _run(
         products = products_of()
         if products is None:
             return False
-        norms = residual_norms(products, values.flatten()[chosen], vectors_of(rows))
+        norms = residual_norms(products, values.flatten()[chosen], vectors_of(rows), space)
         return bool((norms <= limits.flatten()[chosen]).all())
 
     while True:
@@ -175,27 +183,27 @@ def _run(
             wider[:, :size] = basis[:, :size]
             basis = wider
         for place in range(count):
-            row = outside(rest[:, place : place + 1], basis[:, old:size])
-            length = torch.linalg.vector_norm(row, dim=-1, keepdim=True)
+            row = outside(rest[:, place : place + 1], basis[:, old:size], space)
+            length = lengths(row)
             weak = length <= 8 * eps * scale
             if bool(weak.any()):  # what a block has left is rounding: a fresh direction there
-                row = torch.where(weak, outside(draw(), basis[:, :size]), row)
-            row = outside(row / torch.linalg.vector_norm(row, dim=-1, keepdim=True), basis[:, :size])
-            basis[:, size : size + 1] = row / torch.linalg.vector_norm(row, dim=-1, keepdim=True)
+                row = torch.where(weak, outside(draw(), basis[:, :size], space), row)
+            row = outside(row / lengths(row), basis[:, :size], space)
+            basis[:, size : size + 1] = row / lengths(row)
             size += 1
         rows = basis[:, :size]
         images = blocks.split(matvec(blocks.join(rows[:, old:])))
         if kept is not None:
             kept.append(images)
-        columns = (rows @ images.mT).double()  # [U, size, count]
+        columns = space.inner(rows, images).double()  # [U, size, count]
         matrix = torch.nn.functional.pad(matrix, (0, count, 0, count))
         matrix[:, :, old:] = columns
         matrix[:, old:, :] = columns.mT
-        rest = outside(images, rows)
+        rest = outside(images, rows, space)
         values, vectors = symmetric_eigen(matrix)
         scale = float(values.abs().max())
-        beyond = torch.cat([outside(cut, rows), rest], dim=1) if cut.shape[1] else rest
-        remainder = torch.linalg.qr(beyond.double().mT, mode="r")[1]
+        beyond = torch.cat([outside(cut, rows, space), rest], dim=1) if cut.shape[1] else rest
+        remainder = remainders_of(beyond, space)
         newest = vectors[:, size - beyond.shape[1] :]
         bounds = torch.linalg.vector_norm(remainder @ newest, dim=1)  # [U, size], of all Ritz pairs
         limits = tolerance.limits(values, scale)
@@ -203,7 +211,7 @@ def _run(
         chosen = best(keys, k)
         places, which = chosen // size, chosen % size
         doubts = MultiplicityDoubts.of(keys[chosen], limits.flatten()[chosen], width, places)
-        if size == blocks.size:
+        if size == blocks.dimension:
             doubts = MultiplicityDoubts.none(len(chosen))
         settled = len(chosen) == k and _settled(key(values), bounds, chosen, limits)
         settled = settled and (_settled(key(values), bounds, chosen, limits / 2) or measured())
@@ -218,6 +226,14 @@ def _run(
     complete = ~doubts.pairs & ~passed_over()
     ritz = Ritz(chosen_values, vectors_of(rows), chosen_bounds, scale, complete, products_of())
     return ritz, found
+
+
+def remainders_of(rows: torch.Tensor, space: Space) -> torch.Tensor:  # [U, b, n / U] -> [U, r, b]
+    """Return each block's rows by their parts in an orthonormal basis of their span, in float64."""
+    if space.shards is None:
+        triangle: torch.Tensor = torch.linalg.qr(rows.double().mT, mode="r")[1]
+        return triangle
+    return torch.stack([remainder_of(part, space) for part in rows])
 
 
 def _settled(

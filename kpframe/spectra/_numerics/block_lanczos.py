@@ -21,6 +21,7 @@ import torch
 from attrs import frozen
 
 from kpframe.operators import Operator
+from kpframe.operators._spaces import Space
 from kpframe.spectra._numerics.convergence import (
     Answer,
     MultiplicityDoubts,
@@ -31,7 +32,7 @@ from kpframe.spectra._numerics.convergence import (
     overlooked,
     to_deflate,
 )
-from kpframe.spectra._numerics.linalg import Basis, outside, symmetric_eigen
+from kpframe.spectra._numerics.linalg import Basis, outside, remainder_of, symmetric_eigen
 from kpframe.spectra._numerics.matvecs import Matvecs
 from kpframe.spectra._numerics.probes import random_rows
 
@@ -70,7 +71,7 @@ def block_lanczos(
     outside the basis tells whether there are more, and a fresh block joins the recurrence when there are. One
     product a vector.
     """
-    op = matvec.op
+    op, space = matvec.op, matvec.op.domain
     eps = torch.finfo(op.dtype).eps
     start = matvec.count
 
@@ -78,7 +79,7 @@ def block_lanczos(
         return random_rows(op, num, generator)
 
     first = draw(min(block, budget))
-    basis = Basis(first)
+    basis = Basis(first, space)
     current = basis.extend(first)
     width = len(current)
     matrix = first.new_zeros(0, 0, dtype=torch.float64)  # T = Q* A Q
@@ -86,19 +87,19 @@ def block_lanczos(
     cut = first[:0]
 
     def left() -> int:
-        return min(budget - (matvec.count - start) // matvec.weight, op.domain.size - basis.size)
+        return min(budget - (matvec.count - start) // matvec.weight, space.dimension - basis.size)
 
     def remainders() -> torch.Tensor:  # [b, size]
         """Return the residuals of all Ritz pairs in an orthonormal basis."""
-        found: torch.Tensor = torch.linalg.qr(beyond.double().mT, mode="r")[1] @ vectors[-len(beyond) :]
+        found: torch.Tensor = remainder_of(beyond, space) @ vectors[-len(beyond) :]
         return found
 
     def passed_over() -> torch.Tensor:  # [k]
         """Say before which of the chosen pairs another one may be missing that the start hardly saw."""
-        if basis.size == op.domain.size:
+        if basis.size == space.dimension:
             return torch.zeros(len(chosen), dtype=torch.bool)
         gaps = tolerance.gaps(values[chosen], scale)
-        seen, last, size = vectors[:width], remainders(), op.domain.size
+        seen, last, size = vectors[:width], remainders(), space.dimension
         return overlooked(key(values[chosen]), gaps, values, seen, last, key, size).cpu()
 
     def missing(level: float) -> Answer:
@@ -108,8 +109,12 @@ def block_lanczos(
         residuals = torch.linalg.vector_norm(remainders(), dim=0)
         out, level = to_deflate(keys, residuals, taken, level, low)
         found = vectors[:, out].mT.to(op.dtype) @ basis.rows
-        start_row = outside(draw(1), found)
-        return exists_above(lambda rows: outside(matvec(rows), found), start_row, key, level, low, left())
+        start_row = outside(draw(1), found, space)
+
+        def further(rows: torch.Tensor) -> torch.Tensor:
+            return outside(matvec(rows), found, space)
+
+        return exists_above(further, start_row, key, level, low, left(), space)
 
     def pairs() -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the chosen Ritz vectors and the products with them."""
@@ -121,14 +126,14 @@ def block_lanczos(
         rows, products = pairs()
         if products is None:
             return False
-        return bool((residual_norms(products, values[chosen], rows) <= limits).all())
+        return bool((residual_norms(products, values[chosen], rows, space) <= limits).all())
 
     while True:
         done = basis.size - len(current)
         images = matvec(current)
         if kept is not None:
             kept.append(images)
-        coefficients = (basis.rows @ images.mT).double()  # [size, b]
+        coefficients = space.inner(basis.rows, images).double()  # [size, b]
         grown = matrix.new_zeros(basis.size, basis.size)
         grown[:done, :done] = matrix
         grown[:, done:] = coefficients
@@ -141,10 +146,10 @@ def block_lanczos(
         rest = basis.outside(images)
         beyond = torch.cat([basis.outside(cut), rest]) if len(cut) else rest
         # |R E* s| of each chosen pair
-        bounds = torch.linalg.vector_norm(vectors[-len(beyond) :, chosen].mT @ beyond.double(), dim=1)
+        bounds = space.norms(vectors[-len(beyond) :, chosen].mT @ beyond.double())
         limits = tolerance.limits(values[chosen], scale)
         doubts = MultiplicityDoubts.of(key(values[chosen]), limits, block)
-        if basis.size == op.domain.size:
+        if basis.size == space.dimension:
             doubts = MultiplicityDoubts.none(k)
         settled, found = len(chosen) == k and bool((bounds <= limits).all()), Answer.NO
         settled = settled and (bool((bounds <= limits / 2).all()) or measured())
@@ -166,15 +171,14 @@ def block_lanczos(
 
 def keeps_products(op: Operator, budget: int) -> bool:
     """Whether as many products as a budget pays for are few enough to be kept."""
-    return budget * op.domain.size * op.dtype.itemsize <= KEPT_BYTES
+    return budget * op.domain.largest * op.dtype.itemsize <= KEPT_BYTES
 
 
 def residual_norms(
-    products: torch.Tensor, values: torch.Tensor, rows: torch.Tensor
+    products: torch.Tensor, values: torch.Tensor, rows: torch.Tensor, space: Space
 ) -> torch.Tensor:  # [k, n], [k], [k, n] -> [k]
     """Return ``|A v - theta v|`` of pairs from the products ``A v``."""
-    norms: torch.Tensor = torch.linalg.vector_norm(products - values.to(rows.dtype)[:, None] * rows, dim=1)
-    return norms
+    return space.norms(products - values.to(rows.dtype)[:, None] * rows)
 
 
 def best(keys: torch.Tensor, k: int) -> torch.Tensor:  # [n] -> [k]

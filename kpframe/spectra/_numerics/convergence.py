@@ -22,6 +22,7 @@ import torch
 from attrs import evolve, frozen
 
 from kpframe.operators import Operator
+from kpframe.operators._spaces import Space
 from kpframe.spectra._numerics.linalg import outside
 
 #: Probability with which ``exists_above`` may overlook an eigenvalue.
@@ -208,10 +209,12 @@ def exists_above(
     level: float,
     low: float,
     budget: int,
+    space: Space,
 ) -> Answer:  # starts: [U, n]
     """Say whether any of U self-adjoint operators has an eigenvalue with a key above ``level``.
 
-    ``matvec`` multiplies a row for each operator, in at most ``budget`` calls. Lanczos runs from the random
+    ``space`` is that of all of them, which says how rows are shared by ranks. ``matvec`` multiplies a row for
+    each operator, in at most ``budget`` calls. Lanczos runs from the random
     ``starts``; a Ritz value above the level proves that there is one. For the other answer, suppose there is
     one, with the eigenvector u. A random unit vector v has a part <u, v>^2 >= w = ``RISK^2 / n`` in it, but
     for a probability below RISK. Let c be the largest Ritz value, ``low`` a bound from below on all
@@ -228,9 +231,9 @@ def exists_above(
     Source: J. Kuczynski, H. Wozniakowski, "Estimating the largest eigenvalue by the power and Lanczos
     algorithms with a random start", SIAM J. Matrix Anal. Appl. 1992, for the argument.
     """
-    count, size = starts.shape
+    count, size = len(starts), space.dimension // len(starts)
     eps = torch.finfo(starts.dtype).eps
-    lengths = torch.linalg.vector_norm(starts, dim=1, keepdim=True)
+    lengths = space.norms(starts)[:, None]
     if not bool((lengths > 0).any()):
         return Answer.NO
     current = starts / lengths.clamp(min=torch.finfo(starts.dtype).tiny)
@@ -239,7 +242,7 @@ def exists_above(
     live = lengths > 0
     for step in range(min(budget, size)):
         images = matvec(current)
-        column = (basis @ images[..., None]).double()
+        column = space.sum(basis @ images[..., None]).double()
         matrix = torch.nn.functional.pad(matrix, (0, 1, 0, 1))
         matrix[:, :, -1:], matrix[:, -1:, :] = column, column.mT
         ended = ~live[:, 0]
@@ -254,8 +257,8 @@ def exists_above(
         needed = math.acosh(max(1.0, (size / gain) ** 0.5 / RISK))
         if step * math.acosh(1 + 2 * gain) >= needed:
             return Answer.NO
-        rest = outside(images[:, None], basis)[:, 0]
-        lengths = torch.linalg.vector_norm(rest, dim=1, keepdim=True)
+        rest = outside(images[:, None], basis, space)[:, 0]
+        lengths = space.norms(rest)[:, None]
         scale = float(matrix.abs().max())
         live = live & (lengths > 8 * eps * size**0.5 * scale)
         if not bool(live.any()):  # invariant subspaces, which hold a part of every eigenspace

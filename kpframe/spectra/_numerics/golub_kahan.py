@@ -27,7 +27,7 @@ from kpframe.spectra._numerics.convergence import (
     overlooked,
     to_deflate,
 )
-from kpframe.spectra._numerics.linalg import Basis, completed, outside
+from kpframe.spectra._numerics.linalg import Basis, completed, outside, remainder_of
 from kpframe.spectra._numerics.matvecs import Matvecs
 from kpframe.spectra._numerics.probes import random_rows
 
@@ -52,7 +52,7 @@ def golub_kahan(
     more, as in ``block_lanczos``. Where the rank is below ``k``, any orthonormal vectors complete the left
     ones.
     """
-    op = matvec.op
+    op, space = matvec.op, matvec.op.domain
     eps = torch.finfo(op.dtype).eps
     start = matvec.count
 
@@ -60,21 +60,21 @@ def golub_kahan(
         return random_rows(op, num, generator)
 
     def left_over() -> int:  # products there and back
-        return min((budget - (matvec.count - start)) // 2, op.domain.size - right.size)
+        return min((budget - (matvec.count - start)) // 2, space.dimension - right.size)
 
     def remainders() -> torch.Tensor:  # [b, right.size]
         """Return the residuals of all Ritz pairs of A* A in an orthonormal basis."""
-        remainder = torch.linalg.qr(beyond.double().mT, mode="r")[1]
+        remainder = remainder_of(beyond, space)
         residuals = remainder @ columns[left.size - len(beyond) :, :found] * values
         return torch.nn.functional.pad(residuals, (0, right.size - found))
 
     def passed_over() -> torch.Tensor:  # [k]
         """Say before which triplets another one may be missing that the start hardly saw."""
-        if right.size == op.domain.size:
+        if right.size == space.dimension:
             return torch.zeros(k, dtype=torch.bool)
         keys, squares = best.square(), torch.nn.functional.pad(values, (0, right.size - found)).square()
         gaps = (best + tolerance.gaps(best, scale)).square() - keys
-        seen, last, size = rows.mT[:width], remainders(), op.domain.size
+        seen, last, size = rows.mT[:width], remainders(), space.dimension
         return overlooked(keys, gaps, squares, seen, last, lambda found: found, size).cpu()
 
     def missing(level: float) -> Answer:
@@ -84,26 +84,26 @@ def golub_kahan(
         taken = torch.arange(len(squares), device=squares.device) < k
         out, level = to_deflate(squares, residuals, taken, level, 0.0)
         seen = rows[out].to(op.dtype) @ right.rows
-        start_row = outside(draw(1), seen)
+        start_row = outside(draw(1), seen, space)
 
         def beyond(given: torch.Tensor) -> torch.Tensor:
-            return outside(matvec.adjoint(matvec(given)), seen)
+            return outside(matvec.adjoint(matvec(given)), seen, space)
 
-        return exists_above(beyond, start_row, lambda found: found, level, 0.0, left_over())
+        return exists_above(beyond, start_row, lambda found: found, level, 0.0, left_over(), space)
 
-    first = draw(min(block, op.domain.size, budget // 2))
-    right = Basis(first)
+    first = draw(min(block, space.dimension, budget // 2))
+    right = Basis(first, space)
     current = right.extend(first)
     width = len(current)
-    left = Basis(first.new_empty(0, op.codomain.size))
+    left = Basis(first.new_empty(0, op.codomain.size), op.codomain)
     matrix = first.new_zeros(0, 0, dtype=torch.float64)  # B = U A V*, [left, right]
     scale, cut = 0.0, first[:0]
     while True:
         images = matvec(current)
-        new = left.extend(images, floor=8 * eps * max(scale, _norm(images)))
+        new = left.extend(images, floor=8 * eps * max(scale, float(op.codomain.norms(images).max())))
         grown = matrix.new_zeros(left.size, right.size)
         grown[: matrix.shape[0], : matrix.shape[1]] = matrix
-        grown[:, matrix.shape[1] :] = (left.rows @ images.mT).double()
+        grown[:, matrix.shape[1] :] = op.codomain.inner(left.rows, images).double()
         matrix = grown
         columns, values, rows = torch.linalg.svd(matrix, full_matrices=True)
         found = min(matrix.shape)
@@ -112,13 +112,13 @@ def golub_kahan(
         beyond = torch.cat([right.outside(cut), rest]) if len(cut) else rest
         # |R E* x|
         parts = columns[left.size - len(beyond) :, :k].mT
-        bounds = torch.linalg.vector_norm(parts @ beyond.double(), dim=1)
-        enough = right.size >= k and (found >= k or right.size == op.domain.size)
+        bounds = space.norms(parts @ beyond.double())
+        enough = right.size >= k and (found >= k or right.size == space.dimension)
         number = min(k, found)
         best = torch.cat([values[:number], values.new_zeros(k - number)])
         limits = tolerance.limits(best, scale)
         doubts = MultiplicityDoubts.of(best, limits, block)
-        if right.size == op.domain.size:
+        if right.size == space.dimension:
             doubts = MultiplicityDoubts.none(k)
         settled, more = enough and bool((bounds <= limits[: len(bounds)]).all()), Answer.NO
         settled = settled and not bool(passed_over().any())
@@ -136,9 +136,5 @@ def golub_kahan(
     left_rows = columns[:, :number].mT.to(op.dtype) @ left.rows
     complete = ~doubts.pairs & ~passed_over()
     return RitzTriplets(
-        completed(left_rows, k, generator), best, rows[:k].to(op.dtype) @ right.rows, complete
+        completed(left_rows, k, generator, op.codomain), best, rows[:k].to(op.dtype) @ right.rows, complete
     )
-
-
-def _norm(rows: torch.Tensor) -> float:
-    return float(torch.linalg.vector_norm(rows, dim=1).max())

@@ -14,6 +14,7 @@ from attrs import field, frozen
 from kpframe.operators import Operator
 from kpframe.spectra._numerics.matvecs import Matvecs, Sampler, ScaledOperator
 from kpframe.spectra._numerics.nystrom import Sketch, inner_samples, trace_samples
+from kpframe.spectra._numerics.ranks import any_entry
 from kpframe.spectra._numerics.small_side import WHERE, SmallSide, small_side
 from kpframe.spectra._numerics.statistics import LeaveOneOut, SmoothFunction
 
@@ -42,7 +43,7 @@ class Gram:
             gram, weight = op, 1
         else:
             weight = 2
-            gram = op.T @ op if op.domain.size < op.codomain.size else op @ op.T
+            gram = op.T @ op if op.domain.dimension < op.codomain.dimension else op @ op.T
         object.__setattr__(self, "gram", gram)
         object.__setattr__(self, "weight", weight)
 
@@ -54,7 +55,7 @@ class Gram:
     @property
     def dimension(self) -> int:
         """The dimension of G, which is also the number of products of ``op`` that make G dense."""
-        return self.gram.domain.size
+        return self.gram.domain.dimension
 
     @cached_property
     def _side(self) -> tuple[SmallSide, int, int] | None:
@@ -87,7 +88,7 @@ class Gram:
         """Which operator G is, for ``Estimate.method``."""
         if self.weight == 1:
             return "op"
-        return "op* op" if self.op.domain.size < self.op.codomain.size else "op op*"
+        return "op* op" if self.op.domain.dimension < self.op.codomain.dimension else "op op*"
 
     def sampler(self, generator: torch.Generator | None) -> Sampler:
         """Return a sampler of G that counts products of ``op``."""
@@ -123,9 +124,10 @@ class Gram:
 def moments(source: Sampler, num: int) -> Moments:
     """Return leave-one-out samples of ``tr G`` and ``|G|_F^2``, one product of G a probe for both."""
     probes, products = source.products(num, "gaussian")
-    if not products.any():  # random probes: the operator is zero
+    space = source.op.domain
+    if not any_entry(products, space):  # random probes: the operator is zero
         return Moments(None, 0.0)
-    sketch = Sketch.of(probes, products)
+    sketch = Sketch.of(probes, products, space)
     statistics = [
         torch.stack([trace_samples(v), inner_samples(v, v)], dim=-1) for v in sketch.approximations()
     ]

@@ -19,6 +19,7 @@ from attrs import frozen
 
 from kpframe.spectra._numerics.linalg import symmetric_eigen
 from kpframe.spectra._numerics.matvecs import Matvecs
+from kpframe.spectra._numerics.ranks import row_dots
 
 F64 = torch.float64
 
@@ -55,12 +56,13 @@ def lanczos(
     recurrence breaks down, at a remainder below rounding of the norm, its row ends; when all have, the run
     does.
     """
-    num, dimension = starts.shape
+    space = matvec.op.domain
+    num, dimension = len(starts), space.dimension
     steps = min(steps, dimension)
-    lengths = torch.linalg.vector_norm(starts, dim=1, keepdim=True)
+    lengths = space.norms(starts)[:, None]
     alive = lengths[:, 0] > 0
     current = starts / lengths.clamp(min=torch.finfo(starts.dtype).tiny)
-    basis = starts.new_zeros(num, steps, dimension)
+    basis = starts.new_zeros(num, steps, starts.shape[1])
     diagonal = torch.zeros(num, steps, dtype=F64, device=starts.device)
     beside = torch.zeros(num, steps, dtype=F64, device=starts.device)  # of the step before each
     scale = torch.zeros(num, dtype=F64, device=starts.device)
@@ -68,16 +70,16 @@ def lanczos(
     for step in range(steps):
         basis[:, step] = current
         images = matvec(current)
-        diagonal[:, step] = (images * current).sum(1, dtype=F64)
-        scale = torch.maximum(scale, torch.linalg.vector_norm(images, dim=1).to(F64))
+        diagonal[:, step] = row_dots(images, current, space)
+        scale = torch.maximum(scale, space.norms(images).to(F64))
         if step + 1 == steps:
             break
         for _ in range(2):
             known = basis[:, : step + 1]
-            images = images - ((images[:, None] @ known.mT) @ known)[:, 0]
+            images = images - (space.inner(images[:, None], known) @ known)[:, 0]
             if deflated is not None:
-                images = images - (images @ deflated.mT) @ deflated
-        remainder = torch.linalg.vector_norm(images, dim=1).to(F64)
+                images = images - space.inner(images, deflated) @ deflated
+        remainder = space.norms(images).to(F64)
         alive = alive & (remainder > 8 * eps * dimension**0.5 * scale)
         if not alive.any():
             break

@@ -6,11 +6,12 @@ import torch
 
 from kpframe.errors import NonFiniteError
 from kpframe.operators import Operator
-from kpframe.operators._dense import basis
 from kpframe.operators._memory import chunk_size
 from kpframe.operators._scale import divided, unit_of
+from kpframe.operators._spaces import Space
 from kpframe.operators._tagged import TaggedAsInner
-from kpframe.spectra._numerics.probes import new_generator, probes
+from kpframe.spectra._numerics.probes import agreed, new_generator, probes
+from kpframe.spectra._numerics.ranks import basis_rows, largest_entry, whole_rows
 
 
 class ScaledOperator(TaggedAsInner):
@@ -27,18 +28,20 @@ class ScaledOperator(TaggedAsInner):
         self.unit = 1.0
         self._open = True
 
-    def in_units(self, products: torch.Tensor) -> torch.Tensor:
-        """Return products of ``op`` in units; the first that are not zero choose the unit."""
-        if self._open and bool(products.any()):
-            self.unit = unit_of(products)
-            self._open = False
+    def in_units(self, products: torch.Tensor, space: Space) -> torch.Tensor:
+        """Return products of ``op`` in units; the first that are not zero, on any rank, choose the unit."""
+        if self._open:
+            largest = largest_entry(products, space)
+            if bool(largest != 0):
+                self.unit = unit_of(largest)
+                self._open = False
         return divided(products, self.unit)
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        return self.in_units(self.inner._apply(q))
+        return self.in_units(self.inner._apply(q), self.codomain)
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        return self.in_units(self.inner._apply_adjoint(r))
+        return self.in_units(self.inner._apply_adjoint(r), self.domain)
 
     def _formula(self) -> tuple[str, int]:
         return self.inner._formula()
@@ -88,22 +91,30 @@ class Matvecs:
         step = chunk_size(op, max(1, len(rows)))
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
-            out[start : start + step] = op(part.reshape(-1, *op.domain.shape), check=False).reshape(
-                len(part), -1
-            )
-        bad = ~torch.isfinite(out).all(1)
+            shaped = part.reshape(len(part), *op.domain.shape)
+            out[start : start + step] = op(shaped, check=False).reshape(len(part), op.codomain.size)
+        bad, where, shards = ~torch.isfinite(out).all(1), "", op.codomain.shards
+        if shards is not None:  # the first rank with any, found by all
+            ranks = shards.max(bad * float(shards.ranks - shards.rank))
+            bad, where = ranks > 0, f" on rank {shards.ranks - int(ranks[ranks > 0][:1].sum())}"
         if bad.any():
             first = int(bad.nonzero()[0]) + self.count // self.weight
-            raise NonFiniteError(f"{op!r}: expected finite products, got NaN or infinity with probe {first}")
+            raise NonFiniteError(
+                f"{op!r}: expected finite products, got NaN or infinity with probe {first}{where}"
+            )
         self.count += self.weight * len(rows)
-        return out if self._plain else self._scaled.in_units(out)
+        return out if self._plain else self._scaled.in_units(out, op.codomain)
 
-    def dense(self) -> torch.Tensor:  # [codomain.size, domain.size]
-        """Return the matrix in units, from as many products as the smaller side has dimensions."""
+    def dense(self) -> torch.Tensor:  # [codomain.dimension, domain.dimension]
+        """Return the matrix in units, from as many products as the smaller side has dimensions.
+
+        Every rank gets all of it.
+        """
         op = self.op
-        if op.codomain.size < op.domain.size:
-            return self.adjoint(basis(op.codomain, 0, op.codomain.size, op).flatten(1))
-        return self(basis(op.domain, 0, op.domain.size, op).flatten(1)).mT
+        domain, codomain = op.domain, op.codomain
+        if codomain.dimension < domain.dimension:
+            return whole_rows(self.adjoint(basis_rows(codomain, 0, codomain.dimension, op)), domain)
+        return whole_rows(self(basis_rows(domain, 0, domain.dimension, op)), codomain).mT
 
 
 class Sampler:
@@ -118,7 +129,7 @@ class Sampler:
     ) -> None:
         self.op = op
         self.matvec = Matvecs(op, weight, plain=plain)
-        self.generator = new_generator(generator)
+        self.generator = agreed(new_generator(generator), op.domain)
         self._probes: dict[str, torch.Tensor] = {}
         self._products: dict[str, torch.Tensor] = {}
 

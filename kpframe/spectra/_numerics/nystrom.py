@@ -31,7 +31,8 @@ from __future__ import annotations
 import torch
 from attrs import frozen
 
-from kpframe.spectra._numerics.linalg import gram_matrix, symmetric_eigen
+from kpframe.operators._spaces import Space
+from kpframe.spectra._numerics.linalg import gram_matrix, symmetric_eigen, tall_qr
 from kpframe.spectra._numerics.statistics import SampleCorrelation, all_but_one
 
 F64 = torch.float64
@@ -62,10 +63,15 @@ class Sketch:
     probes: torch.Tensor  # [m, m], Q* Omega
     triangle: torch.Tensor  # [m, m], of the QR factors of Omega
     shift: float
+    dimension: int  # n
 
     @classmethod
-    def of(cls, probes: torch.Tensor, products: torch.Tensor, *, with_basis: bool = False) -> Sketch:
+    def of(
+        cls, probes: torch.Tensor, products: torch.Tensor, space: Space, *, with_basis: bool = False
+    ) -> Sketch:
         """Return the sketch from Gaussian probes and the products with them, both ``[m, n]``, m <= n.
+
+        On a sharded space ``basis`` and both hold this rank's entries, all else is the same on every rank.
 
         A is shifted by a few roundings of H, so that zero, low-rank and fast-decaying operators need no
         special case; the shift is taken off the estimates again.
@@ -74,27 +80,28 @@ class Sketch:
         factors: these resolve a direction down to 1e-8 of the longest, float32 holds it to 6e-8.
         """
         if products.dtype == torch.float32 and not with_basis:
-            found = cls._of_inner_products(probes, products)
+            found = cls._of_inner_products(probes, products, space)
             if found is not None:
                 return found
-        shift = _shift((probes @ products.mT).to(F64), products.dtype, probes.shape[1])
+        shift = _shift(space.inner(probes, products).to(F64), products.dtype, space.dimension)
         products = products + shift * probes
-        core = (probes @ products.mT).to(F64)
-        basis, coordinates = torch.linalg.qr(products.mT)
+        core = space.inner(probes, products).to(F64)
+        basis, coordinates = tall_qr(products, space)
         return cls(
             basis,
             (core + core.mT) / 2,
             coordinates.to(F64),
-            (basis.mT @ probes.mT).to(F64),
-            torch.linalg.qr(probes.mT, mode="r")[1].to(F64),
+            space.inner(basis.mT, probes).to(F64),
+            _triangle(probes, space).to(F64),
             shift,
+            space.dimension,
         )
 
     @classmethod
-    def _of_inner_products(cls, probes: torch.Tensor, products: torch.Tensor) -> Sketch | None:
+    def _of_inner_products(cls, probes: torch.Tensor, products: torch.Tensor, space: Space) -> Sketch | None:
         """Return the sketch without its basis; None where directions are too close to each other."""
-        num, size = probes.shape
-        every = gram_matrix(probes, products)
+        num, size = len(probes), space.dimension
+        every = gram_matrix(space, probes, products)
         own, core, image = every[:num, :num], every[:num, num:], every[num:, num:]
         shift = _shift(core, products.dtype, size)
         image = image + shift * (core + core.mT) + shift**2 * own
@@ -105,7 +112,7 @@ class Sketch:
             return None
         inside = torch.linalg.solve_triangular(coordinates.mT, core.mT, upper=False)  # Q* Omega
         core = (core + core.mT) / 2
-        return cls(products[:0].mT, core, coordinates, inside, triangle, shift)
+        return cls(products[:0].mT, core, coordinates, inside, triangle, shift, size)
 
     def approximations(self) -> tuple[Approximations, Approximations]:
         """Return that from all probes (b = 1) and those with one probe deleted."""
@@ -120,7 +127,7 @@ class Sketch:
         half = torch.linalg.solve_triangular(self.triangle, eye, upper=True)
         inverse = half @ half.mT  # G^-1, whose entries are <p_i, p_j> / (|p_i|^2 |p_j|^2)
         lengths = inverse.diagonal().rsqrt()
-        return SampleCorrelation((lengths[:, None] * inverse * lengths).square(), self.basis.shape[0] - num)
+        return SampleCorrelation((lengths[:, None] * inverse * lengths).square(), self.dimension - num)
 
     @property
     def rounding(self) -> float:
@@ -134,11 +141,11 @@ class Sketch:
         values = torch.linalg.eigvalsh(self.core)
         eps = torch.finfo(self.basis.dtype).eps
         condition = min(1 / eps, float(values[-1] / values[0].clamp(min=torch.finfo(F64).tiny)))
-        return self.shift * self.basis.shape[0] + eps * condition * outside
+        return self.shift * self.dimension + eps * condition * outside
 
     def _from(self, kept: torch.Tensor) -> Approximations:  # [b, k]
         """Return the approximations from the kept probes."""
-        dimension, num = self.basis.shape[0], kept.shape[1]
+        dimension, num = self.dimension, kept.shape[1]
         core = self.core[kept[:, :, None], kept[:, None, :]]
         values, vectors = symmetric_eigen(core)
         limits = torch.finfo(self.basis.dtype)
@@ -162,6 +169,13 @@ def _shift(core: torch.Tensor, dtype: torch.dtype, size: int) -> float:
     limits = torch.finfo(dtype)
     largest = float(torch.linalg.eigvalsh((core + core.mT) / 2)[-1])
     return max(8 * limits.eps * largest / size, limits.tiny)
+
+
+def _triangle(rows: torch.Tensor, space: Space) -> torch.Tensor:
+    if space.shards is not None:
+        return tall_qr(rows, space)[1]
+    triangle: torch.Tensor = torch.linalg.qr(rows.mT, mode="r")[1]
+    return triangle
 
 
 def trace_samples(each: Approximations) -> torch.Tensor:  # [b, k]

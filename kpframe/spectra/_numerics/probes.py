@@ -29,6 +29,19 @@ def new_generator(generator: object) -> torch.Generator:
     return generator
 
 
+def agreed(generator: torch.Generator, *spaces: Space) -> torch.Generator:
+    """Return a generator after ranks of a sharded space have compared theirs, one small all-reduce.
+
+    Raises:
+        RankError: on every rank, where the generators are in different states.
+    """
+    for space in spaces:
+        if space.shards is not None:
+            space.shards.agree("generator", generator.get_state())
+            break
+    return generator
+
+
 def probes(
     space: Space,
     num: int,

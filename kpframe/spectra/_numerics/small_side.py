@@ -24,11 +24,12 @@ from kpframe.operators._algebra import AdjointOperator, Composition, ScaledOpera
 from kpframe.operators._base import compose
 from kpframe.operators._congruences import Congruence, SelectMap
 from kpframe.operators._declared import DeclaredOperator
-from kpframe.operators._dense import basis
 from kpframe.operators._elementary import DiagonalOperator, IdentityOperator
 from kpframe.operators._memory import chunk_size
-from kpframe.spectra._numerics.linalg import completed, symmetric_eigen
+from kpframe.operators._spaces import Space
+from kpframe.spectra._numerics.linalg import completed, symmetric_eigen, tall_qr
 from kpframe.spectra._numerics.matvecs import Matvecs
+from kpframe.spectra._numerics.ranks import basis_rows, whole_rows
 
 F64 = torch.float64
 #: Most bytes of the columns of X that are held at once, for eigenvectors.
@@ -51,7 +52,7 @@ class SmallSide:
     @property
     def dimension(self) -> int:
         """The dimension m of the small side, and the products that it takes: one with X and X* counts one."""
-        return self.outer.domain.size
+        return self.outer.domain.dimension
 
     @cached_property
     def relative(self) -> torch.Tensor:  # [m], ascending, float64
@@ -92,18 +93,19 @@ class SmallSide:
     @property
     def fits(self) -> bool:
         """Whether the columns of X may be held at once, for eigenvectors."""
-        return self.dimension * self.outer.codomain.size * self.outer.dtype.itemsize <= COLUMNS_BYTES
+        return self.dimension * self.outer.codomain.largest * self.outer.dtype.itemsize <= COLUMNS_BYTES
 
     @cached_property
     def _in_units(self) -> tuple[torch.Tensor, float]:
         """The eigenvalues of ``X M X*``, X in a unit, and that unit."""
         matvec, space = Matvecs(self.outer), self.outer.domain
-        gram = torch.empty(space.size, space.size, dtype=F64, device=self.outer.device)
-        step = chunk_size(self.outer, max(1, space.size))
-        for start in range(0, space.size, step):
-            stop = min(start + step, space.size)
-            rows = basis(space, start, stop, self.outer).flatten(1)
-            gram[start:stop] = matvec.adjoint(matvec(rows)).to(F64)
+        size = space.dimension
+        gram = torch.empty(size, size, dtype=F64, device=self.outer.device)
+        step = chunk_size(self.outer, max(1, size))
+        for start in range(0, size, step):
+            stop = min(start + step, size)
+            rows = basis_rows(space, start, stop, self.outer)
+            gram[start:stop] = whole_rows(matvec.adjoint(matvec(rows)), space).to(F64)
         gram = (gram + gram.mT) / 2
         metric = self._metric()
         if metric is not None:
@@ -118,8 +120,8 @@ class SmallSide:
         From the columns of X, orthonormal in Q: ``X M X* = Q (R M R*) Q*``.
         """
         matvec, space = Matvecs(self.outer), self.outer.domain
-        columns = matvec(basis(space, 0, space.size, self.outer).flatten(1))  # [m, n]
-        orthonormal, triangle = torch.linalg.qr(columns.mT)
+        columns = matvec(basis_rows(space, 0, space.dimension, self.outer))  # [m, n]
+        orthonormal, triangle = tall_qr(columns, self.outer.codomain)
         triangle, metric = triangle.to(F64), self._metric()
         inner = triangle @ triangle.mT if metric is None else triangle @ metric @ triangle.mT
         values, vectors = symmetric_eigen((inner + inner.mT) / 2)
@@ -136,12 +138,13 @@ class SmallSide:
         if not lengths > 0:
             return math.nan
         mine, theirs, space = Matvecs(self.outer), Matvecs(other.outer), other.outer.domain
-        cross = torch.empty(space.size, self.dimension, dtype=F64, device=self.outer.device)  # C*
-        step = chunk_size(other.outer, max(1, space.size))
-        for start in range(0, space.size, step):
-            stop = min(start + step, space.size)
-            rows = basis(space, start, stop, other.outer).flatten(1)
-            cross[start:stop] = mine.adjoint(theirs(rows)).to(F64)
+        size = space.dimension
+        cross = torch.empty(size, self.dimension, dtype=F64, device=self.outer.device)  # C*
+        step = chunk_size(other.outer, max(1, size))
+        for start in range(0, size, step):
+            stop = min(start + step, size)
+            rows = basis_rows(space, start, stop, other.outer)
+            cross[start:stop] = whole_rows(mine.adjoint(theirs(rows)), self.outer.domain).to(F64)
         left, right = self._metric(), other._metric()
         first = cross if left is None else cross @ left
         second = cross if right is None else right @ cross
@@ -162,13 +165,14 @@ def small_side(op: Operator) -> SmallSide | None:
     """Return an operator as ``X M X*`` with the smallest inner space that is known; None: none is smaller."""
     numbers, factors = _factors(op)
     left, right = 0, len(factors) - 1
-    best, least = 0, op.domain.size
+    best, least = 0, op.domain.dimension
     while left < right:
         if not is_adjoint_of(factors[left], factors[right]):
             return None
         left, right = left + 1, right - 1
-        if factors[left - 1].domain.size < least or (best and factors[left - 1].domain.size == least):
-            best, least = left, factors[left - 1].domain.size
+        inside = factors[left - 1].domain.dimension
+        if inside < least or (best and inside == least):
+            best, least = left, inside
     if not best or (left == right and not factors[left].self_adjoint):
         return None
     inner = factors[best : len(factors) - best]
@@ -176,9 +180,11 @@ def small_side(op: Operator) -> SmallSide | None:
     return SmallSide(outer, compose(*inner) if inner else _identity(outer), numbers)
 
 
-def null_rows(rows: torch.Tensor, num: int, generator: torch.Generator) -> torch.Tensor:  # [m, n] -> [num, n]
+def null_rows(
+    rows: torch.Tensor, num: int, generator: torch.Generator, space: Space
+) -> torch.Tensor:  # [m, n] -> [num, n]
     """Return orthonormal rows that are orthogonal to given orthonormal ones."""
-    return completed(rows, len(rows) + num, generator)[len(rows) :]
+    return completed(rows, len(rows) + num, generator, space)[len(rows) :]
 
 
 def _factors(op: Operator) -> tuple[tuple[float, ...], list[Operator]]:

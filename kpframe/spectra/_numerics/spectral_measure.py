@@ -80,7 +80,8 @@ def spectral_measure(matvec: Matvecs, num: int, generator: torch.Generator) -> S
     The rest run the Lanczos recurrence from random directions orthogonal to those.
     """
     op = matvec.op
-    dimension = op.domain.size
+    space = op.domain
+    dimension = space.dimension
     top = num // 2
     known = torch.empty(0, dtype=F64, device=op.device)
     vectors: torch.Tensor | None = None
@@ -102,8 +103,8 @@ def spectral_measure(matvec: Matvecs, num: int, generator: torch.Generator) -> S
     starts = random_rows(op, left // steps, generator, "sphere")
     if vectors is not None:
         for _ in range(2):
-            starts = starts - (starts @ vectors.mT) @ vectors
+            starts = starts - space.inner(starts, vectors) @ vectors
     # On the complement the directions are uniform; their length is set to its dimension.
-    lengths = torch.linalg.vector_norm(starts, dim=1, keepdim=True)
+    lengths = space.norms(starts)[:, None]
     starts = starts * ((dimension - len(known)) ** 0.5 / lengths)
     return SpectralMeasure(known, lanczos(matvec, starts, steps, vectors), matvec.count)

@@ -7,9 +7,8 @@ whatever the spectrum, so the others are better where eigenvalues decay.
 
 from __future__ import annotations
 
-import torch
-
 from kpframe.spectra._numerics.matvecs import Sampler
+from kpframe.spectra._numerics.ranks import row_dots
 from kpframe.spectra._numerics.statistics import mean
 
 
@@ -18,4 +17,4 @@ def hutchinson(source: Sampler, budget: int) -> tuple[float, float]:
     # E[z z*] = I gives E <z, A z> = tr(A E[z z*]) = tr A. For signs z_i^2 = 1 adds no noise: with S the
     # symmetric part of A, the variance of a sample is 2 (|S|_F^2 - sum_i S_ii^2), for Gaussian z 2 |S|_F^2.
     probes, products = source.products(budget, "rademacher")
-    return mean((probes * products).sum(1, dtype=torch.float64))
+    return mean(row_dots(probes, products, source.op.domain))

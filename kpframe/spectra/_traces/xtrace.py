@@ -28,6 +28,7 @@ from attrs import frozen
 
 from kpframe.spectra._numerics.linalg import orthonormal_rows
 from kpframe.spectra._numerics.matvecs import Sampler
+from kpframe.spectra._numerics.ranks import row_dots
 from kpframe.spectra._numerics.statistics import LeaveOneOut, all_but_one, only_mean
 from kpframe.spectra._traces.hutchinson import hutchinson
 
@@ -84,16 +85,17 @@ def xtrace(source: Sampler, budget: int) -> tuple[float, float]:
     if num < 2:
         return hutchinson(source, budget)
     probes, products = source.products(num, "gaussian")
-    basis = orthonormal_rows(products)  # [r, n]
+    space = source.op.domain
+    basis = orthonormal_rows(products, space)  # [r, n]
     images = source.matvec(basis)  # (A Q)*, [r, n]
     sketch = _Sketch(
-        (basis @ products.mT).to(F64),
-        (basis @ probes.mT).to(F64),
-        (images @ probes.mT).to(F64),
-        (basis @ images.mT).to(F64),
-        (probes * products).sum(1, dtype=F64),
-        (probes**2).sum(1, dtype=F64),
-        probes.shape[1],
+        space.inner(basis, products).to(F64),
+        space.inner(basis, probes).to(F64),
+        space.inner(images, probes).to(F64),
+        space.inner(basis, images).to(F64),
+        row_dots(probes, products, space),
+        row_dots(probes, probes, space),
+        space.dimension,
     )
     if len(basis) < num:
         samples = sketch.rank_deficient()
