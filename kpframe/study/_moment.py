@@ -173,6 +173,10 @@ class Moment:
         edges = [count * rank // ranks for rank in range(ranks + 1)]
         return Shards(self.group, distributed.get_rank(self.group), tuple(np.diff(edges).tolist()))
 
+    def summed(self, own: torch.Tensor) -> torch.Tensor:
+        """Return the sum over ranks of what each has summed over its own trials; one all-reduce."""
+        return own if self.shards is None else self.shards.sum(own)
+
     def every_trial(self, own: torch.Tensor) -> torch.Tensor:
         """Return what ranks know of their own trials ``[B, ...]``, of all trials: the same on each rank.
 

@@ -72,7 +72,7 @@ def assert_same(data: xr.Dataset, plain: xr.Dataset, rtol: float = 1e-9) -> None
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_figures_are_those_of_one_process(ranks: int) -> None:
-    names = ("ftle", "lyapunov")
+    names = ("ftle", "lyapunov", "credit", "contributions", "predicted_change")
     quantities = {name: create_quantity(name) for name in names}
     plain = record(trained(), quantities)
     data, _, shared = recorded_on(ranks, trained, quantities)

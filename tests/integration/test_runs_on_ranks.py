@@ -55,7 +55,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain(study: Path) -> Path:
     """The run of one process."""
     output = study.parent / "plain"
-    assert started(0, "run", study, "--output", output).wait(600) == 0
+    code, text = ended(started(0, "run", study, "--output", output))
+    assert code == 0, text
     return output
 
 

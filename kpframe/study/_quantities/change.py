@@ -14,7 +14,7 @@ from kpframe.operators._spaces import Space, tell_apart
 from kpframe.rules._update import Update
 from kpframe.study._moment import Moment
 from kpframe.study._quantities.dims import attributes, time_coordinate, trial_coordinate
-from kpframe.study._quantities.existing import DIMS, Compared, Kept, existing_steps
+from kpframe.study._quantities.existing import DIMS, Compared, Kept
 from kpframe.study._quantity import Quantity
 from kpframe.study._scores import SCORES
 from kpframe.tasks._error import task_loss
@@ -48,6 +48,8 @@ class PredictedChange(Quantity):
     roll-outs: in float32 it is known to about 1e-7 of the states, which tells for very small ones.
     """
 
+    on_ranks = "all"
+
     def measure(self, moment: Moment) -> xr.Dataset:
         """Return the figures, with dims ``change_of``, ``prediction``, ``time`` and ``trial``.
 
@@ -55,7 +57,7 @@ class PredictedChange(Quantity):
             ArgumentError: where the step before had other parameters.
         """
         of, predictions = _parts(moment)
-        batch, time = moment.probe.inputs.shape[:2]
+        batch, time = moment.whole_probe.inputs.shape[:2]
         sizes = {"change_of": len(of), "prediction": len(predictions), "time": time, "trial": batch}
         data = xr.Dataset(
             coords={
@@ -125,10 +127,10 @@ def _fill(data: xr.Dataset, moment: Moment) -> str:
         known[FLOW] = rate is not None
         predicted[FLOW] = _descent(before, (rate or 1.0) * (moment.step - before.step))
         data["loss_change"][()] = _loss(moment) - _loss(before)
-    exists, same = existing_steps(moment), []
+    same = []
     for part, of in enumerate(data.change_of.values.tolist()):
         for place, (name, change) in enumerate(predicted.items()):
-            compared = Compared(actual.of(of), change.of(of), exists)
+            compared = Compared(actual.of(of), change.of(of), moment)
             for kept in _KEPT:
                 data[_named("change_norm", kept)][part] = compared.norm(kept)
                 data[_named("change_cosine", kept)][place, part] = compared.cosine(kept)
@@ -141,7 +143,7 @@ def _fill(data: xr.Dataset, moment: Moment) -> str:
         for place, (name, change) in enumerate(predicted.items()):
             if known[name]:
                 along = before.output_err.double() * change.of(OUTPUTS).double()
-                data["loss_change_predicted"][place] = float(along.sum())
+                data["loss_change_predicted"][place] = float(moment.summed(along.sum()))
     reasons = [f"no change of {' and '.join(same)} since step {before.step}"] if same else []
     if not all(known.values()):
         reasons.append("no size of the gradient flow, as the learning rate is not known")
@@ -184,8 +186,12 @@ def _descent(before: Moment, size: float) -> _Change:
     h = before.flow.trajectory.states
     weight = torch.zeros_like(readout.full_weight())
     if readout.weight.requires_grad:
-        weight[:, readout.hidden] = -size * torch.einsum("bto,bth->oh", e, h[..., readout.hidden])
-    bias = -size * e.sum(dim=(0, 1)) if readout.bias.requires_grad else torch.zeros_like(e[0, 0])
+        weight[:, readout.hidden] = -size * before.summed(
+            torch.einsum("bto,bth->oh", e, h[..., readout.hidden])
+        )
+    bias = (
+        -size * before.summed(e.sum(dim=(0, 1))) if readout.bias.requires_grad else torch.zeros_like(e[0, 0])
+    )
     return _through(readout, -size * before.flow.Phi(err), h, weight, bias)
 
 
@@ -202,5 +208,5 @@ def _loss(moment: Moment) -> float:
     assert moment.readout is not None
     assert moment.around.loss is not None
     with torch.no_grad():
-        outputs = moment.readout(moment.flow.trajectory.states).double()
-        return float(task_loss(outputs, moment.trials.to(dtype=torch.float64), moment.around.loss))
+        outputs = moment.every_trial(moment.readout(moment.flow.trajectory.states)).double()
+        return float(task_loss(outputs, moment.whole_trials.to(dtype=torch.float64), moment.around.loss))

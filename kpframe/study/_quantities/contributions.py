@@ -47,6 +47,7 @@ class Contributions(Quantity):
     """
 
     needs = ("readout", "targets")
+    on_ranks = "all"
 
     def measure(self, moment: Moment) -> xr.Dataset:
         """Return the rates and traces, with dims ``parameter``, ``trial``, ``time``, ``epoch``."""
@@ -97,8 +98,8 @@ def _rates(moment: Moment, epochs: torch.Tensor) -> Rates:
     acting = (back.double() * flow.J(g).double()).sum(dim=-1)  # [B, T]
     arising = (err.double() * flow.Phi(err).double()).sum(dim=-1)  # [B, T]
     by_parameter = torch.stack([g[part.slice].double().square().sum() for part in _parts(flow)])
-    by_trial = _by_trial(flow, back)
-    by_epoch, by_acting = _by_epoch(flow, err, flow.J(g), epochs)
+    by_trial = _by_trial(moment, back)
+    by_epoch, by_acting = _by_epoch(moment, err, flow.J(g), epochs)
     return {
         "descent_rate": ((), g.double().square().sum(), ""),
         "descent_rate_by_parameter": (("parameter",), by_parameter, ", by parameter"),
@@ -107,10 +108,14 @@ def _rates(moment: Moment, epochs: torch.Tensor) -> Rates:
             by_trial,
             ", by the trial whose loss falls and the trial that teaches",
         ),
-        "descent_rate_by_time": (("time",), arising.sum(dim=0), ", by the step at which the error arises"),
+        "descent_rate_by_time": (
+            ("time",),
+            moment.summed(arising.sum(dim=0)),
+            ", by the step at which the error arises",
+        ),
         "descent_rate_by_acting_time": (
             ("time",),
-            acting.sum(dim=0),
+            moment.summed(acting.sum(dim=0)),
             ", by the step at which the parameters act",
         ),
         "descent_rate_by_epoch": (
@@ -126,32 +131,35 @@ def _rates(moment: Moment, epochs: torch.Tensor) -> Rates:
     }
 
 
-def _by_trial(flow: Flow, back: torch.Tensor) -> torch.Tensor:  # [B, B]
-    """Return ``<g_b, g_c>`` of the gradients of single trials."""
-    count, columns = len(back), []
+def _by_trial(moment: Moment, back: torch.Tensor) -> torch.Tensor:  # [B, B]
+    """Return ``<g_b, g_c>`` of the gradients of single trials, of all ranks."""
+    flow, columns = moment.flow, []
+    own = range(len(back)) if moment.shards is None else moment.shards.own
+    count = len(moment.whole_probe.inputs)
     chunk = chunk_size(flow.K, count, held=2)
     for start in range(0, count, chunk):
         chosen = list(range(start, min(start + chunk, count)))
         alone = back.new_zeros(len(chosen), *back.shape)
         for row, trial in enumerate(chosen):
-            alone[row, trial] = back[trial]
+            if trial in own:
+                alone[row, trial - own.start] = back[trial - own.start]
         taught = flow.K(alone).double()
         columns.append(torch.einsum("bth,cbth->bc", back.double(), taught))
-    return torch.cat(columns, dim=1)
+    return moment.every_trial(torch.cat(columns, dim=1))
 
 
 def _by_epoch(
-    flow: Flow, err: torch.Tensor, moved: torch.Tensor, epochs: torch.Tensor
+    moment: Moment, err: torch.Tensor, moved: torch.Tensor, epochs: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ``[epoch, epoch]`` by what teaches, and by where the parameters act."""
-    gradients, acting = [], []
+    flow, gradients, acting = moment.flow, [], []
     for epoch in epochs:
         back = flow.P.T(err * epoch[..., None])
         gradients.append(flow.J.T(back).double())
         reached = (back.double() * moved.double()).sum(dim=-1)
         acting.append((reached * epochs).sum(dim=(1, 2)))
     g = torch.stack(gradients)
-    return g @ g.mT, torch.stack(acting)
+    return g @ g.mT, moment.summed(torch.stack(acting))
 
 
 @frozen(eq=False)
@@ -166,7 +174,7 @@ def _traces(moment: Moment, epochs: torch.Tensor) -> dict[str, tuple[tuple[str, 
     source = moment.generator(PLACE)
     shares = _shares([part.size for part in _parts(flow)], moment.around.budget)
     found = [
-        _group(flow, part, share, exists, epochs, source)
+        _group(moment, part, share, exists, epochs, source)
         for part, share in zip(_parts(flow), shares, strict=True)
     ]
     whole = {key: _Estimated(*(_sum(found, key, what) for what in ("value", "stderr"))) for key in _KEYS}
@@ -207,7 +215,7 @@ def _shares(sizes: Sequence[int], budget: int) -> list[int]:
 
 
 def _group(
-    flow: Flow,
+    moment: Moment,
     part: Part,
     count: int,
     exists: torch.Tensor,
@@ -215,6 +223,7 @@ def _group(
     source: torch.Generator,
 ) -> dict[str, _Estimated]:
     """Return the parts of the trace that one parameter has; exact where it has ``count`` entries."""
+    flow = moment.flow
     J, P, exact = flow.J, flow.P, count == part.size
     kept: dict[str, list[torch.Tensor]] = {key: [] for key in _KEYS}
     chunk = chunk_size(P, count, held=3)
@@ -235,7 +244,13 @@ def _group(
         kept["time"].append(moved.sum(dim=1))
         kept["acting"].append(acting)
         kept["epoch"].append(torch.einsum("nbt,ebt->ne", moved, epochs.double()))
-    return {key: _estimated(torch.cat(values), exact) for key, values in kept.items()}
+    of_all = {
+        key: moment.every_trial(torch.cat(values).mT).mT
+        if key == "trial"
+        else moment.summed(torch.cat(values))
+        for key, values in kept.items()
+    }
+    return {key: _estimated(values, exact) for key, values in of_all.items()}
 
 
 def _estimated(values: torch.Tensor, exact: bool) -> _Estimated:  # [n, ...]

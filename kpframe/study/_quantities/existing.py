@@ -12,6 +12,8 @@ from kpframe.study._moment import Moment, Probe
 
 #: What is kept apart: nothing, the steps, or the trials.
 Kept = Literal["whole", "time", "trial"]
+#: Size of a change below which it is none.
+TINY = 1e-300
 #: Dimensions that are left.
 DIMS: dict[Kept, tuple[str, ...]] = {"whole": (), "time": ("time",), "trial": ("trial",)}
 
@@ -49,22 +51,32 @@ def row_norms(values: torch.Tensor) -> torch.Tensor:  # [n, m] -> [n], float64
 
 
 class Compared:
-    """A change beside what was predicted of it, both ``[B, T, n]`` and 0 at steps that do not exist.
+    """A change beside what was predicted of it, both ``[B, T, n]``, at the steps that exist.
 
-    Figures are ``[]``, ``[T]`` or ``[B]``, NaN where nothing exists and where what they are relative to is 0.
+    Figures are ``[]``, ``[T]`` or ``[B]``, of the trials of all ranks, NaN where nothing exists and where
+    what they are relative to is 0.
     """
 
-    def __init__(self, actual: torch.Tensor, predicted: torch.Tensor, exists: torch.Tensor) -> None:
+    def __init__(self, actual: torch.Tensor, predicted: torch.Tensor, moment: Moment) -> None:
+        exists = existing_steps(moment)
+        self._moment = moment
         self._actual, self._predicted = (values * exists[..., None] for values in (actual, predicted))
-        self._exists = exists
+        self._exists = existing_steps_of(moment.whole_probe)
 
     def norm(self, kept: Kept) -> np.ndarray:
         """Return the norm of the change."""
-        return self._numbers(row_norms(_rows(self._actual, kept)), kept)
+        return self._numbers(self._norms(self._actual, kept), kept)
 
     def cosine(self, kept: Kept) -> np.ndarray:
         """Return the cosine of the prediction with the change."""
-        return self._numbers(row_cosines(_rows(self._predicted, kept), _rows(self._actual, kept)), kept)
+        if self._moment.shards is None:
+            found = row_cosines(_rows(self._predicted, kept), _rows(self._actual, kept))
+            return self._numbers(found, kept)
+        units = [self._norms(values, "whole").clamp(min=TINY) for values in (self._predicted, self._actual)]
+        one, other = (v.double() / u for v, u in zip((self._predicted, self._actual), units, strict=True))
+        inner = self._sums(one * other, kept)
+        sizes = self._sums(one.square(), kept).sqrt() * self._sums(other.square(), kept).sqrt()
+        return self._numbers(inner / sizes, kept)
 
     def ratio(self, kept: Kept) -> np.ndarray:
         """Return ``|predicted| / |actual|``."""
@@ -75,8 +87,19 @@ class Compared:
         return self._numbers(self._relative(self._actual - self._predicted, kept), kept)
 
     def _relative(self, values: torch.Tensor, kept: Kept) -> torch.Tensor:
-        size = row_norms(_rows(self._actual, kept))
-        return torch.where(size > 0, row_norms(_rows(values, kept)) / size, torch.nan)
+        size = self._norms(self._actual, kept)
+        return torch.where(size > 0, self._norms(values, kept) / size, torch.nan)
+
+    def _norms(self, values: torch.Tensor, kept: Kept) -> torch.Tensor:
+        shards = self._moment.shards
+        if shards is None:
+            return row_norms(_rows(values, kept))
+        unit = shards.max(values.abs().max()).double().clamp(min=TINY)
+        return self._sums((values.double() / unit).square(), kept).sqrt() * unit
+
+    def _sums(self, values: torch.Tensor, kept: Kept) -> torch.Tensor:  # [B, T, n] -> [rows]
+        """Return sums over the trials of all ranks, of what each has summed over units."""
+        return _rows(self._moment.every_trial(values.sum(dim=-1, keepdim=True)), kept).sum(dim=1)
 
     def _numbers(self, values: torch.Tensor, kept: Kept) -> np.ndarray:
         there = _rows(self._exists[..., None], kept).any(dim=1)

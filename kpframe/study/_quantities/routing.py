@@ -89,6 +89,7 @@ class Credit(Quantity):
     """
 
     needs = ("readout", "targets")
+    on_ranks = "all"
 
     def measure(self, moment: Moment) -> xr.Dataset:
         """Return rates ``[time, time_other]`` and shares ``[lag]``; costs a product with P* for each step."""
@@ -106,7 +107,7 @@ class Credit(Quantity):
             for row, t in enumerate(chosen):
                 alone[row, :, t] = err[:, t]
             rows.append((flow.P.T(alone).double() * moved).sum(dim=(1, 3)))
-        pairs = torch.cat(rows)
+        pairs = moment.summed(torch.cat(rows))
         lags = torch.stack([pairs.diagonal(-lag).sum() for lag in range(steps)])
         assert moment.around.loss is not None
         unit = SCORES[moment.around.loss].loss_unit
