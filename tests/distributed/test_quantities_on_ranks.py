@@ -62,7 +62,7 @@ def assert_same(data: xr.Dataset, plain: xr.Dataset, rtol: float = 1e-9) -> None
         assert data[name].dims == expected.dims, name
         assert data[name].attrs == expected.attrs, name
         if expected.dtype.kind == "f":
-            size = np.nanmax(np.abs(expected.values), initial=0.0)
+            size = np.abs(np.nan_to_num(expected.values)).max(initial=0.0)
             np.testing.assert_allclose(
                 data[name].values, expected.values, rtol=rtol, atol=rtol * size, err_msg=name
             )

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +43,10 @@ steps = { every = 4 }
 trials = 5
 budget = 8
 """
+#: Names the job of a process, in its environment.
+MARK = "KPF_TEST_JOB"
 pytestmark = pytest.mark.slow
+_number, _marks = count(), dict[int, str]()
 
 
 @pytest.fixture(scope="module")
@@ -60,18 +65,19 @@ def plain(study: Path) -> Path:
     return output
 
 
-def started(ranks: int, *arguments: object, **options: object) -> subprocess.Popen[str]:
-    """Start kpframe, on ranks of torchrun where there are any, in a group of processes of its own."""
+def started(ranks: int, *arguments: object) -> subprocess.Popen[str]:
+    """Start kpframe, on ranks of torchrun where there are any; all its processes have ``MARK`` in common."""
     launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m", "kpframe")
-    return subprocess.Popen(
+    mark = f"{os.getpid()}-{next(_number)}"
+    process = subprocess.Popen(
         [sys.executable, "-m", *(launcher if ranks else ("kpframe",)), *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", MARK: mark},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
-        **options,
     )
+    _marks[process.pid] = mark
+    return process
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 600) -> tuple[int, str]:
@@ -81,22 +87,23 @@ def ended(process: subprocess.Popen[str], seconds: float = 600) -> tuple[int, st
     return process.returncode, text
 
 
-def alive(process: subprocess.Popen[str]) -> list[int]:
-    """Return the processes of the launcher's session that live."""
-    found = subprocess.run(
-        ["ps", "-o", "pid=,stat=", "-s", str(process.pid)], capture_output=True, text=True, check=False
-    )
-    rows = [line.split() for line in found.stdout.splitlines()]
-    return [int(pid) for pid, state in rows if not state.startswith("Z") and int(pid) != process.pid]
+def alive(launcher: subprocess.Popen[str]) -> dict[int, dict[str, str]]:
+    """Return the processes of a job that live, with their environments."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parts = (path / "environ").read_bytes().decode(errors="replace").split("\0")
+            environment = dict(part.split("=", 1) for part in parts if "=" in part)
+            if environment.get(MARK) == _marks[launcher.pid]:  # one that has ended has no environment
+                found[int(path.name)] = environment
+    return found
 
 
 def rank_process(launcher: subprocess.Popen[str], rank: int) -> int:
     """Return the process of a rank."""
-    for pid in alive(launcher):
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        if f"RANK={rank}".encode() in environment and b"TORCHELASTIC_RUN_ID" in b"".join(environment):
-            return pid
-    raise AssertionError(f"no process of rank {rank}")
+    found = alive(launcher)
+    assert len(found) >= 3, "a launcher and two ranks"
+    return next(pid for pid, environment in found.items() if environment.get("RANK") == str(rank))
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
@@ -124,7 +131,7 @@ def assert_same(run: Path, plain: Path, rtol: float = 1e-6) -> None:
             found = one[name]
             assert (found.dims, found.attrs) == (expected.dims, expected.attrs)
             if expected.dtype.kind == "f":
-                size = np.nanmax(np.abs(expected.values), initial=0.0)
+                size = np.abs(np.nan_to_num(expected.values)).max(initial=0.0)
                 np.testing.assert_allclose(
                     found.values, expected.values, rtol=rtol, atol=rtol * size, err_msg=f"{file} {name}"
                 )
@@ -166,7 +173,7 @@ def test_an_interrupt_leaves_a_run_and_says_how_it_goes_on(study: Path, plain: P
     output = study.parent / "interrupted"
     job = started(2, "run", study, "--output", output)
     wait_for(output, job)
-    os.killpg(job.pid, signal.SIGINT)
+    job.send_signal(signal.SIGINT)
     code, text = ended(job, 300)
     assert code != 0
     assert f"torchrun --nproc-per-node 2 -m kpframe resume {output}" in text
