@@ -191,6 +191,12 @@ class Team:
         return True
 
 
+def note(text: str) -> None:
+    """Tell the reader something, once, where this process is rank 0 of several."""
+    if Team.leading is not None:
+        Team.leading.note(text)
+
+
 @contextmanager
 def joined(launch: Launch, arguments: Sequence[str]) -> Iterator[Team]:
     """Yield the team of a job, of ranks that agree on what they are to do.

@@ -16,6 +16,7 @@ from kpframe.study._disk.folder import RunFolder, read_record, run_files
 from kpframe.study._disk.labels import check_labels
 from kpframe.study._disk.results import read_dataset
 from kpframe.study._networks.sources import shown_path
+from kpframe.study._ranks.team import note
 from kpframe.study._report.comparison import write_comparison
 from kpframe.study._rules.compare_source import compare_source, compared_checkpoints
 from kpframe.tasks._task import create_task
@@ -86,6 +87,7 @@ def run_comparison(
     with comparison_folder(
         output, comparison.sources, rules, overwrite=overwrite, mend=mend, **options
     ) as folder:
+        note("rules: compared on rank 0 alone")
         compare_source(comparison.sources, rules, **{**options, "task": task}, report=report, output=folder)
         data = read_dataset(output / "comparison.nc")
         write_comparison(data, output / "comparison.html")

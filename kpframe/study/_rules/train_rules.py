@@ -29,6 +29,7 @@ from kpframe.study._disk.folder import RunFolder
 from kpframe.study._disk.labels import check_labels
 from kpframe.study._disk.results import read_dataset
 from kpframe.study._networks.checkpoint import load_checkpoint
+from kpframe.study._ranks.team import note
 from kpframe.study._rules.experiment import Experiment, training_folder
 from kpframe.study._rules.seeds import gathered
 from kpframe.study._rules.training_data import Measured, TrainingResult, training_dataset
@@ -90,6 +91,7 @@ def train_rules(
     if isinstance(output, Path):
         with training_folder(output, rules, experiment) as folder:
             return train_rules(rules, experiment, folder, report, jobs=jobs, tell=tell)
+    note("rules: trained and measured on rank 0 alone")
     runs = [_Seed(rules, cells, output) for cells in experiment.cells(rules)]
     runs[0].check()
     with ended_by_signals():
