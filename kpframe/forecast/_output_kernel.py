@@ -14,7 +14,15 @@ from __future__ import annotations
 
 import torch
 
-from kpframe.errors import ArgumentError, DeviceError, DtypeError, ShapeError, mismatch, shown
+from kpframe.errors import (
+    ArgumentError,
+    DeviceError,
+    DtypeError,
+    ShapeError,
+    UnsupportedError,
+    mismatch,
+    shown,
+)
 from kpframe.flow._flow import Flow, check_flow
 from kpframe.operators._base import Operator
 from kpframe.operators._isolation import in_isolation
@@ -74,8 +82,15 @@ def output_kernel(flow: Flow, readout: Readout) -> OutputKernel:
 
     Raises:
         ArgumentError, ShapeError, DtypeError, DeviceError: for a readout that does not fit the flow.
+        UnsupportedError: for a flow whose trials ranks share: a loss is not yet that of all of them here.
     """
     check_flow(flow)
+    shards = flow.P.domain.shards
+    if shards is not None:
+        raise UnsupportedError(
+            mismatch("flow", "one whose trials one process holds", f"one of {shards}")
+            + "; linearize(model, trials.inputs) without group= makes one"
+        )
     if not isinstance(readout, Readout):
         raise ArgumentError(mismatch("readout", "a kpframe.Readout", shown(readout)))
     Phi, states = flow.Phi, flow.trajectory.states

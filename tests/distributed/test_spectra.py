@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import kpframe
-from kpframe.errors import RankError
+from kpframe.errors import RankError, UnsupportedError
+from kpframe.forecast import output_kernel
 from kpframe.operators import Operator
 from kpframe.operators._tagged import TaggedAsInner
 from kpframe.spectra import (
@@ -28,7 +29,7 @@ from kpframe.spectra import (
 
 from .ranks import on_ranks, own_part
 
-COUNTS = {1: [5], 2: [4, 1], 3: [1, 2, 2], 8: [1, 1, 1, 1, 1, 0, 0, 0]}
+COUNTS = {1: [5], 2: [4, 1], 3: [1, 2, 2]}
 F64 = torch.float64
 #: Without tags of its own: what is known of an operator decides how it is estimated.
 Figure = Callable[[kpframe.Flow, torch.Generator], Any]
@@ -147,7 +148,7 @@ def everything(group: Any, counts: list[int]) -> tuple[dict[str, Any], ...]:
     return estimates(flow), vectors(flow), others(flow)
 
 
-@pytest.mark.parametrize("ranks", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3, 8))])
+@pytest.mark.parametrize("ranks", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 def test_figures_of_shards_are_those_of_one_process(ranks: int) -> None:
     counts = COUNTS[ranks]
     model, x = small()
@@ -184,6 +185,21 @@ def disagreeing(group: Any, counts: list[int]) -> str:
     except RankError as error:
         return str(error)
     return "no error"
+
+
+def forecast_of_shards(group: Any, counts: list[int]) -> str:
+    model, x = small()
+    flow = kpframe.linearize(model, own_part(group, x, counts), group=group)
+    try:
+        output_kernel(flow, kpframe.Readout(5, 2, dtype=F64))
+    except UnsupportedError as error:
+        return str(error)
+    return "no error"
+
+
+def test_a_loss_of_shards_is_refused_rather_than_taken_of_a_part() -> None:
+    for text in on_ranks(2, forecast_of_shards, COUNTS[2]):
+        assert text.startswith("flow: expected one whose trials one process holds, got one of 5 trials on 2 ")
 
 
 def test_ranks_with_different_generators_say_so_everywhere() -> None:
