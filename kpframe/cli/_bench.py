@@ -31,6 +31,9 @@ _SIZE = "BxTxH"
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--peer", "peers", multiple=True, help="Also measure this package (kpflow), which must import.")
 @click.option("--sweeps", "with_sweeps", is_flag=True, help="Also fit how the cost grows with each size.")
+@click.option(
+    "--ranks", type=click.IntRange(min=1), default=1, help="Also time Phi on so many ranks, trials shared."
+)
 @click.option("--no-spectra", is_flag=True, help="Leave the rank and the eigenpairs out.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write JSON here.")
 def bench(
@@ -42,6 +45,7 @@ def bench(
     device: str,
     peers: tuple[str, ...],
     with_sweeps: bool,
+    ranks: int,
     no_spectra: bool,
     json_path: Path | None,
 ) -> None:
@@ -63,6 +67,7 @@ def bench(
     measured = [_parse(size) for size in sizes or ("20x90x256", "100x100x100")]
     torch.set_num_threads(threads)
     place, kind = _device(device), getattr(torch, dtype)
+    _check_ranks(ranks, measured, place)
     # of the default models, a peer measures those that it takes
     taken_by = {name: peers if name in CELLS or models else () for name in chosen}
     for name, taken in taken_by.items():
@@ -76,6 +81,10 @@ def bench(
             report(f"timing {name} {size}", at, total)
             options = {"runs": runs, "dtype": kind, "device": place, "spectra": not no_spectra}
             rows += product_rows(name, size, peers=taken_by[name], **options)
+            if ranks > 1:
+                from kpframe.study._bench.ranks import rank_row
+
+                rows.append(rank_row(name, size, ranks, runs=runs, dtype=kind))
         for at, name in enumerate(chosen if with_sweeps else (), len(chosen) * len(measured)):
             report(f"timing how {name} grows", at, total)
             grown += sweeps(name, runs=max(3, runs // 3), dtype=kind, device=place)
@@ -135,6 +144,16 @@ def _device(text: str) -> torch.device:
             f"expected a device of this machine, got {text!r} ({reason})", param_hint="--device"
         ) from error
     return place
+
+
+def _check_ranks(ranks: int, sizes: list[Size], place: torch.device) -> None:
+    """Raise for ranks that would have no trials, or for a device that they are not timed on."""
+    fewest = min(size.batch for size in sizes)
+    if ranks > fewest:
+        text = f"expected at most {fewest}, one for each trial, got {ranks}"
+        raise click.BadParameter(text, param_hint="--ranks")
+    if ranks > 1 and place.type != "cpu":
+        raise click.BadParameter(f"expected --device cpu beside it, got {place}", param_hint="--ranks")
 
 
 def _parse(text: str) -> Size:

@@ -32,6 +32,17 @@ def test_a_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str], th
     assert document["sweeps"] == []
 
 
+@pytest.mark.slow
+def test_a_row_of_two_ranks(tmp_path: Path, threads) -> None:
+    path = tmp_path / "bench.json"
+    options = ["--size", "3x4x5", "--runs", "1", "--no-spectra", "--ranks", "2", "--json", str(path)]
+    assert app.run(["bench", "wrapped cell", *options]) == 0
+    row = json.loads(path.read_text(encoding="utf-8"))["rows"][-1]
+    assert (row["what"], row["beside"]) == ("Phi on 2 ranks", "Phi on 2 threads")
+    assert row["milliseconds"] > 0
+    assert float(row["note"].rpartition(" ")[2]) < 1e-5  # how far it is from one process
+
+
 def test_sizes_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
     for text in ("20x90", "axbxc", "0x1x1"):
         assert app.run(["bench", "--size", text]) == 2
@@ -42,6 +53,7 @@ def test_sizes_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
     ("options", "message"),
     [
         (["--peer", "kpflow"], "--peer kpflow: it takes the cells of torch, of rnn, gru"),
+        (["--ranks", "3"], "--ranks: expected at most 2, one for each trial, got 3"),
         (["--device", "gpu"], "--device: expected a device of this machine, got 'gpu'"),
         (["--json", "/nowhere/a.json"], "cannot write '/nowhere/a.json': its folder does not exist; make it"),
     ],
