@@ -112,7 +112,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-def assert_same(run: Path, plain: Path, rtol: float = 1e-6) -> None:
+def assert_same(run: Path, plain: Path, rtol: float = 1e-5) -> None:
     """Assert that two folders hold the same files: networks to the last bit, figures to a tolerance."""
     files = sorted(p.relative_to(plain) for p in plain.rglob("*") if p.is_file())
     assert sorted(p.relative_to(run) for p in run.rglob("*") if p.is_file()) == files
