@@ -26,6 +26,7 @@ from kpframe.flow._propagator import (
     shift,
     unshift,
 )
+from kpframe.flow._sharded_jacobian import ShardedParameterJacobian, local_jacobian
 from kpframe.flow._step_jacobian import (
     DenseStepJacobian,
     DiagonalStepJacobian,
@@ -53,6 +54,7 @@ __all__ = [
     "Propagator",
     "ScaledStepJacobian",
     "ScanPropagator",
+    "ShardedParameterJacobian",
     "StepJacobian",
     "StepwisePropagator",
     "SumStepJacobian",
@@ -66,6 +68,7 @@ __all__ = [
     "WindowedPropagator",
     "eligibilities",
     "join_parameters",
+    "local_jacobian",
     "match_parameters",
     "neural_tangent",
     "parameter_values",

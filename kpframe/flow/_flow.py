@@ -205,13 +205,17 @@ def make_parameter_operator(
 
 def _make(kind: str, form: object, settings: Mapping[str, Any], cls: type[Any], of: Operator) -> Any:
     what = f"a {kind.replace('_', ' ')}"
-    with isolated(of.device, f"with_{kind}"):
+
+    def make() -> Any:
         if isinstance(form, str):
-            made = create(kind, form, settings, cls, of)
-        elif callable(form):
-            made = form(of, **settings)
-        else:
-            raise ArgumentError(mismatch(kind, f"the name of {what}, or a factory of one", shown(form)))
+            return create(kind, form, settings, cls, of)
+        if callable(form):
+            return form(of, **settings)
+        raise ArgumentError(mismatch(kind, f"the name of {what}, or a factory of one", shown(form)))
+
+    shards = of.codomain.shards
+    with isolated(of.device, f"with_{kind}"):
+        made = make() if shards is None else shards.together(make)
     if not isinstance(made, cls):
         raise ArgumentError(mismatch(kind, f"a factory that returns {what}", shown(made)))
     if made.domain != of.codomain:

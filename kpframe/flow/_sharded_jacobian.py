@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import singledispatch
 
 import torch
 
+from kpframe.errors import UnsupportedError
+from kpframe.flow._eligibilities import eligibilities
 from kpframe.flow._parameter_jacobian import ParameterJacobian, WeightGroup
+from kpframe.operators._base import Operator
+from kpframe.operators._spaces import Space
 
 
 class ShardedParameterJacobian(ParameterJacobian):
@@ -23,6 +28,7 @@ class ShardedParameterJacobian(ParameterJacobian):
     def __init__(self, local: ParameterJacobian) -> None:
         super().__init__(local.domain, local.codomain, dtype=local.dtype, device=local.device)
         self.local = local
+        self.name = local.name
         self.method = f"{local.method}, sharded"
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
@@ -38,3 +44,38 @@ class ShardedParameterJacobian(ParameterJacobian):
     def with_gains(self, values: torch.Tensor, *, name: str) -> ParameterJacobian:
         """Return J with given gains for this rank's trials; see ``ParameterJacobian.with_gains``."""
         return ShardedParameterJacobian(self.local.with_gains(values, name=name))
+
+
+@eligibilities.register
+def _(J: ShardedParameterJacobian, r: torch.Tensor) -> torch.Tensor:  # [B, T, H] -> [B, T, M]
+    """Return ``J_t* r_t`` of each trial and step of this rank."""
+    return eligibilities(J.local, r)
+
+
+@singledispatch
+def local_jacobian(J: Operator) -> Operator:
+    """Return J of this rank's trials alone, J itself where trials are not sharded.
+
+    Raises:
+        UnsupportedError: for another operator than a parameter Jacobian, that adds up over ranks by itself.
+    """
+    if J.codomain.shards is None or isinstance(J, ParameterJacobian):
+        return J
+    raise UnsupportedError(f"{J!r} adds up over ranks: its part of this rank's trials is not known apart")
+
+
+@local_jacobian.register
+def _(J: ShardedParameterJacobian) -> Operator:
+    return J.local
+
+
+def summed_over_ranks(
+    space: Space, found: Sequence[torch.Tensor | None], probes: Sequence[int]
+) -> list[torch.Tensor | None]:
+    """Return tensors ``[*probes, ...]`` added up over the ranks of a sharded space, by one all-reduce."""
+    flat = [values.reshape(*probes, -1) for values in found if values is not None]
+    if not flat:
+        return list(found)
+    total = space.sum(torch.cat(flat, dim=-1))
+    parts = iter(torch.split(total, [part.shape[-1] for part in flat], dim=-1))
+    return [None if values is None else next(parts).reshape(values.shape) for values in found]

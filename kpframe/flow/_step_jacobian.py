@@ -361,7 +361,7 @@ class EntryStepJacobian(StepJacobian):
         widths = table_widths(pattern)
         check_dense_memory(f"entries of {inner!r}", batch * time * hidden, widths, self.dtype, max_bytes)
         self.pattern, self._units = pattern.clone(), inner.units
-        count = max(1, CHUNK_BYTES // (batch * time * hidden * self.dtype.itemsize))
+        count = max(1, CHUNK_BYTES // (self.domain.largest * self.dtype.itemsize))  # on all ranks alike
         self._rows, self._columns_table = entry_tables(pattern, inner._columns, count)
 
     @property

@@ -35,6 +35,7 @@ from kpframe.models._held import held_tensors
 from kpframe.models._kept import ModelSegments, check_keep, counts_steps, segment_length
 from kpframe.models._model import Model
 from kpframe.models._ranks import shards_of
+from kpframe.models._sites.parameter_operator import GramParameterOperator
 from kpframe.models._spread import check_whole
 from kpframe.models._step_check import check_hooks, check_kept, check_parameters, check_start, check_step
 from kpframe.operators._finite import check_finite
@@ -124,8 +125,19 @@ def linearize(
         if isinstance(form, str) and form not in own:
             get_manager().find(kind, form)  # a misspelt name is refused before any work
     with isolated(getattr(x, "device", None), "linearize"):
-        shards = None if group is None else shards_of(group, model, x)
-        flow = _linearize(model, x, h0, mask, method, keep, max_bytes, shards)
+        if group is None:
+            flow = _linearize(model, x, h0, mask, method, keep, max_bytes, None)
+        else:
+            settings = {
+                "h0 given": h0 is not None,
+                "mask given": mask is not None,
+                "method": method,
+                "keep": keep,
+                "propagator": propagator,
+                "parameter_operator": parameter_operator,
+            }
+            shards = shards_of(group, model, x, settings)
+            flow = shards.together(lambda: _linearize(model, x, h0, mask, method, keep, max_bytes, shards))
         if propagator == "auto" and method == "auto":
             flow = _compiled(flow)
     if propagator != "auto":
@@ -181,7 +193,8 @@ def _linearize(
     check_finite(trajectory.states, "roll-out", trajectory.space)
     P, K = record(trajectory)
     if shards is not None:
-        K = ProductParameterOperator(ShardedParameterJacobian(K.jacobian), K.metric)
+        form = GramParameterOperator if isinstance(K, GramParameterOperator) else ProductParameterOperator
+        K = form(ShardedParameterJacobian(K.jacobian), K.metric, name=K.name)
     return Flow(model, trajectory, P, K)
 
 

@@ -5,6 +5,7 @@ from kpframe.operators._algebra import AdjointOperator, Composition, ScaledOpera
 from kpframe.operators._base import MEMORY_BUDGET, Operator, SelfAdjointOperator, compose
 from kpframe.operators._blocks import BlockOperator, KroneckerOperator, direct_sum
 from kpframe.operators._contractions import BlockDiagonalOperator, PartialTraceOperator
+from kpframe.operators._draws import trial_generators
 from kpframe.operators._elementary import (
     DiagonalOperator,
     FunctionOperator,
@@ -90,4 +91,5 @@ __all__ = [
     "parameter_space",
     "principal_components",
     "state_space",
+    "trial_generators",
 ]

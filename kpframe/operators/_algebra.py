@@ -24,7 +24,7 @@ from kpframe.operators._base import (
 from kpframe.operators._elementary import IdentityOperator, ZeroOperator
 from kpframe.operators._formula import ATOM, PRODUCT, SUM, bracket
 from kpframe.operators._scale import gathered, multiplied
-from kpframe.operators._spaces import tell_apart
+from kpframe.operators._spaces import BATCH, tell_apart, why_apart
 
 #: Numbers from ``1 / PULLED`` to ``PULLED`` are pulled to the front of a product.
 PULLED = 2.0**32
@@ -237,9 +237,10 @@ def _compose(first: Operator, *others: Operator) -> Operator:
             domain, codomain = tell_apart(left.domain, right.codomain)
             raise SpaceMismatchError(
                 f"{left!r} @ {right!r}: the domain of {left!r} is ({domain}), "
-                f"the codomain of {right!r} is ({codomain})"
+                f"the codomain of {right!r} is ({codomain}){why_apart(left.domain, right.codomain)}"
             )
         check_together(left, right, "@")
+    _check_groups(operators)
     last = operators[-1]
     parts = [part for operator in operators for part in _factors(operator)]
     if any(isinstance(factor, ZeroOperator) for _, factor in parts):
@@ -259,6 +260,29 @@ def _compose(first: Operator, *others: Operator) -> Operator:
     sign = math.prod(math.copysign(1, number) for number in numbers)
     numbered = Composition([factor for _, factor in kept], [abs(number) for number, _ in kept])
     return scale(numbered, sign)
+
+
+def _check_groups(operators: Sequence[Operator]) -> None:
+    """Raise where trials of several groups of ranks, or of a group and of no group, meet over the parameters.
+
+    A flow without a group has other trials on each rank, for all that is known.
+    """
+    spaces = [space for operator in operators for space in (operator.domain, operator.codomain)]
+    sharded = next((space for space in spaces if space.shards is not None), None)
+    if sharded is None or sharded.shards is None:
+        return
+    group = sharded.shards.group
+    for operator in operators:
+        sides = operator.domain, operator.codomain
+        if all(side.shards is None for side in sides):
+            others = [side for side in sides if BATCH in side]
+        else:
+            others = [side for side in sides if side.shards and side.shards.group is not group]
+        if others:
+            product = " @ ".join(map(repr, operators))
+            raise SpaceMismatchError(
+                f"{product}: on ({sharded}) and ({others[0]}){why_apart(sharded, others[0])}"
+            )
 
 
 def _without_identities(parts: list[tuple[float, Operator]]) -> list[tuple[float, Operator]]:
@@ -319,6 +343,7 @@ def _add(first: Operator, second: Operator) -> Operator:
         raise SpaceMismatchError(
             f"{first!r} + {second!r}: they map ({domains[0]}) to ({codomains[0]}) "
             f"and ({domains[1]}) to ({codomains[1]})"
+            f"{why_apart(first.domain, second.domain) or why_apart(first.codomain, second.codomain)}"
         )
     check_together(first, second, "+")
     terms: list[Operator] = []

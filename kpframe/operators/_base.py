@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import singledispatch
+from functools import partial, singledispatch
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
@@ -134,11 +134,27 @@ class Operator(ABC):
             q = constant(q, self)
             with torch.no_grad():
                 out = product_in_chunks(self, q, chunk)
-                if check and not is_finite(out):
-                    check_finite(q, f"argument of {self!r}", self.domain)
-                    what, error = f"product of {self!r}", NonFiniteProductError
-                    check_finite(out, what, self.codomain, hint=_HINT, error=error)
+                if check:
+                    self._check_product(q, out)
                 return out
+
+    def _check_product(self, q: torch.Tensor, out: torch.Tensor) -> None:
+        """Raise for a product that is not finite: on all ranks alike, as they go on together."""
+        bad = not is_finite(out)
+        own = self.codomain.shards  # a product in a space that is not sharded is the same on all ranks
+        if not (bad if own is None else own.any(bad, self.device)):
+            return
+        shards = own or self.domain.shards
+        for argument in (True, False):
+            check = partial(self._check_one, q if argument else out, argument)
+            check() if shards is None else shards.together(check)
+
+    def _check_one(self, tensor: torch.Tensor, argument: bool) -> None:
+        if argument:
+            check_finite(tensor, f"argument of {self!r}", self.domain)
+        else:
+            what, error = f"product of {self!r}", NonFiniteProductError
+            check_finite(tensor, what, self.codomain, hint=_HINT, error=error)
 
     @property
     def T(self) -> Operator:
@@ -187,6 +203,7 @@ class Operator(ABC):
 
         It prints as before and keeps its tags. Raises ``MemoryBudgetError`` over ``max_bytes``.
         """
+        check_unsharded(self, "cached")
         with isolated(self.device, "cached"):
             return cached(self, max_bytes)
 
@@ -348,11 +365,13 @@ class Operator(ABC):
             NonFiniteError: for an entry that is not finite, as products do.
             MemoryBudgetError: when the matrix needs more than ``max_bytes``; says how many it needs.
         """
+        check_unsharded(self, "to_dense")
         with isolated(self.device, self):
             return to_dense(self, max_bytes, check=check)
 
     def to_scipy(self) -> LinearOperator:
         """Return a ``scipy.sparse.linalg.LinearOperator`` on flattened vectors, of the same dtype."""
+        check_unsharded(self, "to_scipy")
         return to_scipy(self)
 
     def __repr__(self) -> str:
@@ -390,6 +409,17 @@ def check_operator(value: object, argument: str) -> None:
     if not isinstance(value, Operator):
         remedy = "; MatrixOperator(matrix) makes one" if isinstance(value, torch.Tensor) else ""
         raise ArgumentError(mismatch(argument, "an operator", shown(value)) + remedy)
+
+
+def check_unsharded(operator: Operator, what: str) -> None:
+    """Raise ``UnsupportedError`` for an operator on a space that is sharded over ranks, with the remedy."""
+    shards = operator.domain.shards or operator.codomain.shards
+    if shards is not None:
+        raise UnsupportedError(
+            f"{what} of {operator!r}: its trials are on several ranks ({shards}, {len(shards.own)} of them "
+            "here), so no rank has all of it; reduce over batch first (mean, sum, partial_trace, project, "
+            "select(batch=0)), which gives an operator that every rank has"
+        )
 
 
 def check_together(first: Operator, second: Operator, sign: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from kpframe.errors import ArgumentError, AxisError, SpaceMismatchError, mismatch, shown
-from kpframe.operators._base import Operator, check_operator, check_together
+from kpframe.operators._base import Operator, check_operator, check_together, check_unsharded
 from kpframe.operators._elementary import ZeroOperator
 from kpframe.operators._formula import ATOM, SUM, bracket
 from kpframe.operators._spaces import Axis, Space
@@ -97,6 +97,7 @@ class BlockOperator(Operator):
         present = [block for row in rows for block in row if block is not None]
         for block in present:
             check_operator(block, "block")
+            check_unsharded(block, "a block operator")
         widths = {len(row) for row in rows}
         if len(widths) != 1 or 0 in widths:
             raise ArgumentError(mismatch("rows", "rows of one length >= 1", [len(row) for row in rows]))

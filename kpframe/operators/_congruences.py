@@ -11,10 +11,14 @@ operators K and Phi on both sides and the parameter Jacobian J on its state side
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import accumulate
 
 import numpy as np
 import torch
+from attrs import evolve
 
 from kpframe.errors import ArgumentError, AxisError, ShapeError, SpaceMismatchError, as_whole, mismatch, whole
 from kpframe.operators._base import (
@@ -28,7 +32,8 @@ from kpframe.operators._base import (
     sum_over,
 )
 from kpframe.operators._formula import ATOM, bracket, subscript
-from kpframe.operators._spaces import BATCH, TIME, Axis, Space, check_axes
+from kpframe.operators._shards import Shards
+from kpframe.operators._spaces import BATCH, TIME, Axis, Space, check_axes, why_apart
 
 
 class SumMap(Operator):
@@ -67,7 +72,12 @@ class SelectMap(Operator):
     """``R``: the entries ``index`` of one axis; one entry drops the axis."""
 
     def __init__(self, space: Space, axis: str, index: Index, *, like: Operator) -> None:
-        kept, new = _entries(space[axis], index)
+        own, shards = space[axis], space[axis].shards
+        kept, new = _entries(own if shards is None else evolve(own, size=shards.total, shards=None), index)
+        self._from_one_rank = shards is not None and new is None
+        if shards is not None:
+            shards.agree(f"select({axis}=...)", kept)
+            kept, new = _own_entries(shards, axis, kept, new)
         codomain = space.without(axis) if new is None else space.replace(axis, new)
         super().__init__(space, codomain, dtype=like.dtype, device=like.device)
         self._dim = space.dim(axis)
@@ -78,12 +88,16 @@ class SelectMap(Operator):
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         out = q.index_select(self._dim, self._index)
+        if self._from_one_rank:
+            return self.domain.sum(out.sum(self._dim))  # one rank has it, the others zeros
         return out.squeeze(self._dim) if self._drop else out
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         if self._drop:
             r = r.unsqueeze(self._dim if self._dim != -1 else r.ndim)
         out = r.new_zeros((*r.shape[: r.ndim - len(self.domain.axes)], *self.domain.shape))
+        if self._from_one_rank and not len(self._index):
+            return out
         return out.index_copy_(self._dim, self._index, r)
 
 
@@ -97,18 +111,23 @@ class ProjectMap(Operator):
     name = "W"
 
     def __init__(self, space: Space, axis: str, directions: torch.Tensor, name: str, *, like: Operator):
-        if directions.ndim != 2 or directions.shape[1] != space[axis].size:
+        if directions.ndim != 2 or directions.shape[1] != space[axis].total:
             raise ShapeError(
-                mismatch("directions", f"shape [k, {axis}={space[axis].size}]", list(directions.shape))
+                mismatch("directions", f"shape [k, {axis}={space[axis].total}]", list(directions.shape))
             )
         codomain = space.replace(axis, Axis(name, directions.shape[0]))
         super().__init__(space, codomain, dtype=directions.dtype, device=directions.device)
         self._dim = space.dim(axis)
         self.reduced = (self._dim,)
+        self._shards = space[axis].shards
+        if self._shards is not None:
+            self._shards.agree("directions", directions)
+            directions = directions[:, self._shards.start : self._shards.start + space[axis].size]
         self._directions = directions.detach().clone()  # a readout may train on
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        return (q.movedim(self._dim, -1) @ self._directions.mT).movedim(-1, self._dim)
+        out = (q.movedim(self._dim, -1) @ self._directions.mT).movedim(-1, self._dim)
+        return out if self._shards is None else self._shards.sum(out)
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return (r.movedim(self._dim, -1) @ self._directions).movedim(-1, self._dim)
@@ -198,11 +217,8 @@ class LastValidMap(Operator):
                     f"{mask.dtype} {list(mask.shape)}",
                 )
             )
-        if not bool(mask.any(dim=1).all()):
-            trial = int((~mask.any(dim=1)).nonzero()[0])
-            raise ArgumentError(
-                mismatch("mask", "at least one valid step in each trial", f"none in trial {trial}")
-            )
+        check = partial(_check_valid, mask, 0 if space.shards is None else space.shards.start)
+        check() if space.shards is None else space.shards.together(check)
         super().__init__(space, space.without(TIME), dtype=like.dtype, device=like.device)
         steps = torch.arange(mask.shape[1], device=mask.device)
         self._last = torch.where(mask, steps, -1).amax(dim=1).to(like.device)  # [B]
@@ -217,6 +233,14 @@ class LastValidMap(Operator):
         ahead = out.movedim((self.domain.dim(BATCH), self.domain.dim(TIME)), (0, 1))
         ahead[self._trials, self._last] = r.movedim(self.codomain.dim(BATCH), 0)
         return out
+
+
+def _check_valid(mask: torch.Tensor, start: int) -> None:
+    if not bool(mask.any(dim=1).all()):
+        trial = start + int((~mask.any(dim=1)).nonzero()[0])
+        raise ArgumentError(
+            mismatch("mask", "at least one valid step in each trial", f"none in trial {trial}")
+        )
 
 
 @last_valid.register
@@ -238,7 +262,7 @@ def _bin_over(operator: Operator, lengths: Mapping[str, int]) -> Operator:
 
 def _bin_one(operator: Operator, axis: str, length: int) -> Operator:
     def make(space: Space) -> Operator:
-        size = space[axis].size
+        size = space[axis].total
         window = torch.arange(size, device=operator.device) // length  # which one each entry lies in
         rows = torch.arange(-(-size // length), device=operator.device).unsqueeze(1)
         inside = (window == rows).to(operator.dtype)  # [windows, size]
@@ -357,6 +381,28 @@ def _entries(axis: Axis, index: Index) -> tuple[list[int], Axis | None]:
     return kept, Axis(axis.name, len(kept))
 
 
+def _own_entries(
+    shards: Shards, axis: str, kept: list[int], new: Axis | None
+) -> tuple[list[int], Axis | None]:
+    """Return this rank's among the kept entries of all ranks, and the axis that all form.
+
+    Raises:
+        ArgumentError: for an order in which entries would have to go from one rank to another.
+    """
+    ends = list(accumulate(shards.counts))
+    holders = [bisect_right(ends, entry) for entry in kept]
+    if holders != sorted(holders):
+        expected = "an order in which trials stay on their ranks (a list in rising order, a mask)"
+        raise ArgumentError(
+            mismatch(f"select({axis}=...)", expected, f"{kept} of shares {list(shards.counts)}")
+        )
+    own = [entry - shards.start for entry, rank in zip(kept, holders, strict=True) if rank == shards.rank]
+    if new is None:
+        return own, None
+    counts = tuple(holders.count(rank) for rank in range(shards.ranks))
+    return own, Axis(new.name, len(own), shards=shards.with_counts(counts))
+
+
 def _whole(axis: Axis, entry: object) -> int:
     number = as_whole(entry)
     if number is None:  # a list of truth values is no mask
@@ -380,8 +426,9 @@ def check_same_axes(operator: Operator, axes: Sequence[str]) -> None:
     for axis in axes:
         if axis not in operator.domain or axis not in operator.codomain:
             raise SpaceMismatchError(f"{operator!r}: a trace over {axis!r} needs the axis on both sides")
-        if operator.domain[axis].size != operator.codomain[axis].size:
+        domain, codomain = operator.domain[axis], operator.codomain[axis]
+        if (domain.size, domain.shards) != (codomain.size, codomain.shards):
             raise SpaceMismatchError(
                 f"{operator!r}: a trace over {axis!r} needs one size on both sides, got "
-                f"{operator.domain[axis].size} and {operator.codomain[axis].size}"
+                f"{domain.size} and {codomain.size}{why_apart(operator.domain, operator.codomain)}"
             )

@@ -43,22 +43,39 @@ class _Contraction(TaggedAsInner):
     def _contracted(self, inner: Operator, q: torch.Tensor) -> torch.Tensor:
         """Return the contraction of ``inner`` applied to ``q``."""
 
-    def _entries(self, inner: Operator, held: int) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Yield the traced axes' entries in chunks, as an index tensor for each axis."""
-        sizes = [inner.domain[axis].size for axis in self._axes]
+    def _entries(self, inner: Operator, held: int) -> Iterator[tuple[int, tuple[torch.Tensor, ...]]]:
+        """Yield the traced axes' entries in chunks: how many, and an index tensor for the row and each axis.
+
+        All ranks take the entries of all ranks, in step; the indices are those of this rank's own.
+        """
+        sizes = [inner.domain[axis].total for axis in self._axes]
         count = math.prod(sizes)
         step = chunk_size(inner, max(count, 1), held=held)
         for start in range(0, count, step):
-            entries = torch.arange(start, min(start + step, count), device=self.device)
-            yield torch.unravel_index(entries, sizes)
+            rows = torch.arange(min(step, count - start), device=self.device)
+            yield len(rows), self._own((rows, *torch.unravel_index(rows + start, sizes)), inner.domain)
+
+    def _own(self, places: tuple[torch.Tensor, ...], space: Space) -> tuple[torch.Tensor, ...]:
+        """Return those of rows and global indices that this rank holds, with its own indices."""
+        for place, axis in enumerate(self._axes, start=1):
+            shards = space[axis].shards
+            if shards is not None:
+                own = places[place] - shards.start
+                kept = (own >= 0) & (own < space[axis].size)
+                return tuple((own if at == place else index)[kept] for at, index in enumerate(places))
+        return places
 
     def _one_at_a_time(
-        self, inner: Operator, entries: tuple[torch.Tensor, ...], values: torch.Tensor, probes: torch.Size
+        self,
+        inner: Operator,
+        rows: int,
+        places: tuple[torch.Tensor, ...],
+        values: torch.Tensor,
+        probes: torch.Size,
     ) -> torch.Tensor:
         """Return ``inner``'s products with ``values`` at one entry each, read off at that entry."""
         first = tuple(range(1, len(self._axes) + 1))
-        places = (torch.arange(len(entries[0]), device=self.device), *entries)
-        full = values.new_zeros(len(entries[0]), *probes, *inner.domain.shape)
+        full = values.new_zeros(rows, *probes, *inner.domain.shape)
         full.movedim([inner.domain.dim(axis) for axis in self._axes], first)[places] = values
         out = inner._apply(full)
         return out.movedim([inner.codomain.dim(axis) for axis in self._axes], first)[places]
@@ -80,9 +97,9 @@ class PartialTraceOperator(_Contraction):
         rest = len(inner.domain.axes) - len(self._axes)
         probes = q.shape[: q.ndim - rest]
         total = q.new_zeros((*probes, *inner.codomain.without(*self._axes).shape))
-        for entries in self._entries(inner, math.prod(probes)):
-            total = total + self._one_at_a_time(inner, entries, q, probes).sum(0)
-        return total
+        for rows, places in self._entries(inner, math.prod(probes)):
+            total = total + self._one_at_a_time(inner, rows, places, q, probes).sum(0)
+        return total if self.codomain.shards is not None else inner.codomain.sum(total)
 
     def _formula(self) -> tuple[str, int]:
         return f"tr_{subscript(self._axes)}({self.inner!r})", ATOM
@@ -110,8 +127,9 @@ class BlockDiagonalOperator(_Contraction):
         front = tuple(range(len(self._axes)))
         source = q.movedim([inner.domain.dim(axis) for axis in self._axes], front)
         target = out.movedim([inner.codomain.dim(axis) for axis in self._axes], front)
-        for entries in self._entries(inner, math.prod(probes)):
-            target[entries] = self._one_at_a_time(inner, entries, source[entries], probes)
+        for rows, places in self._entries(inner, math.prod(probes)):
+            entries = places[1:]
+            target[entries] = self._one_at_a_time(inner, rows, places, source[entries], probes)
         return out
 
     def _formula(self) -> tuple[str, int]:

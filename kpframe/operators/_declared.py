@@ -6,7 +6,9 @@ import torch
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.operators._base import Operator, SelfAdjointOperator, declare
+from kpframe.operators._draws import trial_generators
 from kpframe.operators._scale import divided, unit_of
+from kpframe.operators._spaces import BATCH
 
 #: Dimensions up to which a declaration is tested on the matrix: from products, and where it is at hand.
 PRODUCTS, MATRIX = 64, 1024
@@ -87,12 +89,12 @@ def check_declared(
     if not operator.square:
         got = f"one that maps ({operator.domain}) to ({operator.codomain})"
         raise ArgumentError(mismatch(f"declare {operator!r}", "a square operator", got))
-    eps, size = torch.finfo(operator.dtype).eps, operator.domain.size
+    eps, size = torch.finfo(operator.dtype).eps, operator.domain.dimension
     if tol is None:
         tol = eps ** (2 / 3)
     elif not 0 <= tol < 1:
         raise ArgumentError(mismatch("tol", "None or a number in [0, 1)", repr(tol)))
-    if matrix is None and size <= PRODUCTS:
+    if matrix is None and size <= PRODUCTS and operator.domain.shards is None:
         basis = torch.eye(size, dtype=operator.dtype, device=operator.device)
         matrix = _products(operator, basis).mT
     with torch.no_grad():
@@ -129,40 +131,52 @@ def _check_symmetric(operator: Operator, form: torch.Tensor, scale: torch.Tensor
 
 def _products(operator: Operator, rows: torch.Tensor) -> torch.Tensor:  # [m, n] -> [m, n]
     """Return products in a unit of their own."""
-    out = operator(rows.reshape(-1, *operator.domain.shape)).reshape(len(rows), -1)
-    return divided(out, unit_of(out))
+    out = _multiplied(operator, rows)
+    return divided(out, unit_of(out, shards=operator.domain.shards))
+
+
+def _multiplied(operator: Operator, rows: torch.Tensor) -> torch.Tensor:  # [m, n] -> [m, n]
+    space = operator.domain
+    return operator(rows.reshape(len(rows), *space.shape)).reshape(rows.shape)
 
 
 def _random_rows(operator: Operator) -> torch.Tensor:  # [3, n]
-    seeded = torch.Generator().manual_seed(0)
-    shape = (min(PROBES, operator.domain.size), operator.domain.size)
-    return torch.randn(shape, generator=seeded, dtype=operator.dtype, device="cpu").to(operator.device)
+    space, seeded = operator.domain, torch.Generator().manual_seed(0)
+    out = torch.empty(min(PROBES, space.dimension), *space.shape, dtype=operator.dtype, device="cpu")
+    if space.shards is None:
+        out.normal_(generator=seeded)
+    else:
+        for row in out:
+            for trial, own in zip(
+                row.movedim(space.position(BATCH), 0), trial_generators(space, seeded), strict=True
+            ):
+                trial.normal_(generator=own)
+    return out.reshape(len(out), space.size).to(operator.device)
 
 
 def _random_form(operator: Operator) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ``<x_i, A x_j>`` for random vectors, and how large each could be."""
-    rows = _random_rows(operator)
+    rows, space = _random_rows(operator), operator.domain
     images = _products(operator, rows)
-    bound = torch.linalg.vector_norm(rows, dim=1)[:, None] * torch.linalg.vector_norm(images, dim=1)
-    return rows @ images.mT, torch.maximum(bound, bound.mT)
+    bound = space.norms(rows)[:, None] * space.norms(images)
+    return space.inner(rows, images), torch.maximum(bound, bound.mT)
 
 
 def _krylov_form(operator: Operator) -> torch.Tensor:
     """Return the operator on an orthonormal basis of the Krylov space of a random vector."""
-    new = _random_rows(operator)[:1]
+    space, new = operator.domain, _random_rows(operator)[:1]
     basis, images = new[:0], new[:0]
     unit: float | None = None
-    for _ in range(min(STEPS, operator.domain.size)):
-        length = torch.linalg.vector_norm(new)
+    for _ in range(min(STEPS, space.dimension)):
+        length = space.norms(new)[0]
         if not bool(length > 0):
             break
         new = new / length
         basis = torch.cat([basis, new])
-        out = operator(new.reshape(-1, *operator.domain.shape)).reshape(1, -1)
-        unit = unit_of(out) if unit is None else unit
+        out = _multiplied(operator, new)
+        unit = unit_of(out, shards=space.shards) if unit is None else unit
         images = torch.cat([images, divided(out, unit)])
         new = images[-1:]
         for _ in range(2):  # once leaves rounding along the basis; twice is enough (Parlett 1980, 6.9)
-            new = new - (new @ basis.mT) @ basis
-    form: torch.Tensor = basis @ images.mT
-    return form
+            new = new - space.inner(new, basis) @ basis
+    return space.inner(basis, images)

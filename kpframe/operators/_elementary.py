@@ -7,7 +7,7 @@ from functools import cached_property
 
 import torch
 
-from kpframe.errors import ArgumentError, ShapeError, SpaceMismatchError, mismatch
+from kpframe.errors import ArgumentError, ShapeError, SpaceMismatchError, UnsupportedError, mismatch
 from kpframe.operators._base import Operator, SelfAdjointOperator, check_operator, declare, diagonal
 from kpframe.operators._declared import check_declared, declared
 from kpframe.operators._formula import ATOM
@@ -96,6 +96,8 @@ class DiagonalOperator(SelfAdjointOperator):
         super().__init__(space, space, dtype=values.dtype, device=values.device)
         self.values = values.detach().clone()  # the tags hold for these values
         self.name = name
+        if space.shards is not None:  # now, as all ranks make it
+            self._nonnegative = not space.shards.any(not bool((self.values >= 0).all()))
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         return self.values * q
@@ -110,7 +112,8 @@ class DiagonalOperator(SelfAdjointOperator):
         return self._nonnegative
 
     def _inverse(self) -> DiagonalOperator:
-        if not bool((self.values != 0).all()):
+        zero = bool((self.values == 0).any())
+        if zero if self.domain.shards is None else self.domain.shards.any(zero):
             raise ArgumentError(mismatch(f"inverse of {self!r}", "no zero on the diagonal", "a zero"))
         return DiagonalOperator(1 / self.values, self.domain, name=f"{self.name}^-1")
 
@@ -161,6 +164,13 @@ class MatrixOperator(Operator):
             domain = Space.of(index=columns) if square else Space.of(column=columns)
         if codomain is None:
             codomain = domain if square and domain.size == rows else Space.of(row=rows)
+        shards = domain.shards or codomain.shards
+        if shards is not None:
+            raise UnsupportedError(
+                f"matrix: expected spaces of which each rank has all, got ({domain}) and ({codomain}): the "
+                "entries between trials of different ranks are no rank's; DiagonalOperator, "
+                "OuterProductOperator and FunctionOperator take such spaces"
+            )
         if (codomain.size, domain.size) != (rows, columns):
             raise ShapeError(
                 mismatch("matrix", f"shape [{codomain.size}, {domain.size}]", f"shape [{rows}, {columns}]")
@@ -249,10 +259,10 @@ class OuterProductOperator(Operator):
         self._same = same and domain == codomain
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        return _outer(self.u, self.v, q)
+        return _outer(self.u, self.v, q, self.domain)
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        return _outer(self.v, self.u, r)
+        return _outer(self.v, self.u, r, self.codomain)
 
     @property
     def self_adjoint(self) -> bool:
@@ -268,8 +278,9 @@ class OuterProductOperator(Operator):
         return f"({self.name})", ATOM
 
 
-def _outer(u: torch.Tensor, v: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+def _outer(u: torch.Tensor, v: torch.Tensor, q: torch.Tensor, space: Space) -> torch.Tensor:
     inner = (q * v).sum(dim=tuple(range(-v.ndim, 0))) if v.ndim else q * v  # a sum over no axes is over all
+    inner = space.sum(inner)
     return inner.reshape((*inner.shape, *[1] * u.ndim)) * u
 
 
@@ -277,7 +288,8 @@ class FunctionOperator(Operator):
     """An operator given by two functions, its product and its adjoint's product.
 
     Both take ``[..., *space]`` with leading probes. Whether they are adjoint to each other is not
-    checked here; ``<A q, r> = <q, A* r>`` on random vectors tells.
+    checked here; ``<A q, r> = <q, A* r>`` on random vectors tells. Where trials are sharded over ranks the
+    functions are this rank's; one that ends in a space that is not sharded returns the sum over ranks.
 
     Args:
         domain, codomain: its spaces.

@@ -46,7 +46,8 @@ def check_finite(
     elif space.names == (BATCH, TIME, HIDDEN):
         t, *probe, b, i = bad.movedim(-2, 0).nonzero()[0].tolist()
         place = [*probe, b, t, i]
-        where = f"first at step {first + t}, trial {b}, {_entry(space[HIDDEN], i)}{_probe(probe)}"
+        trial = b if space.shards is None else space.shards.own[b]
+        where = f"first at step {first + t}, trial {trial}, {_entry(space[HIDDEN], i)}{_probe(probe)}"
     else:
         place = bad.nonzero()[0].tolist()
         probe, own = place[: len(place) - len(space.axes)], place[len(place) - len(space.axes) :]

@@ -14,6 +14,7 @@ each step, whether the step holds one probe or sixteen.
 from __future__ import annotations
 
 import math
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Literal, Protocol
@@ -180,21 +181,25 @@ def product_in_chunks(op: Applied, q: torch.Tensor, chunk: int | Literal["auto"]
         MemoryBudgetError: before the product, when the result would not fit into the free memory.
     """
     probes = q.shape[: q.ndim - len(op.domain.axes)]
-    if q.numel() == 0:  # no probe, or no dimension
-        return q.new_zeros((*probes, *op.codomain.shape))
+    shards = op.domain.shards or op.codomain.shards
     count = math.prod(probes)
+    if count == 0 or (shards is None and q.numel() == 0):  # no dimension; of shards a rank may hold none
+        return q.new_zeros((*probes, *op.codomain.shape))
     add_products(count)
     if isinstance(chunk, str) and chunk == "auto":
         size = even_share(op, count)
     else:
         size = min(count, whole(chunk, "chunk", expected="'auto' or a whole number >= 1"))
-    needed = count * op.codomain.size * op.dtype.itemsize + size * working_bytes(op)
+    needed = count * op.codomain.largest * op.dtype.itemsize + size * working_bytes(op)
     if needed > CHUNK_LIMIT:  # looking at the memory takes longer than a small product
         remedy = "send fewer probes at a time, or set chunk= to fewer that go together"
-        check_memory(f"product of {op!r} with {count} probes", needed, op.device, remedy, None)
+        check = partial(
+            check_memory, f"product of {op!r} with {count} probes", needed, op.device, remedy, None
+        )
+        check() if shards is None else shards.together(check)
     if size >= count:
         return op._apply(q)
-    rows = q.reshape(-1, *op.domain.shape)
+    rows = q.reshape(count, *op.domain.shape)
     out = q.new_empty(len(rows), *op.codomain.shape)
     for start in range(0, len(rows), size):
         out[start : start + size] = op._apply(rows[start : start + size])

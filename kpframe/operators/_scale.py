@@ -13,6 +13,8 @@ from numbers import Real
 
 import torch
 
+from kpframe.operators._shards import Shards
+
 #: Largest entries from ``1 / COMFORT`` to ``COMFORT`` are left in a unit of 1.
 COMFORT = 2.0**16
 
@@ -28,13 +30,17 @@ def as_scalar(value: object) -> float | None:
     return None
 
 
-def unit_of(*tensors: torch.Tensor) -> float:
+def unit_of(*tensors: torch.Tensor, shards: Shards | None = None) -> float:
     """Return a power of two in whose units the largest entry is near 1; 1 where it is ordinary or zero.
+
+    With shards it is that of all ranks.
 
     What does not depend on scale (a cosine, a rank) is computed from ``values / unit``; what does (a norm) is
     multiplied by the unit afterwards, as a Python number. Squares of float32 leave its range beyond 1e±19.
     """
     largest = max((float(values.abs().max()) for values in tensors if values.numel()), default=0.0)
+    if shards is not None:
+        largest = float(shards.max(torch.tensor([largest], dtype=torch.float64, device=shards.device)))
     if not math.isfinite(largest) or largest == 0 or 1 / COMFORT <= largest <= COMFORT:
         return 1.0
     return 2.0 ** (math.frexp(largest)[1] - 1)
@@ -76,10 +82,14 @@ def gathered(*numbers: float) -> float | None:
     return product if kept and (product != 0 or 0 in numbers) else None
 
 
-def norm(values: torch.Tensor) -> float:
-    """Return the Euclidean norm of all entries, summed in float64; right wherever it can be held."""
-    unit = unit_of(values)
-    return unit * math.sqrt(float(divided(values, unit).double().square().sum()))
+def norm(values: torch.Tensor, shards: Shards | None = None) -> float:
+    """Return the Euclidean norm of all entries, of all ranks with shards, summed in float64.
+
+    It is right wherever it can be held.
+    """
+    unit = unit_of(values, shards=shards)
+    square = divided(values, unit).double().square().sum()
+    return unit * math.sqrt(float(square if shards is None else shards.sum(square)))
 
 
 def cosine(one: torch.Tensor, other: torch.Tensor) -> float:

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn, Self, TypeVar
 
 import torch
 from attrs import field, frozen
 
-from kpframe.errors import RankError, say
+from kpframe import errors
+from kpframe.errors import KpframeError, RankError, UnsupportedError, say
+
+T = TypeVar("T")
 
 #: Most characters of a rank's own value in a message.
 SHOWN = 300
@@ -84,6 +87,29 @@ class Shards:
             return torch.device("cpu")
         return torch.device("cuda", torch.cuda.current_device())
 
+    def together(self, work: Callable[[], T]) -> T:
+        """Return what work returns on this rank, unless it raises on any: then an error on every rank.
+
+        It is the error of the first rank that has one, of the same class where it is one of ours, and says
+        which rank that is. The work itself asks for no product that ranks make together.
+        """
+        caught: Exception | None = None
+        try:
+            value = work()
+        except Exception as error:
+            caught = error
+        if not self.any(caught is not None):
+            return value
+        found = "" if caught is None else f"{type(caught).__name__}\n{say(caught)}"
+        rank, text = next((rank, text) for rank, text in enumerate(self.texts(found)) if text)
+        if rank == self.rank and caught is not None and not isinstance(caught, KpframeError):
+            raise caught
+        name, _, message = text.partition("\n")
+        kind = getattr(errors, name, None)
+        if not (isinstance(kind, type) and issubclass(kind, KpframeError)):
+            kind, message = RankError, f"{name}: {message}"
+        raise kind(f"rank {rank}: {message}") from caught
+
     def agree(self, what: str, value: object) -> None:
         """Raise ``RankError`` on every rank unless a value is the same on all: a text, numbers, a tensor.
 
@@ -107,10 +133,19 @@ class Shards:
         rows[self.rank, : len(own)] = torch.tensor(list(own), dtype=torch.int32, device=self.device)
         return [bytes(row).rstrip(b"\0").decode() for row in self.sum(rows).tolist()]
 
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # a group is a thing of its process, and the same for a copy
+
+    def __reduce__(self) -> NoReturn:
+        raise UnsupportedError(
+            f"an operator on {self} cannot be pickled: it holds a process group, which is this process's "
+            "own; call linearize with group= where it is needed, or reduce over batch and keep the matrix"
+        )
+
     def _reduced(self, tensor: torch.Tensor, how: str) -> torch.Tensor:
         from torch import distributed  # not every torch is built with it
 
-        out = tensor.contiguous().clone()
+        out = tensor.detach().clone(memory_format=torch.contiguous_format)
         add_traffic(out)
         try:
             distributed.all_reduce(out, op=getattr(distributed.ReduceOp, how), group=self.group)
@@ -121,7 +156,7 @@ class Shards:
         return out
 
     def __str__(self) -> str:
-        return f"{self.total} trials on {self.ranks} ranks"
+        return f"{self.total} trials on {self.ranks} rank{'s' if self.ranks > 1 else ''}"
 
 
 def digest_of(value: object) -> str:

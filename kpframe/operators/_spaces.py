@@ -9,9 +9,9 @@ A ``Space`` is an ordered set of named axes. Three are used everywhere: the stat
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from attrs import evolve, field, frozen
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import torch
 
     from kpframe.operators._shards import Shards
+
+T = TypeVar("T")
 
 BATCH, TIME, HIDDEN, PARAMETER, OUTPUT = "batch", "time", "hidden", "parameter", "output"
 
@@ -141,6 +143,9 @@ class Space:
         for name in names:
             if names.count(name) > 1:
                 raise AxisError(f"axis {name!r} appears {names.count(name)} times in one space")
+        sharded = [axis.name for axis in self.axes if axis.shards is not None]
+        if len(sharded) > 1:
+            raise AxisError(mismatch("space", "one axis sharded over ranks", " and ".join(sharded)))
 
     @classmethod
     def of(cls, **sizes: int) -> Space:
@@ -180,6 +185,22 @@ class Space:
     def sum(self, local: torch.Tensor) -> torch.Tensor:
         """Return what ranks have summed over their own entries, added up; as it is where not sharded."""
         return local if self.shards is None else self.shards.sum(local)
+
+    def max(self, local: torch.Tensor) -> torch.Tensor:
+        """Return the entrywise maximum over ranks; the tensor as it is where the space is not sharded."""
+        return local if self.shards is None else self.shards.max(local)
+
+    def any(self, value: bool) -> bool:
+        """Whether it is true on any rank."""
+        return value if self.shards is None else self.shards.any(value)
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Return what work returns, unless it raises on any rank: then an error on every rank.
+
+        For checks of what a rank's own trials are like; ranks go on together only if none stops. The work
+        itself asks for no product that ranks make together.
+        """
+        return work() if self.shards is None else self.shards.together(work)
 
     def inner(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:  # [j, n], [k, n] -> [j, k]
         """Return the inner products of flattened vectors, over all ranks; n is ``size``."""
@@ -296,6 +317,23 @@ def tell_apart(first: Space, second: Space) -> tuple[str, str]:
         for space in (first, second)
     )
     return one, other
+
+
+def why_apart(first: Space, second: Space) -> str:
+    """Return how two spaces differ in how they are sharded, for the end of a message; empty where not."""
+    one, other = first.shards, second.shards
+    if one == other:
+        return ""
+    if one is None or other is None:
+        ranks = max(0 if shards is None else shards.ranks for shards in (one, other))
+        return (
+            f"; {BATCH} is sharded over {ranks} ranks in one and not in the other: linearize both with "
+            f"group=, or reduce over {BATCH} first (mean, sum, select({BATCH}=0))"
+        )
+    if one.group is not other.group:
+        return f"; {BATCH} is sharded over two groups of ranks: linearize both with one group"
+    shares = " and ".join(" + ".join(map(str, shards.counts)) for shards in (one, other))
+    return f"; {BATCH} is sharded over {one.ranks} ranks in shares of {shares}: each rank holds other trials"
 
 
 def check_axes(names: Iterable[str], *spaces: Space) -> tuple[str, ...]:

@@ -168,7 +168,7 @@ class _Facings:
             for row, s in enumerate(chosen):
                 alone[row, :, s] = whole[:, s]
             future.append(M(J.T(alone)))
-        return cls(torch.cat(past), torch.cat(future), torch.cat(pairs))
+        return cls(torch.cat(past), torch.cat(future), P.domain.sum(torch.cat(pairs)))
 
 
 def _condition(cosine: float) -> float:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from attrs import frozen
@@ -24,7 +25,7 @@ from kpframe.operators._base import Operator
 from kpframe.operators._finite import check_finite
 from kpframe.operators._isolation import in_isolation
 from kpframe.operators._scale import divided, norm, unit_of
-from kpframe.operators._spaces import PARAMETER
+from kpframe.operators._spaces import PARAMETER, Space
 from kpframe.rules._rule import LearningRule
 from kpframe.rules._update import Update
 from kpframe.tasks._readout import Readout
@@ -58,7 +59,7 @@ def loss_rate(
     hidden = Update.exact(flow, readout).incoming(err, output_err)
     update = _update(flow, rule, readout)
     moved = update.moved(update.incoming(err, output_err))
-    return -float((hidden.double() * moved.double()).sum())
+    return -float(flow.P.domain.sum((hidden.double() * moved.double()).sum()))
 
 
 @frozen(eq=False)
@@ -67,9 +68,9 @@ class Contributions:
 
     Attributes:
         parameter: by parameter group, name -> rate.
-        batch: by trial whose error is reduced, ``[B]``.
+        batch: by trial whose error is reduced, ``[B]``; where trials are sharded, of this rank's own.
         time: by time step whose error is reduced, ``[T]``.
-        batch_of_update: by trial whose error made the update, ``[B]``.
+        batch_of_update: by trial whose error made the update, ``[B]``, likewise.
         time_of_update: by time step whose error made the update, ``[T]``.
     """
 
@@ -82,7 +83,7 @@ class Contributions:
     @property
     def total(self) -> float:
         """The loss rate itself."""
-        return float(self.batch.sum())
+        return float(self.time.sum())
 
 
 @in_isolation
@@ -116,9 +117,8 @@ def contributions(
         part.name: -float(exact[part.slice].double() @ update[part.slice].double())
         for part in flow.J.domain[PARAMETER].parts
     }
-    return Contributions(
-        groups, forward.sum((1, 2)), forward.sum((0, 2)), backward.sum((1, 2)), backward.sum((0, 2))
-    )
+    by_time = flow.P.domain.sum(torch.stack([forward.sum((0, 2)), backward.sum((0, 2))]))
+    return Contributions(groups, forward.sum((1, 2)), by_time[0], backward.sum((1, 2)), by_time[1])
 
 
 @in_isolation
@@ -182,8 +182,8 @@ def taylor_test(
     errors, changes = [], []
     for eta in etas:
         actual = actual_change(flow, unit, eta)
-        errors.append(norm(actual - predicted_change(flow, unit, eta)))
-        changes.append(norm(actual))
+        errors.append(norm(actual - predicted_change(flow, unit, eta), flow.P.domain.shards))
+        changes.append(norm(actual, flow.P.domain.shards))
     x = torch.tensor(etas, dtype=torch.float64, device="cpu").log()
     y = torch.tensor(errors, dtype=torch.float64, device="cpu").clamp(min=1e-300).log()
     x = x - x.mean()
@@ -208,7 +208,7 @@ def cross_flow(test: Flow, train: Flow) -> Operator:
 
 
 @in_isolation
-def effective_dimension(y: torch.Tensor) -> float:
+def effective_dimension(y: torch.Tensor, space: Space | None = None) -> float:
     """Return ``tr(C)^2 / tr(C^2)`` of ``C = Sum_{b,t} y_bt y_bt^T``, the Gram matrix over units.
 
     For ``y = K v`` or ``Phi v`` it counts the directions in which learning moves the state: few of them
@@ -216,15 +216,21 @@ def effective_dimension(y: torch.Tensor) -> float:
 
     Args:
         y: ``[B, T, H]``.
+        space: the state space of the flow, ``flow.P.domain``, where trials are sharded over ranks.
 
     Raises:
         ArgumentError: when ``y`` is zero, which has no dimension.
         NonFiniteError: when it holds NaN or infinity.
     """
-    check_finite(y, "y")
-    if not y.any():
+    shards = None if space is None else space.shards
+    check = partial(check_finite, y, "y", space)
+    check() if shards is None else shards.together(check)
+    if not (bool(y.any()) if shards is None else shards.any(bool(y.any()))):
         raise ArgumentError(mismatch("y", "a state vector other than zero", "zero"))
-    rows = divided(y, unit_of(y)).reshape(-1, y.shape[-1])
+    rows = divided(y, unit_of(y, shards=shards)).reshape(-1, y.shape[-1])
+    if shards is not None:
+        gram = shards.sum(rows.mT @ rows)
+        return float(gram.trace()) ** 2 / float((gram * gram).sum())
     # Y Y^T and Y^T Y have the same eigenvalues but for zeros: the smaller one
     gram = rows.mT @ rows if rows.shape[1] <= rows.shape[0] else rows @ rows.mT
     return float(gram.trace()) ** 2 / float((gram * gram).sum())

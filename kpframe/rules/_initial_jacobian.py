@@ -12,10 +12,11 @@ from kpframe.errors import UnsupportedError
 from kpframe.flow._eligibilities import eligibilities
 from kpframe.flow._flow import Dynamics, Flow
 from kpframe.flow._parameter_jacobian import ParameterJacobian, WeightGroup
+from kpframe.flow._sharded_jacobian import local_jacobian, summed_over_ranks
 from kpframe.flow._step_jacobian import StepJacobian
 from kpframe.models._autograd.linearization import Linearization, recording
 from kpframe.operators._base import Operator
-from kpframe.operators._spaces import PARAMETER, Part
+from kpframe.operators._spaces import PARAMETER, Part, Space
 
 
 @frozen(eq=False)
@@ -72,13 +73,23 @@ class RuleParameterJacobian(ParameterJacobian):
         start: how h_0 depends on parameters.
         A: the step Jacobian in whose first step it enters.
         own: the one in whose first step it enters J.
+        over_ranks: whether its adjoint adds up over ranks, where trials are sharded, as that of J does.
     """
 
     name = "J[h0]"
 
-    def __init__(self, inner: Operator, start: InitialJacobian, A: StepJacobian, own: StepJacobian) -> None:
+    def __init__(
+        self,
+        inner: Operator,
+        start: InitialJacobian,
+        A: StepJacobian,
+        own: StepJacobian,
+        *,
+        over_ranks: bool = True,
+    ) -> None:
         super().__init__(inner.domain, inner.codomain, dtype=inner.dtype, device=inner.device)
         self.inner, self.start, self.A, self.own = inner, start, A, own
+        self._over_ranks = over_ranks
         self.method = getattr(inner, "method", self.method)
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
@@ -95,7 +106,8 @@ class RuleParameterJacobian(ParameterJacobian):
         return out
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        return self.through_first_step(self.inner._apply_adjoint(r), r[..., 0, :])
+        space = self.codomain if self._over_ranks else None
+        return self.through_first_step(self.inner._apply_adjoint(r), r[..., 0, :], space)
 
     def weight_groups(self, names: Iterable[str]) -> Sequence[WeightGroup]:
         """Return the weights of J, which are not concerned."""
@@ -110,18 +122,32 @@ class RuleParameterJacobian(ParameterJacobian):
             raise UnsupportedError(self._siteless(method))
         return self.inner
 
-    def through_first_step(self, gradient: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
-        """Return ``J* r`` from that of the inner J ``[..., M]`` and r in the first step ``[..., B, H]``."""
+    def through_first_step(
+        self, gradient: torch.Tensor, r: torch.Tensor, space: Space | None = None
+    ) -> torch.Tensor:
+        """Return ``J* r`` from that of the inner J ``[..., M]`` and r in the first step ``[..., B, H]``.
+
+        With a space that is sharded, from all ranks; without, what comes from this rank's trials.
+        """
         back = self.A.step_adjoint(0, r)
         if not self.start.alone:
             back = back - self.own.step_adjoint(0, r)
         gradient = gradient.clone()
-        for part, value in zip(self.start.parts, self.start.backward(back), strict=True):
+        found: Sequence[torch.Tensor | None] = self.start.backward(back)
+        if space is not None and space.shards is not None:
+            found = summed_over_ranks(space, found, back.shape[:-2])
+        for part, value in zip(self.start.parts, found, strict=True):
+            assert value is not None  # each part is reached
             if self.start.alone:
                 gradient[..., part.slice] = value
             else:
                 gradient[..., part.slice] += value
         return gradient
+
+
+@local_jacobian.register
+def _(J: RuleParameterJacobian) -> Operator:
+    return RuleParameterJacobian(local_jacobian(J.inner), J.start, J.A, J.own, over_ranks=False)
 
 
 @eligibilities.register

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from kpframe.operators._elementary import IdentityOperator
 from kpframe.operators._finite import check_finite
 from kpframe.operators._isolation import in_isolation
 from kpframe.operators._scale import norm
-from kpframe.operators._spaces import Space
+from kpframe.operators._spaces import HIDDEN, OUTPUT, Axis, Space
 from kpframe.rules._initial_jacobian import InitialJacobian, through_initial_path
 from kpframe.tasks._readout import Readout
 
@@ -195,20 +196,21 @@ class Update:
         if output_err is not None:
             back = self._from_outputs
             back.domain.check(output_err, "output_err", dtype=P.dtype, device=P.device)
-            check_finite(output_err, "output_err", back.domain)
+            P.domain.together(partial(check_finite, output_err, "output_err", back.domain))
             return back(output_err)
         assert err is not None  # one of the two is there
         P.domain.check(err, "err", dtype=P.dtype, device=P.device)
-        check_finite(err, "err", P.domain)
+        P.domain.together(partial(check_finite, err, "err", P.domain))
         if self.feedback is None:
             return err
         E = self.error_map
         weight = self._weight()
-        outside = norm(err - err @ torch.linalg.pinv(weight) @ weight)
-        if outside > self._slack(err):
+        shards = P.domain.shards
+        outside, size = norm(err - err @ torch.linalg.pinv(weight) @ weight, shards), norm(err, shards)
+        if outside > math.sqrt(torch.finfo(err.dtype).eps) * size:
             raise ArgumentError(
                 "err: expected an error that comes through the readout, err = e @ W, where a rule feeds back "
-                f"B^T e, got one of which {outside / norm(err):.3g} of its norm does not; give the output "
+                f"B^T e, got one of which {outside / size:.3g} of its norm does not; give the output "
                 "error e itself (output_err=...)"
             )
         return E(err)
@@ -253,8 +255,7 @@ class Update:
     def _from_outputs(self) -> Operator:
         matrix = self._weight() if self.feedback is None else self.feedback
         domain = self.flow.P.domain
-        batch, time, _ = domain.shape
-        outputs = Space.of(batch=batch, time=time, output=len(matrix))
+        outputs = domain.replace(HIDDEN, Axis(OUTPUT, len(matrix)))
         return _HiddenMap(matrix.mT, outputs, domain, "W*" if self.feedback is None else "B*")
 
     def _substitute(self) -> torch.Tensor:  # [H, H]

@@ -18,6 +18,7 @@ from kpframe.flow._neural_tangent import neural_tangent, total_jacobian
 from kpframe.flow._parameter_jacobian import ParameterJacobian
 from kpframe.flow._parameter_operator import ParameterOperator
 from kpframe.flow._propagator import Propagator
+from kpframe.flow._sharded_jacobian import local_jacobian, summed_over_ranks
 from kpframe.flow._step_jacobian import StepJacobian
 from kpframe.flow._trajectory import Trajectory
 from kpframe.models._autograd.forms import AutogradParameterJacobian, AutogradStepJacobian
@@ -66,7 +67,7 @@ class RolloutGraph:
         """Return ``P* r``."""
         return self._linearization.vjp(r, only=slice(0, 1))[0]
 
-    def parameter_jvp(self, tangents: Sequence[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+    def parameter_jvp(self, tangents: Sequence[torch.Tensor | None], like: torch.Tensor) -> torch.Tensor:
         """Return ``G dtheta`` for tangents ``[k, *shape]``; zeros like a tensor where nothing learns."""
         return self._linearization.jvp([None, *tangents]) if self._learning else torch.zeros_like(like)
 
@@ -136,15 +137,19 @@ def _(P: GraphPropagator, K: ParameterOperator) -> Operator:
 @total_jacobian.register
 def _(P: GraphPropagator, J: ParameterJacobian) -> Operator:
     """Through the graph to the parameters, where J is of the same roll-out."""
-    if _reaches(P, J) and isinstance(J, AutogradParameterJacobian):
-        return GraphJacobian(P, J)
+    local = local_jacobian(J)
+    if _reaches(P, J) and isinstance(local, AutogradParameterJacobian):
+        return GraphJacobian(P, local)
     return P @ J
 
 
-def _reaches(P: GraphPropagator, J: ParameterJacobian) -> bool:
+def _reaches(P: GraphPropagator, J: Operator) -> bool:
     """Whether J is of the model and trajectory whose graph P keeps."""
+    local = local_jacobian(J)
     return (
-        isinstance(J, AutogradParameterJacobian) and J.model is P.A.model and J.trajectory is P.A.trajectory
+        isinstance(local, AutogradParameterJacobian)
+        and local.model is P.A.model
+        and local.trajectory is P.A.trajectory
     )
 
 
@@ -162,7 +167,10 @@ class GraphTangent(SelfAdjointOperator):
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         rows, graph = q.reshape(-1, *self.domain.shape), self.P.graph
-        return graph.parameter_jvp(graph.parameter_vjp(rows), rows).reshape(q.shape)
+        found: Sequence[torch.Tensor | None] = graph.parameter_vjp(rows)
+        if self.domain.shards is not None:
+            found = summed_over_ranks(self.domain, found, rows.shape[:1])
+        return graph.parameter_jvp(found, rows).reshape(q.shape)
 
     def _formula(self) -> tuple[str, int]:
         return f"{self.P.name} {self.K.name} {self.P.name}*", PRODUCT
@@ -182,7 +190,7 @@ class GraphJacobian(Operator):
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         gradients = self.P.graph.parameter_vjp(r.reshape(-1, *self.codomain.shape))
-        return self.J.joined(gradients, r)
+        return self.codomain.sum(self.J.joined(gradients, r))
 
     def _formula(self) -> tuple[str, int]:
         return f"{self.P.name} {self.J.name}", PRODUCT

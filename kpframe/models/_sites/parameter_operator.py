@@ -12,6 +12,7 @@ from kpframe.errors import UnsupportedError, mismatch
 from kpframe.flow._eligibilities import eligibilities
 from kpframe.flow._parameter_jacobian import ParameterJacobian, WeightGroup
 from kpframe.flow._parameter_operator import GroupProjector, ProductParameterOperator
+from kpframe.flow._sharded_jacobian import ShardedParameterJacobian, local_jacobian, summed_over_ranks
 from kpframe.models._sites.gains import SiteGains, add, gather, scatter
 from kpframe.models._sites.groups import GramGroup, Reads, SiteGroup, gram_groups, group_sites
 from kpframe.models._sites.step_jacobian import SiteStepJacobian
@@ -293,33 +294,48 @@ class GramParameterOperator(ProductParameterOperator):
     # a Gram matrix [T B, T B] of what is read. It is of rank m + 1 and never formed: its two factors are the
     # product of ``pull``, [G n, T B] by [T B, m], and that of ``push``, [G n, m] by [m, T B].
 
-    jacobian: SiteParameterJacobian
-
     @classmethod
     def fits(cls, jacobian: ParameterJacobian) -> str | None:
         """Return why this form cannot take a parameter Jacobian, or None where it can."""
-        if isinstance(jacobian, SiteParameterJacobian):
+        if isinstance(local_jacobian(jacobian), SiteParameterJacobian):
             return None
         return (
             "it needs the weight sites at which parameters act, as those of a SiteModel do "
             "(parameter_operator='product' takes any)"
         )
 
+    @property
+    def _sites(self) -> SiteParameterJacobian:
+        """J of this rank's trials."""
+        local = local_jacobian(self.jacobian)
+        assert isinstance(local, SiteParameterJacobian)  # it fits
+        return local
+
+    def _over_ranks(
+        self, found: Sequence[torch.Tensor | None], probes: Sequence[int]
+    ) -> list[torch.Tensor | None]:
+        """Return what has reached the parameters from all ranks."""
+        sharded = isinstance(self.jacobian, ShardedParameterJacobian)
+        return summed_over_ranks(self.domain, found, probes) if sharded else list(found)
+
     def _sandwich(self, metric: Operator, q: torch.Tensor) -> torch.Tensor:
         if not isinstance(metric, IdentityOperator | GroupProjector):
             return super()._sandwich(metric, q)
-        jacobian = self.jacobian
+        jacobian = self._sites
         names, probes = self.parameters, q.shape[:-3]
         if jacobian.ties:
-            return jacobian.forward(jacobian.backward(q, names), probes)
+            found = jacobian.backward(q, names)
+            moved = zip(found, self._over_ranks(list(found.values()), probes), strict=True)
+            return jacobian.forward({name: value for name, value in moved if value is not None}, probes)
         groups = jacobian.gram_groups(names)
-        totals = jacobian.pull(groups, q)
+        learns_start = jacobian.first_step is not None and "h0" in names
+        start = jacobian.pull_start(q) if learns_start else None
+        *totals, start = self._over_ranks([*jacobian.pull(groups, q), start], probes)
         weights = [
             None if total is None else group.returned(total)
             for group, total in zip(groups, totals, strict=True)
         ]
-        learns_start = jacobian.first_step is not None and "h0" in names
-        return jacobian.push(groups, weights, jacobian.pull_start(q) if learns_start else None, probes)
+        return jacobian.push(groups, weights, start, probes)
 
     @property
     def block_labels(self) -> torch.Tensor | None:  # [H], int64
@@ -328,7 +344,7 @@ class GramParameterOperator(ProductParameterOperator):
         In a cell of one stage whose weights are parameters themselves, or made of them ``unitwise``; not with
         a trainable start.
         """
-        jacobian = self.jacobian
+        jacobian = self._sites
         if (
             not isinstance(self.metric, IdentityOperator | GroupProjector)
             or len(jacobian.gains.stages) > 1

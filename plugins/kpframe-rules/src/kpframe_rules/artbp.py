@@ -8,6 +8,7 @@ from itertools import product
 import torch
 
 from kpframe import StepJacobian, StochasticRule, Update
+from kpframe.operators import TIME, trial_generators
 from kpframe.plugin import takes_settings
 from kpframe_rules.specs_stochastic import ARTBPSettings
 
@@ -53,11 +54,12 @@ class ARTBP(StochasticRule):
 
     def change(self, update: Update) -> Update:
         """Return the update with this seed's draw of cuts."""
-        batch, time, _ = update.P.domain.shape
-        rows = 1 if self.shared else batch
-        uniform = torch.rand(
-            rows, time, generator=self.generator(), dtype=torch.float64, device="cpu"
-        ).tolist()
+        space, generator = update.P.domain, self.generator()
+        sources = [generator] if self.shared else trial_generators(space, generator)
+        time = space[TIME].size
+        uniform = [
+            torch.rand(time, generator=own, dtype=torch.float64, device="cpu").tolist() for own in sources
+        ]
         return self._with(update, [self._factors(row)[0] for row in uniform])
 
     def outcomes(self, update: Update) -> Iterator[tuple[float, Update]]:

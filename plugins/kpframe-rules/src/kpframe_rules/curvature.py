@@ -76,7 +76,7 @@ def loss_curvature(
         raise DtypeError(mismatch("scored", "dtype torch.bool", mask.dtype))
     if mask.device != states.device:
         raise DeviceError(mismatch("scored", f"device {states.device}", mask.device))
-    count = int(mask.sum())
+    count = int(space.sum(mask.sum()))
     if count == 0:
         raise ArgumentError(mismatch("scored", "at least one scored step", "none"))
     on = mask.unsqueeze(-1).to(states)

@@ -46,8 +46,14 @@ class RecurrentBackpropagation(LearningRule):
 
     def change(self, update: Update) -> Update:
         """Return the update with the equilibrium's response in the place of P."""
-        last = last_steps(update.flow.trajectory)
-        change = relative_change(update.flow.trajectory, last)
+        last = update.P.domain.together(lambda: self._settled(update.flow.trajectory))
+        P = EquilibriumPropagator(update.A, last, self.solver, self.tolerance, self.max_iterations)
+        return update.starting(0 * update.A).replace(P=P)
+
+    def _settled(self, trajectory: Trajectory) -> torch.Tensor:  # [B], int64
+        """Return each trial's last step, refused unless it has settled."""
+        last = last_steps(trajectory)
+        change = relative_change(trajectory, last)
         worst = int(change.argmax())
         if not float(change[worst]) <= self.settled:
             raise UnsupportedError(
@@ -56,8 +62,7 @@ class RecurrentBackpropagation(LearningRule):
                 f"settled={self.settled:g}); run the model longer on a constant "
                 "input, or use bptt"
             )
-        P = EquilibriumPropagator(update.A, last, self.solver, self.tolerance, self.max_iterations)
-        return update.starting(0 * update.A).replace(P=P)
+        return last
 
     def __repr__(self) -> str:
         return f"RecurrentBackpropagation(settled={self.settled:g}, solver={self.solver!r})"
@@ -93,12 +98,14 @@ class EquilibriumPropagator(Operator):
         trials = torch.arange(len(self.last), device=self.device)
         b = q[..., trials, self.last, :]
         out = torch.zeros_like(q)
-        out[..., trials, self.last, :] = self._solver(
-            product,
-            b,
-            tolerance=self._tolerance,
-            iterations=self._iterations,
-            who="recurrent_backpropagation",
+        out[..., trials, self.last, :] = self.domain.together(
+            lambda: self._solver(
+                product,
+                b,
+                tolerance=self._tolerance,
+                iterations=self._iterations,
+                who="recurrent_backpropagation",
+            )
         )
         return out
 

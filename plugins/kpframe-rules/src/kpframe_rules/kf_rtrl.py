@@ -9,10 +9,10 @@ import torch
 from kpframe import IdentityOperator, Operator, StochasticRule, Update
 from kpframe.errors import UnsupportedError
 from kpframe.flow import ParameterJacobian, WeightGroup, split_parameters
-from kpframe.operators import check_memory
+from kpframe.operators import HIDDEN, check_memory
 from kpframe.plugin import takes_settings
 from kpframe_rules.leak import DECLARE
-from kpframe_rules.random_draws import divided, sign_patterns, signs
+from kpframe_rules.random_draws import by_trial, divided, sign_patterns, signs
 from kpframe_rules.specs_stochastic import KFRTRLSettings
 
 
@@ -53,8 +53,8 @@ class KFRTRL(StochasticRule):
 
     def change(self, update: Update) -> Update:
         """Return the update with this seed's draw."""
-        batch, time, _ = update.P.domain.shape
-        return self._with(update, signs((batch, time), self.generator(), update.P))
+        P = update.P
+        return self._with(update, by_trial(signs, P.domain.without(HIDDEN), self.generator(), P))
 
     def outcomes(self, update: Update) -> Iterator[tuple[float, Update]]:
         """Yield each choice of signs, the same for all trials, with its probability and its update.
@@ -76,7 +76,9 @@ class KFRTRL(StochasticRule):
         rows = group.units * len(group.targets)
         what, remedy = "the matrices F of all trials and steps", "take fewer of them, or raise max_bytes"
         needed = rows * time * batch * hidden * J.dtype.itemsize
-        check_memory(f"{self!r}: {what}", needed, J.device, remedy, self.max_bytes)
+        update.P.domain.together(
+            lambda: check_memory(f"{self!r}: {what}", needed, J.device, remedy, self.max_bytes)
+        )
         A, D, z = update.A, group.gain(), group.z  # D [G n, T, B, H], z [T, B, m]
         u, F = torch.zeros_like(z), torch.zeros_like(D)
         for t in range(len(z)):
@@ -145,7 +147,7 @@ class KroneckerInfluence(Operator):
         parts = split_parameters(self.domain, out)  # views
         for name, value in self.group.gradients(total):
             parts[name] += value
-        return out
+        return self.codomain.sum(out)
 
 
 def _refusal(got: str, remedy: str = "") -> str:

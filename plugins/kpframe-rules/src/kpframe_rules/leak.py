@@ -53,7 +53,8 @@ def leaky_path(A: StepJacobian, mask: torch.Tensor | None, rule: str) -> StepJac
     inner = _uncut(A)
     direct, around = direct_path(inner, rule), inner.pointwise()
     probe = _probe(leak)
-    return leak if torch.equal(direct(probe), around(probe)) else direct_path(A, rule)
+    differ = A.domain.any(not torch.equal(direct(probe), around(probe)))
+    return direct_path(A, rule) if differ else leak
 
 
 def constant_leak(A: StepJacobian, mask: torch.Tensor | None, rule: str) -> StepJacobian:
@@ -74,7 +75,7 @@ def constant_leak(A: StepJacobian, mask: torch.Tensor | None, rule: str) -> Step
     leak = around.diagonal().values  # [B, T, H]
     valid = leak if mask is None or not bool(mask.any()) else leak[mask]
     valid = valid.reshape(-1, leak.shape[-1])
-    low, high = valid.amin(dim=0), valid.amax(dim=0)
+    low, high = -A.domain.max(-valid.amin(dim=0)), A.domain.max(valid.amax(dim=0))
     bound = ROUNDING * torch.finfo(leak.dtype).eps
     if bool((high - low > bound * high.abs().clamp(min=1)).any()):
         worst = int((high - low).argmax())
@@ -84,7 +85,7 @@ def constant_leak(A: StepJacobian, mask: torch.Tensor | None, rule: str) -> Step
             "direct path as it is, snap1 the whole path from a unit to itself"
         )
     probe = _probe(A)
-    if bool((around(probe) - leak * probe).abs().max() > bound * probe.abs().max()):
+    if A.domain.any(bool((around(probe) - leak * probe).abs().max() > bound * probe.abs().max())):
         raise UnsupportedError(
             f"{rule} needs a constant leak; here the direct path leads from one component of the state to "
             "another. eprop takes the direct path as it is, snap1 the whole path from a unit to itself"

@@ -113,7 +113,7 @@ class NaturalMetric(SelfAdjointOperator):
         self.C, self.M0, self.damping, self.tolerance = C, M0, damping, tolerance
         self.name = f"(G*{'' if isinstance(C, IdentityOperator) else f' {C!r}'} G + {damping:g})^-1"
         self._G = flow.P @ flow.J
-        rank = min(space.size, flow.P.domain.size)
+        rank = min(space.size, flow.P.domain.dimension)
         self.max_iterations = 10 * (rank + 1) if max_iterations is None else max_iterations
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ import torch
 from kpframe import Space, StochasticRule, Update
 from kpframe.operators import SelfAdjointOperator
 from kpframe.plugin import takes_settings
-from kpframe_rules.random_draws import normals, sign_patterns, signs
+from kpframe_rules.random_draws import by_trial, normals, sign_patterns, signs
 from kpframe_rules.specs_stochastic import PerturbationSettings
 
 DISTRIBUTIONS = {"signs": signs, "normal": normals}
@@ -43,10 +43,16 @@ class Perturbation(StochasticRule):
     def _with(self, update: Update, xi: torch.Tensor) -> Update:
         """Return the update with directions ``[n, *shape]``."""
 
+    def _draw(self, update: Update, generator: torch.Generator) -> torch.Tensor:
+        """Return a direction of that shape."""
+        return DISTRIBUTIONS[self.distribution](self._shape(update), generator, update.P)
+
     def change(self, update: Update) -> Update:
         """Return the update with this seed's directions."""
-        shape = (self.directions, *self._shape(update))
-        return self._with(update, DISTRIBUTIONS[self.distribution](shape, self.generator(), update.P))
+        generator = self.generator()
+        return self._with(
+            update, torch.stack([self._draw(update, generator) for _ in range(self.directions)])
+        )
 
     def outcomes(self, update: Update) -> Iterator[tuple[float, Update]]:
         """Yield each choice of signs, the same for all trials and directions, and its update.
@@ -122,6 +128,9 @@ class NodePerturbation(Perturbation):
 
     def _shape(self, update: Update) -> tuple[int, ...]:
         return update.P.domain.shape
+
+    def _draw(self, update: Update, generator: torch.Generator) -> torch.Tensor:
+        return by_trial(DISTRIBUTIONS[self.distribution], update.P.domain, generator, update.P)
 
     def _with(self, update: Update, xi: torch.Tensor) -> Update:
         mask = update.flow.trajectory.mask

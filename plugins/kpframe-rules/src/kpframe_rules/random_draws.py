@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
 import torch
 
-from kpframe import Operator, StochasticRule
+from kpframe import Operator, Space, StochasticRule
+from kpframe.operators import BATCH, trial_generators
 
 
 def signs(shape: Sequence[int], generator: torch.Generator, like: Operator) -> torch.Tensor:
@@ -21,6 +22,22 @@ def normals(shape: Sequence[int], generator: torch.Generator, like: Operator) ->
     return torch.randn(tuple(shape), generator=generator, dtype=torch.float64, device=generator.device).to(
         like.device, like.dtype
     )
+
+
+def by_trial(
+    draw: Callable[[Sequence[int], torch.Generator, Operator], torch.Tensor],
+    space: Space,
+    generator: torch.Generator,
+    like: Operator,
+) -> torch.Tensor:  # [B, *rest]
+    """Return what is drawn for each trial, of the shape of the other axes of a space.
+
+    Each trial has a generator of its own, by its place among all trials: so a draw does not depend on how
+    trials are sharded over ranks.
+    """
+    rest = space.without(BATCH).shape
+    drawn = [draw(rest, own, like) for own in trial_generators(space, generator)]
+    return torch.stack(drawn) if drawn else torch.empty(0, *rest, dtype=like.dtype, device=like.device)
 
 
 def sign_patterns(rule: StochasticRule, count: int, like: Operator) -> Iterator[tuple[float, torch.Tensor]]:

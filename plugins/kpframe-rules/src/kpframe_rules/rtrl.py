@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from kpframe import Flow, IdentityOperator, LearningRule, MatrixOperator, Readout, Update
-from kpframe.flow import split_parameters
+from kpframe import Flow, IdentityOperator, LearningRule, MatrixOperator, Operator, Readout, Update
+from kpframe.flow import local_jacobian, split_parameters
 from kpframe.operators import check_memory, chunk_size, in_isolation
 from kpframe.plugin import takes_settings
 from kpframe_rules.specs_structural import RTRLSettings
@@ -40,7 +40,12 @@ class RTRL(LearningRule):
         J, P = update.J, update.P
         self._check_memory("influence matrices", update, P.domain.size)
         G = torch.stack(list(self.influence(update)), dim=1)  # [B, T, H, M]
-        through_time = MatrixOperator(G.reshape(P.domain.size, J.domain.size), J.domain, P.domain, name="G")
+        matrix = G.reshape(P.domain.size, J.domain.size)
+        through_time = (
+            MatrixOperator(matrix, J.domain, P.domain, name="G")
+            if P.domain.shards is None
+            else ShardedInfluence(matrix, J)
+        )
         return update.replace(J=through_time, P=IdentityOperator.like(P))
 
     def influence(self, update: Update) -> Iterator[torch.Tensor]:
@@ -92,12 +97,12 @@ class RTRL(LearningRule):
         flat = torch.zeros(flow.J.domain.size, dtype=flow.P.dtype, device=flow.P.device)
         for part in self.contributions(flow, err, readout):
             flat = flat + part.sum(dim=0)
-        return split_parameters(flow.J.domain, flow.K.metric(flat))
+        return split_parameters(flow.J.domain, flow.K.metric(flow.P.domain.sum(flat)))
 
     @staticmethod
     def _rows(update: Update, t: int) -> torch.Tensor:  # [B, H, M]
         """Return ``J_t``, from products of J* with the basis of one step."""
-        J = update.J
+        J = local_jacobian(update.J)
         batch, _, hidden = J.codomain.shape
         unit = torch.eye(hidden, dtype=J.dtype, device=J.device)
         out = []
@@ -105,16 +110,34 @@ class RTRL(LearningRule):
             for some in torch.split(unit, chunk_size(J, hidden)):
                 basis = unit.new_zeros(len(some), *J.codomain.shape)
                 basis[:, trial, t] = some
-                out.append(J.T(basis))
+                out.append(J.T(basis) if J.codomain.shards is None else J._apply_adjoint(basis))
         return torch.cat(out).reshape(batch, hidden, -1)
 
     def _check_memory(self, what: str, update: Update, rows: int) -> None:
         needed = rows * update.J.domain.size * update.P.dtype.itemsize
         remedy = "take fewer trials or steps, or raise max_bytes"
-        check_memory(f"{self!r}: {what}", needed, update.P.device, remedy, self.max_bytes)
+        update.P.domain.together(
+            lambda: check_memory(f"{self!r}: {what}", needed, update.P.device, remedy, self.max_bytes)
+        )
 
     def __repr__(self) -> str:
         return f"RTRL(max_bytes={self.max_bytes})"
+
+
+class ShardedInfluence(Operator):
+    """``G`` ``[B T H, M]`` of this rank's trials; ``G*`` adds up over ranks."""
+
+    name = "G"
+
+    def __init__(self, matrix: torch.Tensor, J: Operator) -> None:
+        super().__init__(J.domain, J.codomain, dtype=J.dtype, device=J.device)
+        self.matrix = matrix
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return (q @ self.matrix.mT).reshape(*q.shape[:-1], *self.codomain.shape)
+
+    def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
+        return self.codomain.sum(r.flatten(-3) @ self.matrix)
 
 
 @in_isolation  # each step by itself, as the caller goes on in between

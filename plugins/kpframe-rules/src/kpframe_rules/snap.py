@@ -153,7 +153,7 @@ def _acts_on(J: Operator, belongs: torch.Tensor) -> torch.Tensor:  # bool, [U, M
 def _leads_to(A: StepJacobian, belongs: torch.Tensor) -> torch.Tensor:  # bool, [U, U]
     """Return to which units (rows) a step leads from which (columns), at some trial and step."""
     moved = torch.cat([(A(part) != 0).flatten(1, 2).any(dim=1) for part in _random(A, belongs)])
-    return _joined(belongs, moved.mT)
+    return _joined(belongs, A.domain.max(moved.float()).mT > 0)  # at some trial of any rank
 
 
 def _random(operator: Operator, belongs: torch.Tensor) -> Iterator[torch.Tensor]:  # [n, B, T, H]

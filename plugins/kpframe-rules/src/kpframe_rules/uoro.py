@@ -10,7 +10,7 @@ from kpframe import IdentityOperator, Operator, StochasticRule, Update
 from kpframe.flow import eligibilities
 from kpframe.operators import check_memory
 from kpframe.plugin import takes_settings
-from kpframe_rules.random_draws import divided, sign_patterns, signs
+from kpframe_rules.random_draws import by_trial, divided, sign_patterns, signs
 from kpframe_rules.specs_stochastic import UOROSettings
 
 
@@ -48,9 +48,8 @@ class UORO(StochasticRule):
     def change(self, update: Update) -> Update:
         """Return the update with this seed's draw."""
         self._check_memory(update, self.draws)
-        generator = self.generator()
-        shape = update.P.domain.shape
-        return self._with(update, [signs(shape, generator, update.P) for _ in range(self.draws)])
+        generator, P = self.generator(), update.P
+        return self._with(update, [by_trial(signs, P.domain, generator, P) for _ in range(self.draws)])
 
     def outcomes(self, update: Update) -> Iterator[tuple[float, Update]]:
         """Yield each choice of signs, the same for all trials and draws, with its probability and update.
@@ -99,7 +98,9 @@ class UORO(StochasticRule):
         batch, time, _ = update.P.domain.shape
         needed = draws * batch * time * update.J.domain.size * update.P.dtype.itemsize
         what, remedy = "the vectors theta of all trials and steps", "take fewer of them, or raise max_bytes"
-        check_memory(f"{self!r}: {what}", needed, update.P.device, remedy, self.max_bytes)
+        update.P.domain.together(
+            lambda: check_memory(f"{self!r}: {what}", needed, update.P.device, remedy, self.max_bytes)
+        )
 
     def __repr__(self) -> str:
         return (
@@ -129,4 +130,4 @@ class RankOneInfluence(Operator):
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         weights = torch.einsum("nbth,...bth->...nbt", self.states, r)
-        return torch.einsum("...nbt,nbtm->...m", weights, self.parameters)
+        return self.codomain.sum(torch.einsum("...nbt,nbtm->...m", weights, self.parameters))

@@ -8,8 +8,9 @@ import pytest
 import torch
 from kpframe_rules.artbp import ARTBP
 
-from kpframe import Update, create_rule
+from kpframe import Space, Update, create_rule
 from kpframe.errors import ArgumentError, SettingsError
+from kpframe.operators import trial_generators
 
 MODELS = ("vanilla", "rate", "current", "gru", "lstm", "wrapped")
 
@@ -35,7 +36,8 @@ def drawn(here, length: float, alpha: float | None, seed: int, shared: bool) -> 
     """Return the factors from uniform numbers, one for each step of each trial."""
     batch, time, _ = here.err.shape
     generator = torch.Generator().manual_seed(seed)
-    uniform = torch.rand(1 if shared else batch, time, generator=generator, dtype=torch.float64)
+    sources = [generator] if shared else trial_generators(Space.of(batch=batch), generator)
+    uniform = torch.stack([torch.rand(time, generator=own, dtype=torch.float64) for own in sources])
     out = []
     for b in range(batch):
         last, row = 0, [1.0]

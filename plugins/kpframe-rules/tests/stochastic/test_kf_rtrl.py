@@ -6,14 +6,16 @@ import pytest
 import torch
 from kpframe_rules.kf_rtrl import KFRTRL
 
-from kpframe import create_model, create_rule, linearize
+from kpframe import Space, create_model, create_rule, linearize
 from kpframe.errors import ArgumentError, MemoryBudgetError, UnsupportedError
+from kpframe.operators import trial_generators
 
 MODELS = ("vanilla", "rate", "current", "lstm")
 
 
 def signs(batch: int, time: int, seed: int) -> torch.Tensor:
-    return 2.0 * torch.randint(2, (batch, time), generator=torch.Generator().manual_seed(seed)).double() - 1
+    sources = trial_generators(Space.of(batch=batch), torch.Generator().manual_seed(seed))
+    return torch.stack([2.0 * torch.randint(2, (time,), generator=own).double() - 1 for own in sources])
 
 
 def forward(here, name: str, c: torch.Tensor, compensate: bool = True) -> torch.Tensor:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from kpframe_rules.perturbation import NodePerturbation, WeightPerturbation
 
-from kpframe import create_rule
+from kpframe import Space, create_rule
 from kpframe.errors import ArgumentError, UnsupportedError
+from kpframe.operators import trial_generators
 
 MODELS = ("vanilla", "rate", "current", "gru", "lstm", "wrapped")
 SIGMA = 1e-5
@@ -15,6 +16,22 @@ SIGMA = 1e-5
 
 def draw(shape, seed: int, distribution: str) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
+    return torch.stack([one(shape[1:], generator, distribution) for _ in range(shape[0])])
+
+
+def by_trial(shape, seed: int, distribution: str) -> torch.Tensor:
+    """Return directions ``[n, B, T, H]``, each trial's from a generator of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    space = Space.of(batch=shape[1])
+    return torch.stack(
+        [
+            torch.stack([one(shape[2:], own, distribution) for own in trial_generators(space, generator)])
+            for _ in range(shape[0])
+        ]
+    )
+
+
+def one(shape, generator: torch.Generator, distribution: str) -> torch.Tensor:
     if distribution == "normal":
         return torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
     return 2.0 * torch.randint(2, tuple(shape), generator=generator).double() - 1
@@ -64,17 +81,17 @@ def test_weights(tiny, close, differ, model, distribution, start) -> None:
 @pytest.mark.rows(6)
 def test_nodes(tiny, close, differ, model, distribution, start) -> None:
     here = tiny(model, time=5, units=3, start=start, masked=True)
-    xi = draw((1, *here.err.shape), 3, distribution)[0]
+    xi = by_trial((1, *here.err.shape), 3, distribution)[0]
     update = NodePerturbation(1, distribution, seed=3).update_operator(here.flow())(here.err)
     close(update, by_nodes(here, xi), 1e-6)
-    differ(update, by_nodes(here, draw((1, *here.err.shape), 4, distribution)[0]))
+    differ(update, by_nodes(here, by_trial((1, *here.err.shape), 4, distribution)[0]))
     differ(update, here.exact())
 
 
 def test_directions_are_averaged(tiny, close, differ) -> None:
     here = tiny("gru", time=5, units=3)
     flow = here.flow()
-    xi = draw((4, *here.err.shape), 1, "signs")
+    xi = by_trial((4, *here.err.shape), 1, "signs")
     nodes = NodePerturbation(4, seed=1).update_operator(flow)(here.err)
     close(nodes, sum(by_nodes(here, one) for one in xi) / 4, 1e-6)
     differ(nodes, by_nodes(here, xi[0]))

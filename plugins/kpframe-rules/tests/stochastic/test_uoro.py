@@ -6,9 +6,10 @@ import pytest
 import torch
 from kpframe_rules.uoro import UORO
 
-from kpframe import create_rule
+from kpframe import Space, create_rule
 from kpframe.errors import ArgumentError, MemoryBudgetError
 from kpframe.flow import eligibilities
+from kpframe.operators import trial_generators
 
 MODELS = ("vanilla", "rate", "current", "gru", "lstm", "wrapped")
 
@@ -32,8 +33,10 @@ def forward(here, nu: torch.Tensor, normalise: bool = True) -> torch.Tensor:
     return total
 
 
-def signs(shape, seed: int) -> torch.Tensor:
-    return 2.0 * torch.randint(2, tuple(shape), generator=torch.Generator().manual_seed(seed)).double() - 1
+def signs(shape, seed: int | torch.Generator) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
+    sources = trial_generators(Space.of(batch=shape[0]), generator)
+    return torch.stack([2.0 * torch.randint(2, shape[1:], generator=own).double() - 1 for own in sources])
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -67,7 +70,7 @@ def test_all_signs_turned_are_the_same_estimate(tiny, close, differ) -> None:
 def test_draws_are_averaged(tiny, close, differ) -> None:
     here = tiny("vanilla", time=5, units=3)
     generator = torch.Generator().manual_seed(4)
-    draws = [2.0 * torch.randint(2, here.err.shape, generator=generator).double() - 1 for _ in range(3)]
+    draws = [signs(here.err.shape, generator) for _ in range(3)]
     update = UORO(draws=3, seed=4).update_operator(here.flow())(here.err)
     close(update, sum(forward(here, nu) for nu in draws) / 3, 1e-10)
     differ(update, forward(here, draws[0]))
