@@ -41,7 +41,8 @@ def on_ranks(number: int, work: Callable[..., Any], *arguments: Any, timeout: in
 
     Args:
         number: of ranks.
-        work: a function of a module; it uses the group that it is given, never the default one.
+        work: a function of a module; it uses the group that it is given, never the default one. It makes
+            groups only on all ranks of the pool, as ``new_group`` asks for: on ``SIZE`` ranks.
         arguments: pickled.
         timeout: seconds in all, not counting those in which this process is stopped.
 

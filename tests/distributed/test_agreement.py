@@ -60,17 +60,19 @@ def disagreements(group: Any, counts: list[int]) -> dict[str, str]:
 
 
 def groups(group: Any) -> dict[str, str]:
+    """Make groups on all ranks of the pool, as ``new_group`` asks for."""
     model, x = network()
     first = distributed.new_group([0])
-    gone = distributed.new_group([0, 1])
+    gone = distributed.new_group([0, 1, 2])
     distributed.destroy_process_group(gone)
-    rank = distributed.get_rank(group)
     found = {
         "gone": raised(RankError, lambda: kpframe.linearize(model, x, group=gone)),
         "no group": raised(ArgumentError, lambda: kpframe.linearize(model, x, group="gloo")),
     }
-    if rank == 1:
+    if distributed.get_rank(group) == 1:
         found["not in"] = raised(RankError, lambda: kpframe.linearize(model, x, group=first))
+    else:
+        found["not in"] = ""
     return found
 
 
@@ -108,8 +110,8 @@ def test_ranks_that_disagree_all_say_which_one_and_in_what() -> None:
 
 
 def test_groups_that_are_of_no_use_are_named() -> None:
-    first, second = on_ranks(2, groups)
-    for found in (first, second):
+    first, second, third = on_ranks(3, groups)
+    for found in (first, second, third):
         assert "it was destroyed" in found["gone"]
         assert found["no group"].startswith(
             "group: expected a process group of torch.distributed, got 'gloo'"
