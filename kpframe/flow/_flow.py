@@ -162,12 +162,18 @@ def check_flow(flow: object, argument: str = "flow") -> None:
 def preferred_form(A: StepJacobian, *, automatic: bool = False) -> str | None:
     """Return the name of the first form among those of plugins that prefers A; None where none does.
 
-    A plugin whose form cannot be imported is warned of, and the others are asked.
+    A plugin whose form cannot be imported is warned of, and the others are asked. Where trials are sharded,
+    ranks take a form only if all prefer one.
 
     Args:
         A: the step Jacobian.
         automatic: ask those alone that may be taken unasked.
     """
+    found = _preferred(A, automatic)
+    return None if A.domain.any(found is None) else found
+
+
+def _preferred(A: StepJacobian, automatic: bool) -> str | None:
     manager = get_manager()
     if isinstance(A, SegmentedStepJacobian):
         A = A.at(0)  # each segment is to have the form
@@ -177,7 +183,7 @@ def preferred_form(A: StepJacobian, *, automatic: bool = False) -> str | None:
         try:
             form = manager.factory(spec)
         except PluginError as error:
-            warnings.warn(str(error), PluginWarning, stacklevel=3)
+            warnings.warn(str(error), PluginWarning, stacklevel=4)
             continue
         own = isinstance(form, type) and issubclass(form, Propagator)
         if own and form.fits(A) is None and form.prefers(A):

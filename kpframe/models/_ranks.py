@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kpframe.errors import ArgumentError, RankError, ShapeError, UnsupportedError, mismatch, say, shown
+from kpframe.errors import ArgumentError, RankError, ShapeError, mismatch, say, shown
 from kpframe.models._held import held_tensors
 from kpframe.models._model import Model
 from kpframe.operators._shards import Shards, digest_of
@@ -120,13 +120,6 @@ def _tensors(model: Model) -> dict[str, str]:
     found: dict[str, str] = {}
     for kind, tensors in (("parameter", model.named_parameters()), ("tensor", held_tensors(model))):
         for name, tensor in tensors:
-            if hasattr(tensor, "full_tensor"):
-                raise UnsupportedError(
-                    f"parameter {name}: expected all of it on each rank, got a DTensor; parameters are the "
-                    "same on all ranks here, trials are sharded: build the model from full_tensor() of each, "
-                    "such as torch.distributed.checkpoint.state_dict.get_model_state_dict with "
-                    "StateDictOptions(full_state_dict=True) gives"
-                )
             kept = f"{tensor.dtype}{list(tensor.shape)} {tensor.requires_grad}"
             found[f"weights: {kind} {name}"] = f"{kept} {digest_of(tensor)[:8]}"
     return found

@@ -36,15 +36,18 @@ SIZE = 3
 GRACE = 10
 
 
-def on_ranks(number: int, work: Callable[..., Any], *arguments: Any, timeout: int = 120) -> list[Any]:
+def on_ranks(
+    number: int, work: Callable[..., Any], *arguments: Any, timeout: int = 120, last: bool = False
+) -> list[Any]:
     """Return what ``work(group, *arguments)`` returns on each rank.
 
     Args:
         number: of ranks.
-        work: a function of a module; it uses the group that it is given, never the default one. It makes
-            groups only on all ranks of the pool, as ``new_group`` asks for: on ``SIZE`` ranks.
+        work: a function of a module; it uses the group that it is given, never the default one.
         arguments: pickled.
         timeout: seconds in all, not counting those in which this process is stopped.
+        last: whether the pool ends with it, as after work that makes groups of its own, for which it needs
+            all ranks of the pool (``SIZE``).
 
     Raises:
         AssertionError: with the traceback of each rank on which it failed, and where the others were.
@@ -54,8 +57,9 @@ def on_ranks(number: int, work: Callable[..., Any], *arguments: Any, timeout: in
         _close()
         _pool = _Pool(max(number, SIZE))
     found, failed = _pool.run(number, pickle.dumps((number, work, arguments)), timeout)
-    if failed:
+    if failed or last:
         _close()
+    if failed:
         raise AssertionError("\n".join(f"rank {rank}:\n{text}" for rank, text in sorted(failed.items())))
     return [found[rank] for rank in range(number)]
 
