@@ -196,7 +196,8 @@ def test_studies_made_in_python_are_held_to_the_same() -> None:
         networks=(evolve(good.networks[0], settings={"seed": 3}), *good.networks[1:]),
     )
     assert lines_of(wrong) == [
-        "network[0].seed: expected one of the settings of model 'small' (input_size), got an unknown name",
+        "network[0].seed: expected one of the settings of model 'small' (input_size, gain), "
+        "got an unknown name",
         "network[0].seed: expected none where the study has several seeds, each of which draws initial "
         "weights of its own, got 3",
         "measure.steps[1]: expected a whole number from 0 to 4, the last step of the training, got 9",
@@ -229,7 +230,7 @@ def test_an_axis_has_another_name_than_what_is_recorded() -> None:
 
 def test_a_setting_that_one_network_alone_has_is_swept_by_its_label() -> None:
     assert lines_of(study_of(sweep={"network.hidden_size": [2, 3]})) == [
-        "sweep[0]: expected one of the settings of model 'small' (input_size), got 'hidden_size'; "
+        "sweep[0]: expected one of the settings of model 'small' (input_size, gain), got 'hidden_size'; "
         "network.wide.hidden_size is that of 'wide' alone"
     ]
     check_study(study_of(sweep={"network.wide.hidden_size": [2, 3]}))

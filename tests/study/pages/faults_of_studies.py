@@ -20,7 +20,7 @@ C, T, CELL, RECORD = (
     "study/_running/train_cell.py",
     "study/_record.py",
 )
-VIEWS, RANKS, RULES = (f"study/_quantities/{name}.py" for name in ("views", "ranks", "rules"))
+KERNELS, RANKS, RULES = (f"study/_quantities/{name}.py" for name in ("kernels", "ranks", "rules"))
 DIMS, SCORED, MOMENT = "study/_quantities/dims.py", "study/_quantities/scores.py", "study/_moment.py"
 D, FOLDER = "study/_rules/training_data.py", "study/_disk/folder.py"
 FILES, SCORES, PAIRS = "study/_disk/results.py", "study/_scores.py", "rules/_comparison.py"
@@ -29,21 +29,21 @@ FAULTS = (
     # what is measured of a network
     Fault(
         "kernels over time that are sums",
-        VIEWS,
-        'operator.mean("batch").partial_trace("hidden")',
-        'operator.sum("batch").partial_trace("hidden")',
+        KERNELS,
+        "operator.mean(self.averaged)",
+        'getattr(operator, "sum" if self.averaged == "batch" else "mean")(self.averaged)',
         check_measure,
     ),
     Fault(
         "kernels over trials that are sums",
-        VIEWS,
-        'operator.mean("time").partial_trace("hidden")',
-        'operator.sum("time").partial_trace("hidden")',
+        KERNELS,
+        "operator.mean(self.averaged)",
+        'getattr(operator, "sum" if self.averaged == "time" else "mean")(self.averaged)',
         check_measure,
     ),
     Fault(
         "kernels exchanged",
-        VIEWS,
+        KERNELS,
         '(("operator", "trial", "trial_other"), np.stack(kernels), text)',
         '(("operator", "trial", "trial_other"), np.stack(kernels)[:, ::-1], text)',
         check_measure,
@@ -72,21 +72,21 @@ FAULTS = (
     ),
     Fault(
         "eigenfunctions from the smallest",
-        VIEWS,
+        KERNELS,
         "np.argsort(values)[::-1]",
         "np.argsort(values)",
         check_measure,
     ),
     Fault(
         "shares of the largest eigenvalue",
-        VIEWS,
+        KERNELS,
         "total = values.sum()",
         "total = values.max()",
         check_measure,
     ),
     Fault(
         "eigenfunctions of any sign",
-        VIEWS,
+        KERNELS,
         "functions * np.sign(largest)",
         "-functions * np.sign(largest)",
         check_measure,
