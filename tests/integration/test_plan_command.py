@@ -9,6 +9,7 @@ import pytest
 from attrs import evolve
 
 from kpframe.cli import _app as app
+from kpframe.study._quantity import create_quantity
 from kpframe.study._scaling.machine import DEFAULT, Machine, save_machine, this_host
 
 STUDY = """
@@ -40,6 +41,7 @@ HERE = Machine(1e-5, 1e9, 5e10, 1e10, *this_host(), ranks=2, torch="2")
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(tmp_path / "caches"))
+    monkeypatch.setattr(type(create_quantity("trace")), "on_ranks", "all")
     path = tmp_path / "study.toml"
     path.write_text(STUDY)
     return path

@@ -8,6 +8,7 @@ import pytest
 from torch import distributed
 
 from kpframe.study._cells import expand
+from kpframe.study._quantity import create_quantity
 from kpframe.study._running.build import task_of
 from kpframe.study._scaling.local_ranks import one_rank
 from kpframe.study._scaling.sharded import sharded, trials_of
@@ -36,6 +37,18 @@ STUDIES = {"small": SMALL, "large": LARGE}
 
 def totals(group: Any, name: str) -> tuple[dict[str, tuple[int, int, int]], int | None]:
     """Return products, collectives and bytes of each quantity on one rank, and its memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        measured_together(patch)
+        return _totals(group, name)
+
+
+def measured_together(patch: pytest.MonkeyPatch) -> None:
+    """Let ranks measure the quantities together."""
+    for quantity in QUANTITIES:
+        patch.setattr(type(create_quantity(quantity)), "on_ranks", "all")
+
+
+def _totals(group: Any, name: str) -> tuple[dict[str, tuple[int, int, int]], int | None]:
     (cell, *_) = expand(parse_study(STUDIES[name], "here"))
     task, problems = task_of(cell), {}
     trials, rank, ranks = (
@@ -54,7 +67,10 @@ def totals(group: Any, name: str) -> tuple[dict[str, tuple[int, int, int]], int 
 
 @pytest.mark.parametrize("name", STUDIES)
 @pytest.mark.parametrize("ranks", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
-def test_products_and_bytes_are_those_of_a_record_on_ranks(name: str, ranks: int) -> None:
+def test_products_and_bytes_are_those_of_a_record_on_ranks(
+    name: str, ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured_together(monkeypatch)
     (cell, *_) = expand(parse_study(STUDIES[name], "here"))
     problems: dict[str, None] = {}
     with one_rank() as group:

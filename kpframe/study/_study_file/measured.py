@@ -147,7 +147,7 @@ def _line(budgets: Sequence[int], budget: int, values: Sequence[float]) -> float
 
 def on_all_ranks(quantity: Quantity) -> bool:
     """Return whether ranks measure a quantity together, each along its own trials; else rank 0 does."""
-    return not quantity.of_network and getattr(quantity, "ranks", "all") == "all"
+    return not quantity.of_network and quantity.on_ranks == "all"
 
 
 class _Watched(Quantity):
