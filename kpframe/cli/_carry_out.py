@@ -12,11 +12,18 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from kpframe.study._disk.folder import RunFolder
+    from kpframe.study._running.executor import Executor
     from kpframe.study._settings import StudySettings
 
 
 def carry_out(
-    ctx: click.Context, study: StudySettings, folder: RunFolder, *, jobs: int = 1, text: str | None = None
+    ctx: click.Context,
+    study: StudySettings,
+    folder: RunFolder,
+    *,
+    jobs: int = 1,
+    executor: Executor | None = None,
+    text: str | None = None,
 ) -> None:
     """Run a study, or go on with it; write its page, and what came of it to the terminal.
 
@@ -27,6 +34,7 @@ def carry_out(
         study: what is trained and recorded.
         folder: of its run, not entered yet.
         jobs: trainings at the same time.
+        executor: makes a job of each training.
         text: the file of the study, as it was given, which is kept.
     """
     from kpframe.cli._progress import duration, training_progress
@@ -44,7 +52,7 @@ def carry_out(
         own = [cell for cell in cells if cell.same_as is None]
         left = [cell for cell in own if not (folder.path / training_file(cell.name)).exists()]
         with training_progress([cell.label for cell in left]) as report:
-            run_study(study, folder, jobs=jobs, report=report)
+            run_study(study, folder, jobs=jobs, executor=executor, report=report)
         data = read_dataset(folder.path / "results.nc")
         page = write_page(folder, data)
     good = show_demo(data) if folder.command == "demo" else show_trainings(data, cells)

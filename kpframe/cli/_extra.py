@@ -16,6 +16,7 @@ EXTRA = {
     ),
     **dict.fromkeys(("hypothesis", "pytest", "pytest_benchmark"), "test"),
     "ncps": "interop",
+    "submitit": "cluster",
     "pytorch_lightning": "lightning",
     "IPython": "notebook",
     **dict.fromkeys(("axe_playwright_python", "playwright"), "browser"),

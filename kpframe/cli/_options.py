@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from kpframe.study._running.executor import Executor
 
 from kpframe.study._ranks.launcher import Launch
 
@@ -36,6 +40,34 @@ jobs_option: Option = click.option(
     callback=_alone,
     help="Trainings at the same time.",
 )
+
+
+executor_option: Option = click.option(
+    "--executor",
+    type=click.Choice(["processes", "local", "slurm"]),
+    default="processes",
+    show_default=True,
+    help="What trains: processes of this one, or jobs of their own by submitit, here or on a cluster; there "
+    "all run at the same time without --jobs.",
+)
+cluster_option: Option = click.option(
+    "--cluster",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="TOML file of what each job is given: partition, minutes, memory_gb ...",
+)
+
+
+def executor_of(ctx: click.Context, kind: str, cluster: Path | None, jobs: int) -> Executor | None:
+    """Return what makes jobs, None for processes; raises ``click.UsageError`` for settings without jobs."""
+    from kpframe.study._running.executor import ClusterSettings, Executor, read_cluster
+
+    if kind == "processes":
+        if cluster is not None:
+            raise click.UsageError("--cluster: expected --executor slurm or local beside it", ctx)
+        return None
+    given = ctx.get_parameter_source("jobs") is not ParameterSource.DEFAULT
+    settings = ClusterSettings() if cluster is None else read_cluster(cluster)
+    return Executor(kind, settings, jobs if given else None)
 
 
 def output_option(what: str, default: str | None = None, otherwise: str = "") -> Option:

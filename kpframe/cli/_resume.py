@@ -6,14 +6,16 @@ from pathlib import Path
 
 import click
 
-from kpframe.cli._options import jobs_option
+from kpframe.cli._options import cluster_option, executor_of, executor_option, jobs_option
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @jobs_option
+@executor_option
+@cluster_option
 @click.pass_context
-def resume(ctx: click.Context, run: Path, jobs: int) -> None:
+def resume(ctx: click.Context, run: Path, jobs: int, executor: str, cluster: Path | None) -> None:
     """Go on with the run in the folder RUN that was ended, of any command that makes one.
 
     The figures are those of a run that was not. Files that are damaged or missing are made anew, of a
@@ -26,6 +28,11 @@ def resume(ctx: click.Context, run: Path, jobs: int) -> None:
 
     record = record_of(run)
     command, settings = record["command"], record["settings"]
+    made_by = executor_of(ctx, executor, cluster, jobs)
+    if made_by is not None and command in ("train", "compare", "analyze"):
+        raise click.UsageError(
+            f"--executor: expected a run of kpframe run, got one of kpframe {command}", ctx
+        )
     if command == "train":
         _train.go_on(ctx, run, settings, jobs)
     elif command == "compare":
@@ -34,7 +41,7 @@ def resume(ctx: click.Context, run: Path, jobs: int) -> None:
         _analyze.go_on(ctx, run, settings)
     else:
         study, folder = resumed_folder(run)
-        carry_out(ctx, study, folder, jobs=jobs)
+        carry_out(ctx, study, folder, jobs=jobs, executor=made_by)
 
 
 @click.command()

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kpframe.cli._options import jobs_option, output_option, overwrite_option
+from kpframe.cli._options import (
+    cluster_option,
+    executor_of,
+    executor_option,
+    jobs_option,
+    output_option,
+    overwrite_option,
+)
 
 if TYPE_CHECKING:
     from kpframe.study._settings import StudySettings
@@ -30,6 +37,8 @@ ROWS = 20
 )
 @click.option("--template", is_flag=True, help="Write a commented study file to start from, to the terminal.")
 @jobs_option
+@executor_option
+@cluster_option
 @overwrite_option
 @click.pass_context
 def run(
@@ -40,6 +49,8 @@ def run(
     dry_run: bool,
     template: bool,
     jobs: int,
+    executor: str,
+    cluster: Path | None,
     overwrite: bool,
 ) -> None:
     """Run the study that the TOML file STUDY describes, or go on with its run that was ended.
@@ -58,6 +69,7 @@ def run(
         return
     if study is None:
         raise click.UsageError("expected a study file, or --template for one to start from", ctx)
+    made_by = executor_of(ctx, executor, cluster, jobs)
     settings = load_study(study, quick=quick)
     output = Path(f"{study.stem}-quick" if quick else study.stem) if output is None else output
     if dry_run:
@@ -71,7 +83,7 @@ def run(
     from kpframe.study._running.run_study import study_folder
 
     folder = study_folder(settings, output, overwrite=overwrite)
-    carry_out(ctx, settings, folder, jobs=jobs, text=study.read_text(encoding="utf-8-sig"))
+    carry_out(ctx, settings, folder, jobs=jobs, executor=made_by, text=study.read_text(encoding="utf-8-sig"))
 
 
 def show_plan(study: StudySettings, found: Plan, jobs: int, output: Path) -> None:

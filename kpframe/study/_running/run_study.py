@@ -15,7 +15,9 @@ from kpframe.study._disk.folder import STUDIES, STUDY, RunFolder, again, resume_
 from kpframe.study._ranks.measure import check_on_ranks
 from kpframe.study._reading.merge import merged, record_of
 from kpframe.study._running.build import network_of, quantities_of, task_of
+from kpframe.study._running.executor import Executor
 from kpframe.study._running.interrupts import ended_by_signals
+from kpframe.study._running.jobs import train_as_jobs
 from kpframe.study._running.processes import Tell, train_cells
 from kpframe.study._running.training import ProgressCallback
 from kpframe.study._settings import StudySettings
@@ -31,6 +33,7 @@ def run_study(
     output: Path | RunFolder,
     *,
     jobs: int = 1,
+    executor: Executor | None = None,
     overwrite: bool = False,
     report: ProgressCallback | None = None,
     tell: Tell | None = None,
@@ -44,6 +47,7 @@ def run_study(
         study: what is trained and recorded.
         output: folder to write into, made when it does not exist; or one that is held (see ``study_folder``).
         jobs: trainings at the same time, each in a process of its own.
+        executor: makes a job of each training instead, on a cluster or here, and says how many at a time.
         overwrite: replace the run that the folder holds.
         report: called after each update, and before a step is recorded.
         tell: called with a line for each file that was found damaged and is made anew; by default
@@ -62,12 +66,16 @@ def run_study(
     jobs = whole(jobs, "jobs")
     if isinstance(output, Path):
         with study_folder(study, output, overwrite=overwrite) as folder:
-            return run_study(study, folder, jobs=jobs, report=report, tell=tell)
+            return run_study(study, folder, jobs=jobs, executor=executor, report=report, tell=tell)
     cells = [cell for cell in expand(study) if cell.same_as is None]
     for cell in {repr(cell.quantities): cell for cell in cells}.values():
         check_on_ranks(quantities_of(cell))
+    tell = tell or getattr(report, "tell", _warn)
     with ended_by_signals():
-        failures = train_cells(cells, output.writer(), jobs, report, tell or getattr(report, "tell", _warn))
+        if executor is None:
+            failures = train_cells(cells, output.writer(), jobs, report, tell)
+        else:
+            failures = train_as_jobs(cells, output.writer(), executor, report, tell)
         if len(failures) < len(cells):
             data = merged(output.path)
             output.write_dataset("results.nc", data)
@@ -120,7 +128,12 @@ def study_folder(
 
 
 def resume_run(
-    path: Path, *, jobs: int = 1, report: ProgressCallback | None = None, tell: Tell | None = None
+    path: Path,
+    *,
+    jobs: int = 1,
+    executor: Executor | None = None,
+    report: ProgressCallback | None = None,
+    tell: Tell | None = None,
 ) -> xr.Dataset:
     """Go on with the run in a folder, and make files anew that are damaged or missing; as ``run_study``.
 
@@ -129,7 +142,7 @@ def resume_run(
     """
     study, folder = resumed_folder(path)
     with folder:
-        return run_study(study, folder, jobs=jobs, report=report, tell=tell)
+        return run_study(study, folder, jobs=jobs, executor=executor, report=report, tell=tell)
 
 
 def resumed_folder(path: Path) -> tuple[StudySettings, RunFolder]:
