@@ -38,7 +38,7 @@ from kpframe.flow._step_jacobian import (
     SwitchedStepJacobian,
 )
 from kpframe.flow._trajectory import Trajectory
-from kpframe.flow._weighted_steps import WeightedPath, WeightedSteps
+from kpframe.flow._weighted_steps import WeightedPath, WeightedRead, WeightedSteps
 
 __all__ = [
     "DensePropagator",
@@ -64,6 +64,7 @@ __all__ = [
     "TruncatedPropagator",
     "WeightGroup",
     "WeightedPath",
+    "WeightedRead",
     "WeightedSteps",
     "WindowedPropagator",
     "eligibilities",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from kpframe.operators._base import Operator
 from kpframe.operators._elementary import IdentityOperator
 from kpframe.operators._isolation import isolated
 from kpframe.plugin._manager import create, get_manager
-from kpframe.plugin._specs import PluginWarning, PropagatorSpec
+from kpframe.plugin._specs import PluginWarning
 
 #: A form by its name among what plugins and the core offer, or its class, or any ``factory(A, **settings)``.
 PropagatorForm = str | Callable[..., Propagator]
@@ -160,10 +160,9 @@ def check_flow(flow: object, argument: str = "flow") -> None:
 
 
 def preferred_form(A: StepJacobian, *, automatic: bool = False) -> str | None:
-    """Return the name of the first form among those of plugins that prefers A; None where none does.
+    """Return the name of the first form of P among those of plugins that prefers A; None where none does.
 
-    A plugin whose form cannot be imported is warned of, and the others are asked. Where trials are sharded,
-    ranks take a form only if all prefer one.
+    Where trials are sharded, ranks take a form only if all prefer one.
 
     Args:
         A: the step Jacobian.
@@ -174,21 +173,35 @@ def preferred_form(A: StepJacobian, *, automatic: bool = False) -> str | None:
 
 
 def _preferred(A: StepJacobian, automatic: bool) -> str | None:
-    manager = get_manager()
     if isinstance(A, SegmentedStepJacobian):
         A = A.at(0)  # each segment is to have the form
-    for spec in manager.specs("propagator"):
-        if automatic and not (isinstance(spec, PropagatorSpec) and spec.automatic):
+    for name, form in _offered("propagator", Propagator, automatic):
+        if form.fits(A) is None and form.prefers(A):
+            return name
+    return None
+
+
+def automatic_form(J: ParameterJacobian) -> str | None:
+    """Return the name of the first form of K among those of plugins that may be taken unasked and fits J."""
+    for name, form in _offered("parameter_operator", ParameterOperator, True):
+        if form.fits(J) is None:
+            return name
+    return None
+
+
+def _offered(kind: str, cls: type[Any], automatic: bool) -> Iterator[tuple[str, Any]]:
+    """Yield the names and classes of forms; a plugin whose form cannot be imported is warned of."""
+    manager = get_manager()
+    for spec in manager.specs(kind):
+        if automatic and not getattr(spec, "automatic", False):
             continue
         try:
             form = manager.factory(spec)
         except PluginError as error:
             warnings.warn(str(error), PluginWarning, stacklevel=4)
             continue
-        own = isinstance(form, type) and issubclass(form, Propagator)
-        if own and form.fits(A) is None and form.prefers(A):
-            return f"{manager.plugin_of(spec).distribution}:{spec.name}"
-    return None
+        if isinstance(form, type) and issubclass(form, cls):
+            yield f"{manager.plugin_of(spec).distribution}:{spec.name}", form
 
 
 def make_propagator(form: PropagatorForm, A: StepJacobian, **settings: Any) -> Propagator:

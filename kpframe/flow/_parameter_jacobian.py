@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from kpframe.errors import UnsupportedError
+from kpframe.flow._weighted_steps import WeightedRead
 from kpframe.operators._base import Operator
 
 
@@ -75,6 +76,18 @@ class ParameterJacobian(Operator):
             UnsupportedError: for a form that does not know where its parameters act.
         """
         raise UnsupportedError(self._siteless("weight_groups"))
+
+    def weighted_reads(self, names: Iterable[str]) -> tuple[WeightedRead, ...] | None:
+        """Return where named parameters act, None where J is not known to be weights behind pointwise gains.
+
+        The parameters are the weights themselves, of one stage and the same at each step, and each acts in
+        one place. A form of K that is compiled takes it from here.
+        """
+        return None
+
+    def unit_labels(self, names: Iterable[str]) -> torch.Tensor | None:  # [H], int64
+        """Return the unit of each entry where each named parameter acts on one unit alone, else None."""
+        return None
 
     def with_gains(self, values: torch.Tensor, *, name: str) -> ParameterJacobian:
         """Return J with given values in the place of its gains: ``values (z (x) I)`` for ``D (z (x) I)``.

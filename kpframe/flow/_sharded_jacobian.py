@@ -41,6 +41,10 @@ class ShardedParameterJacobian(ParameterJacobian):
         """Return those of this rank's trials; see ``ParameterJacobian.weight_groups``."""
         return self.local.weight_groups(names)
 
+    def unit_labels(self, names: Iterable[str]) -> torch.Tensor | None:  # [H], int64
+        """Return the unit of each entry, which is the same on all ranks; see ``ParameterJacobian``."""
+        return self.local.unit_labels(names)
+
     def with_gains(self, values: torch.Tensor, *, name: str) -> ParameterJacobian:
         """Return J with given gains for this rank's trials; see ``ParameterJacobian.with_gains``."""
         return ShardedParameterJacobian(self.local.with_gains(values, name=name))

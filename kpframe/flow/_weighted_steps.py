@@ -1,4 +1,4 @@
-"""A step written as weights between pointwise gains, for propagators that are compiled."""
+"""Steps and parameters written as weights between pointwise gains, for products that are compiled."""
 
 from __future__ import annotations
 
@@ -47,3 +47,21 @@ class WeightedSteps:
         )
         direct = ((target, source, keep * gain) for target, source, gain in self.direct)
         return evolve(self, weighted=tuple(weighted), direct=tuple(direct))
+
+
+@frozen(eq=False)
+class WeightedRead:
+    """Weights that learn, as they act on some preactivations: ``J dtheta = D (dW z)``; each is a parameter.
+
+    Attributes:
+        z: what is read, ``[T, B, m]``.
+        blocks: the number G of preactivations of n units; W is ``[G n, m]``.
+        biases: how many biases learn; where any does, the last column of z is ones.
+        gains: for each, which block of rows, where on ``hidden`` it adds (n entries from there), and
+            ``D_t`` ``[T, B, n]``.
+    """
+
+    z: torch.Tensor
+    blocks: int
+    biases: int
+    gains: tuple[tuple[int, int, torch.Tensor], ...]

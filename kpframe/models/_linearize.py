@@ -15,6 +15,7 @@ from kpframe.flow._flow import (
     Flow,
     ParameterOperatorForm,
     PropagatorForm,
+    automatic_form,
     make_propagator,
     preferred_form,
 )
@@ -138,7 +139,7 @@ def linearize(
             }
             shards = shards_of(group, model, x, settings)
             flow = shards.together(lambda: _linearize(model, x, h0, mask, method, keep, max_bytes, shards))
-        if propagator == "auto" and method == "auto":
+        if propagator == parameter_operator == method == "auto":
             flow = _compiled(flow)
     if propagator != "auto":
         flow = flow.with_propagator(propagator)
@@ -199,15 +200,19 @@ def _linearize(
 
 
 def _compiled(flow: Flow) -> Flow:
-    """Return the flow with P in the form of a plugin that may stand for A's own scan, where one prefers A."""
+    """Return the flow with P in the form of a plugin that may stand for A's own scan, where one prefers A.
+
+    With it goes K, in the form of a plugin that may stand for that of the sites and fits J.
+    """
     if type(flow.P) is not ScanPropagator:
         return flow
     form = preferred_form(flow.A, automatic=True)
-    if form is None:
-        return flow
-    P = make_propagator(form, flow.A)
-    P.why = f"{form} is installed and prefers this step Jacobian"
-    return Flow(flow.model, flow.trajectory, P, flow.K)
+    if form is not None:
+        P = make_propagator(form, flow.A)
+        P.why = f"{form} is installed and prefers this step Jacobian"
+        flow = Flow(flow.model, flow.trajectory, P, flow.K)
+    form = automatic_form(flow.J)
+    return flow if form is None else flow.with_parameter_operator(form)
 
 
 def _own(trajectory: Trajectory, shards: Shards | None) -> Trajectory:

@@ -154,10 +154,12 @@ class ParameterOperatorSpec(Spec):
     """A form of parameter operator, made of a parameter Jacobian: ``factory(J, **settings)``.
 
     ``fits`` says in plain words which J it takes and where it is fast; the class's own ``fits(J)`` decides.
+    ``automatic`` forms give the products of K to rounding: ``"auto"`` takes one where it fits J.
     """
 
     kind = "parameter_operator"
     fits: str = _words("fits")
+    automatic: bool = field(default=False, validator=_check_flag)
 
 
 @frozen

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate as accumulated
 from itertools import pairwise
 
 import torch
@@ -179,6 +180,12 @@ class SiteGains:
     def can_scan(self) -> bool:
         """Whether the cell has one stage, whose weights are the same at each step."""
         return len(self.stages) == 1 and not any(placed.site.per_step for placed in self.sites)
+
+    @property
+    def places(self) -> dict[str, int]:
+        """Where each component begins on the state's axis."""
+        starts = (0, *accumulated(self.components.values()))
+        return dict(zip(self.components, starts, strict=False))
 
     @property
     def units(self) -> torch.Tensor:  # [H], int64
@@ -564,9 +571,7 @@ def _direct(gains: SiteGains, states: Mapping[str, Steps]) -> list[tuple[Steps, 
 
 def weighted_steps(gains: SiteGains) -> WeightedSteps:
     """Return what a scan of one stage works with, by places on the state's axis."""
-    places, total = {}, 0
-    for name, width in gains.components.items():
-        places[name], total = total, total + width
+    places = gains.places
     weighted = []
     for placed in gains.recurrent:
         assert placed.weight is not None  # sites that read a state have one

@@ -97,6 +97,11 @@ class SiteGroup(Reads):
         """Whether all weights are parameters themselves."""
         return all(placed.chain is None for placed, _ in self.sites)
 
+    @property
+    def num_biases(self) -> int:
+        """How many biases learn."""
+        return len(self.biases)
+
     def gain(self) -> torch.Tensor:
         """Return ``D_t = dh_t / du_t`` ``[G n, T, B, H]`` of the group's preactivations."""
         time, batch, _ = self.z.shape
@@ -157,14 +162,19 @@ class GramGroup(Reads):
     """Targets that the same groups act on, for K alone: what those read side by side.
 
     Attributes:
-        biases: how many biases learn.
+        num_biases: how many biases learn.
     """
 
-    biases: int
+    num_biases: int
+
+    @property
+    def plain(self) -> bool:
+        """Always true: of other weights there is no Gram matrix of what is read."""
+        return True
 
     def returned(self, total: torch.Tensor) -> torch.Tensor:
         """Return how weights move when parameters move by what reaches them, as ``SiteGroup.returned``."""
-        return _with_biases(total, self.biases)
+        return _with_biases(total, self.num_biases)
 
 
 def gram_groups(groups: Sequence[SiteGroup]) -> list[SiteGroup | GramGroup]:

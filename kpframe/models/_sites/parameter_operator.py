@@ -13,6 +13,7 @@ from kpframe.flow._eligibilities import eligibilities
 from kpframe.flow._parameter_jacobian import ParameterJacobian, WeightGroup
 from kpframe.flow._parameter_operator import GroupProjector, ProductParameterOperator
 from kpframe.flow._sharded_jacobian import ShardedParameterJacobian, local_jacobian, summed_over_ranks
+from kpframe.flow._weighted_steps import WeightedRead
 from kpframe.models._sites.gains import SiteGains, add, gather, scatter
 from kpframe.models._sites.groups import GramGroup, Reads, SiteGroup, gram_groups, group_sites
 from kpframe.models._sites.step_jacobian import SiteStepJacobian
@@ -132,6 +133,45 @@ class SiteParameterJacobian(ParameterJacobian):
         if key not in self._gram_groups:
             self._gram_groups[key] = gram_groups(self.groups(key))
         return self._gram_groups[key]
+
+    def weighted_reads(self, names: Iterable[str]) -> tuple[WeightedRead, ...] | None:
+        """Return where named parameters act in a cell of one stage whose weights are parameters."""
+        names = frozenset(names)
+        groups = self.gram_groups(names)
+        starts = self.first_step is not None and "h0" in names
+        plain = all(not group.per_step and group.plain for group in groups)
+        if len(self.gains.stages) > 1 or self.ties or starts or not plain:
+            return None
+        places = self.gains.places
+        return tuple(
+            WeightedRead(
+                group.z,
+                len(group.targets),
+                group.num_biases,
+                tuple(
+                    (block, places[output.name], output.gains[target])
+                    for output in self.gains.stages[0].outputs
+                    for block, target in enumerate(group.targets)
+                    if target in output.gains
+                ),
+            )
+            for group in groups
+        )
+
+    def unit_labels(self, names: Iterable[str]) -> torch.Tensor | None:  # [H], int64
+        """Return the unit of each entry: its incoming weights and its bias are parameters of it alone.
+
+        In a cell of one stage whose weights are parameters themselves, or made of them ``unitwise``; not with
+        a trainable start.
+        """
+        if (
+            len(self.gains.stages) > 1
+            or self.ties
+            or "h0" in names
+            or any(placed.chain and not placed.site.unitwise for placed in self.gains.sites)
+        ):
+            return None
+        return self.gains.units.to(self.device)
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         probes = q.shape[:-1]
@@ -339,18 +379,7 @@ class GramParameterOperator(ProductParameterOperator):
 
     @property
     def block_labels(self) -> torch.Tensor | None:  # [H], int64
-        """The unit of each entry, where each parameter acts on one unit: its incoming weights and its bias.
-
-        In a cell of one stage whose weights are parameters themselves, or made of them ``unitwise``; not with
-        a trainable start.
-        """
-        jacobian = self._sites
-        if (
-            not isinstance(self.metric, IdentityOperator | GroupProjector)
-            or len(jacobian.gains.stages) > 1
-            or jacobian.ties
-            or "h0" in self.parameters
-            or any(placed.chain and not placed.site.unitwise for placed in jacobian.gains.sites)
-        ):
+        """The unit of each entry, where each parameter acts on one unit alone; see ``J.unit_labels``."""
+        if not isinstance(self.metric, IdentityOperator | GroupProjector):
             return None
-        return jacobian.gains.units.to(self.device)
+        return self._sites.unit_labels(self.parameters)

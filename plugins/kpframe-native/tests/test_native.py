@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import kpframe_native.library
+import kpframe_native.parameter_operator
 import kpframe_native.propagator
 import pytest
 import torch
+from kpframe_native.parameter_operator import NativeParameterOperator
 from kpframe_native.propagator import NativePropagator
 
 from kpframe import Model, create_model, create_rule, linearize
@@ -32,7 +34,7 @@ CELLS = {
 SIZES = [(1, 1, 1, 1), (1, 6, 5, 1), (2, 7, 16, 1), (3, 5, 19, 4), (7, 9, 33, 2), (13, 4, 40, 1)]
 
 
-@parametrize_with_checks(["propagator:native"])
+@parametrize_with_checks(["propagator:native", "parameter_operator:native"])
 def test_conformance(check) -> None:
     check()
 
@@ -69,12 +71,48 @@ def test_products(randn, close, threads, monkeypatch, kind, dtype, vector) -> No
             assert float((P(q) - P.T(q)).norm()) > 1e-3 * float(q.norm())
 
 
+@pytest.mark.parametrize("vector", [16, 32, 64])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("kind", [kind for kind in CELLS if kind != "hh"])
+def test_products_with_K(randn, close, threads, monkeypatch, kind, dtype, vector) -> None:
+    """From tensors of either layout, of all parameters and of some, with one bias and with two."""
+    if kpframe_native.library.library().kpn_vector_bytes(vector) != vector:
+        pytest.skip(f"this processor has no registers of {vector} bytes")
+    monkeypatch.setattr(kpframe_native.parameter_operator, "vector_bytes", lambda: vector)
+    monkeypatch.setattr(kpframe_native.parameter_operator, "WORK", 1)
+    for trials, steps, units, probes in [*SIZES, (40, 30, 3, 2)]:
+        mask = torch.arange(steps) < torch.arange(1, trials + 1)[:, None] % steps + 1
+        flow = linearize(
+            model_of(kind, units, dtype),
+            randn(1, trials, steps, 3, dtype=dtype),
+            mask=mask,
+            parameter_operator="gram",
+        )
+        q = randn(2, probes, *flow.P.domain.shape, dtype=dtype)
+        turned = q.movedim(-2, 0).contiguous().movedim(0, -2)  # as a scan leaves it
+        for number in (1, 2, 3):
+            threads(number)
+            K = NativeParameterOperator(flow.J)
+            close(K(q), flow.K(q))
+            close(K(turned), flow.K(q))
+            close(K(q[0]), flow.K(q[0]))
+            for names in (["weight_hh*"], ["weight_hh*", "bias_ih*"], ["bias*"]):
+                if any(part.name.startswith("bias") for part in flow.J.domain["parameter"].parts):
+                    close(K.restrict(names)(q), flow.K.restrict(names)(q))
+                    if trials > 1:
+                        assert float((K.restrict(names)(q) - K(q)).norm()) > 1e-6 * float(K(q).norm())
+        doubled = K.metric + K.metric
+        close(K.with_metric(doubled)(q), 2 * flow.K(q))
+
+
 def test_auto_takes_it(randn, close) -> None:
     model, x = model_of("gru", 6), randn(0, 4, 8, 3)
     flow, plain = linearize(model, x), linearize(model, x, propagator="scan")
     assert flow.P.method == "native"
     assert flow.P.why == "kpframe-native:native is installed and prefers this step Jacobian"
-    assert plain.P.method == "sites"
+    assert (flow.K.method, plain.K.method) == ("native", "sites")
+    assert torch.equal(flow.K.block_labels, plain.K.block_labels)
+    assert (plain.P.method, linearize(model, x, parameter_operator="gram").K.method) == ("sites", "sites")
     q = randn(1, 3, *flow.P.domain.shape)
     close(flow.Phi(q), plain.Phi(q), 1e-13)
     assert float((flow.Phi(q) - flow.K(q)).norm()) > 0.01 * float(flow.K(q).norm())
@@ -123,6 +161,7 @@ def test_copies_and_threads_of_the_caller(randn, close) -> None:
     expected = ScanPropagator(flow.A)(q)
     close(flow.P(q), expected)
     close(pickle.loads(pickle.dumps(flow.P))(q), expected)
+    close(pickle.loads(pickle.dumps(flow.K))(q), flow.K(q))
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(flow.P, [q] * 16):
             close(found, expected)

@@ -5,8 +5,14 @@
 #include "scan.hpp"
 
 #ifdef KPN_X86
-namespace avx2 { void run(const Problem&, void*); }
-namespace avx512 { void run(const Problem&, void*); }
+namespace avx2 {
+void run(const Problem&, void*);
+void run(const Kernel&, const void*, void*);
+}
+namespace avx512 {
+void run(const Problem&, void*);
+void run(const Kernel&, const void*, void*);
+}
 #endif
 
 extern "C" {
@@ -30,5 +36,16 @@ void kpn_scan(const Problem* problem, void* states, int vector_bytes) {
     (void)vector_bytes;
     baseline::run(*problem, states);
 }
+
+void kpn_kernel(const Kernel* kernel, const void* from, void* to, int vector_bytes) {
+#ifdef KPN_X86
+    if (vector_bytes == 64) return avx512::run(*kernel, from, to);
+    if (vector_bytes == 32) return avx2::run(*kernel, from, to);
+#endif
+    (void)vector_bytes;
+    baseline::run(*kernel, from, to);
+}
+
+int kpn_tile() { return KPN_TILE; }
 
 }

@@ -39,6 +39,33 @@ class Direct(ctypes.Structure):
     _fields_ = (("target", _Long), ("source", _Long), ("values", _Pointer))
 
 
+class Read(ctypes.Structure):
+    """What weights that learn multiply."""
+
+    _fields_ = (
+        ("blocks", _Long),
+        ("width", _Long),
+        ("ones", _Long),
+        ("rows", _Pointer),
+        ("turned", _Pointer),
+        ("num_gains", _Long),
+        ("gains", ctypes.POINTER(Gain)),
+    )
+
+
+class Kernel(ctypes.Structure):
+    """A product with K."""
+
+    _fields_ = (
+        *((name, _Long) for name in ("steps", "batch", "probes", "units", "hidden")),
+        *((name, _Long) for name in ("step_stride", "probe_stride", "row_stride")),
+        ("num_reads", _Long),
+        ("reads", ctypes.POINTER(Read)),
+        ("threads", ctypes.c_int32),
+        ("doubles", ctypes.c_int32),
+    )
+
+
 class Problem(ctypes.Structure):
     """A scan."""
 
@@ -70,6 +97,14 @@ def library() -> ctypes.CDLL:
     loaded.kpn_vector_bytes.argtypes, loaded.kpn_vector_bytes.restype = [ctypes.c_int], ctypes.c_int
     loaded.kpn_scan.argtypes = [ctypes.POINTER(Problem), ctypes.c_void_p, ctypes.c_int]
     loaded.kpn_scan.restype = None
+    loaded.kpn_kernel.argtypes = [
+        ctypes.POINTER(Kernel),
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int,
+    ]
+    loaded.kpn_kernel.restype = None
+    loaded.kpn_tile.argtypes, loaded.kpn_tile.restype = [], ctypes.c_int
     return loaded
 
 

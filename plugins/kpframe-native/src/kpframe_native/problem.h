@@ -24,6 +24,23 @@ struct Direct {          // E: how an old component moves a new one, unit by uni
     const void* values;  // [steps, batch, units]
 };
 
+struct Read {               // what weights of some preactivations multiply: u = W z
+    int64_t blocks, width;  // W has blocks * units rows, z has width entries
+    int64_t ones;           // z ends with a one for so many biases that learn; 0: it does not
+    const void* rows;       // z: [steps * batch, width]
+    const void* turned;     // z: [tiles of width, steps * batch, tile], the last tile filled up with zeros
+    int64_t num_gains;
+    const Gain* gains;
+};
+
+struct Kernel {  // K: from and to states [steps, probes, batch, ...]
+    int64_t steps, batch, probes, units, hidden;
+    int64_t step_stride, probe_stride, row_stride;  // of what is read; what is written is [steps, probes, batch, hidden]
+    int64_t num_reads;
+    const Read* reads;
+    int32_t threads, doubles;
+};
+
 struct Problem {
     int64_t steps, batch, rows, units;  // row r belongs to trial r % batch
     int64_t step_stride, row_stride;    // of the states, in entries

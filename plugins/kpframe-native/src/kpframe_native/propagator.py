@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cached_property
 
 import torch
 
 from kpframe import Propagator, StepJacobian
 from kpframe.errors import UnsupportedError
 from kpframe.flow import WeightedPath, WeightedSteps
-from kpframe_native.library import Direct, Gain, Problem, Site, library, vector_bytes
+from kpframe_native.arrays import Arrays, panels
+from kpframe_native.library import Direct, Problem, Site, library, vector_bytes
 
 #: Multiplications in a step of all rows for each thread, below which more threads cost more than they save.
 STEP_WORK = 2**14
@@ -85,12 +85,15 @@ class NativePropagator(Propagator):
 
 
 class _Compiled:
-    """Weights in panels and gains as the library reads them, kept alive as long as their addresses."""
+    """The weights in panels and the gains as the library reads them."""
 
     def __init__(self, steps: WeightedSteps, batch: int, time: int) -> None:
-        self._batch, self._time, self._steps = batch, time, steps
-        self._kept: list[object] = []
+        self._steps, self._arrays = steps, Arrays(batch, time)
         self._weights = sum(path.weight.numel() for path in steps.weighted)
+        sites = [self._site(path) for path in steps.weighted]
+        self._sites = (Site * max(1, len(sites)))(*sites)
+        direct = [Direct(target, source, self._arrays.steps(gain)) for target, source, gain in steps.direct]
+        self._direct = (Direct * max(1, len(direct)))(*direct)
 
     def run(self, states: torch.Tensor, *, adjoint: bool) -> None:
         """Scan ``states`` ``[T, ..., B, H]`` in place."""
@@ -99,8 +102,8 @@ class _Compiled:
             return
         threads = max(1, min(torch.get_num_threads(), rows * (self._weights + states.shape[-1]) // STEP_WORK))
         problem = Problem(
-            steps=self._time,
-            batch=self._batch,
+            steps=self._arrays.time,
+            batch=self._arrays.batch,
             rows=rows,
             units=self._steps.units,
             step_stride=states.stride(0),
@@ -116,45 +119,18 @@ class _Compiled:
         )
         library().kpn_scan(ctypes.byref(problem), states.data_ptr(), vector_bytes())
 
-    @cached_property
-    def _sites(self) -> ctypes.Array[Site]:
-        return (Site * max(1, len(self._steps.weighted)))(*map(self._site, self._steps.weighted))
-
-    @cached_property
-    def _direct(self) -> ctypes.Array[Direct]:
-        own = [Direct(target, source, self._held(gain)) for target, source, gain in self._steps.direct]
-        return (Direct * max(1, len(own)))(*own)
-
     def _site(self, path: WeightedPath) -> Site:
         units = self._steps.units
-        gains = (Gain * max(1, len(path.gains)))(
-            *(Gain(block, state, self._held(values)) for block, state, values in path.gains)
-        )
-        self._kept.append(gains)
         panel = 2 * vector_bytes() // path.weight.itemsize
         blocks, width = len(path.weight) // units, path.weight.shape[1]
+        keep = self._arrays
         return Site(
             blocks=blocks,
             width=width,
             source=path.source,
-            packed=self._address(_panels(path.weight.reshape(blocks, units, width).mT, panel)),
-            packed_adjoint=self._address(_panels(path.weight.unsqueeze(0), panel)),
-            slope=None if path.slope is None else self._held(path.slope),
+            packed=keep.address(panels(path.weight.reshape(blocks, units, width).mT, panel)),
+            packed_adjoint=keep.address(panels(path.weight.unsqueeze(0), panel)),
+            slope=None if path.slope is None else keep.steps(path.slope),
             num_gains=len(path.gains),
-            gains=gains,
+            gains=keep.gains(path.gains),
         )
-
-    def _held(self, values: torch.Tensor) -> int:
-        """Return the address of gains ``[T, B, n]``, contiguous, those of every trial and step."""
-        return self._address(values.expand(self._time, self._batch, -1).contiguous())
-
-    def _address(self, values: torch.Tensor) -> int:
-        self._kept.append(values)
-        return values.data_ptr()
-
-
-def _panels(matrix: torch.Tensor, panel: int) -> torch.Tensor:  # [G, k, n] -> [G, panels, k, panel]
-    """Return the columns in panels, the last one filled up with zeros."""
-    groups, depth, columns = matrix.shape
-    wide = torch.nn.functional.pad(matrix, (0, -columns % panel))
-    return wide.reshape(groups, depth, -1, panel).transpose(1, 2).contiguous()

@@ -33,6 +33,8 @@ static int omp_get_num_threads() { return 1; }
 #define KPN_PAUSE() ((void)0)
 #endif
 
+#define KPN_BLOCK_BYTES 196608  // of what is read, in the second cache beside a panel
+
 namespace KPN_ISA {
 
 constexpr int BYTES = KPN_BYTES;  // of a vector register
@@ -49,6 +51,7 @@ template <typename T> constexpr int panel() { return VECTORS * lanes<T>(); }
 class Barrier {
   public:
     void wait(int threads) {
+        if (threads == 1) return;
         const int phase = phase_.load(std::memory_order_relaxed);
         if (waiting_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
             waiting_.store(0, std::memory_order_relaxed);
@@ -99,7 +102,16 @@ inline void tile_of(int rows, const T* from, int64_t stride, const T* packed, in
 }
 static_assert(TILE == 6, "tile_of knows tiles of up to 6 rows");
 
-template <typename T> inline void add_product(T* out, const T* gain, const T* value, int64_t n) {
+// out[j] += gain[j] * value[j]; whole panels, which are most, without a loop
+template <typename T>
+inline void add_product(T* __restrict out, const T* __restrict gain, const T* __restrict value, int64_t n) {
+    typedef typename Vector<T>::type V;
+    constexpr int N = lanes<T>();
+    if (n == panel<T>()) {
+        for (int j = 0; j < VECTORS; ++j)
+            *(V*)(out + j * N) += *(const V*)(gain + j * N) * *(const V*)(value + j * N);
+        return;
+    }
     for (int64_t j = 0; j < n; ++j) out[j] += gain[j] * value[j];
 }
 
@@ -237,6 +249,144 @@ template <typename T> void scan(const Problem& problem, void* states) {
                     columns ? index : 0, columns ? threads : 1, {}, {}};
         if (own.first < own.last) own.run();
     }
+}
+
+// -- K ------------------------------------------------------------------------------------------------------
+//
+// (K r)_s = D_s W' z_s with W' = sum_s (D_s r_s) z_s^T, s a step of a trial. Threads share the columns of W',
+// and then, when it is complete, the steps. A block of steps stays in the second cache while all panels of
+// units pass it, and nothing but the parts of a panel is written down in between.
+
+// out[i][0:PANEL] += sum_k turned[k][i] columns[k][0:PANEL], for the TILE entries i
+template <typename T> inline void outer(const T* turned, const T* columns, int64_t depth, T* out) {
+    typedef typename Vector<T>::type V;
+    constexpr int N = lanes<T>();
+    V sums[TILE][VECTORS];
+    for (int i = 0; i < TILE; ++i)
+        for (int j = 0; j < VECTORS; ++j) sums[i][j] = *(const V*)(out + (i * VECTORS + j) * N);
+    for (int64_t k = 0; k < depth; ++k) {
+        V column[VECTORS];
+        for (int j = 0; j < VECTORS; ++j) column[j] = *(const V*)(columns + (k * VECTORS + j) * N);
+        for (int i = 0; i < TILE; ++i) {
+            const T value = turned[k * TILE + i];
+            for (int j = 0; j < VECTORS; ++j) sums[i][j] += value * column[j];
+        }
+    }
+    for (int i = 0; i < TILE; ++i)
+        for (int j = 0; j < VECTORS; ++j) *(V*)(out + (i * VECTORS + j) * N) = sums[i][j];
+}
+
+// What one thread does for one set of reads and one probe.
+template <typename T> struct Share {
+    const Kernel& kernel;
+    const Read& site;
+    const T* from;
+    T *to, *weights;  // weights: [panels, blocks, width, P], filled up to whole tiles
+    std::vector<T>&columns, &out;
+
+    static constexpr int P = panel<T>();
+    int64_t rows() const { return kernel.steps * kernel.batch; }
+    int64_t tiles() const { return (site.width + TILE - 1) / TILE; }
+    int64_t panels() const { return (kernel.units + P - 1) / P; }
+    int64_t size() const { return panels() * site.blocks * tiles() * TILE * P; }
+    int64_t count(int64_t p) const { return std::min<int64_t>(P, kernel.units - p * P); }
+    int64_t block_rows() const {
+        const int64_t fit = KPN_BLOCK_BYTES / (int64_t)sizeof(T) / std::max<int64_t>(site.width, 1);
+        return std::max<int64_t>(1, fit / TILE) * TILE;
+    }
+    const T* gain(const Gain& own, int64_t k, int64_t p) const {
+        return (const T*)own.values + k * kernel.units + p * P;
+    }
+    T* weight(int64_t p, int64_t block) { return weights + (p * site.blocks + block) * tiles() * TILE * P; }
+
+    void pull(int64_t start, int64_t stop, int64_t p, int64_t block, int64_t first, int64_t last) {
+        columns.assign((stop - start) * P, 0);
+        for (int64_t g = 0; g < site.num_gains; ++g) {
+            const Gain& own = site.gains[g];
+            if (own.block != block) continue;
+            int64_t t = start / kernel.batch, row = start % kernel.batch;
+            for (int64_t k = start; k < stop; ++k) {
+                add_product(columns.data() + (k - start) * P, gain(own, k, p),
+                            from + t * kernel.step_stride + row * kernel.row_stride + own.state + p * P, count(p));
+                if (++row == kernel.batch) row = 0, ++t;
+            }
+        }
+        for (int64_t i = first; i < last; ++i)
+            outer<T>((const T*)site.turned + (i * rows() + start) * TILE, columns.data(), stop - start,
+                     weight(p, block) + i * TILE * P);
+    }
+
+    void push(int64_t start, int64_t stop, int64_t p, int64_t block) {
+        for (int64_t k = start; k < stop; k += TILE) {
+            const int64_t num = std::min<int64_t>(TILE, stop - k);
+            tile_of<T>((int)num, (const T*)site.rows + k * site.width, site.width, weight(p, block), site.width,
+                       out.data());
+            for (int64_t g = 0; g < site.num_gains; ++g) {
+                const Gain& own = site.gains[g];
+                if (own.block != block) continue;
+                int64_t t = k / kernel.batch, row = k % kernel.batch;
+                for (int64_t i = 0; i < num; ++i) {
+                    add_product(to + (t * kernel.probes * kernel.batch + row) * kernel.hidden + own.state + p * P,
+                                gain(own, k + i, p), out.data() + i * P, count(p));
+                    if (++row == kernel.batch) row = 0, ++t;
+                }
+            }
+        }
+    }
+
+    // the columns of W' for this thread's entries of z
+    void pull(int64_t index, int64_t threads) {
+        const int64_t first = tiles() * index / threads, last = tiles() * (index + 1) / threads, step = block_rows();
+        if (first == last) return;
+        for (int64_t p = 0; p < panels(); ++p)
+            for (int64_t block = 0; block < site.blocks; ++block)
+                std::fill(weight(p, block) + first * TILE * P, weight(p, block) + last * TILE * P, T(0));
+        for (int64_t start = 0; start < rows(); start += step)
+            for (int64_t p = 0; p < panels(); ++p)
+                for (int64_t block = 0; block < site.blocks; ++block)
+                    pull(start, std::min(start + step, rows()), p, block, first, last);
+        const int64_t one = site.width - 1;
+        if (site.ones > 1 && first * TILE <= one && one < last * TILE)  // as many biases move alike
+            for (int64_t p = 0; p < panels(); ++p)
+                for (int64_t block = 0; block < site.blocks; ++block)
+                    for (int64_t j = 0; j < P; ++j) weight(p, block)[one * P + j] *= (T)site.ones;
+    }
+
+    // what W' does in this thread's steps
+    void push(int64_t index, int64_t threads) {
+        const int64_t last = rows() * (index + 1) / threads, step = block_rows();
+        for (int64_t start = rows() * index / threads; start < last; start += step)
+            for (int64_t p = 0; p < panels(); ++p)
+                for (int64_t block = 0; block < site.blocks; ++block)
+                    push(start, std::min(start + step, last), p, block);
+    }
+};
+
+template <typename T> void multiply(const Kernel& kernel, const void* from, void* to) {
+    std::vector<T> weights;
+    Barrier barrier;
+#pragma omp parallel num_threads(kernel.threads) if (kernel.threads > 1)
+    {
+        const int64_t index = omp_get_thread_num(), threads = omp_get_num_threads();
+        std::vector<T> columns, out(TILE * panel<T>());
+        for (int64_t probe = 0; probe < kernel.probes; ++probe)
+            for (int64_t s = 0; s < kernel.num_reads; ++s) {
+                Share<T> own{kernel, kernel.reads[s], (const T*)from + probe * kernel.probe_stride,
+                             (T*)to + probe * kernel.batch * kernel.hidden, nullptr, columns, out};
+                if (index == 0) weights.resize(std::max<int64_t>(own.size(), weights.size()));
+                barrier.wait((int)threads);
+                own.weights = weights.data();
+                own.pull(index, threads);
+                barrier.wait((int)threads);
+                own.push(index, threads);
+                barrier.wait((int)threads);
+            }
+    }
+}
+
+void run(const Kernel& kernel, const void* from, void* to) {
+    if (kernel.doubles) multiply<double>(kernel, from, to);
+    else multiply<float>(kernel, from, to);
 }
 
 void run(const Problem& problem, void* states) {
