@@ -380,7 +380,7 @@ def test_names_and_settings_of_what_is_registered_are_checked(tmp_path: Path) ->
         steps = [0, 4]
         [sweep]
         network.input_size = [2, 0]
-        "network.gain" = [2.0]
+        "network.slope" = [2.0]
         """
     )
     with pytest.raises(SettingsError) as caught:
@@ -388,13 +388,14 @@ def test_names_and_settings_of_what_is_registered_are_checked(tmp_path: Path) ->
     lines = [line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()]
     starts = [
         "task.name: no task 'sun'; did you mean 'sum'?",
-        "network[0].input_sise: expected one of the settings of model 'small' (input_size), got an unknown "
-        "name; did you mean 'input_size'?",
+        "network[0].input_sise: expected one of the settings of model 'small' (input_size, gain), got an "
+        "unknown name; did you mean 'input_size'?",
         "rule[0].span: expected one of the settings of rule 'own_window' (no settings), got an unknown name",
         "training.rules[1]: no rule 'own_trice'; did you mean 'own_twice'?",
         "training.rules[2]: rule 'own_window': span: expected one of its settings (no settings), got",
         'sweep."network.input_size"[1]: expected int >= 1, got 0',
-        "sweep.\"network.gain\": expected one of the settings of model 'small' (input_size), got 'gain'",
+        "sweep.\"network.slope\": expected one of the settings of model 'small' (input_size, gain), got "
+        "'slope'",
     ]
     assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True] * 7, lines
 
