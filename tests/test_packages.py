@@ -101,7 +101,7 @@ def test_the_core_declares_what_it_imports() -> None:
     needed = names(CORE["dependencies"])
     found = imported_below(ROOT / "kpframe", "*.py") - {"kpframe"}
     assert needed <= found
-    assert found <= needed | extras["study"] | extras["test"] | extras["notebook"]
+    assert found <= needed | extras["study"] | extras["test"] | extras["notebook"] | extras["cluster"]
     tests = {name for name in imported_below(ROOT / "tests", "*.py") if not name.startswith("kpf")}
     assert tests <= needed.union(*extras.values()) | {"packaging"}  # which comes with pytest
 

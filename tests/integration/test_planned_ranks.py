@@ -66,7 +66,7 @@ def _totals(group: Any, name: str) -> tuple[dict[str, tuple[int, int, int]], int
 
 
 @pytest.mark.parametrize("name", STUDIES)
-@pytest.mark.parametrize("ranks", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ranks", [2, *(pytest.param(ranks, marks=pytest.mark.slow) for ranks in (3, 4))])
 def test_products_and_bytes_are_those_of_a_record_on_ranks(
     name: str, ranks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

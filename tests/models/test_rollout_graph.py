@@ -84,7 +84,7 @@ def test_what_would_not_fit_is_refused_before_it_is_recorded(model) -> None:
     with pytest.raises(
         MemoryBudgetError,
         match=r"linearize of WrappedCell on \[batch=2, time=3, hidden=18\]: expected a need within .* "
-        r"\(max_bytes\), got about .*; take fewer trials",
+        r"\(max_bytes\), got about .*; keep fewer states \(keep='sqrt': .*\), take fewer trials",
     ):
         linearize(model, x, max_bytes=10_000)
     linearize(model, x, max_bytes=10_000_000)

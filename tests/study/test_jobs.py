@@ -86,7 +86,7 @@ def same(one: Path, other: Path) -> None:
     xr.testing.assert_identical(first, second)
 
 
-@pytest.mark.parametrize("kind", ["local", "slurm"])
+@pytest.mark.parametrize("kind", [pytest.param("local", marks=pytest.mark.slow), "slurm"])
 def test_jobs_give_the_figures_of_one_process(tmp_path: Path, submitted, kind: str) -> None:
     study, heard = parse_study(TABLE, "here"), []
     run_study(study, tmp_path / "one")
@@ -141,6 +141,7 @@ def test_an_error_outside_of_the_training_is_told_with_the_log(
         run_study(study, tmp_path / "run", executor=Executor("slurm"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_what_can_be_gone_on_with(tmp_path: Path, submitted) -> None:
     study, path = parse_study(TABLE, "here"), tmp_path / "run"
 
