@@ -33,13 +33,15 @@ def report(runs: tuple[Path, ...], figures: bool, output: Path | None) -> None:
 
     for run in runs:
         record_of(run)
+    from kpframe.cli._progress import step_progress
+    from kpframe.study._report.page import told_of_drawing
+    from kpframe.study._report.run import write_run_report
+    from kpframe.study._report.runs import write_runs
+
     click.echo("drawing the figures ...", err=True)
-    if len(runs) > 1:
-        from kpframe.study._report.runs import write_runs
-
-        page = write_runs(runs, output or Path("runs.html"))
-    else:
-        from kpframe.study._report.run import write_run_report
-
-        page = write_run_report(runs[0], files=figures)
+    with step_progress(late=True) as progress, told_of_drawing(progress):
+        if len(runs) > 1:
+            page = write_runs(runs, output or Path("runs.html"))
+        else:
+            page = write_run_report(runs[0], files=figures)
     click.echo(f"open:    {page.resolve()}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import xarray as xr
@@ -162,6 +164,22 @@ def provenance_rows(data: xr.Dataset) -> list[tuple[str, str]]:
     return [(name.replace("_", " "), str(value)) for name, value in data.attrs.items() if name != "settings"]
 
 
+#: Takes what is drawn now, how many figures were, and how many there are.
+Told = Callable[[str, int, int], None]
+
+_told: ContextVar[Told | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def told_of_drawing(told: Told) -> Iterator[None]:
+    """Tell, meanwhile, how far the figures of a page are: drawing them is most of what a page takes."""
+    before = _told.set(told)
+    try:
+        yield
+    finally:
+        _told.reset(before)
+
+
 def write_page(path: Path, page: Page, *, files: bool = False) -> Path:
     """Write a page, whole or not at all; return its path.
 
@@ -174,8 +192,10 @@ def write_page(path: Path, page: Page, *, files: bool = False) -> Path:
         OutputError: for a disk that is full or read-only.
     """
     names = anchors([section.title for section in page.sections], _OWN)
-    sections = []
-    for section, name in zip(page.sections, names, strict=True):
+    sections, told = [], _told.get()
+    for place, (section, name) in enumerate(zip(page.sections, names, strict=True)):
+        if told is not None:
+            told(f"drawing {section.title}", place, len(names))
         written = save(section.figure, path.parent / FOLDER, name) if files else ()
         drawing = inline(section.figure, name, f"Figure: {section.title}")
         sections.append(evolve(section, anchor=name, drawing=drawing, files=written))
