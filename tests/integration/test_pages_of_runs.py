@@ -56,33 +56,16 @@ def run(arguments: list[str], output: Path, name: str, data: str = "") -> tuple[
     return page, read_dataset(output / f"{data or name}.nc")
 
 
-#: Checks that know the words and figures of made-up data alone, so that they fail on the page of a real run.
-KNOW_MADE_UP_DATA = {
-    "train": {"check_lead", "check_learning"},
-    "train --seeds": {"check_lead"},
-    "compare": {"check_lead"},
-    "demo": {"check_lead", "check_ranks", "check_trials", "check_rules", "check_tables"},
-}
-
-
-def expect_made_up(request: pytest.FixtureRequest, command: str, check: Callable[..., None]) -> None:
-    """Expect a check to fail that is known to."""
-    if check.__name__ in KNOW_MADE_UP_DATA[command]:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="the check knows made-up data alone"))
-
-
 @pytest.mark.parametrize("check", checks_training.CHECKS)
 @pytest.mark.parametrize("command", ["train", "train --seeds"])
 @pytest.mark.slow
-def test_a_training(made, check: Callable[[Page, xr.Dataset], None], command: str, request) -> None:
-    expect_made_up(request, command, check)
+def test_a_training(made, check: Callable[[Page, xr.Dataset], None], command: str) -> None:
     check(*made[command])
 
 
 @pytest.mark.parametrize("check", checks_comparison.CHECKS)
 @pytest.mark.slow
-def test_a_comparison(made, check: Callable[[Page, xr.Dataset], None], request) -> None:
-    expect_made_up(request, "compare", check)
+def test_a_comparison(made, check: Callable[[Page, xr.Dataset], None]) -> None:
     check(*made["compare"])
 
 
@@ -107,6 +90,5 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Page, xr.Dataset]:
 
 @pytest.mark.parametrize("check", checks_report.CHECKS)
 @pytest.mark.slow
-def test_a_demo(demo, check: Callable[[Page, xr.Dataset], None], request) -> None:
-    expect_made_up(request, "demo", check)
+def test_a_demo(demo, check: Callable[[Page, xr.Dataset], None]) -> None:
     check(*demo)

@@ -124,16 +124,10 @@ def _rank_rows(data: xr.Dataset) -> list[list[str]]:
                         plus_minus(one.effective_rank, one.effective_rank_stderr),
                         plus_minus(one.trace, one.trace_stderr),
                         f"{float(one.singular_value[0]):.4g}",
-                        _method(one),
+                        f"{one.effective_rank_method.item()}; {one.trace_method.item()}",
                     ]
                 )
     return rows
-
-
-def _method(one: xr.Dataset) -> str:
-    """Return how rank and trace of an operator were found."""
-    names = ("method",) if "method" in one.coords else ("effective_rank_method", "trace_method")
-    return "; ".join(str(one[name].item()) for name in names)
 
 
 def _rule_rows(data: xr.Dataset) -> list[list[str]]:

@@ -91,7 +91,8 @@ def study(score: str = "test_accuracy", labelled: bool = True, failing: bool = F
             "update": np.arange(1, U + 1),
             "rule": ["truncated, 2 terms", "input weights frozen"],
             "formula": ("rule", ["P K P_2*", "P K[W] P*"]),
-            "method": ("operator", ["of op, nystrom; xtrace", "of op op*, exact; hutchpp"]),
+            "effective_rank_method": ("operator", ["of op, nystrom", "of op op*, exact"]),
+            "trace_method": ("operator", ["xtrace", "hutchpp"]),
         },
         attrs=ATTRIBUTES,
     )
