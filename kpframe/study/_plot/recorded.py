@@ -10,7 +10,6 @@ import xarray as xr
 from attrs import frozen
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from kpframe.study._plot.grouped import Grouped, Variable, interval, stacked
 from kpframe.study._plot.look import (
@@ -27,7 +26,7 @@ from kpframe.study._plot.look import (
     unit_of,
 )
 from kpframe.study._plot.maps import colour_bar, colours_of
-from kpframe.study._plot.ticks import finish, step_axis, step_places
+from kpframe.study._plot.ticks import finish, step_axis, step_places, whole
 from kpframe.study._plot.training import loss_label, running_mean
 
 #: Most lines in a panel, panels in a figure, groups and named places with curves or maps of their own.
@@ -72,7 +71,7 @@ def losses(run: Grouped) -> Drawn:
                 look |= {"label": "_"}
     logarithmic(panel, loss)
     panel.set(xlabel=UPDATES, ylabel=loss_label(loss))
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    whole(panel.xaxis)
     draw_legend(panel, None)
     finish([panel])
     return Drawn(as_wide(on(panel)), left("groups", len(labels), len(run.labels)))
@@ -151,7 +150,7 @@ def curves(run: Grouped, variable: Variable) -> Drawn:
         panel.set_xlabel(label(axis_text(middle, axis), 30), fontsize=8)
         panel.tick_params(which="both", labelsize=7.5)
         if np.asarray(where).dtype.kind in "iu":
-            panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+            whole(panel.xaxis, nbins=6)
         logarithmic(panel, middle)
     for panel in grid[:, 0]:
         panel.set_ylabel(label(variable.name + unit_of(variable.values), 30), fontsize=8)

@@ -101,13 +101,20 @@ def finish(panels: Iterable[Axes]) -> None:
                     axis.set_major_formatter(FuncFormatter(readable))
             elif isinstance(locator, AutoLocator):
                 axis.set_major_locator(MaxNLocator(nbins=TICKS - 1, min_n_ticks=3, steps=[1, 2, 2.5, 5, 10]))
-            elif isinstance(locator, MaxNLocator):
+            elif isinstance(locator, WholeTicks):
                 _whole(panel, axis)
+
+
+class WholeTicks(MaxNLocator):
+    """Ticks at whole numbers; other ticks of panels that share an axis are not taken for them."""
+
+    def __init__(self, nbins: int) -> None:
+        super().__init__(nbins=nbins, integer=True, min_n_ticks=3)
 
 
 def whole(axis: Any, nbins: int = TICKS - 1) -> None:
     """Let ticks of an axis be at whole numbers."""
-    axis.set_major_locator(MaxNLocator(nbins=nbins, integer=True, min_n_ticks=3))
+    axis.set_major_locator(WholeTicks(nbins))
 
 
 def _whole(panel: Axes, axis: Any) -> None:

@@ -14,6 +14,7 @@ from matplotlib.image import imread
 
 from kpframe import plot
 from kpframe.study._plot.look import MARGIN, as_wide, laid_out, on, pdf, svg
+from kpframe.study._plot.ticks import finish, whole
 
 from .data import recorded
 
@@ -85,3 +86,16 @@ def test_text_stays_text_in_files() -> None:
         file = io.BytesIO()
         figure.savefig(file, format="pdf")
     assert b"/Type3" in file.getvalue()
+
+
+def test_panels_that_share_an_axis_keep_its_limits() -> None:
+    """Ticks of the first are those of the second, too, which must not take them for whole numbers."""
+    grid = Figure().subplots(1, 2, sharey=True)
+    for panel in grid:
+        panel.plot([0, 30], [0.2, 0.4])
+        panel.set_ylim(0.1, 0.5)
+        whole(panel.xaxis)
+        panel.set_xlim(0, 1)
+    finish(grid)
+    assert [panel.get_ylim() for panel in grid] == [(0.1, 0.5), (0.1, 0.5)]
+    assert [panel.get_xlim() for panel in grid] == [(-1.2, 1.2), (-1.2, 1.2)]  # of three whole numbers
