@@ -233,7 +233,7 @@ def test_file_and_page_say_what_converged_and_how(tmp_path: Path) -> None:
     xr.testing.assert_identical(back, data)
     assert back.symmetric_smallest_converged.dtype == bool
     page = write_comparison(data, tmp_path / "c.html").read_text(encoding="utf-8")
-    assert "<th>effective rank of F F*</th>" in page
+    assert '<th scope="col">effective rank of F F*</th>' in page
     shown = 0
     for rule in data.rule.values:
         one = data.sel(rule=rule, checkpoint="net")

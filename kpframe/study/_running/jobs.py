@@ -224,9 +224,9 @@ def _submitit(executor: Executor, place: Path) -> Any:
         ) from error
     settings = executor.settings
     if executor.kind == LOCAL:
-        made = submitit.LocalExecutor(folder=place)
-        made.update_parameters(timeout_min=settings.minutes, signal_delay_s=30, setup=[*settings.setup])
-        return made
+        local = submitit.LocalExecutor(folder=place)
+        local.update_parameters(timeout_min=settings.minutes, signal_delay_s=30, setup=[*settings.setup])
+        return local
     if submitit.SlurmExecutor.affinity() < 0:
         raise MissingDependencyError(
             "executor 'slurm': expected a machine from which Slurm takes jobs, got one without srun; run "
