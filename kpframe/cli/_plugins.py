@@ -14,11 +14,9 @@ from kpframe.cli._terminal import kept_for_json
 from kpframe.errors import UnknownNameError, nearest
 from kpframe.plugin import (
     KINDS,
-    ParameterOperatorSpec,
     PluginInfo,
     PluginProblem,
     PluginWarning,
-    PropagatorSpec,
     Spec,
     get_manager,
 )
@@ -26,6 +24,7 @@ from kpframe.plugin._core import core
 from kpframe.plugin._discovery import normalized
 from kpframe.plugin._loading import INSTALL_HINT
 from kpframe.plugin._settings import SettingInfo, describe
+from kpframe.plugin._specs import FormSpec
 
 if TYPE_CHECKING:
     from kpframe.cli._tables import PlainTable
@@ -83,7 +82,7 @@ def show(name: str) -> None:
         "summary": spec.summary,
         "factory": spec.factory,
     }
-    if isinstance(spec, PropagatorSpec | ParameterOperatorSpec):
+    if isinstance(spec, FormSpec):
         facts["fits"] = spec.fits
     for label, text in facts.items():
         out.print(f"{label + ':':<14} {text or '-'}")

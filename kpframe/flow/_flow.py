@@ -22,7 +22,7 @@ from kpframe.operators._base import Operator
 from kpframe.operators._elementary import IdentityOperator
 from kpframe.operators._isolation import isolated
 from kpframe.plugin._manager import create, get_manager
-from kpframe.plugin._specs import PluginWarning
+from kpframe.plugin._specs import FormSpec, PluginWarning
 
 #: A form by its name among what plugins and the core offer, or its class, or any ``factory(A, **settings)``.
 PropagatorForm = str | Callable[..., Propagator]
@@ -193,7 +193,7 @@ def _offered(kind: str, cls: type[Any], automatic: bool) -> Iterator[tuple[str, 
     """Yield the names and classes of forms; a plugin whose form cannot be imported is warned of."""
     manager = get_manager()
     for spec in manager.specs(kind):
-        if automatic and not getattr(spec, "automatic", False):
+        if automatic and not (isinstance(spec, FormSpec) and spec.automatic):
             continue
         try:
             form = manager.factory(spec)

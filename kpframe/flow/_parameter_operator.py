@@ -117,6 +117,13 @@ class ParameterOperator(Operator):
         return self.metric.positive
 
     @property
+    def block_labels(self) -> torch.Tensor | None:  # [H], int64
+        """The unit of each entry, where each parameter acts on one unit alone; see ``J.unit_labels``."""
+        if not isinstance(self.metric, IdentityOperator | GroupProjector):  # others may mix parameters
+            return None
+        return self.jacobian.unit_labels(self.parameters)
+
+    @property
     def parameters(self) -> tuple[str, ...]:
         """The parameters that can move: all of them, or those that a restriction kept."""
         outer = self.metric.factors[0] if isinstance(self.metric, Composition) else self.metric

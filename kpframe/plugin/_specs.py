@@ -136,30 +136,37 @@ def _check_flag(spec: Any, attribute: Attribute[Any], value: Any) -> None:
 
 
 @frozen
-class PropagatorSpec(Spec):
-    """A form of propagator, made of a step Jacobian: ``factory(A, **settings)``.
+class FormSpec(Spec):
+    """A form of an operator, made of a Jacobian; a base.
 
-    ``fits`` says in plain words which A it takes and where it is fast; the class's own ``fits(A)`` decides.
-    ``automatic`` forms give the products of the own scan of A to rounding: ``"auto"`` takes one in the place
-    of that scan where it prefers A (``Propagator.prefers``).
+    ``fits`` says in plain words which Jacobians it takes and where it is fast; the class's own ``fits``
+    decides. ``automatic`` forms give the products of the core's own form to rounding, and may be taken
+    unasked.
     """
 
-    kind = "propagator"
     fits: str = _words("fits")
     automatic: bool = field(default=False, validator=_check_flag)
 
 
 @frozen
-class ParameterOperatorSpec(Spec):
+class PropagatorSpec(FormSpec):
+    """A form of propagator, made of a step Jacobian: ``factory(A, **settings)``.
+
+    ``"auto"`` takes an ``automatic`` one in the place of A's own scan where it prefers A
+    (``Propagator.prefers``).
+    """
+
+    kind = "propagator"
+
+
+@frozen
+class ParameterOperatorSpec(FormSpec):
     """A form of parameter operator, made of a parameter Jacobian: ``factory(J, **settings)``.
 
-    ``fits`` says in plain words which J it takes and where it is fast; the class's own ``fits(J)`` decides.
-    ``automatic`` forms give the products of K to rounding: ``"auto"`` takes one where it fits J.
+    ``"auto"`` takes an ``automatic`` one where it fits J.
     """
 
     kind = "parameter_operator"
-    fits: str = _words("fits")
-    automatic: bool = field(default=False, validator=_check_flag)
 
 
 @frozen

@@ -120,6 +120,15 @@ class PlacedStage:
         """Names of its preactivations."""
         return {target for placed in self.sites for target in placed.site.targets}
 
+    def gains_of(self, targets: Sequence[str]) -> list[tuple[int, str, torch.Tensor]]:
+        """Return each gain that targets have: which of them, the output that it moves, and itself."""
+        return [
+            (block, output.name, output.gains[target])
+            for output in self.outputs
+            for block, target in enumerate(targets)
+            if target in output.gains
+        ]
+
     @classmethod
     def of(
         cls,
@@ -186,6 +195,12 @@ class SiteGains:
         """Where each component begins on the state's axis."""
         starts = (0, *accumulated(self.components.values()))
         return dict(zip(self.components, starts, strict=False))
+
+    def placed_gains(self, targets: Sequence[str]) -> tuple[tuple[int, int, torch.Tensor], ...]:
+        """Return the gains that targets of the only stage have, and where on the state they act."""
+        (stage,) = self.stages
+        places = self.places
+        return tuple((block, places[name], gain) for block, name, gain in stage.gains_of(targets))
 
     @property
     def units(self) -> torch.Tensor:  # [H], int64
@@ -552,12 +567,8 @@ def _gains_of(
     placed: PlacedSite, gains: SiteGains, states: Mapping[str, Steps]
 ) -> list[tuple[Steps, Steps, int]]:
     """Return for each gain of a site the steps of its output, its own, and the block of its target."""
-    return [
-        (states[output.name], output.gains[target].unbind(0), block)
-        for output in gains.stages[0].outputs
-        for block, target in enumerate(placed.site.targets)
-        if target in output.gains
-    ]
+    of_targets = gains.stages[0].gains_of(placed.site.targets)
+    return [(states[name], gain.unbind(0), block) for block, name, gain in of_targets]
 
 
 def _direct(gains: SiteGains, states: Mapping[str, Steps]) -> list[tuple[Steps, Steps, Steps]]:
@@ -576,15 +587,8 @@ def weighted_steps(gains: SiteGains) -> WeightedSteps:
     for placed in gains.recurrent:
         assert placed.weight is not None  # sites that read a state have one
         start = placed.site.columns.indices(placed.width)[0] if placed.site.columns is not None else 0
-        own = [
-            (block, places[output.name], output.gains[target])
-            for output in gains.stages[0].outputs
-            for block, target in enumerate(placed.site.targets)
-            if target in output.gains
-        ]
-        weighted.append(
-            WeightedPath(placed.weight, places[str(placed.site.source)] + start, placed.slope, tuple(own))
-        )
+        own, source = gains.placed_gains(placed.site.targets), places[str(placed.site.source)] + start
+        weighted.append(WeightedPath(placed.weight, source, placed.slope, own))
     direct = [
         (places[output.name], places[source], gain)
         for output in gains.stages[0].outputs

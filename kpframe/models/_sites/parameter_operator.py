@@ -142,19 +142,9 @@ class SiteParameterJacobian(ParameterJacobian):
         plain = all(not group.per_step and group.plain for group in groups)
         if len(self.gains.stages) > 1 or self.ties or starts or not plain:
             return None
-        places = self.gains.places
+        placed = self.gains.placed_gains
         return tuple(
-            WeightedRead(
-                group.z,
-                len(group.targets),
-                group.num_biases,
-                tuple(
-                    (block, places[output.name], output.gains[target])
-                    for output in self.gains.stages[0].outputs
-                    for block, target in enumerate(group.targets)
-                    if target in output.gains
-                ),
-            )
+            WeightedRead(group.z, len(group.targets), group.num_biases, placed(group.targets))
             for group in groups
         )
 
@@ -376,10 +366,3 @@ class GramParameterOperator(ProductParameterOperator):
             for group, total in zip(groups, totals, strict=True)
         ]
         return jacobian.push(groups, weights, start, probes)
-
-    @property
-    def block_labels(self) -> torch.Tensor | None:  # [H], int64
-        """The unit of each entry, where each parameter acts on one unit alone; see ``J.unit_labels``."""
-        if not isinstance(self.metric, IdentityOperator | GroupProjector):
-            return None
-        return self._sites.unit_labels(self.parameters)

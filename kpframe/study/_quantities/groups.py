@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import numpy as np
 import torch
 import xarray as xr
 
 from kpframe.errors import ArgumentError, closest, mismatch
 from kpframe.study._moment import Moment
-from kpframe.study._quantities.dims import attributes
+from kpframe.study._quantities.dims import attributes, require
+from kpframe.study._quantity import Quantity
+
+
+class QuantityOfGroups(Quantity):
+    """A quantity of groups of trials in pairs, ``[group, group_other]``.
+
+    Args:
+        by: see ``groups_of``.
+        most: likewise.
+    """
+
+    def __init__(self, by: str | None, most: int) -> None:
+        self.by, self.most = by, most
+
+    def check(self, moment: Moment) -> None:
+        """Raise ``ArgumentError`` where trials lack the coordinate, or fall into too many groups."""
+        require(moment, self.needs)
+        for name in moment.around.probes:
+            groups_of(moment.along(name), self.by, self.most)
+
+    def measure(self, moment: Moment) -> xr.Dataset:
+        """Return the figures; raises as ``check``."""
+        require(moment, self.needs)
+        name, labels, members = groups_of(moment, self.by, self.most)
+        return self.between(moment, members).assign_coords(group_coordinates(name, labels))
+
+    @abstractmethod
+    def between(self, moment: Moment, members: torch.Tensor) -> xr.Dataset:
+        """Return the figures of groups, ``members`` ``[group, B]`` saying which trials belong to each."""
 
 
 def groups_of(moment: Moment, by: str | None, most: int) -> tuple[str, list[str], torch.Tensor]:

@@ -23,11 +23,10 @@ from kpframe.plugin._core_learning import GroupSettings
 from kpframe.plugin._takes import takes_settings
 from kpframe.rules._update import Update
 from kpframe.study._moment import Moment
-from kpframe.study._quantities.dims import attributes, numbers, require
+from kpframe.study._quantities.dims import attributes, numbers
 from kpframe.study._quantities.draws import leave_one_out, signs
 from kpframe.study._quantities.existing import existing_steps
-from kpframe.study._quantities.groups import cosines_of, group_coordinates, groups_of
-from kpframe.study._quantity import Quantity
+from kpframe.study._quantities.groups import QuantityOfGroups, cosines_of
 from kpframe.study._scores import SCORES
 from kpframe.tasks._error import task_loss
 
@@ -37,7 +36,7 @@ PLACE = 210
 MOST_BYTES = 2**28
 
 
-class Interference(Quantity):
+class Interference(QuantityOfGroups):
     """Groups of trials in pairs, ``[group, group_other]``: a sub-task beside another, a class beside another.
 
     The loss of a group is the mean over its scored steps, and its gradient that by the network's parameters:
@@ -49,18 +48,10 @@ class Interference(Quantity):
 
     @takes_settings(GroupSettings)
     def __init__(self, settings: GroupSettings) -> None:
-        self.by, self.most = settings.by, settings.most
+        super().__init__(settings.by, settings.most)
 
-    def check(self, moment: Moment) -> None:
-        """Raise ``ArgumentError`` where trials lack the coordinate, or fall into too many groups."""
-        require(moment, self.needs)
-        for name in moment.around.probes:
-            groups_of(moment.along(name), self.by, self.most)
-
-    def measure(self, moment: Moment) -> xr.Dataset:
-        """Return the figures; raises as ``check``."""
-        require(moment, self.needs)
-        name, labels, members = groups_of(moment, self.by, self.most)
+    def between(self, moment: Moment, members: torch.Tensor) -> xr.Dataset:
+        """Return the figures of gradients and losses, and those of kernels with their standard errors."""
         pairs, own = ("group", "group_other"), ("group",)
         gradients, losses, scored = _gradients(moment, members)
         products = gradients @ gradients.mT
@@ -93,8 +84,7 @@ class Interference(Quantity):
                         unit,
                     ),
                 ),
-            },
-            coords=group_coordinates(name, labels),
+            }
         )
         for variable, text, (value, stderr) in _kernels(moment, members):
             data[variable] = (pairs, value, attributes(text))

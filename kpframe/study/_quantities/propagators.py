@@ -20,17 +20,16 @@ from kpframe.operators._scale import divided, unit_of
 from kpframe.plugin._core_learning import PropagatorSettings
 from kpframe.plugin._takes import takes_settings
 from kpframe.study._moment import Moment
-from kpframe.study._quantities.dims import attributes, numbers, require
+from kpframe.study._quantities.dims import attributes, numbers
 from kpframe.study._quantities.draws import leave_one_out, signs
 from kpframe.study._quantities.existing import existing_steps
-from kpframe.study._quantities.groups import group_coordinates, groups_of
-from kpframe.study._quantity import Quantity
+from kpframe.study._quantities.groups import QuantityOfGroups
 
 #: The place of the random signs among a moment's sources of random numbers.
 PLACE = 260
 
 
-class PropagatorSimilarity(Quantity):
+class PropagatorSimilarity(QuantityOfGroups):
     """How alike P is along trials of two groups, and of one, ``[group, group_other]``.
 
     From ``draws`` random signs, exact where these are at least the steps times the width. NaN within a group
@@ -41,18 +40,11 @@ class PropagatorSimilarity(Quantity):
 
     @takes_settings(PropagatorSettings)
     def __init__(self, settings: PropagatorSettings) -> None:
-        self.by, self.most, self.draws = settings.by, settings.most, settings.draws
+        super().__init__(settings.by, settings.most)
+        self.draws = settings.draws
 
-    def check(self, moment: Moment) -> None:
-        """Raise ``ArgumentError`` where trials lack the coordinate, or fall into too many groups."""
-        require(moment, self.needs)
-        for name in moment.around.probes:
-            groups_of(moment.along(name), self.by, self.most)
-
-    def measure(self, moment: Moment) -> xr.Dataset:
-        """Return the similarities and their standard errors; raises as ``check``."""
-        require(moment, self.needs)
-        name, labels, members = groups_of(moment, self.by, self.most)
+    def between(self, moment: Moment, members: torch.Tensor) -> xr.Dataset:
+        """Return the similarities and their standard errors."""
         products, squares, exact = self._products(moment, members.double())
         value = _similarities(products.sum(dim=0), squares.sum(dim=0), members)
         stderr = torch.where(value.isnan(), torch.nan, 0.0)
@@ -68,8 +60,7 @@ class PropagatorSimilarity(Quantity):
                     numbers(stderr),
                     attributes("standard error of the similarity"),
                 ),
-            },
-            coords=group_coordinates(name, labels),
+            }
         )
 
     def _products(self, moment: Moment, members: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, bool]:

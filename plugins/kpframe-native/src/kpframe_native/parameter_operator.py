@@ -7,9 +7,9 @@ import math
 
 import torch
 
-from kpframe import Operator, ParameterOperator
+from kpframe import Operator
 from kpframe.errors import UnsupportedError
-from kpframe.flow import GroupProjector, ParameterJacobian, WeightedRead
+from kpframe.flow import GroupProjector, ParameterJacobian, ProductParameterOperator, WeightedRead
 from kpframe.operators import IdentityOperator
 from kpframe_native.arrays import Arrays
 from kpframe_native.library import Kernel, Read, library, vector_bytes
@@ -18,7 +18,7 @@ from kpframe_native.library import Kernel, Read, library, vector_bytes
 WORK = 2**17
 
 
-class NativeParameterOperator(ParameterOperator):
+class NativeParameterOperator(ProductParameterOperator):
     """``K = J J*`` of weights behind pointwise gains, ``(K r)_s = D_s (sum_s' (D_s' r_s') z_s'^T) z_s``.
 
     A unit's rows of the weight come from its own entries of the state and serve these alone. So the library
@@ -54,16 +54,9 @@ class NativeParameterOperator(ParameterOperator):
         """Return what is pickled: not the addresses of arrays."""
         return {**super().__getstate__(), "_compiled": None}
 
-    @property
-    def block_labels(self) -> torch.Tensor | None:  # [H], int64
-        """The unit of each entry, where each parameter acts on one unit alone; see ``J.unit_labels``."""
-        if not isinstance(self.metric, IdentityOperator | GroupProjector):
-            return None
-        return self.jacobian.unit_labels(self.parameters)
-
     def _sandwich(self, metric: Operator, q: torch.Tensor) -> torch.Tensor:
         if not isinstance(metric, IdentityOperator | GroupProjector):
-            return self.jacobian._apply(metric._apply(self.jacobian._apply_adjoint(q)))
+            return super()._sandwich(metric, q)
         if self._compiled is None:
             reads = self.jacobian.weighted_reads(self.parameters)
             assert reads is not None  # fits
