@@ -151,8 +151,8 @@ class SiteParameterJacobian(ParameterJacobian):
     def unit_labels(self, names: Iterable[str]) -> torch.Tensor | None:  # [H], int64
         """Return the unit of each entry: its incoming weights and its bias are parameters of it alone.
 
-        In a cell of one stage whose weights are parameters themselves, or made of them ``unitwise``; not with
-        a trainable start.
+        Known in a cell of one stage whose weights are parameters themselves, or made of them ``unitwise``,
+        without a trainable start; found by products with J* elsewhere.
         """
         if (
             len(self.gains.stages) > 1
@@ -160,7 +160,7 @@ class SiteParameterJacobian(ParameterJacobian):
             or "h0" in names
             or any(placed.chain and not placed.site.unitwise for placed in self.gains.sites)
         ):
-            return None
+            return super().unit_labels(names)
         return self.gains.units.to(self.device)
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
