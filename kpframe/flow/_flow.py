@@ -19,6 +19,7 @@ from kpframe.flow._segments import SegmentedStepJacobian
 from kpframe.flow._step_jacobian import StepJacobian
 from kpframe.flow._trajectory import Trajectory
 from kpframe.operators._base import Operator
+from kpframe.operators._cards import byte_text, card
 from kpframe.operators._elementary import IdentityOperator
 from kpframe.operators._isolation import isolated
 from kpframe.plugin._manager import create, get_manager
@@ -151,6 +152,19 @@ class Flow:
             f"Flow({type(self.model).__name__}, {self.trajectory.space}, "
             f"parameters={self.J.domain.size}, P: {self.P.method}, K: {self.K.method})"
         )
+
+    def _repr_html_(self) -> str:
+        states = self.trajectory.space
+        parts = ", ".join(f"{part.name} {list(part.shape)}" for part in self.J.domain.axes[0].parts)
+        rows = [
+            ("states", f"{states} ({states.dimension:,} numbers)"),
+            ("parameters", f"{self.J.domain.size:,}: {parts}"),
+            ("P", f"{self.P.method}: {self.P.why}"),
+            ("K", self.K.method),
+            ("memory", f"{byte_text(states.size * self.P.dtype.itemsize)} a vector of states"),
+            ("numbers", f"{str(self.P.dtype).removeprefix('torch.')} on {self.P.device}"),
+        ]
+        return card(f"{type(self.model).__name__}, linearized: Phi = P K P*", rows)
 
 
 def check_flow(flow: object, argument: str = "flow") -> None:

@@ -1,6 +1,6 @@
 """Matrix-free linear operators on tensors with named axes, and their algebra."""
 
-from kpframe.operators import _congruences, _declared, _dense, _last_valid  # noqa: F401  they register what they make
+from kpframe.operators import _congruences, _declared, _dense, _last_valid, _work  # noqa: F401  they register what they make
 from kpframe.operators._algebra import AdjointOperator, Composition, ScaledOperator, SumOperator
 from kpframe.operators._base import MEMORY_BUDGET, Operator, SelfAdjointOperator, compose
 from kpframe.operators._blocks import BlockOperator, KroneckerOperator, direct_sum

@@ -23,6 +23,7 @@ from kpframe.errors import (
     mismatch,
     shown,
 )
+from kpframe.operators._cards import operator_card
 from kpframe.operators._finite import check_finite, is_finite
 from kpframe.operators._formula import ATOM, latex
 from kpframe.operators._isolation import constant, isolated
@@ -379,6 +380,9 @@ class Operator(ABC):
 
     def _repr_latex_(self) -> str:
         return f"${latex(repr(self))}$"
+
+    def _repr_html_(self) -> str:
+        return operator_card(self)
 
 
 class SelfAdjointOperator(Operator):

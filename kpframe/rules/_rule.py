@@ -27,6 +27,7 @@ from kpframe.flow._named_parameters import split_parameters
 from kpframe.flow._parameter_operator import ParameterOperator
 from kpframe.models._model import Model
 from kpframe.operators._base import Operator
+from kpframe.operators._cards import card
 from kpframe.operators._isolation import in_isolation
 from kpframe.plugin._manager import create
 from kpframe.rules._update import Update
@@ -188,6 +189,19 @@ class LearningRule(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+    def _repr_html_(self) -> str:
+        summary = " ".join((type(self).__doc__ or "").split("\n\n")[0].split())
+        rows = [
+            ("what it is", summary),
+            ("update", "g = M J* P_rule* Err, dh = -eta P J g" if self.linear else "by its own gradient()"),
+            (
+                "in the error",
+                "linear: it has an operator" if self.linear else "not linear: it has no operator",
+            ),
+            ("needs", "the readout" if self.needs_readout else "the flow alone"),
+        ]
+        return card(repr(self), rows)
 
     def check_linear(self) -> None:
         """Raise ``NotLinearError`` for a rule that is not linear in the error."""

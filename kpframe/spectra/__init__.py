@@ -4,6 +4,7 @@ from kpframe.spectra._alignment import alignment
 from kpframe.spectra._density import SpectralDensity, spectral_density
 from kpframe.spectra._eigsh import EigenPairs, eigsh
 from kpframe.spectra._estimate import Estimate
+from kpframe.spectra._estimate_table import EstimateTable
 from kpframe.spectra._frobenius import frobenius_norm
 from kpframe.spectra._lyapunov import LyapunovSpectrum, finite_time_exponents, lyapunov_exponents
 from kpframe.spectra._numerics.probes import probes
@@ -16,6 +17,7 @@ from kpframe.spectra._trace import trace
 __all__ = [
     "EigenPairs",
     "Estimate",
+    "EstimateTable",
     "LyapunovSpectrum",
     "MatrixEstimate",
     "SingularTriplets",

@@ -9,6 +9,7 @@ from attrs import evolve, field, frozen
 from scipy.special import ndtri
 
 from kpframe.errors import ArgumentError, mismatch
+from kpframe.operators._cards import card
 
 
 @frozen(repr=False)
@@ -46,10 +47,28 @@ class Estimate:
 
     def __repr__(self) -> str:
         unit = "product" if self.num_matvecs == 1 else "products"
-        return f"{_pair(self.value, self.stderr)} ({self.method}, {self.num_matvecs} {unit})"
+        return f"{pair_text(self.value, self.stderr)} ({self.method}, {self.num_matvecs} {unit})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("95% interval", interval_text(self)),
+            ("method", self.method),
+            ("products", str(self.num_matvecs)),
+        ]
+        return card(pair_text(self.value, self.stderr), rows)
 
 
-def _pair(value: float, stderr: float) -> str:
+def interval_text(estimate: Estimate) -> str:
+    """Return the 95% interval as text: ``11.8 to 12.7``, ``exact``, or that there is none."""
+    if estimate.exact:
+        return "exact"
+    if not (math.isfinite(estimate.stderr) and math.isfinite(estimate.value)):
+        return "unknown"
+    digits = 1 + math.ceil(math.log10(max(abs(estimate.value) / estimate.stderr, 1.0)))
+    return " to ".join(f"{end:#.{min(digits, 15) + 1}g}".rstrip(".") for end in estimate.interval())
+
+
+def pair_text(value: float, stderr: float) -> str:
     """Return ``value ± stderr`` with the digits that the error leaves standing."""
     if not (math.isfinite(stderr) and math.isfinite(value)):
         return f"{value:.4g} ± {stderr:.2g}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from html import escape
+
 import pytest
 import torch
 
-from kpframe import linearize
+from kpframe import linearize, wrap
 from kpframe.errors import NonFiniteError
 
 
@@ -173,3 +175,13 @@ def test_repr(lab) -> None:
     flow = linearize(model, **lab.trials(model))
     assert repr(flow) == "Flow(Rnn, batch=2, time=4, hidden=3, parameters=21, P: sites, K: sites)"
     assert [repr(op) for op in (flow.A, flow.J, flow.P, flow.K)] == ["A", "J", "P", "K"]
+
+
+def test_a_flow_shows_itself_in_a_notebook() -> None:
+    torch.manual_seed(0)
+    flow = linearize(wrap(torch.nn.RNNCell(2, 3)), torch.randn(4, 5, 2))
+    html = flow._repr_html_()
+    assert "linearized: Phi = P K P*" in html
+    assert "batch=4, time=5, hidden=3 (60 numbers)" in html
+    assert "21: weight_ih [3, 2], weight_hh [3, 3], bias_ih [3], bias_hh [3]" in html
+    assert escape(f"{flow.P.method}: {flow.P.why}") in html

@@ -226,3 +226,26 @@ def test_refusals(flow, readout) -> None:
         HalfTheTime(-1)
     with pytest.raises(TypeError):
         Exact() @ 3
+
+
+def test_a_rule_shows_itself_in_a_notebook() -> None:
+    html = Exact()._repr_html_()
+    assert "Exact()" in html
+    assert "linear: it has an operator" in html
+    assert "the readout" in Feedback(torch.ones(1, 1))._repr_html_()
+    assert "the readout" not in html
+
+    class Own(LearningRule):
+        """What <b>it</b> is.
+
+        And more.
+        """
+
+        linear = False
+
+        def change(self, update):
+            return update
+
+    own = Own()._repr_html_()
+    assert "What &lt;b&gt;it&lt;/b&gt; is.</td>" in own
+    assert "not linear" in own
