@@ -13,7 +13,15 @@ from email.parser import Parser
 from pathlib import Path
 
 #: What the core's source distribution leaves out: other distributions, and what only the repository needs.
-REPOSITORY_ONLY = (".ci/", ".gitignore", "plugins/", "requirements.txt", "requirements-dev.txt")
+REPOSITORY_ONLY = (
+    ".ci/",
+    ".github/",
+    ".gitignore",
+    ".pre-commit-config.yaml",
+    "plugins/",
+    "requirements.txt",
+    "requirements-dev.txt",
+)
 
 #: What a build adds.
 ADDED = ("PKG-INFO", "setup.cfg")

@@ -108,7 +108,33 @@ def test_the_core_declares_what_it_imports() -> None:
 
 def test_the_command_line_knows_what_each_extra_brings() -> None:
     brought = {extra: {canonicalize_name(m) for m in EXTRA if EXTRA[m] == extra} for extra in EXTRA.values()}
-    assert brought == {extra: names(wanted) for extra, wanted in CORE["optional-dependencies"].items()}
+    offered = {
+        extra: names(wanted) for extra, wanted in CORE["optional-dependencies"].items() if extra != "all"
+    }
+    assert brought == offered
+
+
+def test_all_means_the_bundled_plugins_that_need_no_compiler() -> None:
+    core, *others = sorted(
+        map(Requirement, CORE["optional-dependencies"]["all"]), key=lambda wanted: wanted.name
+    )
+    assert (core.name, core.extras) == ("kpframe", {"study"})
+    pure = [plugin.name for plugin in PLUGINS if not (plugin / "setup.py").exists()]
+    assert [plugin.name for plugin in others] == pure
+    major, minor = map(int, CORE["version"].split(".")[:2])
+    assert {str(plugin.specifier) for plugin in others} == {f"<{major}.{minor + 1},>={major}.{minor}"}
+
+
+@pytest.mark.parametrize("plugin", [ROOT, *PLUGINS], ids=lambda path: path.name)
+def test_metadata_is_complete(plugin: Path) -> None:
+    told = project(plugin)
+    assert {"description", "readme", "requires-python", "license", "keywords", "classifiers"} <= set(told)
+    assert "urls" not in told  # there is no home of the project that could be named
+    assert len(told["keywords"]) >= 2
+    kinds = {classifier.partition(" :: ")[0] for classifier in told["classifiers"]}
+    assert kinds >= {"Development Status", "Intended Audience", "Programming Language", "Topic", "Typing"}
+    minors = [c.rpartition(".")[2] for c in told["classifiers"] if "Python :: 3." in c]
+    assert minors == ["11", "12", "13"]
 
 
 @each_plugin
@@ -149,7 +175,7 @@ def test_the_readmes_commands_install_every_plugin_that_needs_no_compiler(file: 
 
 def test_pages_link_to_what_exists_and_to_no_page_of_others() -> None:
     pages = [
-        ROOT / "README.md",
+        *ROOT.glob("*.md"),
         *(ROOT / "docs").rglob("*.md"),
         *(plugin / "README.md" for plugin in PLUGINS),
     ]

@@ -120,7 +120,7 @@ def _cost(operator: Shown) -> str:
         return ""  # it is made of nothing else
     if not parts:
         return "nothing but scaling and adding"
-    return f"costs {', '.join(parts)}"
+    return f"takes {', '.join(parts)}"
 
 
 def _form(operator: Shown) -> str:

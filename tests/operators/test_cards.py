@@ -56,7 +56,7 @@ def test_a_card_names_the_formula_the_spaces_and_the_cost(B: MatrixOperator) -> 
     assert table.named == {
         "on": "x=3 (3 numbers)",
         "known to be": "self-adjoint, positive",
-        "a product": "costs B, B*",
+        "a product": "takes B, B*",
         "memory": "24 bytes a vector",
         "numbers": "float64 on cpu",
     }
