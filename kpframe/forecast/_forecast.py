@@ -17,25 +17,27 @@ Hongler 2018; Chizat, Oyallon, Bach 2019.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from attrs import frozen
-from scipy.integrate import solve_ivp
 
 from kpframe.errors import ArgumentError, as_whole, mismatch, shown, whole
 from kpframe.flow._flow import Flow
 from kpframe.forecast._laws import LAWS, Decay, Law
-from kpframe.forecast._modes import dense_modes, lanczos_modes
+from kpframe.forecast._modes import dense_modes, lanczos_modes, length_of
+from kpframe.forecast._nonlinear import Drive
 from kpframe.forecast._objective import F64, Objective, check_finite_outputs
 from kpframe.forecast._output_kernel import OutputKernel, output_kernel
 from kpframe.forecast._scored import ScoredOperator
 from kpframe.forecast._stable_rate import StableRate, leading
-from kpframe.operators._dense import basis
 from kpframe.operators._isolation import in_isolation
 from kpframe.operators._memory import check_memory
+from kpframe.operators._spaces import Space
 from kpframe.spectra._numerics.matvecs import Matvecs
+from kpframe.spectra._numerics.ranks import basis_rows, own_rows, whole_rows
 from kpframe.tasks._readout import Readout
 from kpframe.tasks._task import Loss, Trials
 
@@ -53,8 +55,8 @@ class Forecast:
 
     Attributes:
         updates: numbers of updates at which they are given, ``n`` of them.
-        outputs: ``[n, B, T, O]``, float64.
-        losses: ``[n]``, of these trials, float64.
+        outputs: ``[n, B, T, O]``, float64; of this rank's trials, where ranks share them.
+        losses: ``[n]``, of these trials, float64; of all ranks' trials.
         error_norms: ``[n]``, bounds on the norm of what the scored outputs are off by: by what was cut off,
             and by the rounding of products, which are known to the dtype of the flow.
         converged: ``[n]`` bool, whether that is within the tolerance.
@@ -103,7 +105,8 @@ def forecast(
 
     Exact but for rounding up to 256 scored outputs (scored steps times outputs), where the matrix of Theta is
     made from as many products. Beyond, a squared error is forecast in a Krylov space with a bound on what is
-    cut off; a cross entropy by iterating, a product an update, or by the matrix where that is cheaper.
+    cut off; a cross entropy by iterating, a product an update, or by the matrix where that is cheaper. Of a
+    flow whose trials ranks share, all of this is said of the trials of all ranks.
 
     Args:
         flow: of the network along the trials.
@@ -123,25 +126,31 @@ def forecast(
             came; where no step is scored; for a budget that does not suffice to iterate.
         NonFiniteError: where the forecast leaves the range of numbers, at rates above the stable one.
         MemoryBudgetError: for trials that are too many to keep vectors of.
+        RankError: where ranks share the trials, for settings or a readout that are not the same on all.
     """
     theta = output_kernel(flow, readout)
+    space, eps = theta.domain, torch.finfo(theta.dtype).eps
+
+    def checked() -> tuple[float, tuple[int, ...], Law, Loss, int | None, float]:
+        rate = _positive(learning_rate, "learning_rate")
+        if law not in LAWS:
+            raise ArgumentError(mismatch("law", f"one of {', '.join(LAWS)}", repr(law)))
+        most = None if budget is None else whole(budget, "budget")
+        return rate, _counts(updates), law, loss, most, eps**0.5 if tol is None else _positive(tol, "tol")
+
+    settings = space.together(checked)
+    space.agree("learning_rate, updates, law, loss, budget and tol", settings)
+    rate, counts, law, loss, budget, tol = settings
     objective = Objective.of(flow, readout, trials, loss)
-    rate = _positive(learning_rate, "learning_rate")
-    if law not in LAWS:
-        raise ArgumentError(mismatch("law", f"one of {', '.join(LAWS)}", repr(law)))
-    counts = _counts(updates)
-    budget = None if budget is None else whole(budget, "budget")
-    eps = torch.finfo(theta.dtype).eps
-    tol = eps**0.5 if tol is None else _positive(tol, "tol")
     solver = _Solver(theta, objective, rate, law, sorted(set(counts)), budget, tol)
     order = [solver.counts.index(count) for count in counts]
     summed, errors, method = solver.solve()
     outputs = solver.outputs(summed[order])
-    check_finite_outputs(outputs, rate, solver.stable)
-    start = objective.start
-    moved = (outputs[:, objective.trials.scored] - start).flatten(1).norm(dim=1)
+    check_finite_outputs(outputs, rate, solver.stable, space)
+    start, scored = objective.start, solver.scored.domain
+    moved = scored.norms((outputs[:, objective.trials.scored] - start).flatten(1))
     # a product is known to eps times its own size
-    floor = eps * (moved + float(start.norm()))
+    floor = eps * (moved + length_of(start.flatten(), scored))
     bounds = torch.from_numpy(errors[order]).to(moved) + floor
     return Forecast(
         counts,
@@ -173,6 +182,7 @@ class _Solver:
         self.theta, self.objective = theta, objective
         self.rate, self.law, self.counts, self.budget, self.tol = rate, law, counts, budget, tol
         self.scored = ScoredOperator(theta, objective)
+        self.space = self.scored.domain
         self.matvec = Matvecs(self.scored, plain=True)
         self._others = 0
 
@@ -183,29 +193,43 @@ class _Solver:
 
     def solve(self) -> tuple[torch.Tensor, np.ndarray, str]:
         """Return sums ``[k, n]``, bounds on the norms of errors, and how they were found."""
-        size, most = self.scored.domain.size, self.counts[-1]
-        linear = self.objective.kind == "mse"
+        size, most = self.space.dimension, self.counts[-1]
+        linear, exact = self.objective.kind == "mse", self.theta.dtype == F64
+        outputs, count = self.objective.outputs.shape[2], self.objective.count
         iterated = not linear and size <= min(DENSE_ITERATED, 2 * most)
         if size <= DENSE or iterated:
-            check_memory("forecast: Theta", 4 * 8 * size**2, self.theta.device, "take fewer trials", None)
-            matrix = self.matvec(basis(self.scored.domain, 0, size, self.scored)).to(F64)
+            needed, remedy = 4 * 8 * size**2, "take fewer trials"
+            check = partial(check_memory, "forecast: Theta", needed, self.theta.device, remedy, None)
+            self.space.together(check)
+            rows = self.matvec(basis_rows(self.space, 0, size, self.scored))
+            matrix = whole_rows(rows, self.space).to(F64)  # all of it on every rank
             matrix = (matrix + matrix.mT) / 2
             self._largest(matrix)
             if linear:
                 return (*self._linear(matrix), "dense")
-            return self._nonlinear(lambda s: matrix @ s, f"dense, {self._how}")
+            start, targets = whole_rows(torch.stack(self._rows()), self.space)
+            drive = Drive(start, targets, outputs, count, lambda s: matrix @ s, Space.of(output=size))
+            summed, errors, how = drive.summed(self.law, self.rate, self.counts, exact=exact)
+            return own_rows(summed, self.space), errors, f"dense, {how}"
         found = self._largest(None)
         if linear:
             assert found is not None  # there is no matrix
             largest = found.curvature + found.residual if found.converged else math.inf
             return (*self._linear(None, max(1.0, self.rate * largest - 1)), "Lanczos")
-        return self._nonlinear(self._product, self._how)
+        drive = Drive(*self._rows(), outputs, count, self._product, self.space)
+        return drive.summed(self.law, self.rate, self.counts, exact=exact)
+
+    def _rows(self) -> tuple[torch.Tensor, torch.Tensor]:  # [n], [n]
+        """Return the scored outputs and their classes, one-hot, of a cross entropy."""
+        start = self.objective.start
+        onehot = torch.nn.functional.one_hot(self.objective.targets, start.shape[1])
+        return start.flatten(), onehot.flatten().to(start)
 
     def outputs(self, summed: torch.Tensor) -> torch.Tensor:  # [k, n] -> [k, B, T, O]
         """Return the outputs everywhere, ``y_0 - Theta s``."""
         objective = self.objective
         slopes = objective.placed(summed.reshape(len(summed), *objective.start.shape))
-        check_finite_outputs(slopes, self.rate, self.stable)
+        check_finite_outputs(slopes, self.rate, self.stable, objective.space)
         whole_ = Matvecs(self.theta, plain=True)
         moved = whole_(slopes.to(self.theta.dtype).flatten(1)).reshape(slopes.shape)
         self._others += whole_.count
@@ -237,7 +261,7 @@ class _Solver:
         error = (objective.start - objective.targets).flatten()
         decay = Decay(self.law, self.rate * objective.curvature)
         if matrix is not None:
-            modes = dense_modes(matrix, error, len(self.counts))
+            modes = dense_modes(matrix, error, len(self.counts), self.space)
         else:
             modes = lanczos_modes(
                 self.matvec,
@@ -253,57 +277,8 @@ class _Solver:
         eps, largest = torch.finfo(self.theta.dtype).eps, float(max(modes.values.max(), 0.0))
         # a product is off by eps |Theta| at most, and so is each update
         left = np.array([modes.size(decay.left(modes.values, count)) for count in self.counts])
-        reached = np.maximum.accumulate(np.maximum(left, float(error.norm())))
+        reached = np.maximum.accumulate(np.maximum(left, length_of(error, self.space)))
         return summed, bounds + eps * decay.rate * largest * np.array(self.counts) * reached
-
-    # -- cross entropy ---------------------------------------------------------------------------------------
-
-    @property
-    def _how(self) -> str:
-        return "iterated" if self.law == "descent" else "DOP853"
-
-    def _nonlinear(
-        self, product: Callable[[torch.Tensor], torch.Tensor], method: str
-    ) -> tuple[torch.Tensor, np.ndarray, str]:
-        start, shape = self.objective.start.flatten(), self.objective.start.shape
-        most = self.counts[-1]
-
-        def slope(s: torch.Tensor) -> torch.Tensor:
-            moved = start - product(s) if bool(s.any()) else start
-            return self.objective.slope(moved.reshape(shape)).flatten()
-
-        if self.law == "descent":
-            s, kept, wanted = torch.zeros_like(start), {}, set(self.counts)
-            for made in range(most + 1):
-                if made in wanted:
-                    kept[made] = s
-                if made < most:
-                    s = s + self.rate * slope(s)
-            summed = torch.stack([kept[count] for count in self.counts])
-            return summed, np.zeros(len(self.counts)), method
-        exact = self.theta.dtype == F64
-        runs = [self._integrated(slope, rtol) for rtol in ((1e-9, 1e-12) if exact else (1e-5, 1e-7))]
-        apart = torch.stack([product(one) for one in runs[1] - runs[0]])
-        return runs[1], apart.norm(dim=1).cpu().numpy(), method
-
-    def _integrated(self, slope: Callable[[torch.Tensor], torch.Tensor], rtol: float) -> torch.Tensor:
-        """Return s ``[k, n]`` of the flow, from one horizon to the next: within a step it is less exact."""
-        s, kept, before = torch.zeros_like(self.objective.start.flatten()), [], 0.0
-        for time in (self.rate * count for count in self.counts):
-            if time > before:
-                solved = solve_ivp(
-                    lambda _, at: slope(torch.from_numpy(at).to(self.objective.start)).cpu().numpy(),
-                    (before, time),
-                    s.cpu().numpy(),
-                    method="DOP853",
-                    rtol=rtol,
-                    atol=rtol * time / len(s),
-                )
-                if not solved.success:
-                    raise ArgumentError(f"law: the flow could not be integrated: {solved.message}")
-                s, before = torch.from_numpy(solved.y[:, -1].copy()).to(s), time
-            kept.append(s)
-        return torch.stack(kept)
 
 
 def _counts(updates: int | Iterable[int]) -> tuple[int, ...]:

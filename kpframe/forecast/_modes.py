@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from kpframe.operators._memory import check_memory
 from kpframe.operators._spaces import Space
 from kpframe.spectra._numerics.linalg import outside
 from kpframe.spectra._numerics.matvecs import Matvecs
+from kpframe.spectra._numerics.ranks import own_rows, whole_rows
 
 #: Lanczos steps after which the bound is looked at again, as a share of those made.
 LOOK = 8
@@ -25,7 +27,7 @@ class Modes:
     Attributes:
         values: eigenvalues, ``[m]``.
         parts: of the error along each, ``[m]``.
-        vectors: ``[m, n]``.
+        vectors: ``[m, n]``, this rank's entries.
         bounds: on the norm of the error of a forecast, by its horizon.
     """
 
@@ -44,11 +46,12 @@ class Modes:
             return float(np.linalg.norm(self.parts * factors))
 
 
-def dense_modes(matrix: torch.Tensor, error: torch.Tensor, horizons: int) -> Modes:
-    """Return the modes of an error ``[n]`` under a symmetric matrix ``[n, n]``."""
+def dense_modes(matrix: torch.Tensor, error: torch.Tensor, horizons: int, space: Space) -> Modes:
+    """Return the modes of an error of a space under a symmetric matrix, of which each rank has all."""
     values, columns = torch.linalg.eigh(matrix)
-    parts = columns.mT @ error
-    return Modes(values.cpu().numpy(), parts.cpu().numpy(), columns.mT, np.zeros(horizons))
+    parts = columns.mT @ whole_rows(error[None], space)[0]
+    vectors = own_rows(columns.mT, space)
+    return Modes(values.cpu().numpy(), parts.cpu().numpy(), vectors, np.zeros(horizons))
 
 
 def lanczos_modes(
@@ -154,6 +157,7 @@ class _Krylov:
         if self.size < len(self._buffer):
             return
         more = max(16, self.size)
-        needed = 2 * (self.size + more) * self._next.nbytes
-        check_memory("forecast: Krylov vectors", needed, self._next.device, "take fewer trials", None)
+        needed, device = 2 * (self.size + more) * self._next.nbytes, self._next.device
+        what, remedy = "forecast: Krylov vectors", "take fewer trials"
+        self._space.together(partial(check_memory, what, needed, device, remedy, None))
         self._buffer = torch.cat([self._buffer, self._buffer.new_empty(more, len(self._next))])

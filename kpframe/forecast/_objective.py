@@ -1,6 +1,6 @@
 """A loss as a function of the scored outputs: its value, slope and curvature, in float64.
 
-For n scored steps and O outputs (see ``kpframe.readout`` for the losses)::
+For n scored steps, of all ranks, and O outputs (see ``kpframe.readout`` for the losses)::
 
     mse              e = c (y - target),   H = c I,                          c = 2 / (n O)               (1)
     cross entropy    e = (p - onehot) / n, H = (diag p - p p^T) / n at each step, p = softmax(y)         (2)
@@ -10,6 +10,9 @@ H is positive, and ``H = F F^T`` with ``F = (diag sqrt p - p sqrt(p)^T) / sqrt n
 
 from __future__ import annotations
 
+import math
+from functools import partial
+
 import torch
 from attrs import frozen
 
@@ -17,7 +20,7 @@ from kpframe.errors import ArgumentError, NonFiniteError, mismatch, shown
 from kpframe.flow._flow import Dynamics, Flow, check_flow
 from kpframe.operators._base import Operator
 from kpframe.operators._spaces import Space
-from kpframe.tasks._error import output_error, task_loss
+from kpframe.tasks._error import loss_part, output_error
 from kpframe.tasks._readout import Readout
 from kpframe.tasks._task import Loss, Trials
 
@@ -32,11 +35,15 @@ class Objective:
         kind: ``mse`` or ``cross_entropy``.
         trials: in float64.
         outputs: ``[B, T, O]``, of the network as it is, in float64.
+        space: of the states; where ranks share its trials, each has its own here.
+        count: number n of scored steps, of all ranks.
     """
 
     kind: Loss
     trials: Trials
     outputs: torch.Tensor
+    space: Space
+    count: int
 
     @classmethod
     def of(cls, flow: Flow, readout: Readout, trials: Trials, loss: Loss) -> Objective:
@@ -46,13 +53,13 @@ class Objective:
             ArgumentError: for other trials than those the flow was made along, and as ``task_loss``.
         """
         check_flow(flow)
-        if not isinstance(trials, Trials):
-            raise ArgumentError(mismatch("trials", "kpframe.Trials", shown(trials)))
-        _check_own(flow, trials)
+        space = flow.P.domain
+        space.together(partial(_check_own, flow, trials))
         with torch.no_grad():
             outputs = readout(flow.trajectory.states)
-        output_error(outputs, trials, loss)  # which checks them all
-        return cls(loss, trials.to(dtype=F64), outputs.to(F64))
+        output_error(outputs, trials, loss, space)  # which checks them all
+        count = int(space.sum(trials.scored.sum()))
+        return cls(loss, trials.to(dtype=F64), outputs.to(F64), space, count)
 
     @property
     def start(self) -> torch.Tensor:  # [n, O]
@@ -67,18 +74,11 @@ class Objective:
     @property
     def curvature(self) -> float:
         """``c`` of the squared error, whose H is ``c I``."""
-        return 2 / self.start.numel()
+        return 2 / (self.count * self.outputs.shape[2])
 
     def loss(self, outputs: torch.Tensor) -> float:
-        """Return the loss of outputs ``[B, T, O]``."""
-        return float(task_loss(outputs, self.trials, self.kind))
-
-    def slope(self, scored: torch.Tensor) -> torch.Tensor:  # [n, O] -> [n, O]
-        """Return the derivative of the loss by the scored outputs."""
-        if self.kind == "mse":
-            return self.curvature * (scored - self.targets)
-        onehot = torch.nn.functional.one_hot(self.targets, scored.shape[1])
-        return (scored.softmax(dim=1) - onehot) / len(scored)
+        """Return the loss of outputs ``[B, T, O]``, of all ranks' trials."""
+        return float(self.space.sum(loss_part(outputs, self.trials, self.kind, self.count)))
 
     def placed(self, scored: torch.Tensor) -> torch.Tensor:  # [..., n, O] -> [..., B, T, O]
         """Return values at scored steps at their places, zero elsewhere."""
@@ -92,7 +92,7 @@ class Objective:
         if self.kind == "mse":
             return _Root((scored * self.curvature**0.5).to(like.dtype), None, like)
         row = self.outputs.softmax(dim=2).sqrt()
-        return _Root((row * scored / scored.sum().sqrt()).to(like.dtype), row.to(like.dtype), like)
+        return _Root((row * scored / math.sqrt(self.count)).to(like.dtype), row.to(like.dtype), like)
 
 
 class _Root(Operator):
@@ -117,6 +117,8 @@ class _Root(Operator):
 
 def _check_own(flow: Flow, trials: Trials) -> None:
     """Raise unless trials are those that a flow was made along."""
+    if not isinstance(trials, Trials):
+        raise ArgumentError(mismatch("trials", "kpframe.Trials", shown(trials)))
     own = flow.trajectory
     expected = "the trials that the flow was made along"
     if own.inputs.shape != trials.inputs.shape:
@@ -135,9 +137,9 @@ def _check_own(flow: Flow, trials: Trials) -> None:
         raise ArgumentError(mismatch("trials", expected, "other inputs"))
 
 
-def check_finite_outputs(outputs: torch.Tensor, rate: float, stable: float) -> None:
+def check_finite_outputs(outputs: torch.Tensor, rate: float, stable: float, space: Space) -> None:
     """Raise ``NonFiniteError`` where a forecast has left the range of numbers."""
-    if not bool(outputs.isfinite().all()):
+    if space.any(not bool(outputs.isfinite().all())):
         raise NonFiniteError(
             f"learning_rate: expected at most the largest stable one, about {stable:.4g}, for so many "
             f"updates, got {rate:.4g}, with which the forecast diverges beyond the range of numbers"

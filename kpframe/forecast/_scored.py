@@ -6,14 +6,16 @@ import torch
 
 from kpframe.forecast._objective import Objective
 from kpframe.operators._base import Operator
-from kpframe.operators._spaces import Space
+from kpframe.operators._shards import Shards
+from kpframe.operators._spaces import OUTPUT, Axis, Space
 
 
 class ScoredOperator(Operator):
-    """``S op S*``, with S the scored outputs in a row: ``[n O]``."""
+    """``S op S*``, with S the scored outputs in a row: ``[n O]``, of which a rank has those of its trials."""
 
     def __init__(self, inner: Operator, objective: Objective) -> None:
-        space = Space.of(output=objective.start.numel())
+        own = objective.start.numel()
+        space = Space((Axis(OUTPUT, own, shards=_shares(objective, own)),))
         super().__init__(space, space, dtype=inner.dtype, device=inner.device)
         self.inner, self.objective = inner, objective
 
@@ -41,3 +43,13 @@ class ScoredOperator(Operator):
 
     def _formula(self) -> tuple[str, int]:
         return self.inner._formula()
+
+
+def _shares(objective: Objective, own: int) -> Shards | None:
+    """Return how many scored outputs each rank has, None where one process has all."""
+    shards = objective.space.shards
+    if shards is None:
+        return None
+    counts = torch.zeros(shards.ranks, dtype=torch.int64, device=shards.device)
+    counts[shards.rank] = own
+    return shards.with_counts(tuple(shards.sum(counts).tolist()))

@@ -12,12 +12,14 @@ from kpframe.errors import UnsupportedError
 from kpframe.flow._flow import Flow
 from kpframe.forecast._objective import Objective, learned
 from kpframe.forecast._output_kernel import output_kernel
-from kpframe.models._autograd.linearization import Linearization, recording
+from kpframe.forecast._stable_rate import agree
+from kpframe.models._autograd.linearization import Linearization, Recipe, recording
 from kpframe.operators._base import Operator
 from kpframe.operators._isolation import in_isolation
 from kpframe.operators._spaces import Space
 from kpframe.spectra._eigsh import eigsh
-from kpframe.tasks._error import task_loss
+from kpframe.spectra._numerics.probes import agreed, new_generator
+from kpframe.tasks._error import loss_part
 from kpframe.tasks._readout import Readout
 from kpframe.tasks._task import Loss, Trials
 
@@ -64,15 +66,18 @@ def sharpness(
         budget, tol, generator: as ``kpframe.eigsh``; a Hessian-vector product counts for one.
 
     Raises:
-        ArgumentError, ShapeError, DtypeError, DeviceError, NonFiniteError: as ``stable_rate``.
+        ArgumentError, ShapeError, DtypeError, DeviceError, NonFiniteError, RankError: as ``stable_rate``.
         UnsupportedError: for a model whose derivative cannot be differentiated again.
 
     Source: Pearlmutter 1994 (Hessian-vector products).
     """
     output_kernel(flow, readout)  # which checks the readout
-    Objective.of(flow, readout, trials, loss)
-    hessian = _Hessian(flow, readout, trials, loss)
-    pairs = eigsh(hessian, k=1, budget=budget, tol=tol, generator=generator)
+    agree(flow.P.domain, loss, budget, tol)
+    count = Objective.of(flow, readout, trials, loss).count
+    hessian = _Hessian(flow, readout, trials, loss, count)
+    # every rank has all of a vector of parameters, so that eigsh has no ranks to compare
+    source = agreed(new_generator(generator), flow.P.domain)
+    pairs = eigsh(hessian, k=1, budget=budget, tol=tol, generator=source)
     return Sharpness(
         float(pairs.eigenvalues[0]),
         float(pairs.residual_norms[0]),
@@ -83,25 +88,26 @@ def sharpness(
 
 
 class _Hessian(Operator):
-    """The Hessian of the loss, as the derivative of a gradient that is kept with its graph."""
+    """The Hessian of the loss, as the derivative of a gradient that is kept with its graph.
 
-    def __init__(self, flow: Flow, readout: Readout, trials: Trials, loss: Loss) -> None:
+    Args:
+        flow, readout, trials, loss: whose loss it is.
+        count: number of scored steps, of all ranks.
+    """
+
+    def __init__(self, flow: Flow, readout: Readout, trials: Trials, loss: Loss, count: int) -> None:
         space = Space.of(parameter=sum(p.numel() for p in learned(flow.model, readout)))
         states = flow.trajectory.states
         super().__init__(space, space, dtype=states.dtype, device=states.device)
-        recipe = partial(_gradient, flow, readout, trials, loss)
-        try:
-            self._gradient = Linearization.of(recipe, states.device)
-        except RuntimeError as error:
-            raise UnsupportedError(
-                f"model: expected derivatives that can be differentiated again, got {error}"
-            ) from error
+        recipe = partial(_gradient, flow, readout, trials, loss, count)
+        self._trials = flow.P.domain  # over whose ranks parts add up
+        self._gradient = self._trials.together(partial(_recorded, recipe, states.device))
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         rows = q.reshape(-1, q.shape[-1])
         found = self._gradient.vjp(rows)
         flat = torch.cat([part.reshape(len(rows), -1) for part in found], dim=1)
-        return flat.reshape(q.shape)
+        return self._trials.sum(flat).reshape(q.shape)
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return self._apply(r)
@@ -115,14 +121,23 @@ class _Hessian(Operator):
         return "Hessian", 3
 
 
+def _recorded(recipe: Recipe, device: torch.device) -> Linearization:
+    try:
+        return Linearization.of(recipe, device)
+    except RuntimeError as error:
+        raise UnsupportedError(
+            f"model: expected derivatives that can be differentiated again, got {error}"
+        ) from error
+
+
 def _gradient(
-    flow: Flow, readout: Readout, trials: Trials, loss: Loss
+    flow: Flow, readout: Readout, trials: Trials, loss: Loss, count: int
 ) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
-    """Return the gradient ``[M]`` of the loss with its graph, and what it is differentiated by."""
+    """Return the gradient ``[M]`` of these trials' part of the loss, and what it is differentiated by."""
     own, parameters = flow.trajectory, learned(flow.model, readout)
     with recording(own.states.device, "sharpness"):
         states = flow.model.rollout(own.inputs, own.initial_state if own.given else None, own.mask).states
-        value = task_loss(readout(states), trials, loss)
+        value = loss_part(readout(states), trials, loss, count)
         found = torch.autograd.grad(value, parameters, create_graph=True, allow_unused=True)
         parts = [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
         return torch.cat([part.reshape(-1) for part in parts]), parameters

@@ -23,6 +23,7 @@ from kpframe.forecast._objective import Objective
 from kpframe.forecast._output_kernel import OutputKernel, output_kernel
 from kpframe.operators._base import Operator
 from kpframe.operators._isolation import in_isolation
+from kpframe.operators._spaces import Space
 from kpframe.spectra._eigsh import eigsh
 from kpframe.tasks._readout import Readout
 from kpframe.tasks._task import Loss, Trials
@@ -77,10 +78,17 @@ def stable_rate(
     Raises:
         ArgumentError, ShapeError, DtypeError, DeviceError, NonFiniteError: naming the argument, what was
             expected and what came; also where no step is scored.
+        RankError: where ranks share the trials, for settings or a readout that are not the same on all.
     """
     theta = output_kernel(flow, readout)
+    agree(theta.domain, loss, budget, tol)
     objective = Objective.of(flow, readout, trials, loss)
     return leading(theta, objective, budget=budget, tol=tol, generator=generator)
+
+
+def agree(space: Space, loss: Loss, budget: int | None, tol: float | None) -> None:
+    """Raise ``RankError`` unless settings are the same on all ranks of a space."""
+    space.agree("loss, budget and tol", (loss, budget, tol))
 
 
 def leading(

@@ -194,6 +194,11 @@ class Space:
         """Whether it is true on any rank."""
         return value if self.shards is None else self.shards.any(value)
 
+    def agree(self, what: str, value: object) -> None:
+        """Raise ``RankError`` on every rank unless a value is the same on all: a text, numbers, a tensor."""
+        if self.shards is not None:
+            self.shards.agree(what, value)
+
     def together(self, work: Callable[[], T]) -> T:
         """Return what work returns, unless it raises on any rank: then an error on every rank.
 

@@ -52,16 +52,20 @@ def task_loss(outputs: torch.Tensor, trials: Trials, kind: Loss, space: Space | 
     """
     scored, targets = _scored(outputs, trials, kind, space)
     if space is not None and space.shards is not None:
-        n = _count(scored, space)
-        if kind == "cross_entropy":
-            part = torch.nn.functional.cross_entropy(scored, targets, reduction="sum") / n
-        else:
-            part = (scored - targets).square().sum() / (n * outputs.shape[2])
+        part = loss_part(outputs, trials, kind, _count(scored, space))
         total: torch.Tensor = _WithGradientOf.apply(space.sum(part), part)  # type: ignore[no-untyped-call]
         return total
     if kind == "cross_entropy":
         return torch.nn.functional.cross_entropy(scored, targets)
     return (scored - targets).square().mean()
+
+
+def loss_part(outputs: torch.Tensor, trials: Trials, kind: Loss, count: int) -> torch.Tensor:
+    """Return what trials add to the loss of more of them, with ``count`` scored steps in all; unchecked."""
+    scored, targets = outputs[trials.scored], trials.targets[trials.scored]
+    if kind == "cross_entropy":
+        return torch.nn.functional.cross_entropy(scored, targets, reduction="sum") / count
+    return (scored - targets).square().sum() / (count * outputs.shape[2])
 
 
 @in_isolation

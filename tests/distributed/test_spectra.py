@@ -9,8 +9,7 @@ import pytest
 import torch
 
 import kpframe
-from kpframe.errors import RankError, UnsupportedError
-from kpframe.forecast import output_kernel
+from kpframe.errors import RankError
 from kpframe.operators import Operator
 from kpframe.operators._tagged import TaggedAsInner
 from kpframe.spectra import (
@@ -185,21 +184,6 @@ def disagreeing(group: Any, counts: list[int]) -> str:
     except RankError as error:
         return str(error)
     return "no error"
-
-
-def forecast_of_shards(group: Any, counts: list[int]) -> str:
-    model, x = small()
-    flow = kpframe.linearize(model, own_part(group, x, counts), group=group)
-    try:
-        output_kernel(flow, kpframe.Readout(5, 2, dtype=F64))
-    except UnsupportedError as error:
-        return str(error)
-    return "no error"
-
-
-def test_a_loss_of_shards_is_refused_rather_than_taken_of_a_part() -> None:
-    for text in on_ranks(2, forecast_of_shards, COUNTS[2]):
-        assert text.startswith("flow: expected one whose trials one process holds, got one of 5 trials on 2 ")
 
 
 def test_ranks_with_different_generators_say_so_everywhere() -> None:
