@@ -28,17 +28,20 @@ class UnitProbes:
         bits: bool ``[n, H]``, those of the number of each entry's unit.
         shared: bool ``[n, parts]``, whether a part has an entry that acts on units with the bit and without.
         parts: the parameters.
+        single: whether there is one unit.
     """
 
     bits: torch.Tensor
     shared: torch.Tensor
     parts: tuple[Part, ...]
+    single: bool
 
     @classmethod
     def of(cls, J: Operator) -> UnitProbes:
         """Return the probes of a parameter Jacobian, from two products with J* for each bit."""
         shape, device = J.codomain.shape, J.device
-        bits = _bits([part.size for part in J.codomain[HIDDEN].parts] or [shape[-1]]).to(device)
+        widths = [part.size for part in J.codomain[HIDDEN].parts] or [shape[-1]]
+        bits = _bits(widths).to(device)
         source = torch.Generator().manual_seed(0)
         z = torch.randn(shape, generator=source, dtype=torch.float64, device="cpu").to(device, J.dtype)
         parts = J.domain[PARAMETER].parts
@@ -47,12 +50,19 @@ class UnitProbes:
             both = (J.T(torch.stack([z * ~bit, z * bit]), check=False) != 0).all(dim=0)
             for place, part in enumerate(parts):
                 own[place] = both[part.slice].any()
-        return cls(bits, shared.to(device), parts)
+        return cls(bits, shared.to(device), parts, set(widths) == {1})
 
     def labels(self, names: Iterable[str]) -> torch.Tensor | None:  # [H], int64
-        """Return the block of each entry, for named parameters alone; None where all entries are in one."""
+        """Return the block of each entry, for named parameters alone.
+
+        None where there is but one block of several units, and where no parameter is named.
+        """
         chosen = set(names)
         asked = [place for place, part in enumerate(self.parts) if chosen.intersection(part.names)]
+        if not asked:
+            return None
+        if self.single:
+            return self.bits.new_zeros(self.bits.shape[1], dtype=torch.int64)
         apart = ~self.shared[:, asked].any(dim=1)
         if not bool(apart.any()):
             return None

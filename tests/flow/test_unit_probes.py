@@ -100,6 +100,14 @@ def test_components_of_unequal_widths() -> None:
     assert torch.equal(probes.labels(["w"]), torch.arange(5))
 
 
+def test_one_unit_and_no_parameter() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 2, dtype=F64)
+    K = linearize(wrap(torch.nn.LSTMCell(2, 1).double()), x).K
+    assert K.block_labels.tolist() == [0, 0]
+    assert kernel(torch.nn.GRUCell(2, 6)).restrict([]).block_labels is None
+
+
 def test_eigenpairs_come_from_the_blocks() -> None:
     torch.manual_seed(0)
     x = torch.randn(8, 10, 2, dtype=F64)
