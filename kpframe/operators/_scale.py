@@ -92,11 +92,16 @@ def norm(values: torch.Tensor, shards: Shards | None = None) -> float:
     return unit * math.sqrt(float(square if shards is None else shards.sum(square)))
 
 
-def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Return the cosine of the angle between two tensors of equal shape, NaN where one of them is zero."""
-    first, second = (divided(values, unit_of(values)).double() for values in (one, other))
-    sizes = math.sqrt(float(first.square().sum())) * math.sqrt(float(second.square().sum()))
-    return clamped(float((first * second).sum()) / sizes) if sizes > 0 else math.nan
+def cosine(one: torch.Tensor, other: torch.Tensor, shards: Shards | None = None) -> float:
+    """Return the cosine of the angle between two tensors of equal shape, NaN where one of them is zero.
+
+    With shards each rank has its own part of both.
+    """
+    first, second = (divided(values, unit_of(values, shards=shards)).double() for values in (one, other))
+    inner = torch.stack([first.square().sum(), second.square().sum(), (first * second).sum()])
+    mine, others, both = (inner if shards is None else shards.sum(inner)).tolist()
+    sizes = math.sqrt(mine) * math.sqrt(others)
+    return clamped(both / sizes) if sizes > 0 else math.nan
 
 
 def row_cosines(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:  # [n, m] each -> [n], float64

@@ -177,6 +177,11 @@ class Moment:
         """Return the sum over ranks of what each has summed over its own trials; one all-reduce."""
         return own if self.shards is None else self.shards.sum(own)
 
+    def largest(self, own: torch.Tensor) -> float:
+        """Return the largest magnitude among what ranks know of their own trials, 0 of nothing."""
+        most = own.abs().max() if own.numel() else own.new_zeros(())
+        return float(most if self.shards is None else self.shards.max(most))
+
     def every_trial(self, own: torch.Tensor) -> torch.Tensor:
         """Return what ranks know of their own trials ``[B, ...]``, of all trials: the same on each rank.
 

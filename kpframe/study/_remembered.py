@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import torch
+from attrs import frozen
 
 from kpframe.operators._base import Operator
+from kpframe.operators._shards import Shards
 from kpframe.operators._tagged import TaggedAsInner
 from kpframe.spectra._numerics.small_side import SmallSide, small_side
 
@@ -12,29 +17,45 @@ from kpframe.spectra._numerics.small_side import SmallSide, small_side
 KEPT_BYTES = 512 * 2**20
 
 
+@frozen(eq=False)
+class _Kept:
+    """Vectors that went in together, and their products."""
+
+    vectors: torch.Tensor
+    product: torch.Tensor
+    head: list[float]  # the first entries, by which most vectors are told apart
+
+    def is_of(self, vectors: torch.Tensor, head: list[float]) -> bool:
+        return self.head == head and torch.equal(self.vectors, vectors)
+
+
 class Remembered(TaggedAsInner):
     """An operator, and its latest products: rank, trace, norm and alignment meet the same random vectors.
 
-    A product is the operator's own, to the last bit: it is kept with the vectors that went in together.
+    A product is the operator's own, to the last bit: it is kept with the vectors that went in together. On
+    several ranks it is remembered where it is on all of them, so that all or none go on without it.
     """
 
     def __init__(self, inner: Operator) -> None:
         super().__init__(inner)
-        self._kept: dict[tuple[object, ...], list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        self._kept: dict[tuple[int, ...], list[_Kept]] = {}
         self._bytes = 0
         #: Where the operator goes through a smaller space, whose eigenvalues are found once.
         self.small_side = small_side(inner)
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        key = (q.shape, *q.flatten()[:4].tolist())
-        for vectors, product in self._kept.get(key, []):
-            if torch.equal(vectors, q):
-                return product.clone()
+        kept, head = self._kept.setdefault(tuple(q.shape), []), q.flatten()[:4].tolist()
+        shards = self.domain.shards or self.codomain.shards
+        same = (one for one in kept if one.is_of(q, head))
+        known = next(same if shards is None else _on_all(kept, [*same], shards), None)
+        if known is not None:
+            return known.product.clone()
         product = self.inner._apply(q)
-        size = q.nbytes + product.nbytes
+        probes = math.prod(q.shape[: q.ndim - len(self.domain.axes)])
+        size = probes * (self.domain.largest + self.codomain.largest) * q.itemsize  # the same on all ranks
         if self._bytes + size <= KEPT_BYTES:
             self._bytes += size
-            self._kept.setdefault(key, []).append((q.clone(), product.clone()))
+            kept.append(_Kept(q.clone(), product.clone(), head))
         return product
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
@@ -47,6 +68,13 @@ class Remembered(TaggedAsInner):
 
     def _formula(self) -> tuple[str, int]:
         return self.inner._formula()
+
+
+def _on_all(kept: list[_Kept], same: list[_Kept], shards: Shards) -> Iterator[_Kept]:
+    """Yield what is the same on every rank: a rank knows no difference between vectors of its own zeros."""
+    if kept:
+        others = shards.max(torch.tensor([float(one not in same) for one in kept], device=shards.device))
+        yield from (one for one, other in zip(kept, others.tolist(), strict=True) if not other)
 
 
 @small_side.register

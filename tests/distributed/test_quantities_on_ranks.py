@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 import xarray as xr
+from torch import distributed
 
 import kpframe
+from kpframe.operators._shards import counted_traffic
+from kpframe.plugin import get_manager
+from kpframe.spectra._numerics.ranks import basis_rows
 from kpframe.study import Moment, Quantity, create_quantity
+from kpframe.study._moment import OPERATORS
 from kpframe.study._quantities.dims import attributes
 from kpframe.study._record import record
+from kpframe.study._remembered import Remembered
 
 from ..toy_moments import Cell, moment_of, trials_of  # noqa: TID252
+from ..toy_rules import Uphill, Window  # noqa: TID252
+from .ranks import on_ranks
 from .teams import recorded_on
 
 
@@ -44,6 +56,126 @@ def trained() -> Moment:
     return moment_of(trials_of(), step=1, first=lambda: first, previous=earlier, budget=12)
 
 
+#: Five trials: two on one rank, three on the other.
+UNEVEN = (7, 4, 6, 7, 3)
+#: What rank 0 measures alone: see docs/distributed.md.
+ALONE = {"scores", "parameters", "cut_change", "estimator_error", "forecast", "forecast_ahead", "stable_rate"}
+SETTINGS = {
+    "infinite_width": {"recurrent": "W", "inputs": "U", "biases": ("b",)},
+    "routing": {"draws": 3},
+    "truncation": {"draws": 6},
+    "propagator_similarity": {"draws": 6},
+}
+#: Quantities in other ways: exact, of other axes, of products that are not positive.
+MORE = {
+    "exact:routing": ("routing", {"draws": 8}),
+    "exact:truncation": ("truncation", {"draws": 200}),
+    "trials:views": ("views", {"mean": ("time",), "k": 3}),
+    "whole:views": ("views", {"mean": (), "k": 3, "budget": 20}),
+    "traced:views": ("views", {"mean": ("batch",), "trace": ("hidden",), "k": 2}),
+    "one:views": ("views", {"mean": (), "select": {"batch": 3, "time": -1}, "k": 2}),
+}
+
+
+def uneven(trials: slice = slice(None), budget: int = 12, operators: tuple[str, ...] = OPERATORS) -> Moment:
+    """A moment of a training with all that quantities need, of some of its trials."""
+    chosen = trials_of(lengths=UNEVEN).select(trials)
+
+    def at(step: int) -> Moment:
+        return moment_of(
+            chosen,
+            model=Cell(step),
+            step=step,
+            first=partial(at, 0),
+            previous=partial(at, 0),
+            rules={"window": Window(), "uphill": Uphill()},
+            test=trials_of(seed=4),
+            budget=budget,
+            operators=operators,
+        )
+
+    return at(3)
+
+
+def generous() -> Moment:
+    """As many products as states have dimensions: all that can be exact is."""
+    return uneven(budget=150, operators=("Phi", "P K"))
+
+
+def every_quantity() -> dict[str, Quantity]:
+    names = [spec.name for spec in get_manager().specs("quantity") if spec.factory.startswith("kpframe.")]
+    made = {name: create_quantity(name, **SETTINGS.get(name, {})) for name in names}
+    return made | {label: create_quantity(name, **settings) for label, (name, settings) in MORE.items()}
+
+
+def test_every_quantity_on_uneven_ranks_is_that_of_one_process() -> None:
+    quantities = every_quantity()
+    shared = {label: one for label, one in quantities.items() if one.on_ranks == "all"}
+    assert set(quantities) - set(shared) == ALONE
+    plain = record(uneven(), shared)
+    assert set(plain.quantity_failure.values) == {""}
+    part = record(uneven(slice(2)), shared)
+    data, notes, measured = recorded_on(2, uneven, shared)
+    assert notes == []
+    assert measured == [type(one).__name__ for one in shared.values()]
+    assert_same(data, plain)
+    for label in shared:
+        if label not in ("infinite_width", "one:views"):
+            assert any(_apart(part.get(name), plain[name]) for name in _of(plain, label)), label
+
+
+def _of(data: xr.Dataset, label: str) -> list[str]:
+    return [name for name, one in data.data_vars.items() if one.attrs.get("quantity") == label]
+
+
+def _apart(one: xr.DataArray | None, other: xr.DataArray) -> bool:
+    """Whether figures of one rank's trials alone are not those of all, or are none."""
+    return one is None or one.shape != other.shape or not np.allclose(one, other, rtol=1e-6, equal_nan=True)
+
+
+def test_exact_figures_on_ranks_are_those_of_one_process() -> None:
+    names = (
+        "effective_rank",
+        "trace",
+        "norm",
+        "spectrum",
+        "alignment",
+        "operator_alignment",
+        "kernel_change",
+    )
+    quantities = {name: create_quantity(name) for name in names}
+    plain = record(generous(), quantities)
+    assert set(plain.quantity_failure.values) == {""}
+    data, notes, _ = recorded_on(2, generous, quantities)
+    assert notes == []
+    assert_same(data, plain)
+
+
+def remembering(group: Any) -> tuple[list[torch.Tensor], list[torch.Tensor], list[int]]:
+    """Products with vectors that are zero on all ranks but one, remembered and not, and numbers sent."""
+    trials = trials_of(lengths=UNEVEN)
+    own = slice(0, 2) if distributed.get_rank(group) == 0 else slice(2, 5)
+    Phi = kpframe.linearize(Cell(), trials.inputs[own], group=group).Phi
+    kept, found, wanted, sent = Remembered(Phi), [], [], []
+    vectors = basis_rows(Phi.domain, 0, 2, Phi).reshape(2, *Phi.domain.shape)
+    for place in (0, 1, 0, 1):
+        with counted_traffic() as traffic:
+            found.append(kept(vectors[place]))
+        sent.append(traffic.bytes)
+        wanted.append(Phi(vectors[place]))
+    return found, wanted, sent
+
+
+def test_ranks_remember_a_product_together() -> None:
+    for found, wanted, sent in on_ranks(2, remembering):
+        assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+        assert float(found[0].norm()) > 0
+        assert not torch.equal(found[0], found[1])
+        assert (
+            max(sent[2:]) < 16 < 8 * 28 < min(sent[:2])
+        )  # of a gradient of 28 numbers nothing is sent again
+
+
 def at_step(step: int) -> Moment:
     return moment_of(trials_of(), step=step)
 
@@ -57,12 +189,15 @@ def at_three() -> Moment:
 
 
 def assert_same(data: xr.Dataset, plain: xr.Dataset, rtol: float = 1e-9) -> None:
+    """Assert that figures are the same, errors and residuals relative to what they are of."""
     assert set(data.variables) == set(plain.variables)
     for name, expected in plain.variables.items():
         assert data[name].dims == expected.dims, name
         assert data[name].attrs == expected.attrs, name
         if expected.dtype.kind == "f":
-            size = np.abs(np.nan_to_num(expected.values)).max(initial=0.0)
+            about = name.removesuffix("_stderr").removesuffix("_residual")
+            of = plain.get(about, plain.get(f"{about}_value", expected))
+            size = np.abs(np.nan_to_num(of.values)).max(initial=0.0)
             np.testing.assert_allclose(
                 data[name].values, expected.values, rtol=rtol, atol=rtol * size, err_msg=name
             )

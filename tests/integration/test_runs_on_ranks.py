@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from kpframe.study._disk.folder import read_record
 from kpframe.study._disk.results import read_dataset
 
 #: Attributes that say when, where and on how many ranks files were made.
-APART = {"created", "run_id", "ranks", "group_backend"}
+APART = {"created", "run_id", "ranks", "group_backend", "also_made_with"}
 STUDY = """
 title = "On ranks"
 quantity = [{ name = "scores" }, { name = "ftle" }, { name = "effective_rank" }, { name = "contributions" }]
@@ -167,6 +168,10 @@ def test_a_killed_rank_ends_the_job_and_the_run_goes_on(
     code, text = ended(started(after, "resume", output))
     assert code == 0, text
     assert_same(output, plain)
+    attributes = read_dataset(output / "results.nc").attrs
+    assert attributes["ranks"] == "2"
+    others = {"ranks": "3"} if after == 3 else {"ranks": None, "group_backend": None}
+    assert json.loads(attributes["also_made_with"]) == [others]
 
 
 def test_an_interrupt_leaves_a_run_and_says_how_it_goes_on(study: Path, plain: Path) -> None:

@@ -13,7 +13,7 @@ from kpframe.plugin._core_learning import ActionSettings
 from kpframe.plugin._takes import takes_settings
 from kpframe.study._moment import Moment, operator_of, operator_problem
 from kpframe.study._quantities.dims import attributes, numbers, time_coordinate
-from kpframe.study._quantities.draws import root_mean, signs
+from kpframe.study._quantities.draws import drawn_signs, root_mean
 from kpframe.study._quantities.existing import existing_steps
 from kpframe.study._quantity import Quantity
 
@@ -28,6 +28,8 @@ class RandomAction(Quantity):
     ``(tr C)^2 / tr C^2`` for ``C = Sum_bt y_bt y_bt^T``: in how many directions of the state random errors
     move it, for ``P K P*``. Both with standard errors over the draws.
     """
+
+    on_ranks = "all"
 
     @takes_settings(ActionSettings)
     def __init__(self, settings: ActionSettings) -> None:
@@ -45,7 +47,7 @@ class RandomAction(Quantity):
         """Return the figures, with dims ``action`` and ``time``; raises as ``check``."""
         self.check(moment)
         exists = existing_steps(moment)
-        like = moment.flow.trajectory.states
+        trials = moment.summed(exists.sum(dim=0).double())
         norms, dimensions = [], []
         for formula in self.operators:
             operator = operator_of(moment.flow, formula)
@@ -53,10 +55,11 @@ class RandomAction(Quantity):
             squares, ranks = [], []
             chunk = chunk_size(operator, self.draws, held=3)
             for start in range(0, self.draws, chunk):
-                z = signs(source, min(chunk, self.draws - start), *like.shape, like=like)
+                z = drawn_signs(operator, min(chunk, self.draws - start), source)
                 y = (operator(z * exists[..., None]) * exists[..., None]).double()
-                squares.append(y.square().sum(dim=(1, 3)) / exists.sum(dim=0))  # [n, T]
-                ranks.append(_dimension(y))
+                squares.append(moment.summed(y.square().sum(dim=(1, 3))) / trials)  # [n, T]
+                rows = y.flatten(start_dim=1, end_dim=2)
+                ranks.append(participation(moment.summed(rows.mT @ rows)))
             norms.append(root_mean(torch.cat(squares)))
             dimensions.append(_mean(torch.cat(ranks)))
         data = xr.Dataset(coords=_coordinates(moment, self.operators))
@@ -77,10 +80,9 @@ def _coordinates(moment: Moment, operators: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _dimension(y: torch.Tensor) -> torch.Tensor:  # [n, B, T, H] -> [n]
-    rows = y.flatten(start_dim=1, end_dim=2)
-    gram = rows.mT @ rows
-    return gram.diagonal(dim1=-2, dim2=-1).sum(dim=-1).square() / gram.square().sum(dim=(-2, -1))
+def participation(moments: torch.Tensor) -> torch.Tensor:  # [..., n, n] -> [...]
+    """Return ``(tr C)^2 / tr C^2`` of symmetric matrices, NaN of one that is zero."""
+    return moments.diagonal(dim1=-2, dim2=-1).sum(dim=-1).square() / moments.square().sum(dim=(-2, -1))
 
 
 def _mean(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -32,6 +32,8 @@ class Alignment(OperatorQuantity):
     traces and norms.
     """
 
+    on_ranks = "all"
+
     def among(self, moment: Moment) -> Mapping[str, Operator]:
         """Return the operators, whose products are shared with ranks and the like."""
         return moment.remembered
@@ -128,6 +130,8 @@ class OperatorAlignment(Quantity):
     ``operator_alignment [operator, operator_other]``: along ``operator_other`` are the operators that are
     measured, and those of the setting ``others``.
     """
+
+    on_ranks = "all"
 
     @takes_settings(OperatorAlignmentSettings)
     def __init__(self, settings: OperatorAlignmentSettings) -> None:

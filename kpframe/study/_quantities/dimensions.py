@@ -10,8 +10,10 @@ import numpy as np
 import torch
 import xarray as xr
 
+from kpframe.operators._scale import divided, unit_of
 from kpframe.rules._update import Update
 from kpframe.study._moment import Moment
+from kpframe.study._quantities.action import participation
 from kpframe.study._quantities.dims import attributes
 from kpframe.study._quantities.existing import existing_steps
 from kpframe.study._quantity import Quantity
@@ -27,6 +29,8 @@ class Dimensions(Quantity):
 
     NaN for a signal that is zero, and for a change from a network that is not known.
     """
+
+    on_ranks = "all"
 
     def measure(self, moment: Moment) -> xr.Dataset:
         """Return the dimensions."""
@@ -45,7 +49,7 @@ class Dimensions(Quantity):
             signals["output error"] = moment.output_err[scored]
             signals |= {"P* Err": back[exists], "K P* Err": moved[exists], "Phi Err": flow.P(moved)[exists]}
         text = "participation ratio (tr C)^2 / tr C^2 of the second moment over trials and steps"
-        values = np.array([_ratio(rows) for rows in signals.values()])
+        values = np.array([_ratio(moment, rows) for rows in signals.values()])
         return xr.Dataset(
             {"dimension": ("signal", values, attributes(text))},
             coords={"signal": ("signal", list(signals), attributes("what varies"))},
@@ -61,10 +65,6 @@ def _targets(moment: Moment) -> torch.Tensor:
     return torch.nn.functional.one_hot(places, classes)
 
 
-def _ratio(rows: torch.Tensor) -> float:  # [m, n]
-    rows = rows.double()
-    largest = float(rows.abs().max()) if rows.numel() else 0.0
-    if not largest > 0:
-        return float("nan")
-    values = torch.linalg.svdvals(rows / largest).square()
-    return float(values.sum() ** 2 / values.square().sum())
+def _ratio(moment: Moment, rows: torch.Tensor) -> float:  # [m, n]
+    rows = divided(rows.double(), unit_of(rows, shards=moment.shards))
+    return float(participation(moment.summed(rows.mT @ rows)))

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import torch
 
+from kpframe.operators._base import Operator
+from kpframe.spectra import probes
+
 
 def signs(source: torch.Generator, *shape: int, like: torch.Tensor) -> torch.Tensor:
     """Return independent random signs, drawn on the CPU: equal on all devices and in all dtypes."""
     drawn = 2 * torch.randint(2, shape, generator=source, device="cpu") - 1
     return drawn.to(like.device, like.dtype)
+
+
+def drawn_signs(op: Operator, num: int, source: torch.Generator) -> torch.Tensor:  # [num, *domain]
+    """Return random signs that an operator takes, those of a trial the same on any number of ranks."""
+    return probes(op.domain, num, generator=source, kind="rademacher", dtype=op.dtype, device=op.device)
 
 
 def leave_one_out(value: torch.Tensor, without: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -30,16 +30,17 @@ class LossByEpoch(Quantity):
     """
 
     needs = ("readout", "targets")
+    on_ranks = "all"
 
     def measure(self, moment: Moment) -> xr.Dataset:
         """Return the figures ``[epoch]`` and ``[time]``."""
         require(moment, self.needs)
-        trials, loss = moment.trials, moment.around.loss
+        trials, loss = moment.whole_trials, moment.around.loss
         assert moment.readout is not None
         assert loss is not None
-        names, epochs = epochs_of(moment)
+        names, epochs = epochs_of(moment, moment.whole_probe)
         with torch.no_grad():
-            outputs = moment.readout(moment.flow.trajectory.states).double()
+            outputs = moment.every_trial(moment.readout(moment.flow.trajectory.states)).double()
         steps = torch.eye(outputs.shape[1], dtype=torch.bool, device=outputs.device)[:, None, :]
         score, text = _NAMES[loss]
         coordinates: dict[str, Any] = {

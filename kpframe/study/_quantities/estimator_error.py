@@ -43,6 +43,8 @@ class EstimatorError(Quantity):
     Sources: as in ``kpframe.trace``; one-sided estimators: Hazelden 2025, arXiv 2511.10796.
     """
 
+    # by rank 0 alone on several ranks: its products are with a matrix, which no rank has less work with
+
     @takes_settings(EstimatorSettings)
     def __init__(self, settings: EstimatorSettings) -> None:
         self.settings = settings

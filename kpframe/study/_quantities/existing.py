@@ -30,8 +30,12 @@ def existing_steps_of(probe: Probe) -> torch.Tensor:  # [B, T], bool
     return torch.ones(probe.inputs.shape[:2], dtype=torch.bool, device=probe.inputs.device)
 
 
-def epochs_of(moment: Moment) -> tuple[list[str], torch.Tensor]:
-    """Return the epochs of the trials, in the order in which they begin, and where each is.
+def epochs_of(moment: Moment, probe: Probe | None = None) -> tuple[list[str], torch.Tensor]:
+    """Return the epochs of all trials, in the order in which they begin, and where each is.
+
+    Args:
+        moment: whose trials.
+        probe: those among which they are looked for; this rank's own when left out.
 
     Returns:
         The names, and ``[epoch, B, T]`` bool; padded steps are in none.
@@ -39,7 +43,9 @@ def epochs_of(moment: Moment) -> tuple[list[str], torch.Tensor]:
     every = existing_steps_of(moment.whole_probe).T.cpu().numpy()
     # time first: the order in which they begin, on all ranks
     names = list(dict.fromkeys(moment.whole_trials.epoch.T[every].tolist()))
-    exists, epoch = existing_steps(moment), moment.trials.epoch
+    chosen = moment.probe if probe is None else probe
+    assert chosen.trials is not None
+    exists, epoch = existing_steps_of(chosen), chosen.trials.epoch
     where = [torch.from_numpy(epoch == name).to(exists.device) & exists for name in names]
     return names, torch.stack(where)
 

@@ -39,11 +39,11 @@ class QuantityOfGroups(Quantity):
 
     @abstractmethod
     def between(self, moment: Moment, members: torch.Tensor) -> xr.Dataset:
-        """Return the figures of groups, ``members`` ``[group, B]`` saying which trials belong to each."""
+        """Return the figures of groups, ``members`` ``[group, B]`` saying which of all trials belong."""
 
 
 def groups_of(moment: Moment, by: str | None, most: int) -> tuple[str, list[str], torch.Tensor]:
-    """Return the coordinate, the groups' labels, and ``[group, B]`` which trials belong to each.
+    """Return the coordinate, the groups' labels, and ``[group, B]`` which of all trials belong to each.
 
     Args:
         moment: whose trials.
@@ -53,10 +53,10 @@ def groups_of(moment: Moment, by: str | None, most: int) -> tuple[str, list[str]
     Raises:
         ArgumentError: where trials lack the coordinate, or fall into too few or too many groups.
     """
-    coordinates = {name: _sorted_out(values) for name, values in moment.trials.trial.items()}
+    coordinates = {name: _sorted_out(values) for name, values in moment.whole_trials.trial.items()}
     counts = {name: len(labels) for name, (labels, _) in coordinates.items()}
     listed = ", ".join(f"{name} ({count} values)" for name, count in counts.items()) or "none"
-    largest = most if by else min(most, moment.trials.num_trials - 1)  # not one trial each
+    largest = most if by else min(most, moment.whole_trials.num_trials - 1)  # not one trial each
     fits = [name for name, count in counts.items() if 2 <= count <= largest]
     if by is not None and by not in coordinates:
         expected = f"a coordinate of the trials ({listed})"
@@ -69,6 +69,11 @@ def groups_of(moment: Moment, by: str | None, most: int) -> tuple[str, list[str]
     labels, places = coordinates[chosen]
     members = torch.from_numpy(places[None] == np.arange(len(labels))[:, None])
     return chosen, labels, members.to(moment.probe.inputs.device)
+
+
+def own_members(moment: Moment, members: torch.Tensor) -> torch.Tensor:  # [group, B]
+    """Return which of this rank's own trials belong to each group."""
+    return members if moment.shards is None else members[:, moment.shards.own]
 
 
 def _sorted_out(values: np.ndarray) -> tuple[list[str], np.ndarray]:

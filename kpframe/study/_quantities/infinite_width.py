@@ -21,7 +21,8 @@ from kpframe.study._quantities.dims import (
     time_coordinate,
     trial_coordinate,
 )
-from kpframe.study._quantities.existing import existing_steps
+from kpframe.study._quantities.existing import existing_steps, existing_steps_of
+from kpframe.study._quantities.kernels import matrix_of
 from kpframe.study._quantities.mean_field import NONLINEARITIES, limits
 from kpframe.study._quantity import Quantity
 
@@ -42,6 +43,8 @@ class InfiniteWidth(Quantity):
     Parameters that no variance is set for do not count in K and Phi.
     """
 
+    on_ranks = "all"
+
     @takes_settings(InfiniteWidthSettings)
     def __init__(self, settings: InfiniteWidthSettings) -> None:
         self.settings = settings
@@ -49,7 +52,7 @@ class InfiniteWidth(Quantity):
     def check(self, moment: Moment) -> None:
         """Raise ``ArgumentError`` where it would take more products than it may."""
         for name in moment.around.probes:
-            size = moment.along(name).flow.P.domain.size
+            size = moment.along(name).flow.P.domain.dimension
             if size > self.settings.most:
                 expected = f"at least {size}, the products with each operator that it takes"
                 raise ArgumentError(mismatch("most", expected, self.settings.most))
@@ -57,7 +60,7 @@ class InfiniteWidth(Quantity):
     def measure(self, moment: Moment) -> xr.Dataset:
         """Return the figures; raises as ``check``."""
         self.check(moment)
-        exists = existing_steps(moment).cpu().numpy()
+        exists = existing_steps_of(moment.whole_probe).cpu().numpy()
         shape = (len(NAMES), *exists.shape)
         found, wanted, errors = np.full(shape, np.nan), np.full(shape, np.nan), np.full(len(NAMES), np.nan)
         reason = self._reason(moment)
@@ -65,7 +68,7 @@ class InfiniteWidth(Quantity):
         both = exists[:, :, None, None] & exists
         for place, (name, operator) in enumerate(self._operators(moment).items()):
             width = operator.domain["hidden"].size
-            dense = numbers(operator.partial_trace("hidden").to_dense()).reshape(both.shape) / width
+            dense = numbers(matrix_of(operator.partial_trace("hidden"))).reshape(both.shape) / width
             found[place] = np.where(exists, np.einsum("btbt->bt", dense), np.nan)
             if reason:
                 continue
@@ -96,8 +99,8 @@ class InfiniteWidth(Quantity):
 
     def _limits(self, moment: Moment) -> dict[str, np.ndarray]:
         s = self.settings
-        exists = existing_steps(moment)
-        x = numbers(moment.probe.inputs * exists[..., None])
+        exists = existing_steps_of(moment.whole_probe)
+        x = numbers(moment.whole_probe.inputs * exists[..., None])
         bias = s.bias_variance * len(s.biases)
         return limits(
             x,
@@ -142,8 +145,8 @@ class InfiniteWidth(Quantity):
             u = before @ own[s.recurrent].double().mT + x @ own[s.inputs].double().mT
             for name in s.biases:
                 u = u + own[name].double()
-        gap = (NONLINEARITIES[s.nonlinearity](u) - states)[exists].abs().max()
-        if not float(gap) <= 1e-4 * float(states[exists].abs().max()):
+        gap = moment.largest((NONLINEARITIES[s.nonlinearity](u) - states)[exists])
+        if not gap <= 1e-4 * moment.largest(states[exists]):
             return f"its states are not {s.nonlinearity}(W h + U x + b), from 0 on"
         for name, variance in self._variances(moment).items():
             values = own[name].detach().double()

@@ -26,7 +26,7 @@ from kpframe.study._moment import Moment
 from kpframe.study._quantities.dims import attributes, numbers
 from kpframe.study._quantities.draws import leave_one_out, signs
 from kpframe.study._quantities.existing import existing_steps
-from kpframe.study._quantities.groups import QuantityOfGroups, cosines_of
+from kpframe.study._quantities.groups import QuantityOfGroups, cosines_of, own_members
 from kpframe.study._scores import SCORES
 from kpframe.tasks._error import task_loss
 
@@ -45,6 +45,7 @@ class Interference(QuantityOfGroups):
     """
 
     needs = ("readout", "targets")
+    on_ranks = "all"
 
     @takes_settings(GroupSettings)
     def __init__(self, settings: GroupSettings) -> None:
@@ -94,19 +95,19 @@ class Interference(QuantityOfGroups):
 
 def _gradients(moment: Moment, members: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """Return each group's gradient ``[group, M]``, loss ``[group]``, NaN of no steps, and scored steps."""
-    flow, trials, loss = moment.flow, moment.trials, moment.around.loss
+    flow, trials, loss = moment.flow, moment.whole_trials, moment.around.loss
     assert moment.readout is not None
     assert loss is not None
     err = Update.exact(flow, moment.readout).incoming(output_err=moment.output_err)
     counts = [int(trials.scored[member].sum()) for member in members]
     with torch.no_grad():
-        outputs = moment.readout(flow.trajectory.states)
+        outputs = moment.every_trial(moment.readout(flow.trajectory.states))
     gradients, losses = [], []
-    for member, scored in zip(members, counts, strict=True):
+    for member, here, scored in zip(members, own_members(moment, members), counts, strict=True):
         places = member.nonzero().flatten()
         own = trials.select(places)
         share = sum(counts) / scored if scored else 0.0  # from the mean over all steps to that of the group
-        gradients.append(flow.J.T(flow.P.T(err * member[:, None, None])).double() * share)
+        gradients.append(flow.J.T(flow.P.T(err * here[:, None, None])).double() * share)
         losses.append(float(task_loss(outputs[places], own, loss)) if scored else float("nan"))
     return torch.stack(gradients), torch.tensor(losses, dtype=torch.float64), counts
 
@@ -114,19 +115,20 @@ def _gradients(moment: Moment, members: torch.Tensor) -> tuple[torch.Tensor, tor
 def _kernels(moment: Moment, members: torch.Tensor) -> list[tuple[str, str, tuple[np.ndarray, np.ndarray]]]:
     """Return (1) and (2) with their standard errors."""
     states, exact = _moved(moment)
-    weight = members[:, :, None] * existing_steps(moment)  # [group, B, T]
-    Q, means = [], []
+    weight = own_members(moment, members)[:, :, None] * existing_steps(moment)  # [group, B, T]
+    trials = moment.summed(weight.sum(dim=1).double()).clamp(min=1)  # [group, T]
+    Q, sums = [], []
     for own in weight:
         places = own.any(dim=1).nonzero().flatten()
         part = states[:, places] * own[places][..., None]
         rows = part.flatten(start_dim=1).double()
         Q.append(rows @ rows.mT)
-        count = own.sum(dim=0).clamp(min=1)[:, None]
-        means.append((part.sum(dim=1) / count).flatten(start_dim=1).double())
-    pairs = torch.einsum("aij,bij->abij", torch.stack(Q), torch.stack(Q))
+        sums.append(part.double().sum(dim=1))
+    gram = moment.summed(torch.stack(Q))
+    pairs = torch.einsum("aij,bij->abij", gram, gram)
     if not exact:  # a direction with itself is no estimate
         pairs.diagonal(dim1=-2, dim2=-1).zero_()
-    mean = torch.stack(means)
+    mean = (moment.summed(torch.stack(sums)) / trials[:, None, :, None]).flatten(start_dim=2)
     products = torch.einsum("aix,bix->abi", mean, mean)
     texts = (
         "overlap |Phi_ab|_F^2 / (|Phi_aa|_F |Phi_bb|_F) of two groups",
@@ -160,7 +162,7 @@ def _jackknife(whole: torch.Tensor, each: torch.Tensor, exact: bool) -> tuple[np
 def _moved(moment: Moment) -> tuple[torch.Tensor, bool]:  # [n, B, T, H]
     """Return how the states move along random signs of the parameters, and whether along each instead."""
     G, size = moment.flow.G, moment.flow.J.domain.size
-    each = moment.flow.P.domain.size * moment.flow.P.dtype.itemsize
+    each = moment.flow.P.domain.dimension * moment.flow.P.dtype.itemsize
     count = min(moment.around.budget, max(8, MOST_BYTES // each))
     exact = size <= count
     if exact:

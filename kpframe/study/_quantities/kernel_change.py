@@ -22,6 +22,8 @@ class KernelChange(Quantity):
     of ``alignment``.
     """
 
+    on_ranks = "all"
+
     def measure(self, moment: Moment) -> xr.Dataset:
         """Return the changes, with dims ``operator``; 0 at the first step itself, NaN where none is known."""
         values, errors = [], []

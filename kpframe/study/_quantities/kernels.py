@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
+import torch
 import xarray as xr
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.operators._base import Operator
 from kpframe.plugin._core_quantities import KernelSettings
 from kpframe.plugin._takes import takes_settings
+from kpframe.spectra._numerics.matvecs import Matvecs
 from kpframe.study._moment import Moment
 from kpframe.study._operator_quantity import OperatorQuantity
 from kpframe.study._quantities.dims import (
@@ -27,6 +29,8 @@ from kpframe.study._quantities.dims import (
 class Kernel(OperatorQuantity):
     """An operator reduced to one axis, exactly: a product for each place on the axis and each unit."""
 
+    on_ranks = "all"
+
     axis: ClassVar[str]
     averaged: ClassVar[str]
 
@@ -37,7 +41,7 @@ class Kernel(OperatorQuantity):
     def check(self, moment: Moment) -> None:
         """Raise ``ArgumentError`` where it would take more products than it may."""
         space = moment.flow.P.domain
-        places, units = space[self.axis].size, space["hidden"].size
+        places, units = space[self.axis].total, space["hidden"].size
         if places * units > self.most:
             expected = f"at least {places * units}, the products with each operator that it takes"
             got = f"{self.most} (it is exact; views has estimates with few products)"
@@ -46,7 +50,7 @@ class Kernel(OperatorQuantity):
     def of(self, moment: Moment, place: int, operator: Operator) -> np.ndarray:
         """Return the kernel of an operator."""
         self.check(moment)
-        return numbers(operator.mean(self.averaged).partial_trace("hidden").to_dense())
+        return numbers(matrix_of(operator.mean(self.averaged).partial_trace("hidden")))
 
 
 class TimeKernel(Kernel):
@@ -108,6 +112,13 @@ class TrialKernel(Kernel):
                 **moment.trial_coordinates(),
             },
         )
+
+
+def matrix_of(operator: Operator) -> torch.Tensor:
+    """Return the matrix of a small operator, of all ranks' trials and on each of them."""
+    if operator.domain.shards is None:
+        return operator.to_dense()
+    return Matvecs(operator, plain=True).dense()
 
 
 def eigenfunctions(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ from kpframe.study._moment import Moment
 from kpframe.study._quantities.dims import attributes, numbers
 from kpframe.study._quantities.draws import leave_one_out, signs
 from kpframe.study._quantities.existing import existing_steps
-from kpframe.study._quantities.groups import QuantityOfGroups
+from kpframe.study._quantities.groups import QuantityOfGroups, own_members
 
 #: The place of the random signs among a moment's sources of random numbers.
 PLACE = 260
@@ -37,6 +37,7 @@ class PropagatorSimilarity(QuantityOfGroups):
     """
 
     needs = ("targets",)
+    on_ranks = "all"
 
     @takes_settings(PropagatorSettings)
     def __init__(self, settings: PropagatorSettings) -> None:
@@ -45,7 +46,7 @@ class PropagatorSimilarity(QuantityOfGroups):
 
     def between(self, moment: Moment, members: torch.Tensor) -> xr.Dataset:
         """Return the similarities and their standard errors."""
-        products, squares, exact = self._products(moment, members.double())
+        products, squares, exact = self._products(moment, own_members(moment, members).double())
         value = _similarities(products.sum(dim=0), squares.sum(dim=0), members)
         stderr = torch.where(value.isnan(), torch.nan, 0.0)
         if not exact:
@@ -64,7 +65,10 @@ class PropagatorSimilarity(QuantityOfGroups):
         )
 
     def _products(self, moment: Moment, members: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, bool]:
-        """Return of each draw the sums ``[n, a, b]`` of <y_i, y_j>, i != j, and ``[n, a]`` of |y_i|^2."""
+        """Return of each draw the sums ``[n, a, b]`` of <y_i, y_j>, i != j, and ``[n, a]`` of |y_i|^2.
+
+        ``members`` ``[group, B]`` are of this rank's trials, the sums of those of all ranks.
+        """
         P, exists = moment.flow.P, existing_steps(moment)[..., None]
         _, time, width = P.domain.shape
         exact = self.draws >= time * width
@@ -77,10 +81,10 @@ class PropagatorSimilarity(QuantityOfGroups):
         for part in torch.split(z, chunk_size(P, count, held=3)):
             q = part * exists
             y = (P(q) - q) * exists
-            units.append(unit_of(y))
+            units.append(unit_of(y, shards=moment.shards))
             y = divided(y, units[-1]).flatten(start_dim=2).double()  # [n, B, T H]
-            own = y.square().sum(dim=2) @ members.mT
-            sums = torch.einsum("ab,nbx->nax", members, y)
+            own = moment.summed(y.square().sum(dim=2) @ members.mT)
+            sums = moment.summed(torch.einsum("ab,nbx->nax", members, y))
             products.append(sums @ sums.mT - torch.diag_embed(own))
             squares.append(own)
         scales = [(unit / max(units)) ** 2 for unit in units]  # of no matter to a cosine but among them

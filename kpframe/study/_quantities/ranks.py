@@ -26,6 +26,8 @@ class OperatorEstimate(OperatorQuantity):
         estimate: from an operator, a ``budget`` and a ``generator``.
     """
 
+    on_ranks = "all"
+
     name: ClassVar[str]
     text: ClassVar[str]
     noun: ClassVar[str]
@@ -69,7 +71,7 @@ class EffectiveRank(OperatorEstimate):
         """Return the estimates."""
         data = super().together(moment, found)
         text = "dimension of the state space: trials x steps x width"
-        data["state_dimension"] = ((), moment.flow.P.domain.size, attributes(text))
+        data["state_dimension"] = ((), moment.flow.P.domain.dimension, attributes(text))
         return data
 
 

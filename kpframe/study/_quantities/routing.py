@@ -12,7 +12,7 @@ from kpframe.plugin._takes import takes_settings
 from kpframe.rules._update import Update
 from kpframe.study._moment import Moment
 from kpframe.study._quantities.dims import attributes, numbers, require, time_coordinate
-from kpframe.study._quantities.draws import root_mean, signs
+from kpframe.study._quantities.draws import drawn_signs, root_mean
 from kpframe.study._quantities.existing import existing_steps
 from kpframe.study._quantity import Quantity
 from kpframe.study._scores import SCORES
@@ -29,6 +29,8 @@ class Routing(Quantity):
     these are at least the width H.
     """
 
+    on_ranks = "all"
+
     @takes_settings(RoutingSettings)
     def __init__(self, settings: RoutingSettings) -> None:
         self.draws = settings.draws
@@ -39,34 +41,30 @@ class Routing(Quantity):
         batch, time, width = P.domain.shape
         exact = self.draws >= width
         count = width if exact else self.draws
-        source = moment.generator(PLACE)
-        like = moment.flow.trajectory.states
-        columns, errors = [], []
+        if exact:
+            z = torch.eye(width, dtype=P.dtype, device=P.device)[:, None, None].expand(-1, batch, time, -1)
+        else:
+            z = drawn_signs(P, count, moment.generator(PLACE))
+        rows = []
         for s in range(time):
-            if exact:
-                z = torch.eye(width, dtype=like.dtype, device=like.device)[:, None].expand(-1, batch, -1)
-            else:
-                z = signs(source, count, batch, width, like=like)
-            parts = torch.split(z, chunk_size(P, count, held=2))
+            parts = torch.split(z[:, :, s], chunk_size(P, count, held=2))
             squares = torch.cat([_arriving(P, part, s) for part in parts])
             squares[..., s] = 0  # P[s, s] - I
             both = (exists & exists[:, s, None]).double()
-            each = (squares * both).sum(dim=1) / both.sum(dim=0) / width  # [n, T], NaN where no trial is
-            if exact:
-                columns.append(each.sum(dim=0).sqrt())
-                errors.append(torch.where(each[0].isnan(), torch.nan, 0.0))
-            else:
-                value, stderr = root_mean(each)
-                columns.append(value)
-                errors.append(stderr)
+            rows.append(torch.cat([(squares * both).sum(dim=1), both.sum(dim=0, keepdim=True)]))
+        sums = moment.summed(torch.stack(rows, dim=2))  # [n + 1, t, s], the last of them numbers of trials
+        each = sums[:-1] / sums[-1] / width  # NaN where no trial is
+        value, stderr = root_mean(each)
+        if exact:
+            value, stderr = each.sum(dim=0).sqrt(), torch.where(each[0].isnan(), torch.nan, 0.0)
         text = "sqrt(mean over trials of |P[t, s] - I delta|^2 / H), t by time and s by time_other"
         dims = ("time", "time_other")
         return xr.Dataset(
             {
-                "routing": (dims, numbers(torch.stack(columns, dim=1)), attributes(text)),
+                "routing": (dims, numbers(value), attributes(text)),
                 "routing_stderr": (
                     dims,
-                    numbers(torch.stack(errors, dim=1)),
+                    numbers(stderr),
                     attributes("standard error of the routing map"),
                 ),
             },

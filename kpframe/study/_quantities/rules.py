@@ -33,6 +33,7 @@ class Rules(Quantity):
     """
 
     needs = ("rules", "readout", "targets")
+    on_ranks = "all"
 
     def measure(self, moment: Moment) -> xr.Dataset:
         """Return the figures; the rules draw from ``moment.generator(100)``, ``(101)``, ..."""
@@ -47,6 +48,8 @@ class Rules(Quantity):
                 row, formula = _figures(moment, exact, rule, 100 + place)
                 failure = ""
             except Exception as error:  # it costs the rule's own figures
+                if moment.shards is not None:
+                    raise  # ranks go on together: rank 0 measures alone, and tells it as one process does
                 row, formula, failure = (math.nan,) * len(_TEXTS), "", told(error)
             rows.append(row)
             formulas.append(formula)
@@ -73,7 +76,8 @@ def _figures(
         source = moment.generator(place)
         found = alignment(own_flow, moment.flow.Phi, budget=moment.around.budget, generator=source)
         likeness = (float(found.value), float(found.stderr))
-    angle, size = cosine(update, exact), norm(exact)
+    shards = moment.shards
+    angle, size = cosine(update, exact, shards), norm(exact, shards)
     # descent of the loss per unit step, as a share of what the exact gradient reaches
-    rate = angle * norm(update) / size if size else math.nan
+    rate = angle * norm(update, shards) / size if size else math.nan
     return (angle, rate, *likeness), formula_of(made)

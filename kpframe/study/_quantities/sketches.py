@@ -26,9 +26,10 @@ import torch
 from attrs import frozen
 
 from kpframe.operators._base import Operator
-from kpframe.operators._dense import basis
+from kpframe.operators._spaces import Space
 from kpframe.spectra._numerics.matvecs import Matvecs
 from kpframe.spectra._numerics.probes import random_rows
+from kpframe.spectra._numerics.ranks import any_entry, basis_rows, places, whole_rows
 from kpframe.spectra._numerics.statistics import t_factor
 
 #: Length to which directions are hashed that are not shorter.
@@ -69,52 +70,58 @@ class OperatorSketch:
 
         The first third of the probes finds the directions of a positive operator; others have none.
         """
-        size = operator.domain.size
+        space = operator.domain
+        size = space.dimension
         length = min(LENGTH, size)
         matvec = Matvecs(operator, plain=True)
         if size <= budget:
-            rows = basis(operator.domain, 0, size, operator).flatten(1)
+            rows = basis_rows(space, 0, size, operator)
             none = np.zeros((DIRECTIONS, 1))
-            gram = _inner(rows, matvec(rows)).numpy()
+            gram = _inner(rows, matvec(rows), space).numpy()
             return cls(gram, none[:, 0], none.repeat(size, 1), none.repeat(length, 1), True)
         probes = random_rows(operator, budget, generator)
         products = matvec(probes)
         first = budget // 3 if operator.positive else 0
         seen = probes[first:]
-        values, vectors = _leading(probes[:first], products[:first])
-        gram = _inner(seen, products[first:]).numpy()
-        probed = _inner(vectors, seen).numpy()
+        values, vectors = _leading(probes[:first], products[:first], space)
+        gram = _inner(seen, products[first:], space).numpy()
+        probed = _inner(vectors, seen, space).numpy()
         found = len(values)
         return cls(
             gram,
             np.pad(values, (0, DIRECTIONS - found)),
             np.pad(probed, ((0, DIRECTIONS - found), (0, 0))),
-            np.pad(_hashed(vectors, length), ((0, DIRECTIONS - found), (0, 0))),
+            np.pad(_hashed(vectors, length, space), ((0, DIRECTIONS - found), (0, 0))),
             False,
         )
 
 
-def _inner(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:  # [a, n], [b, n] -> [a, b]
-    """Return inner products in float64, a slice at a time: long vectors are not held in it as a whole."""
-    total = torch.zeros(len(rows), len(others), dtype=torch.float64)
+def _inner(
+    rows: torch.Tensor, others: torch.Tensor, space: Space
+) -> torch.Tensor:  # [a, n], [b, n] -> [a, b]
+    """Return inner products in float64, over all ranks, on the CPU.
+
+    A slice at a time: long vectors are not held in float64 as a whole.
+    """
+    total = rows.new_zeros(len(rows), len(others), dtype=torch.float64)
     for start in range(0, rows.shape[1], SLICE):
         part = slice(start, start + SLICE)
-        total += (rows[:, part].double() @ others[:, part].double().mT).cpu()
-    return total
+        total += rows[:, part].double() @ others[:, part].double().mT
+    return space.sum(total).cpu()
 
 
-def _leading(probes: torch.Tensor, products: torch.Tensor) -> tuple[np.ndarray, torch.Tensor]:
+def _leading(probes: torch.Tensor, products: torch.Tensor, space: Space) -> tuple[np.ndarray, torch.Tensor]:
     """Return the leading eigenpairs ``[q]``, ``[q, n]`` of the Nystrom approximation, few where there are."""
     empty = np.zeros(0), products[:0]
-    if len(probes) == 0 or not bool(products.any()):
+    if len(probes) == 0 or not any_entry(products, space):
         return empty
-    core = _inner(probes, products)
+    core = _inner(probes, products, space)
     own, basis_ = torch.linalg.eigh((core + core.mT) / 2)
     kept = own > SMALLEST * own[-1].clamp(min=0)
     if not bool(kept.any()):
         return empty
     root = basis_[:, kept] * own[kept].rsqrt()  # N = (Y root) (Y root)*
-    inner = root.mT @ _inner(products, products) @ root
+    inner = root.mT @ _inner(products, products, space) @ root
     squares, turn = torch.linalg.eigh(inner)
     kept = squares > SMALLEST * squares[-1]
     squares, turn = squares[kept].flip(0)[:DIRECTIONS], turn[:, kept].flip(1)[:, :DIRECTIONS]
@@ -122,16 +129,20 @@ def _leading(probes: torch.Tensor, products: torch.Tensor) -> tuple[np.ndarray, 
     return squares.numpy(), mix.mT @ products
 
 
-def _hashed(vectors: torch.Tensor, length: int) -> np.ndarray:
+def _hashed(vectors: torch.Tensor, length: int, space: Space) -> np.ndarray:
     """Return vectors ``[q, n]`` hashed to a length, by the same places and signs for all operators."""
-    count, size = vectors.shape
-    rows = vectors.double().cpu()
-    if length == LENGTH:
-        source = torch.Generator().manual_seed(size)
-        places = torch.randint(length, (size,), generator=source)
-        signs = torch.randint(2, (size,), generator=source, dtype=torch.float64) * 2 - 1
-        rows = rows.new_zeros(count, length).index_add_(1, places, rows * signs)
-    return rows.numpy()
+    count, size = len(vectors), space.dimension
+    if length < LENGTH:
+        return whole_rows(vectors.double(), space).cpu().numpy()
+    source = torch.Generator().manual_seed(size)
+    sums_of = torch.randint(length, (size,), generator=source)
+    signs = torch.randint(2, (size,), generator=source, dtype=torch.float64) * 2 - 1
+    if space.shards is not None:
+        own = places(space, torch.device("cpu"))
+        sums_of, signs = sums_of[own], signs[own]
+    sums = torch.zeros(count, length, dtype=torch.float64)
+    sums.index_add_(1, sums_of, vectors.double().cpu() * signs)
+    return space.sum(sums.to(vectors.device)).cpu().numpy()
 
 
 def cosines(sketches: Sequence[OperatorSketch]) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,8 @@ class Spectrum(OperatorQuantity):
     tolerance, and none is missing before it.
     """
 
+    on_ranks = "all"
+
     @takes_settings(SpectrumSettings)
     def __init__(self, settings: SpectrumSettings) -> None:
         self.k, self.tolerance = settings.k, settings.tolerance
@@ -39,7 +41,7 @@ class Spectrum(OperatorQuantity):
         return tuple(map(numbers, found))
 
     def _count(self, moment: Moment) -> int:
-        return min(self.k, moment.flow.P.domain.size)
+        return min(self.k, moment.flow.P.domain.dimension)
 
     def together(self, moment: Moment, found: Sequence[tuple[np.ndarray, ...]]) -> xr.Dataset:
         """Return the values."""

@@ -18,7 +18,7 @@ from kpframe.plugin._core_learning import ComponentSettings
 from kpframe.plugin._takes import takes_settings
 from kpframe.study._moment import Moment
 from kpframe.study._quantities.dims import attributes, number_coordinate, numbers, time_coordinate
-from kpframe.study._quantities.existing import existing_steps
+from kpframe.study._quantities.existing import existing_steps, existing_steps_of
 from kpframe.study._quantity import Quantity
 
 
@@ -29,26 +29,29 @@ class States(Quantity):
     more than rounding does has no direction: NaN. So do all, and their shares, where the states do not vary.
     """
 
+    on_ranks = "all"
+
     @takes_settings(ComponentSettings)
     def __init__(self, settings: ComponentSettings) -> None:
         self.k, self.trajectories = settings.k, settings.trajectories
 
     def measure(self, moment: Moment) -> xr.Dataset:
         """Return the figures, with dims ``pc``, ``hidden``, ``time``, ``pc_trial`` and ``output``."""
-        exists = existing_steps(moment)
         states = moment.flow.trajectory.states.double()
-        counted = states[exists]  # [n, H]
-        mean = counted.mean(dim=0)
+        counted = states[existing_steps(moment)]  # [n, H]
+        exists = existing_steps_of(moment.whole_probe)
+        mean = moment.summed(counted.sum(dim=0)) / exists.sum()
         centred = counted - mean
-        rounding = torch.finfo(moment.flow.P.dtype).eps * float(counted.abs().max())
-        values, directions = _components(centred.mT @ centred / len(centred), rounding**2)
+        covariance = moment.summed(centred.mT @ centred) / exists.sum()
+        rounding = torch.finfo(moment.flow.P.dtype).eps * moment.largest(counted)
+        values, directions = _components(covariance, rounding**2)
         k, varies = min(self.k, len(values)), bool(directions[0].isfinite().all())
         ratio = float(values.sum() ** 2 / values.square().sum()) if varies else np.nan
         shares = values / values.sum() if varies else torch.full_like(values, torch.nan)
         directions = directions[:k]
-        shown = min(self.trajectories, len(states))
+        shown = min(self.trajectories, len(exists))
         text = "participation ratio (tr C)^2 / tr C^2 of the states over trials and existing steps"
-        own = (states - mean) @ directions.mT  # [B, T, pc]
+        own = moment.every_trial((states - mean) @ directions.mT)  # [B, T, pc]
         own = own.masked_fill(~exists[..., None], torch.nan)
         coordinates: dict[str, Any] = {
             "pc": number_coordinate("pc", k, "principal component, largest first"),

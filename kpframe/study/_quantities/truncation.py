@@ -15,14 +15,14 @@ import torch
 import xarray as xr
 
 from kpframe.flow import unshift
-from kpframe.operators._dense import basis
 from kpframe.operators._memory import chunk_size
 from kpframe.plugin._core_learning import TruncationSettings
 from kpframe.plugin._takes import takes_settings
 from kpframe.rules._update import Update
+from kpframe.spectra._numerics.ranks import basis_rows
 from kpframe.study._moment import Moment
 from kpframe.study._quantities.dims import attributes, numbers
-from kpframe.study._quantities.draws import leave_one_out, signs
+from kpframe.study._quantities.draws import drawn_signs, leave_one_out
 from kpframe.study._quantities.existing import existing_steps
 from kpframe.study._quantity import Quantity
 
@@ -39,30 +39,31 @@ class Truncation(Quantity):
     gradient of zero.
     """
 
+    on_ranks = "all"
+
     @takes_settings(TruncationSettings)
     def __init__(self, settings: TruncationSettings) -> None:
         self.draws, self.windows = settings.draws, settings.windows
 
     def measure(self, moment: Moment) -> xr.Dataset:
         """Return the errors; costs a product with ``A*`` a step, and one with ``P K`` a window."""
-        flow, steps = moment.flow, moment.flow.A.steps
+        steps = moment.flow.A.steps
         windows = sorted({min(k, steps) for k in self.windows or _doubled(steps)})
         exists, P = existing_steps(moment)[..., None], moment.flow.P
-        size = P.domain.size
+        size = P.domain.dimension
         exact = self.draws >= size
         count = size if exact else self.draws
-        source, like = moment.generator(PLACE), flow.trajectory.states
+        source = moment.generator(PLACE)
         rows = []
         chunk = chunk_size(P, count, held=4 + len(windows))
         for start in range(0, count, chunk):
             num = min(chunk, count - start)
-            z = (
-                basis(P.domain, start, start + num, P)
-                if exact
-                else signs(source, num, *like.shape, like=like)
-            )
+            if exact:
+                z = basis_rows(P.domain, start, start + num, P).reshape(num, *P.domain.shape)
+            else:
+                z = drawn_signs(P, num, source)
             rows.append(self._squares(moment, z * exists, windows))
-        squares = torch.cat(rows)  # [draw, P or flow, window, with the whole as the last]
+        squares = moment.summed(torch.cat(rows))  # [draw, P or flow, window, with the whole as the last]
         data = xr.Dataset(
             coords={
                 "window": ("window", windows, attributes("steps that an error travels back, and its own"))

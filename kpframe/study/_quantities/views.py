@@ -16,6 +16,7 @@ from kpframe.operators._spaces import Space
 from kpframe.plugin._core_quantities import ViewSettings
 from kpframe.plugin._takes import takes_settings
 from kpframe.spectra import Estimate, effective_rank, eigsh, svd, trace
+from kpframe.spectra._numerics.ranks import whole_rows
 from kpframe.study._moment import Moment
 from kpframe.study._operator_quantity import OperatorQuantity
 from kpframe.study._quantities.dims import attributes, number_coordinate, numbers, operator_coordinate
@@ -52,6 +53,8 @@ class Views(OperatorQuantity):
     eigenfunction with that of the same place at other steps.
     """
 
+    on_ranks = "all"
+
     @takes_settings(ViewSettings)
     def __init__(self, settings: ViewSettings) -> None:
         self.settings = settings
@@ -83,7 +86,7 @@ class Views(OperatorQuantity):
         budget = self.settings.budget or moment.around.budget
         rank = effective_rank(operator, budget=budget, generator=moment.generator(place))
         total = trace(operator, budget=budget, generator=moment.generator(place))
-        count = min(self.settings.k, operator.domain.size)
+        count = min(self.settings.k, operator.domain.dimension)
         leading = self._leading(operator, count, moment.generator(place))
         return _View(rank, total, operator.positive, operator.domain, *leading)
 
@@ -119,7 +122,7 @@ class Views(OperatorQuantity):
                 ),
                 "view_function": (
                     (*mode, *(_DIMS.get(name, name) for name in space.names)),
-                    functions.reshape(len(found), count, *space.shape),
+                    functions.reshape(len(found), count, *(axis.total for axis in space.axes)),
                     attributes("eigenfunctions of the reduced operator, orthonormal"),
                 ),
             },
@@ -146,7 +149,7 @@ class Views(OperatorQuantity):
         else:
             triplets = svd(view, k=count, tol=tol, budget=48 * count, generator=source)
             found = (triplets.S, triplets.residual_norms, triplets.converged, triplets.U)
-        functions = found[3].flatten(1).cpu().numpy()
+        functions = whole_rows(found[3].flatten(1), view.domain).cpu().numpy()
         return [*(numbers(part) for part in found[:3]), functions]
 
     def _coordinates(self, operator: Operator) -> dict[str, xr.Variable]:
@@ -156,7 +159,7 @@ class Views(OperatorQuantity):
         gone = {*how.mean, *how.sum, *how.trace}
         found = {}
         for axis in operator.domain.axes:
-            places = np.arange(axis.size)
+            places = np.arange(axis.total)
             if axis.name in chosen:
                 places = places[_index(chosen[axis.name], axis)]
             if axis.name in windows:

@@ -295,11 +295,11 @@ def _provenance(records: Sequence[Record]) -> dict[str, Any]:
     first = {name: value for name, value in records[0].attributes.items() if name not in ("cell", "step")}
     others: list[dict[str, Any]] = []
     for record in records:
-        other = {
-            name: value
-            for name, value in record.attributes.items()
-            if name not in _OWN and first.get(name) != value
-        }
+        names = dict.fromkeys(
+            (*record.attributes, *first)
+        )  # one may lack what another has: on how many ranks
+        own = {name: record.attributes.get(name) for name in names if name not in _OWN}
+        other = {name: value for name, value in own.items() if first.get(name) != value}
         if other and other not in others:
             others.append(other)
     return first | ({"also_made_with": json.dumps(others)} if others else {})

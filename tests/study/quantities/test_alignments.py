@@ -78,7 +78,7 @@ def test_intervals_cover(spectrum, mix) -> None:
 
 def test_a_mean_over_pairs_of_probes_alone_would_be_far_off(monkeypatch) -> None:
     pair = positive(torch.ones(1, dtype=F64), 2), positive(torch.ones(1, dtype=F64), 2, 0.5)
-    monkeypatch.setattr(_sketches, "_leading", lambda probes, products: (np.zeros(0), products[:0]))
+    monkeypatch.setattr(_sketches, "_leading", lambda probes, products, space: (np.zeros(0), products[:0]))
     found = np.array([sketched(pair, seed)[0][0, 1] for seed in range(20)])
     assert np.std(found - true(*pair)) > 0.05
 

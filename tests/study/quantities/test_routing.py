@@ -8,6 +8,7 @@ import torch
 from attrs import evolve
 
 from kpframe.errors import ArgumentError
+from kpframe.spectra import probes
 from kpframe.study._moment import Moment
 from kpframe.study._quantities.action import RandomAction
 from kpframe.study._quantities.routing import Credit, Routing
@@ -126,8 +127,9 @@ def test_action_on_random_signs(moment) -> None:
         assert np.all(one.action_norm_stderr.values < 0.1 * squares.sqrt().numpy()), formula
     sizes = data.action_norm.mean("time")
     assert float(sizes.sel(action="P K P*")) > 1.2 * float(sizes.sel(action="K"))
-    z = 2.0 * torch.randint(2, (draws, B, T, H), generator=moment.generator(230)) - 1
-    y = moment.flow.Phi(z.double() * mask[..., None]) * mask[..., None]
+    Phi = moment.flow.Phi
+    z = probes(Phi.domain, draws, generator=moment.generator(230), kind="rademacher", dtype=Phi.dtype)
+    y = Phi(z * mask[..., None]) * mask[..., None]
     C = torch.einsum("nbti,nbtj->nij", y, y)
     right = torch.einsum("nii->n", C) ** 2 / C.square().sum(dim=(1, 2))
     one = data.sel(action="P K P*")
