@@ -328,6 +328,18 @@ def test_other_versions_are_not_hidden(run: Path) -> None:
     assert json.loads(data.attrs["also_made_with"]) == [{"kpframe_version": "9.9"}]
 
 
+def test_steps_of_another_number_of_ranks_are_not_hidden(run: Path) -> None:
+    """Steps that one process recorded say nothing of ranks: that is another number, too."""
+    last = run / "steps" / "RNN-000030.nc"
+    for file in {*run.rglob("*.nc")} - {last}:
+        write_dataset(read_dataset(file), file, {"ranks": "2", "group_backend": "gloo"})
+    data = merged(run, {})
+    assert data.attrs["ranks"] == "2"
+    assert json.loads(data.attrs["also_made_with"]) == [{"ranks": None, "group_backend": None}]
+    write_dataset(read_dataset(last), last, {"ranks": "3", "group_backend": "gloo"})
+    assert json.loads(merged(run, {}).attrs["also_made_with"]) == [{"ranks": "3"}]
+
+
 def test_files_are_read_as_xarray_reads_them(tmp_path: Path, whole: xr.Dataset) -> None:
     """Also of a layout that is known, of packed numbers, and of dims that are swapped."""
     one = whole.isel(network=0, step=0)

@@ -14,6 +14,10 @@ from kpframe.errors import RankError, mismatch
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
+#: What files say of the ranks that they were made on.
+PROVENANCE = ("ranks", "group_backend")
+
+
 class RanksLost(BaseException):
     """The ranks cannot go on together; it ends the job, and no figure is recorded for it."""
 
@@ -78,7 +82,7 @@ def provenance() -> dict[str, str]:
     """Return what files say of the ranks that they were made on; nothing for one process."""
     if Launch.under_way is None:
         return {}
-    return {"ranks": str(Launch.under_way.ranks), "group_backend": "gloo"}
+    return dict(zip(PROVENANCE, (str(Launch.under_way.ranks), "gloo"), strict=True))
 
 
 def _number(known: Mapping[str, str], name: str) -> int:

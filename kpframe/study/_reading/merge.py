@@ -16,6 +16,7 @@ from kpframe.study._described import LONG_NAMES, described
 from kpframe.study._disk.folder import FORMAT, RECORD, format_of, read_record, resume_command
 from kpframe.study._networks.analysis import Analysis
 from kpframe.study._quantity import Quantity
+from kpframe.study._ranks.launcher import PROVENANCE
 from kpframe.study._reading.join import Part, join, texts_of
 from kpframe.study._reading.records import Record, RecordReader
 from kpframe.study._record import SHARED, labelled
@@ -295,9 +296,7 @@ def _provenance(records: Sequence[Record]) -> dict[str, Any]:
     first = {name: value for name, value in records[0].attributes.items() if name not in ("cell", "step")}
     others: list[dict[str, Any]] = []
     for record in records:
-        names = dict.fromkeys(
-            (*record.attributes, *first)
-        )  # one may lack what another has: on how many ranks
+        names = dict.fromkeys((*record.attributes, *PROVENANCE))  # one process says nothing of ranks
         own = {name: record.attributes.get(name) for name in names if name not in _OWN}
         other = {name: value for name, value in own.items() if first.get(name) != value}
         if other and other not in others:
