@@ -54,12 +54,7 @@ def measured(group: Any, table: dict[str, Any], runs: int) -> dict[str, float]:
     """Return what a record takes on one rank, of which the time is that until all ranks have ended."""
     (cell, *_) = expand(parse_study(table, "here"))
     task = task_of(cell)
-    trials, rank, ranks = (
-        trials_of(cell, task),
-        distributed.get_rank(group),
-        distributed.get_world_size(group),
-    )
-    share = Share(group, trials * rank // ranks, trials * (rank + 1) // ranks)
+    share = Share(group, trials_of(cell, task))
     times = []
     for _ in range(runs + 1):
         distributed.barrier(group)

@@ -59,7 +59,7 @@ def trained() -> Moment:
 #: Five trials: two on one rank, three on the other.
 UNEVEN = (7, 4, 6, 7, 3)
 #: What rank 0 measures alone: see docs/distributed.md.
-ALONE = {"scores", "parameters", "cut_change", "estimator_error", "forecast", "forecast_ahead", "stable_rate"}
+ALONE = {"scores", "parameters", "cut_change", "estimator_error"}
 SETTINGS = {
     "infinite_width": {"recurrent": "W", "inputs": "U", "biases": ("b",)},
     "routing": {"draws": 3},

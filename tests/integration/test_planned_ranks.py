@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from torch import distributed
 
 from kpframe.study._cells import expand
-from kpframe.study._quantity import create_quantity
 from kpframe.study._running.build import task_of
 from kpframe.study._scaling.local_ranks import one_rank
 from kpframe.study._scaling.sharded import sharded, trials_of
@@ -37,27 +35,9 @@ STUDIES = {"small": SMALL, "large": LARGE}
 
 def totals(group: Any, name: str) -> tuple[dict[str, tuple[int, int, int]], int | None]:
     """Return products, collectives and bytes of each quantity on one rank, and its memory."""
-    with pytest.MonkeyPatch.context() as patch:
-        measured_together(patch)
-        return _totals(group, name)
-
-
-def measured_together(patch: pytest.MonkeyPatch) -> None:
-    """Let ranks measure the quantities together."""
-    for quantity in QUANTITIES:
-        patch.setattr(type(create_quantity(quantity)), "on_ranks", "all")
-
-
-def _totals(group: Any, name: str) -> tuple[dict[str, tuple[int, int, int]], int | None]:
     (cell, *_) = expand(parse_study(STUDIES[name], "here"))
     task, problems = task_of(cell), {}
-    trials, rank, ranks = (
-        trials_of(cell, task),
-        distributed.get_rank(group),
-        distributed.get_world_size(group),
-    )
-    share = Share(group, trials * rank // ranks, trials * (rank + 1) // ranks)
-    found = recorded(cell, task, problems, share)
+    found = recorded(cell, task, problems, Share(group, trials_of(cell, task)))
     assert problems == {}
     return {
         label: (spent.products, spent.collectives, spent.sent_bytes)
@@ -67,10 +47,7 @@ def _totals(group: Any, name: str) -> tuple[dict[str, tuple[int, int, int]], int
 
 @pytest.mark.parametrize("name", STUDIES)
 @pytest.mark.parametrize("ranks", [2, *(pytest.param(ranks, marks=pytest.mark.slow) for ranks in (3, 4))])
-def test_products_and_bytes_are_those_of_a_record_on_ranks(
-    name: str, ranks: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measured_together(monkeypatch)
+def test_products_and_bytes_are_those_of_a_record_on_ranks(name: str, ranks: int) -> None:
     (cell, *_) = expand(parse_study(STUDIES[name], "here"))
     problems: dict[str, None] = {}
     with one_rank() as group:

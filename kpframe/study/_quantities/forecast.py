@@ -11,6 +11,7 @@ import xarray as xr
 
 from kpframe.errors import ArgumentError, NonFiniteError, UnsupportedError, mismatch
 from kpframe.forecast import Forecast, forecast
+from kpframe.operators._scale import norm
 from kpframe.plugin._core_learning import ForecastSettings
 from kpframe.plugin._takes import takes_settings
 from kpframe.study._moment import Moment
@@ -36,6 +37,7 @@ class ForecastGap(Quantity):
     """
 
     needs = ("readout", "targets")
+    on_ranks = "all"
 
     @takes_settings(ForecastSettings)
     def __init__(self, settings: ForecastSettings) -> None:
@@ -56,7 +58,8 @@ class ForecastGap(Quantity):
         assert loss is not None
         rate, unit = self._rate(moment), SCORES[loss].loss_unit
         outputs = _outputs(moment)
-        reached = float(task_loss(outputs, moment.trials.to(dtype=torch.float64), loss))
+        trials = moment.trials.to(dtype=torch.float64)
+        reached = float(task_loss(outputs, trials, loss, moment.flow.P.domain))
         origins = {FIRST: moment.first, PREVIOUS: moment.previous}
         texts = {
             "forecast_updates": ("updates since the step that is forecast from", "1"),
@@ -77,6 +80,8 @@ class ForecastGap(Quantity):
             try:
                 made = self._made(before, moment.step - before.step, rate)
             except (NonFiniteError, UnsupportedError) as error:
+                if moment.shards is not None:
+                    raise  # rank 0 measures alone, and tells it as one process does
                 reasons.append(str(error))
                 continue
             reasons.append("")
@@ -144,14 +149,13 @@ def gaps(before: Moment, made: Forecast, outputs: torch.Tensor, reached: float) 
     """Return the losses of a forecast, and how far it is off what was reached, of losses and of outputs.
 
     Args:
-        before: what was forecast from.
+        before: what was forecast from; where ranks share its trials, each gives the outputs of its own.
         made: the forecast, after no updates and after those that were made.
         outputs, reached: the outputs ``[B, T, O]`` and the loss that there were after these.
     """
     scored = before.trials.scored
     start, then = made.losses.tolist()
-    moved = float((outputs - made.outputs[0])[scored].norm())
-    off = float((outputs - made.outputs[1])[scored].norm())
+    moved, off = (norm((outputs - made.outputs[at])[scored], before.shards) for at in (0, 1))
     return {
         "start_loss": start,
         "loss": then,

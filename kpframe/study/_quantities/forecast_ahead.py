@@ -33,6 +33,7 @@ class ForecastAhead(Quantity):
     """
 
     needs = ("readout", "targets")
+    on_ranks = "all"
 
     @takes_settings(AheadSettings)
     def __init__(self, settings: AheadSettings) -> None:
@@ -57,6 +58,8 @@ class ForecastAhead(Quantity):
         try:
             figures |= self._figures(moment)
         except NonFiniteError as error:
+            if moment.shards is not None:
+                raise  # rank 0 measures alone, and tells it as one process does
             reason = str(error)
         data = xr.Dataset({name: ((), figures[name], attributes(*text)) for name, text in texts.items()})
         why = attributes("why there is no forecast")
@@ -74,7 +77,7 @@ class ForecastAhead(Quantity):
         rate = self.share * largest
         made = forecast(*here, learning_rate=rate, updates=(0, self.updates))
         outputs = _descended(moment, rate, self.updates)
-        reached = float(task_loss(outputs, trials.to(dtype=torch.float64), loss))
+        reached = float(task_loss(outputs, trials.to(dtype=torch.float64), loss, flow.P.domain))
         found = gaps(moment, made, outputs, reached)
         return {
             "ahead_rate": rate,
@@ -92,16 +95,20 @@ def _descended(moment: Moment, rate: float, updates: int) -> torch.Tensor:  # [B
     model, readout = copy.deepcopy((moment.model, moment.readout))
     assert readout is not None
     assert loss is not None
-    parameters = learned(model, readout)
+    parameters, space = learned(model, readout), moment.flow.P.domain
+
+    def states() -> torch.Tensor:
+        """Return those of this rank's trials; what diverges on one rank ends it on all."""
+        return space.together(lambda: model.rollout(trials.inputs, mask=trials.mask).states)
+
     for _ in range(updates):
         with torch.enable_grad():
-            states = model.rollout(trials.inputs, mask=trials.mask).states
-            value = task_loss(readout(states), trials, loss)
+            value = task_loss(readout(states()), trials, loss, space)
             slopes = torch.autograd.grad(value, parameters, allow_unused=True)
         with torch.no_grad():
             for parameter, slope in zip(parameters, slopes, strict=True):
                 if slope is not None:
-                    parameter.sub_(rate * slope)
+                    parameter.sub_(rate * space.sum(slope))
     with torch.no_grad():
-        outputs: torch.Tensor = readout(model.rollout(trials.inputs, mask=trials.mask).states)
+        outputs: torch.Tensor = readout(states())
     return outputs.double()

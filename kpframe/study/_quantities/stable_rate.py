@@ -26,6 +26,7 @@ class StableRates(Quantity):
     """
 
     needs = ("readout", "targets")
+    on_ranks = "all"
 
     @takes_settings(StableRateSettings)
     def __init__(self, settings: StableRateSettings) -> None:

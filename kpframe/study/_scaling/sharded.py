@@ -54,8 +54,8 @@ def sharded(cell: Cell, task: Task, problems: dict[str, None], group: Any) -> Sh
     half = -(-trials // 2)
     quantities = quantities_of(cell)
     together = frozenset(label for label, one in quantities.items() if on_all_ranks(one))
-    few = recorded(cell, task, {}, Share(group, 0, half))  # first: a process seldom gives memory back
-    many = recorded(cell, task, problems, Share(group, 0, trials))
+    few = recorded(cell, task, {}, Share(group, half))  # first: a process seldom gives memory back
+    many = recorded(cell, task, problems, Share(group, trials))
     mixed = any(not one.of_network and label not in together for label, one in quantities.items())
     alone = recorded(cell, task, {}) if mixed else many  # what is of all trials is made once there
     lines = [

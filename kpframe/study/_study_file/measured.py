@@ -14,7 +14,6 @@ import xarray as xr
 from attrs import evolve, field, frozen
 
 from kpframe.errors import NonFiniteError, say
-from kpframe.models._linearize import linearize
 from kpframe.operators._count import counted_products
 from kpframe.operators._shards import counted_traffic
 from kpframe.rules._parse import parse_rule
@@ -77,11 +76,10 @@ class Recorded:
 
 @frozen
 class Share:
-    """The trials ``start:stop`` of each set of inputs, those of one of the ranks of a group."""
+    """The first ``trials`` of each set of inputs, which the ranks of a group share."""
 
     group: Any = field(eq=id)
-    start: int
-    stop: int
+    trials: int
 
 
 def update_seconds(cell: Cell, task: Task, problems: dict[str, None]) -> float:
@@ -109,8 +107,8 @@ def recorded(cell: Cell, task: Task, problems: dict[str, None], share: Share | N
         cell: whose.
         task: its task.
         problems: takes what goes wrong, and would in the run, too.
-        share: the trials of one rank of a group, for what ranks measure together; rank 0 measures the rest
-            along all trials. No group when left out.
+        share: what ranks measure together, of which this is one; rank 0 measures the rest along all trials.
+            No group when left out.
     """
     budget = cell.measure.budget
     budgets = sorted({min(budget, small) for small in SMALL})
@@ -181,7 +179,7 @@ class _Watched(Quantity):
 def _moment(cell: Cell, task: Task, around: Surroundings, step: int, group: Any) -> Moment:
     """Return a moment of the untrained network, as if it were that of a step after others."""
     first = (lambda: _moment(cell, task, around, 0, group)) if step else None
-    made = Moment(
+    return Moment(
         *network_of(cell, task),
         around,
         step=step,
@@ -189,17 +187,13 @@ def _moment(cell: Cell, task: Task, around: Surroundings, step: int, group: Any)
         previous=first,
         learning_rate=cell.training.learning_rate,
         optimizer=cell.optimizer,
+        group=group,
     )
-    if group is not None:
-        for name, probe in around.probes.items():
-            along = made.along(name)
-            along.flow = linearize(made.model, probe.inputs, mask=probe.mask, group=group)
-    return made
 
 
 def _part(around: Surroundings, share: Share) -> Surroundings:
-    """Return the surroundings with the trials of one rank."""
-    own = slice(share.start, share.stop)
+    """Return the surroundings with the trials that ranks share."""
+    own = slice(share.trials)
     probes = {
         name: evolve(Probe.of(probe.trials.select(own)), text=probe.text)
         for name, probe in around.probes.items()
