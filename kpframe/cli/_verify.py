@@ -29,8 +29,16 @@ if TYPE_CHECKING:
     help="Instead, look a theorem up in numbers, for NAME or all models: weight-sites says for which K is "
     "a Gram matrix of what the weight sites read.",
 )
+@click.option(
+    "--ranks",
+    type=click.IntRange(min=2),
+    help="Instead, check flows whose trials so many ranks of this machine share, beside one process: of a "
+    "model, rule:NAME, propagator:NAME or parameter_operator:NAME.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verify(name: str | None, examples: int | None, theorem: str | None, as_json: bool) -> int:
+def verify(
+    name: str | None, examples: int | None, theorem: str | None, ranks: int | None, as_json: bool
+) -> int:
     """Check every identity that NAME must satisfy, on drawn cases; the same ones each time.
 
     NAME is a registered model, package.module:Class, or a checkpoint (*.safetensors);
@@ -38,11 +46,13 @@ def verify(name: str | None, examples: int | None, theorem: str | None, as_json:
     Exit code 1 when a check fails.
     """
     if theorem is not None:
+        if ranks is not None:
+            raise click.UsageError("--theorem and --ranks are two things to do; take one of them.")
         return _weight_sites(name, as_json)
     if name is None:
         raise click.UsageError("Missing argument 'NAME'.")
     with kept_for_json() if as_json else nullcontext():
-        report = _report(name, examples)
+        report = _report(name, examples, ranks or 0)
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=2))
     else:
@@ -50,7 +60,7 @@ def verify(name: str | None, examples: int | None, theorem: str | None, as_json:
     return 0 if report.passed else 1
 
 
-def _report(name: str, examples: int | None) -> Report:
+def _report(name: str, examples: int | None, ranks: int) -> Report:
     import torch
 
     from kpframe.cli._progress import step_progress
@@ -64,7 +74,7 @@ def _report(name: str, examples: int | None) -> Report:
     check_exists(source)  # a name that names nothing is an error, not a failed check
     torch.set_num_threads(1)  # small tensors lose more to waiting threads than they gain
     with step_progress(late=True) as progress:
-        return check_source(source, examples, report=progress)
+        return check_source(source, examples, report=progress, ranks=ranks)
 
 
 def _show(report: Report) -> None:

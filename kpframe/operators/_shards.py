@@ -162,7 +162,10 @@ class Shards:
 def digest_of(value: object) -> str:
     """Return a digest of a value, of a tensor's bits."""
     if isinstance(value, torch.Tensor):
-        flat = value.detach().cpu().contiguous().reshape(-1)
+        flat = torch.empty(
+            value.numel(), dtype=value.dtype
+        )  # of stride 1, which no view of one entry need be
+        flat.copy_(value.detach().reshape(-1))
         content = bytes(flat.view(torch.uint8).numpy()) if flat.numel() else b""
         head = f"{value.dtype} {list(value.shape)}".encode()
     else:

@@ -9,7 +9,7 @@ In a plugin's test file::
         check()
 
 ``check_model``, ``check_rule``, ``check_reducer``, ``check_propagator``, ``check_parameter_operator`` and
-``check_quantity`` return a ``Report`` instead;
+``check_quantity`` return a ``Report`` instead, ``check_on_ranks`` that of flows whose trials ranks share;
 ``strategies`` draws cases, ``identities`` states what must hold,
 ``mutants`` holds wrong implementations that the checks catch; ``Elman``, ``Gated`` and ``Plain`` are
 small models to test rules on that need no plugin; ``weight_sites`` measures of which form K is.
@@ -30,6 +30,7 @@ _HOME = {
     "Plain": "_toys",
     "Report": "_report",
     "check_model": "_checks",
+    "check_on_ranks": "_checks",
     "check_parameter_operator": "_checks",
     "check_propagator": "_checks",
     "check_quantity": "_checks",
@@ -46,6 +47,7 @@ __all__ = [
     "Plain",
     "Report",
     "check_model",
+    "check_on_ranks",
     "check_parameter_operator",
     "check_propagator",
     "check_quantity",
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from kpframe.testing import identities, mutants, strategies
     from kpframe.testing._checks import (
         check_model,
+        check_on_ranks,
         check_parameter_operator,
         check_propagator,
         check_quantity,

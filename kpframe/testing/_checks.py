@@ -14,12 +14,16 @@ from hypothesis.errors import Flaky, Unsatisfiable
 
 from kpframe.errors import ArgumentError, KpframeError, mismatch, say, whole
 from kpframe.testing import strategies
-from kpframe.testing._identity import REGISTRY, Tally, rejects
+from kpframe.testing._constants import look_for_constants_in_own_code
+from kpframe.testing._identity import ON_RANKS, REGISTRY, Tally, rejects
+from kpframe.testing._ranks.figures import LostRanks
 from kpframe.testing._report import Report, Result
 from kpframe.testing._residual import CheckFailure
 from kpframe.testing._sources import Source, source_of
 from kpframe.testing._values import seeded
 from kpframe.testing.identities import Identity, NotApplicable
+
+look_for_constants_in_own_code()
 
 #: Cases that a check draws unless ``KPFRAME_CHECK_EXAMPLES`` or the Hypothesis profile asks for more.
 EXAMPLES = 20
@@ -62,15 +66,32 @@ class ProvesTooLittle(CheckFailure):
 
 @define(eq=False)
 class Subject:
-    """One model, rule, reducer, form or quantity under check; remembers whether its gates were passed."""
+    """One model, rule, reducer, form or quantity under check; remembers whether its gates were passed.
+
+    Attributes:
+        source: what is checked.
+        ranks: how many share the trials of its flows; 0 for the checks of one process.
+    """
 
     source: Source
+    ranks: int = 0
     _blocked: dict[str, str] = field(factory=dict, init=False)
     _looked: bool = field(default=False, init=False)
 
+    @property
+    def kind(self) -> str:
+        """What it is, as checks are registered."""
+        return f"{self.source.kind}_on_ranks" if self.ranks else self.source.kind
+
     def checks(self) -> list[Check]:
         """Return the checks of its kind."""
-        return [Check(self, identity) for identity in REGISTRY[self.source.kind].values()]
+        return [Check(self, identity) for identity in REGISTRY[self.kind].values()]
+
+    def cases(self, **fixed: Any) -> Any:
+        """Return the strategy of its cases."""
+        if self.ranks:
+            return strategies.on_ranks(self.source, self.ranks, **fixed)
+        return _STRATEGIES[self.source.kind](self.source, **fixed)
 
     def blocked(self, identity: Identity) -> str:
         """Return why a check has no meaning (a gate before it fails), or an empty string."""
@@ -84,7 +105,8 @@ class Subject:
     def fails(self, identity: Identity) -> bool:
         """Whether a gate fails on a few cases; looked at once."""
         if identity.name not in self._blocked:
-            result = Check(self, identity).result(examples=5)
+            few = min(5, examples()) if self.ranks else 5
+            result = Check(self, identity).result(few)
             self._blocked[identity.name] = result.message if result.verdict == "failed" else ""
         return bool(self._blocked[identity.name])
 
@@ -166,13 +188,24 @@ class Check:
 
     def _run(self, tally: Tally, failing: list[str], options: settings) -> Tally:
         identity = self.identity
+        lost: dict[
+            str, LostRanks
+        ] = {}  # it takes seconds to find that a rank is gone: no smaller case is tried
 
         def body(case: Any) -> None:
+            if lost and repr(case) not in lost:
+                return
             with seeded(_seed(case)):
                 try:
+                    if lost:
+                        raise lost[repr(case)]
                     identity.verify(case, tally)
                 except NotApplicable:
                     return
+                except LostRanks as failure:
+                    lost[repr(case)] = failure
+                    failing[:] = [repr(case)]
+                    raise
                 except CheckFailure:
                     failing[:] = [repr(case)]
                     raise
@@ -182,11 +215,10 @@ class Check:
                     raise
 
         # Hypothesis files failing examples by name: each check has its own
-        name = re.sub(r"\W", "_", f"{self.subject.source.kind}_{self.id}")
+        name = re.sub(r"\W", "_", f"{self.subject.kind}_{self.id}")
         body.__name__ = body.__qualname__ = name
         try:
-            strategy = _STRATEGIES[self.subject.source.kind](self.subject.source, **identity.fixed)
-            options(given(case=strategy)(body))()
+            options(given(case=self.subject.cases(**identity.fixed))(body))()
         except Unsatisfiable as error:
             raise CheckFailure(
                 f"{self.name}: no case could be drawn: every draw was refused by the settings, or left the "
@@ -271,33 +303,63 @@ def check_quantity(spec: object, *, examples: int | None = None) -> Report:
     return check_source(source_of(spec, "quantity"), examples, "quantity")
 
 
+def check_on_ranks(spec: object, ranks: int = 2, *, examples: int | None = None) -> Report:
+    """Run the checks of flows whose trials several ranks of this machine share, beside one process.
+
+    Each rank is a process of its own, in a gloo group, that lives on for further checks. Products, adjoints,
+    inner products, reductions, an estimate and what is sent are checked for models, updates for rules, and
+    products and what is sent for forms. Shares are uneven for the most part.
+
+    Args:
+        spec: a model, a rule, a propagator or a parameter operator; see ``check_model``. Other processes
+            must find it: a name, or a class or factory of a module.
+        ranks: how many, at least 2.
+        examples: cases that each check draws; 20 unless ``KPFRAME_CHECK_EXAMPLES`` says otherwise.
+
+    Raises:
+        ArgumentError: for what has no checks on ranks, or what other processes cannot import.
+        UnsupportedError: where torch is built without gloo.
+    """
+    return check_source(source_of(spec), examples, ranks=whole(ranks, "ranks", 2))
+
+
 def check_source(
     source: Source,
     count: int | None,
     kind: str | None = None,
     report: Callable[[str, int, int], None] | None = None,
+    ranks: int = 0,
 ) -> Report:
     """Run every check of what a source names on it; raises ``ArgumentError`` for one of another kind.
 
-    ``report`` is called before each check with its name, the number of those before it and of all.
+    ``report`` is called before each check with its name, the number of those before it and of all. With
+    ``ranks`` it is the checks of trials that so many share.
     """
     kind = source.kind if kind is None else kind
     if source.kind != kind:
         raise ArgumentError(mismatch("spec", f"a {_said(kind)}", f"a {_said(source.kind)}: {source.label}"))
-    subject = Subject(source)
+    if ranks and kind not in ON_RANKS:
+        known = ", ".join(f"a {_said(one)}" for one in ON_RANKS)
+        raise ArgumentError(
+            mismatch("spec", f"{known} to check on ranks", f"a {_said(kind)}: {source.label}")
+        )
+    subject = Subject(source, ranks)
     number = examples() if count is None else whole(count, "examples")
     results: list[Result] = []
     checks = list(subject.checks())
     for place, check in enumerate(checks):
         if report is not None:
             report(check.name, place, len(checks))
-        gate = next((r.name for r in results if r.verdict == "failed" and REGISTRY[kind][r.name].gate), "")
+        gate = next(
+            (r.name for r in results if r.verdict == "failed" and REGISTRY[subject.kind][r.name].gate), ""
+        )
         if gate:
             reason = f"not run: {gate} fails"
             results.append(Result(check.name, "not run", message=reason, source=check.identity.source))
         else:
             results.append(check.result(number))
-    return Report(kind, source.label, tuple(results))
+    label = f"{source.label} on {ranks} ranks" if ranks else source.label
+    return Report(kind, label, tuple(results))
 
 
 def _said(kind: str) -> str:

@@ -15,7 +15,7 @@ from kpframe.flow._parameter_operator import GroupProjector, ParameterOperator
 from kpframe.flow._propagator import Propagator
 from kpframe.flow._step_jacobian import DenseStepJacobian, DiagonalStepJacobian, StepJacobian
 from kpframe.operators import DiagonalOperator, IdentityOperator, MatrixOperator, Operator
-from kpframe.operators._spaces import Space
+from kpframe.operators._spaces import BATCH, Space
 from kpframe.testing._cases import FlowCase
 from kpframe.testing._problem import Problem
 from kpframe.testing._residual import NotApplicable
@@ -170,16 +170,21 @@ def step_jacobian(step: str, problem: Problem, kind: str = "normal") -> StepJaco
         return problem.twin.A
     batch, time, hidden = own.domain.shape
     kind, dtype = kind if kind in _FILLED else "normal", own.dtype
-    blocks = 0.7 * values((batch, time, hidden, hidden), seed + 301, kind, dtype)
+    shards, total = own.domain.shards, own.domain[BATCH].total
+    trials = slice(None) if shards is None else slice(shards.start, shards.start + batch)  # drawn for all
+    blocks = 0.7 * values((total, time, hidden, hidden), seed + 301, kind, dtype)[trials]
     dense = DenseStepJacobian(blocks, own.domain, name="B")
     if step == "dense":
         return dense
     if step == "diagonal":
-        return DiagonalStepJacobian(values(own.domain.shape, seed + 302, kind, dtype), own.domain)
+        return DiagonalStepJacobian(
+            values((total, time, hidden), seed + 302, kind, dtype)[trials], own.domain
+        )
     if step == "constant":
         row = values((hidden,), seed + 303, kind, dtype)
         return DiagonalStepJacobian(row.expand(own.domain.shape).contiguous(), own.domain)
-    chosen = torch.rand((batch, time), generator=torch.Generator().manual_seed(seed + 304)) < 0.6
+    generator = torch.Generator().manual_seed(seed + 304)
+    chosen = (torch.rand((total, time), generator=generator) < 0.6)[trials]
     if step == "masked":
         return own.masked(chosen)
     if step == "switched":

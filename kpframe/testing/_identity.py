@@ -13,10 +13,16 @@ from kpframe.testing._residual import CheckFailure, NotApplicable, Residual
 
 Function = Callable[[Any], Residual | None]
 
+#: What is checked on flows whose trials several ranks share, too.
+ON_RANKS = ("model", "rule", "propagator", "parameter_operator")
+
 #: kind -> name -> identity, in the order in which they run.
 REGISTRY: dict[str, dict[str, Identity]] = {
     kind: {}
-    for kind in ("operator", "model", "rule", "reducer", "propagator", "parameter_operator", "quantity")
+    for kind in (
+        *("operator", "model", "rule", "reducer", "propagator", "parameter_operator", "quantity"),
+        *(f"{kind}_on_ranks" for kind in ON_RANKS),
+    )
 }
 
 

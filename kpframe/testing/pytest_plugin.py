@@ -1,6 +1,7 @@
 """Pytest options, fixtures and Hypothesis profiles; load with ``-p kpframe.testing.pytest_plugin``.
 
 Options: ``--slow`` runs the tests marked slow, ``--slow-part 3/8`` the third of eight parts of them alone,
+``--ranks 2`` checks models, rules and forms under ``parametrize_with_checks`` on two ranks as well,
 ``--device cuda`` moves the tests that take the fixture ``device``. Profiles: ``default``, ``ci``
 (derandomised, chosen when ``CI`` is set) and ``thorough``. With ``check_examples = "3"`` in pytest's settings
 conformance checks draw three cases; with ``--slow``, and in the part that ``--slow-part`` names, they draw as
@@ -14,7 +15,7 @@ from __future__ import annotations
 import gc
 import os
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from types import FunctionType
 from typing import Any
 from zlib import crc32
@@ -23,6 +24,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from kpframe.testing._constants import look_for_constants_in_own_code
 from kpframe.testing._fixtures import close, differ, draw, total_jacobian  # noqa: F401
 
 settings.register_profile("default", deadline=None, max_examples=10)
@@ -37,28 +39,17 @@ _LEFT_OUT = pytest.StashKey[int]()
 _NAME = "kpframe_slow_tests_left_out"
 
 
-def _look_for_constants_in_own_code() -> None:
-    """Let Hypothesis take no installed package for the code under test, and read its thousands of files.
-
-    It goes by the name of the folder ``site-packages``; what lies beside torch is installed, however named.
-    """
-    from hypothesis.internal.conjecture import providers
-
-    installed = os.path.join(os.path.dirname(os.path.dirname(torch.__file__)), "")
-    name = "is_local_module_file"
-    is_local: Callable[[str], bool] | None = getattr(providers, name, None)
-    if is_local is not None:
-        setattr(providers, name, lambda path: not path.startswith(installed) and is_local(path))
-
-
-_look_for_constants_in_own_code()
+look_for_constants_in_own_code()
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--slow``, ``--slow-part`` and ``--device``."""
+    """Add ``--slow``, ``--slow-part``, ``--ranks`` and ``--device``."""
     parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
     parser.addoption("--slow-part", metavar="I/N", help="run only part I of N of the tests marked slow")
+    parser.addoption(
+        "--ranks", type=int, metavar="N", help="check models, rules and forms on N ranks as well"
+    )
     parser.addoption("--device", default="cpu", help="device of the tests that take one (cpu, cuda)")
     parser.addini("check_examples", "cases of a conformance check, unless slow tests are asked for")
 
@@ -70,6 +61,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "rows(n): run about every n-th row of a parametrised test; --slow runs all"
     )
+    ranks = config.getoption("--ranks")
+    if ranks is not None:
+        if ranks < 2:
+            raise pytest.UsageError(f"--ranks: expected at least 2, got {ranks}")
+        os.environ["KPFRAME_CHECK_RANKS"] = str(ranks)  # for what is decorated when files are collected
     few = config.getini("check_examples")
     if few and not (config.getoption("--slow") or config.getoption("--slow-part")):
         os.environ.setdefault("KPFRAME_CHECK_EXAMPLES", few)

@@ -7,7 +7,7 @@ thing. A failing case shrinks towards one trial, one step, one unit and normal v
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -20,6 +20,7 @@ from kpframe.testing._choices import LARGEST, smallest_settings
 from kpframe.testing._drawing import settings_strategy
 from kpframe.testing._forms import JACOBIANS, METRICS, STEPS, ParameterOperatorCase, PropagatorCase
 from kpframe.testing._moments import QuantityCase
+from kpframe.testing._ranks.cases import RanksCase
 from kpframe.testing._residual import CheckFailure, NotApplicable
 from kpframe.testing._sources import Source, show, source_of
 from kpframe.testing._trees import BINARY, LEAVES, ROOTS, UNARY, Node, OperatorCase
@@ -239,6 +240,33 @@ def _fitting(
             "form for what only models of your own have is tried on those that its plugin offers beside it"
         )
     return source.fitting
+
+
+def on_ranks(spec: Any, ranks: int, **fixed: Any) -> st.SearchStrategy[RanksCase]:
+    """Return a model's, rule's or form's cases whose trials ranks share, unevenly for the most part.
+
+    Args:
+        spec: see ``kpframe.testing.check_model``.
+        ranks: how many.
+        fixed: see ``flows``, ``rules``, ``propagators`` and ``parameter_operators``.
+    """
+    source = source_of(spec)
+    drawn: dict[str, Callable[..., st.SearchStrategy[Any]]] = {
+        "model": flows,
+        "rule": rules,
+        "propagator": propagators,
+        "parameter_operator": parameter_operators,
+    }
+    if source.kind == "parameter_operator":
+        fixed = {"jacobian": st.sampled_from(("own", "autograd")), **fixed}  # a matrix has no shares
+    draw = drawn[source.kind]
+    uneven = (2,) + (1,) * (ranks - 1)  # the simplest
+    shares = st.one_of(st.just(uneven), st.tuples(*[sizes(1, 2)] * ranks))
+    return shares.flatmap(
+        lambda found: st.builds(
+            RanksCase, case=draw(source, **{**fixed, "batch": sum(found)}), shares=st.just(found)
+        )
+    )
 
 
 def reducers(spec: Any, **fixed: Any) -> st.SearchStrategy[ReducerCase]:

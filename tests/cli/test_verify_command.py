@@ -193,6 +193,33 @@ def test_what_a_model_prints_does_not_spoil_json(run, tmp_path: Path, monkeypatc
     assert "noise of a step" in err
 
 
+@pytest.mark.slow
+def test_on_ranks(run) -> None:
+    code, out, _ = run("verify", "kpframe.testing._toys:Elman", "--ranks", "2", "--examples", "1")
+    assert code == 0
+    assert out.startswith("model:Elman on 2 ranks\n")
+    (line,) = [line for line in out.splitlines() if "phi_on_ranks" in line]
+    assert (line.split()[1], line.split()[3:6]) == ("passed", ["1e-12", "1", "1"])
+    wrong = "kpframe.testing.mutants.ranks:DrawsByPlace"
+    code, out, _ = run("verify", f"rule:{wrong}", "--ranks", "3", "--examples", "1", "--json")
+    assert code == 1
+    data = json.loads(out)
+    assert data["label"] == "DrawsByPlace on 3 ranks"
+    assert data["checks"][0]["message"].startswith(
+        "update_on_ranks: the update of DrawsByPlace() on 3 ranks of"
+    )
+
+
+def test_what_ranks_are_not_for(run) -> None:
+    code, _, err = run("verify", "reducer:mean", "--ranks", "2")
+    assert code == 2
+    assert "a parameter operator to check on ranks, got a reducer: mean" in err
+    code, _, err = run("verify", "gru", "--ranks", "1")
+    assert code == 2
+    assert "'--ranks'" in err
+    assert "two things to do" in run("verify", "gru", "--ranks", "2", "--theorem", "weight-sites")[2]
+
+
 def test_a_name_is_needed_but_for_a_theorem(run) -> None:
     code, out, err = run("verify")
     assert (code, out) == (2, "")

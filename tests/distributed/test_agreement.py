@@ -11,7 +11,7 @@ from torch import distributed
 
 import kpframe
 from kpframe.errors import ArgumentError, NonFiniteError, RankError, ShapeError
-from kpframe.operators._shards import counted_traffic
+from kpframe.operators._shards import counted_traffic, digest_of
 
 from .agreement import raised
 from .ranks import on_ranks, own_part
@@ -104,6 +104,15 @@ def test_groups_that_are_of_no_use_are_named() -> None:
             "group: expected a process group of torch.distributed, got 'gloo'"
         )
     assert "one that rank 1 is not in" in second["not in"]
+
+
+def test_weights_are_told_apart_by_their_bits_however_they_lie_in_memory() -> None:
+    both = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    one = both[:, 0]  # of one entry, in steps of two
+    assert digest_of(one) == digest_of(one.clone()) != digest_of(both[:, 1])
+    assert digest_of(both.expand(3, 2)) == digest_of(both.repeat(3, 1)) != digest_of(both)
+    turned = torch.complex(both, both).conj()
+    assert digest_of(turned) == digest_of(turned.resolve_conj()) != digest_of(turned.conj())
 
 
 def test_without_a_launcher_the_message_says_how_to_start() -> None:

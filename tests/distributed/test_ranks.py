@@ -30,7 +30,7 @@ def dying(group: Any) -> None:
 
 
 def test_ranks_live_on_and_are_made_anew_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.distributed.ranks.GRACE", 1)
+    monkeypatch.setattr("kpframe.testing._ranks.pool.GRACE", 1)
     first = on_ranks(2, total, 2.0)
     assert [value for _, value in first] == [6.0, 6.0]
     three = on_ranks(3, total, 1.0)

@@ -23,7 +23,7 @@ def test_every_mutant_is_caught_by_its_check(mutant: Mutant) -> None:
 
 def test_every_check_has_a_mutant() -> None:
     checks = {(kind, name) for kind, identities in REGISTRY.items() for name in identities}
-    assert checks == {(mutant.kind, mutant.check) for mutant in MUTANTS}
+    assert checks == {(mutant.subject.kind, mutant.check) for mutant in MUTANTS}
 
 
 @pytest.mark.parametrize(

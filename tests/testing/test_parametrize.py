@@ -104,6 +104,40 @@ def test_what_has_no_meaning_is_skipped_with_the_reason(tmp_path: Path) -> None:
     assert "FAILED test_plugin.py::test_conformance[TooWide-state_shape]" in done.stdout
 
 
+@pytest.mark.slow
+def test_ranks_are_asked_for_by_an_option_and_find_the_classes_of_a_test_file(tmp_path: Path) -> None:
+    source = """
+        from kpframe.testing import parametrize_with_checks
+        from kpframe.testing._toys import Elman
+
+        class Mine(Elman):
+            pass
+
+        class Divides(Elman):
+            def rollout(self, x, h0=None, mask=None):
+                return super().rollout(x / len(x), h0, mask)
+
+        @parametrize_with_checks([Mine, Divides])
+        def test_conformance(check):
+            check()
+        """
+    options = (
+        "-p",
+        "kpframe.testing.pytest_plugin",
+        "--import-mode",
+        "importlib",
+        "-k",
+        "trajectory_on or phi_on",
+    )
+    done = run(tmp_path, source, "--ranks", "2", *options)
+    assert done.returncode == 1, done.stdout
+    assert "PASSED test_plugin.py::test_conformance[Mine-trajectory_on_ranks]" in done.stdout
+    assert "PASSED test_plugin.py::test_conformance[Mine-phi_on_ranks]" in done.stdout
+    assert "FAILED test_plugin.py::test_conformance[Divides-trajectory_on_ranks]" in done.stdout
+    assert "shares=(2, 1)" in done.stdout
+    assert run(tmp_path, source, "--ranks", "1", *options).returncode == 4
+
+
 def test_nothing_is_built_at_collection() -> None:
     mark = parametrize_with_checks(["no_such_model", "rule:no_such_rule"])
     ids = [parameter.id for parameter in mark.args[1]]

@@ -8,6 +8,7 @@ from kpframe.testing.mutants import (
     parameter_operators,
     propagators,
     quantities,
+    ranks,
     reducers,
     rules,
     steps,
@@ -25,6 +26,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *propagators.MUTANTS,
     *parameter_operators.MUTANTS,
     *quantities.MUTANTS,
+    *ranks.MUTANTS,
     *algebra.MUTANTS,
 )
 
@@ -36,6 +38,7 @@ __all__ = [
     "parameter_operators",
     "propagators",
     "quantities",
+    "ranks",
     "reducers",
     "rules",
     "steps",

@@ -24,6 +24,7 @@ class Mutant:
         says: a part of the message that leads to the fault.
         kind: what it is: ``"model"``, ``"rule"``, ``"reducer"``, ``"propagator"`` ...
         patch: a context in which the wrong code stands in for the core's, for a mutant that is a name.
+        ranks: how many share the trials, where it is a check of that.
     """
 
     wrong: Any
@@ -31,6 +32,7 @@ class Mutant:
     says: str
     kind: str = "model"
     patch: Callable[[], AbstractContextManager[Any]] = field(default=nullcontext, repr=False)
+    ranks: int = 0
 
     @property
     def name(self) -> str:
@@ -42,7 +44,12 @@ class Mutant:
         """What the checks run on."""
         return source_of(self.wrong, self.kind)
 
+    @property
+    def subject(self) -> Subject:
+        """What the checks run on, and on how many ranks."""
+        return Subject(self.source, self.ranks)
+
     def result(self, examples: int = 20) -> Result:
         """Run the check that must catch it."""
         with self.patch():
-            return Check(Subject(self.source), identity_named(self.kind, self.check)).result(examples)
+            return Check(self.subject, identity_named(self.subject.kind, self.check)).result(examples)
