@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Protocol
 
@@ -68,6 +68,11 @@ class ParameterJacobian(Operator):
     #: How the products are computed: ``"sites"``, ``"autograd"`` ...
     method = "custom"
     name = "J"
+
+    def start_adjoint(self, r: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Start ``J* r``, and return what waits for it: where ranks share the trials, for their sum."""
+        gradient = self._apply_adjoint(r)
+        return lambda: gradient
 
     def weight_groups(self, names: Iterable[str]) -> Sequence[WeightGroup]:
         """Return the weights among named parameters, those on the same preactivations together.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -168,7 +168,24 @@ class ProductParameterOperator(ParameterOperator):
     """``K = J M J*`` as its three products, whatever the form of J and M."""
 
     def _sandwich(self, metric: Operator, q: torch.Tensor) -> torch.Tensor:
-        gradient = self.jacobian._apply_adjoint(q)
-        if not isinstance(metric, IdentityOperator):
-            gradient = metric._apply(gradient)
-        return self.jacobian._apply(gradient)
+        return self._begun(metric, q)()
+
+    @property
+    def _splits(self) -> bool:
+        """Whether ranks share the trials; a form that overrides ``_sandwich`` alone has but one part."""
+        own = type(self)._sandwich is ProductParameterOperator._sandwich
+        return own and self.domain.shards is not None
+
+    def _begin(self, q: torch.Tensor) -> Callable[[], torch.Tensor]:
+        return self._begun(self.metric, q) if self._splits else super()._begin(q)
+
+    def _begun(self, metric: Operator, q: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Make ``J* q`` of this rank's trials, start its sum, and return what makes ``J metric`` of that."""
+        jacobian = self.jacobian
+        wait = jacobian.start_adjoint(q)
+
+        def finish() -> torch.Tensor:
+            moved = wait()
+            return jacobian._apply(moved if isinstance(metric, IdentityOperator) else metric._apply(moved))
+
+        return finish

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import singledispatch
 
 import torch
@@ -35,7 +35,11 @@ class ShardedParameterJacobian(ParameterJacobian):
         return self.local._apply(q)
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        return self.codomain.sum(self.local._apply_adjoint(r))
+        return self.start_adjoint(r)()
+
+    def start_adjoint(self, r: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Start the sum of ``J* r`` over ranks, and return what waits for it."""
+        return self.codomain.start_sum(self.local._apply_adjoint(r))
 
     def weight_groups(self, names: Iterable[str]) -> Sequence[WeightGroup]:
         """Return those of this rank's trials; see ``ParameterJacobian.weight_groups``."""
@@ -77,9 +81,22 @@ def summed_over_ranks(
     space: Space, found: Sequence[torch.Tensor | None], probes: Sequence[int]
 ) -> list[torch.Tensor | None]:
     """Return tensors ``[*probes, ...]`` added up over the ranks of a sharded space, by one all-reduce."""
+    return sum_over_ranks(space, found, probes)()
+
+
+def sum_over_ranks(
+    space: Space, found: Sequence[torch.Tensor | None], probes: Sequence[int]
+) -> Callable[[], list[torch.Tensor | None]]:
+    """Start to add up tensors ``[*probes, ...]`` over ranks, and return what waits for the sums."""
+    shapes = [None if values is None else values.shape for values in found]
     flat = [values.reshape(*probes, -1) for values in found if values is not None]
     if not flat:
-        return list(found)
-    total = space.sum(torch.cat(flat, dim=-1))
-    parts = iter(torch.split(total, [part.shape[-1] for part in flat], dim=-1))
-    return [None if values is None else next(parts).reshape(values.shape) for values in found]
+        return lambda: [None for _ in shapes]
+    sizes = [part.shape[-1] for part in flat]
+    wait = space.start_sum(torch.cat(flat, dim=-1))
+
+    def finish() -> list[torch.Tensor | None]:
+        parts = iter(torch.split(wait(), sizes, dim=-1))
+        return [None if shape is None else next(parts).reshape(shape) for shape in shapes]
+
+    return finish

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -80,9 +81,24 @@ class Composition(Operator):
         self.numbers = tuple(numbers) or (1.0,) * len(self.factors)
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        for factor, number in zip(reversed(self.factors), reversed(self.numbers), strict=True):
-            q = scaled_product(number, factor._apply, q)
-        return q
+        return _applied(self._steps(), q)
+
+    def _steps(self) -> list[tuple[Operator, float]]:
+        """Return the factors as they are applied, from the right, and the number that multiplies each."""
+        return list(zip(reversed(self.factors), reversed(self.numbers), strict=True))
+
+    @property
+    def _splits(self) -> bool:
+        """Whether a factor does; not where it is multiplied by a far number, which may take two products."""
+        return any(factor._splits and not _far(number) for factor, number in self._steps())
+
+    def _begin(self, q: torch.Tensor) -> Callable[[], torch.Tensor]:
+        steps = self._steps()
+        for place, (factor, number) in enumerate(steps):
+            if factor._splits and not _far(number):
+                finish, later = factor._begin(_applied(steps[:place], q)), steps[place + 1 :]
+                return lambda: _applied(later, _times(number, finish()))
+        return partial(self._apply, q)
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         for factor, number in zip(self.factors, self.numbers, strict=True):
@@ -182,6 +198,17 @@ class ScaledOperator(Operator):
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         return scaled_product(self.scalar, self.inner._apply, q)
+
+    @property
+    def _splits(self) -> bool:
+        """Whether what is scaled does; not by a far number, which may take two products."""
+        return self.inner._splits and not _far(self.scalar)
+
+    def _begin(self, q: torch.Tensor) -> Callable[[], torch.Tensor]:
+        if not self._splits:
+            return partial(self._apply, q)
+        finish = self.inner._begin(q)
+        return lambda: _times(self.scalar, finish())
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return scaled_product(self.scalar, self.inner._apply_adjoint, r)
@@ -303,6 +330,12 @@ def _far(number: float) -> bool:
     return number != 0 and not 1 / PULLED <= abs(number) <= PULLED
 
 
+def _applied(steps: Sequence[tuple[Operator, float]], q: torch.Tensor) -> torch.Tensor:
+    for factor, number in steps:
+        q = scaled_product(number, factor._apply, q)
+    return q
+
+
 def scaled_product(
     number: float, apply: Callable[[torch.Tensor], torch.Tensor], q: torch.Tensor
 ) -> torch.Tensor:
@@ -312,14 +345,16 @@ def scaled_product(
     the number, by which multiplying is exact.
     """
     out = apply(q)
-    if number == 1:
-        return out
     if _far(number) and out.numel():
         limits, largest = torch.finfo(out.dtype), float(out.abs().max())
         if largest < limits.tiny / limits.eps if abs(number) > 1 else not math.isfinite(largest):
             half = 2.0 ** (math.frexp(number)[1] // 2)
             return multiplied(number / half, apply(multiplied(half, q)))
-    return multiplied(number, out)
+    return _times(number, out)
+
+
+def _times(number: float, out: torch.Tensor) -> torch.Tensor:
+    return out if number == 1 else multiplied(number, out)
 
 
 def _factors(operator: Operator) -> list[tuple[float, Operator]]:

@@ -94,6 +94,18 @@ class Operator(ABC):
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:  # [..., *codomain] -> [..., *domain]
         """Return the adjoint's product with ``r``, probes carried through."""
 
+    @property
+    def _splits(self) -> bool:
+        """Whether a product has a part before a sum over ranks, which ``_begin`` makes."""
+        return False
+
+    def _begin(self, q: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Make what comes before the product's sum over ranks, start that, and return what makes the rest.
+
+        With many probes, ranks then add up those of one chunk while they make the next one's first part.
+        """
+        return partial(self._apply, q)
+
     def _formula(self) -> tuple[str, int]:
         """Return the printed form and how tightly it binds; see ``Operator`` for what to override."""
         name = getattr(self, "name", None)

@@ -14,6 +14,7 @@ each step, whether the step holds one probe or sixteen.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from numbers import Real
 from pathlib import Path
@@ -172,6 +173,13 @@ class Applied(Map, Protocol):
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         """Return the product with ``q`` ``[..., *domain]``."""
 
+    @property
+    def _splits(self) -> bool:
+        """Whether a product has a part before a sum over ranks."""
+
+    def _begin(self, q: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Make that part, start the sum, and return what makes the rest."""
+
 
 def product_in_chunks(op: Applied, q: torch.Tensor, chunk: int | Literal["auto"]) -> torch.Tensor:
     """Return the product of an operator with ``q`` ``[..., *domain]``, its probes sent in chunks.
@@ -201,8 +209,17 @@ def product_in_chunks(op: Applied, q: torch.Tensor, chunk: int | Literal["auto"]
         return op._apply(q)
     rows = q.reshape(count, *op.domain.shape)
     out = q.new_empty(len(rows), *op.codomain.shape)
-    for start in range(0, len(rows), size):
-        out[start : start + size] = op._apply(rows[start : start + size])
+    starts = range(0, len(rows), size)
+    if shards is None or not op._splits:
+        for start in starts:
+            out[start : start + size] = op._apply(rows[start : start + size])
+    else:  # ranks add up what one chunk sends to the parameters while the next one goes there
+        finish = op._begin(rows[:size])
+        for start in starts:
+            later = start + size
+            following = op._begin(rows[later : later + size]) if later < len(rows) else None
+            out[start:later] = finish()
+            finish = following or finish
     return out.reshape((*probes, *op.codomain.shape))
 
 

@@ -70,6 +70,13 @@ class Shards:
         """Return the sum of the ranks' tensors, on every rank; raises ``RankError`` when a rank is gone."""
         return self._reduced(tensor, "SUM")
 
+    def start_sum(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Start to add up the ranks' tensors, and return what waits for the sum.
+
+        Meanwhile a rank may compute, and start more; all ranks start, and wait, in the same order.
+        """
+        return self._started(tensor, "SUM")
+
     def max(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the entrywise maximum of the ranks' tensors, on every rank."""
         return self._reduced(tensor, "MAX")
@@ -143,17 +150,32 @@ class Shards:
         )
 
     def _reduced(self, tensor: torch.Tensor, how: str) -> torch.Tensor:
+        return self._started(tensor, how)()
+
+    def _started(self, tensor: torch.Tensor, how: str) -> Callable[[], torch.Tensor]:
         from torch import distributed  # not every torch is built with it
 
         out = tensor.detach().clone(memory_format=torch.contiguous_format)
         add_traffic(out)
+        with self._reaching_ranks():
+            operation = getattr(distributed.ReduceOp, how)
+            work = distributed.all_reduce(out, op=operation, group=self.group, async_op=True)
+
+        def finish() -> torch.Tensor:
+            with self._reaching_ranks():
+                work.wait()
+            return out
+
+        return finish
+
+    @contextmanager
+    def _reaching_ranks(self) -> Iterator[None]:
         try:
-            distributed.all_reduce(out, op=getattr(distributed.ReduceOp, how), group=self.group)
+            yield
         except (RuntimeError, ValueError) as error:
             raise RankError(
                 f"all-reduce over {self}: a rank is gone or the group was destroyed ({say(error)})"
             ) from error
-        return out
 
     def __str__(self) -> str:
         return f"{self.total} trials on {self.ranks} rank{'s' if self.ranks > 1 else ''}"

@@ -186,6 +186,10 @@ class Space:
         """Return what ranks have summed over their own entries, added up; as it is where not sharded."""
         return local if self.shards is None else self.shards.sum(local)
 
+    def start_sum(self, local: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Start what ``sum`` does, and return what waits for it: for work that does not need the sum yet."""
+        return (lambda: local) if self.shards is None else self.shards.start_sum(local)
+
     def max(self, local: torch.Tensor) -> torch.Tensor:
         """Return the entrywise maximum over ranks; the tensor as it is where the space is not sharded."""
         return local if self.shards is None else self.shards.max(local)

@@ -12,7 +12,7 @@ from kpframe.errors import UnsupportedError, mismatch
 from kpframe.flow._eligibilities import eligibilities
 from kpframe.flow._parameter_jacobian import ParameterJacobian, WeightGroup
 from kpframe.flow._parameter_operator import GroupProjector, ProductParameterOperator
-from kpframe.flow._sharded_jacobian import ShardedParameterJacobian, local_jacobian, summed_over_ranks
+from kpframe.flow._sharded_jacobian import ShardedParameterJacobian, local_jacobian, sum_over_ranks
 from kpframe.flow._weighted_steps import WeightedRead
 from kpframe.models._sites.gains import SiteGains, add, gather, scatter
 from kpframe.models._sites.groups import GramGroup, Reads, SiteGroup, gram_groups, group_sites
@@ -343,26 +343,42 @@ class GramParameterOperator(ProductParameterOperator):
 
     def _over_ranks(
         self, found: Sequence[torch.Tensor | None], probes: Sequence[int]
-    ) -> list[torch.Tensor | None]:
-        """Return what has reached the parameters from all ranks."""
-        sharded = isinstance(self.jacobian, ShardedParameterJacobian)
-        return summed_over_ranks(self.domain, found, probes) if sharded else list(found)
+    ) -> Callable[[], list[torch.Tensor | None]]:
+        """Start to add up what has reached the parameters, and return what waits for that of all ranks."""
+        if isinstance(self.jacobian, ShardedParameterJacobian):
+            return sum_over_ranks(self.domain, found, probes)
+        return lambda: list(found)
 
-    def _sandwich(self, metric: Operator, q: torch.Tensor) -> torch.Tensor:
+    def _begun(self, metric: Operator, q: torch.Tensor) -> Callable[[], torch.Tensor]:
         if not isinstance(metric, IdentityOperator | GroupProjector):
-            return super()._sandwich(metric, q)
+            return super()._begun(metric, q)
         jacobian = self._sites
         names, probes = self.parameters, q.shape[:-3]
         if jacobian.ties:
-            found = jacobian.backward(q, names)
-            moved = zip(found, self._over_ranks(list(found.values()), probes), strict=True)
-            return jacobian.forward({name: value for name, value in moved if value is not None}, probes)
+            return self._begun_by_names(names, q)
         groups = jacobian.gram_groups(names)
         learns_start = jacobian.first_step is not None and "h0" in names
-        start = jacobian.pull_start(q) if learns_start else None
-        *totals, start = self._over_ranks([*jacobian.pull(groups, q), start], probes)
-        weights = [
-            None if total is None else group.returned(total)
-            for group, total in zip(groups, totals, strict=True)
-        ]
-        return jacobian.push(groups, weights, start, probes)
+        own = jacobian.pull_start(q) if learns_start else None
+        wait = self._over_ranks([*jacobian.pull(groups, q), own], probes)
+
+        def finish() -> torch.Tensor:
+            *totals, start = wait()
+            weights = [
+                None if total is None else group.returned(total)
+                for group, total in zip(groups, totals, strict=True)
+            ]
+            return jacobian.push(groups, weights, start, probes)
+
+        return finish
+
+    def _begun_by_names(self, names: Sequence[str], q: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Begin the product with a model whose places share parameters."""
+        jacobian, probes = self._sites, q.shape[:-3]
+        gradients = jacobian.backward(q, names)
+        wait, found = self._over_ranks(list(gradients.values()), probes), tuple(gradients)
+
+        def finish() -> torch.Tensor:
+            moved = zip(found, wait(), strict=True)
+            return jacobian.forward({name: value for name, value in moved if value is not None}, probes)
+
+        return finish

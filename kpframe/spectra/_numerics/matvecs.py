@@ -87,12 +87,9 @@ class Matvecs:
         return self._run(self.op.T, rows)
 
     def _run(self, op: Operator, rows: torch.Tensor) -> torch.Tensor:
-        out = rows.new_empty(len(rows), op.codomain.size)
-        step = chunk_size(op, max(1, len(rows)))
-        for start in range(0, len(rows), step):
-            part = rows[start : start + step]
-            shaped = part.reshape(len(part), *op.domain.shape)
-            out[start : start + step] = op(shaped, check=False).reshape(len(part), op.codomain.size)
+        shaped = rows.reshape(len(rows), *op.domain.shape)
+        products = op(shaped, chunk=chunk_size(op, max(1, len(rows))), check=False)
+        out = products.reshape(len(rows), op.codomain.size)
         bad, where, shards = ~torch.isfinite(out).all(1), "", op.codomain.shards
         if shards is not None:  # the first rank with any, found by all
             ranks = shards.max(bad * float(shards.ranks - shards.rank))
