@@ -96,7 +96,7 @@ class ParameterJacobian(Operator):
         """Return the unit of each entry where each named parameter acts on one unit alone, else None.
 
         A form that does not know finds out by about 2 log2 H products with J*, once; see ``UnitProbes``.
-        Where trials are sharded it does not try.
+        Of one rank's trials among others' it does not try; J of all of them does.
         """
         return None if self.codomain.shards is not None else self._unit_probes.labels(names)
 

@@ -46,8 +46,12 @@ class ShardedParameterJacobian(ParameterJacobian):
         return self.local.weight_groups(names)
 
     def unit_labels(self, names: Iterable[str]) -> torch.Tensor | None:  # [H], int64
-        """Return the unit of each entry, which is the same on all ranks; see ``ParameterJacobian``."""
-        return self.local.unit_labels(names)
+        """Return the unit of each entry, which is the same on all ranks; see ``ParameterJacobian``.
+
+        Where this rank's J does not know it, all ranks find out by products with J* of all trials.
+        """
+        known = self.local.unit_labels(names)
+        return self._unit_probes.labels(names) if known is None else known
 
     def with_gains(self, values: torch.Tensor, *, name: str) -> ParameterJacobian:
         """Return J with given gains for this rank's trials; see ``ParameterJacobian.with_gains``."""

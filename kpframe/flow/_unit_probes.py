@@ -17,6 +17,7 @@ import torch
 from attrs import frozen
 
 from kpframe.operators._base import Operator
+from kpframe.operators._draws import trial_generators
 from kpframe.operators._spaces import HIDDEN, PARAMETER, Part
 
 
@@ -42,8 +43,10 @@ class UnitProbes:
         shape, device = J.codomain.shape, J.device
         widths = [part.size for part in J.codomain[HIDDEN].parts] or [shape[-1]]
         bits = _bits(widths).to(device)
-        source = torch.Generator().manual_seed(0)
-        z = torch.randn(shape, generator=source, dtype=torch.float64, device="cpu").to(device, J.dtype)
+        z = torch.empty(shape, dtype=torch.float64, device="cpu")
+        for trial, own in zip(z, trial_generators(J.codomain, torch.Generator().manual_seed(0)), strict=True):
+            trial.normal_(generator=own)
+        z = z.to(device, J.dtype)
         parts = J.domain[PARAMETER].parts
         shared = torch.zeros(len(bits), len(parts), dtype=torch.bool, device="cpu")
         for own, bit in zip(shared, bits, strict=True):

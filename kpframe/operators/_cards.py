@@ -87,7 +87,8 @@ def operator_card(operator: Shown) -> str:
         else [("from", _space(operator.domain)), ("to", _space(operator.codomain))]
     )
     tags = sorted((tag.replace("_", "-") for tag in operator.tags), reverse=True)
-    blocks = operator.block_labels
+    sharded = operator.domain.shards is not None  # then all ranks would have to ask
+    blocks = None if sharded else operator.block_labels
     if blocks is not None:
         count, axis = len(set(blocks.tolist())), operator.domain.axes[-1].name
         tags.append(f"block diagonal in {count} blocks along {axis}")
