@@ -29,10 +29,11 @@ from kpframe.flow._entries import (
 from kpframe.flow._named_parameters import all_names, check_weights, match_paths, shared_out
 from kpframe.flow._scans import KeptSteps, Scans
 from kpframe.flow._weighted_steps import WeightedSteps
-from kpframe.operators._algebra import ScaledOperator, SumOperator, scaled_product
+from kpframe.operators._algebra import ScaledOperator, SumOperator
 from kpframe.operators._base import MEMORY_BUDGET, Operator
 from kpframe.operators._isolation import in_isolation
 from kpframe.operators._memory import CHUNK_BYTES, check_dense_memory
+from kpframe.operators._scale import scaled_product
 from kpframe.operators._spaces import BATCH, HIDDEN, TIME, Space
 
 Made = TypeVar("Made")

@@ -24,11 +24,8 @@ from kpframe.operators._base import (
 )
 from kpframe.operators._elementary import IdentityOperator, ZeroOperator
 from kpframe.operators._formula import ATOM, PRODUCT, SUM, bracket
-from kpframe.operators._scale import gathered, multiplied
+from kpframe.operators._scale import gathered, is_far, scaled_product, times
 from kpframe.operators._spaces import BATCH, tell_apart, why_apart
-
-#: Numbers from ``1 / PULLED`` to ``PULLED`` are pulled to the front of a product.
-PULLED = 2.0**32
 
 
 class AdjointOperator(Operator):
@@ -90,14 +87,14 @@ class Composition(Operator):
     @property
     def _splits(self) -> bool:
         """Whether a factor does; not where it is multiplied by a far number, which may take two products."""
-        return any(factor._splits and not _far(number) for factor, number in self._steps())
+        return any(factor._splits and not is_far(number) for factor, number in self._steps())
 
     def _begin(self, q: torch.Tensor) -> Callable[[], torch.Tensor]:
         steps = self._steps()
         for place, (factor, number) in enumerate(steps):
-            if factor._splits and not _far(number):
+            if factor._splits and not is_far(number):
                 finish, later = factor._begin(_applied(steps[:place], q)), steps[place + 1 :]
-                return lambda: _applied(later, _times(number, finish()))
+                return lambda: _applied(later, times(number, finish()))
         return partial(self._apply, q)
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
@@ -202,13 +199,13 @@ class ScaledOperator(Operator):
     @property
     def _splits(self) -> bool:
         """Whether what is scaled does; not by a far number, which may take two products."""
-        return self.inner._splits and not _far(self.scalar)
+        return self.inner._splits and not is_far(self.scalar)
 
     def _begin(self, q: torch.Tensor) -> Callable[[], torch.Tensor]:
         if not self._splits:
             return partial(self._apply, q)
         finish = self.inner._begin(q)
-        return lambda: _times(self.scalar, finish())
+        return lambda: times(self.scalar, finish())
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return scaled_product(self.scalar, self.inner._apply_adjoint, r)
@@ -274,7 +271,7 @@ def _compose(first: Operator, *others: Operator) -> Operator:
         return ZeroOperator(last.domain, first.codomain, dtype=first.dtype, device=first.device)
     numbers = [number for number, _ in parts]
     scalar = math.prod(numbers)
-    if not any(map(_far, numbers)) and (not _far(scalar) or 0 in numbers):
+    if not any(map(is_far, numbers)) and (not is_far(scalar) or 0 in numbers):
         factors = [factor for _, factor in parts if not isinstance(factor, IdentityOperator)]
         if not factors:
             return scale(IdentityOperator.like(last), scalar)
@@ -326,35 +323,10 @@ def _without_identities(parts: list[tuple[float, Operator]]) -> list[tuple[float
     return kept
 
 
-def _far(number: float) -> bool:
-    return number != 0 and not 1 / PULLED <= abs(number) <= PULLED
-
-
 def _applied(steps: Sequence[tuple[Operator, float]], q: torch.Tensor) -> torch.Tensor:
     for factor, number in steps:
         q = scaled_product(number, factor._apply, q)
     return q
-
-
-def scaled_product(
-    number: float, apply: Callable[[torch.Tensor], torch.Tensor], q: torch.Tensor
-) -> torch.Tensor:
-    """Return ``number * apply(q)``, also where ``apply(q)`` leaves the range of the dtype and this does not.
-
-    Then, ``apply`` being linear, it is ``(number / h) * apply(h * q)`` with h a power of two near the root of
-    the number, by which multiplying is exact.
-    """
-    out = apply(q)
-    if _far(number) and out.numel():
-        limits, largest = torch.finfo(out.dtype), float(out.abs().max())
-        if largest < limits.tiny / limits.eps if abs(number) > 1 else not math.isfinite(largest):
-            half = 2.0 ** (math.frexp(number)[1] // 2)
-            return multiplied(number / half, apply(multiplied(half, q)))
-    return _times(number, out)
-
-
-def _times(number: float, out: torch.Tensor) -> torch.Tensor:
-    return out if number == 1 else multiplied(number, out)
 
 
 def _factors(operator: Operator) -> list[tuple[float, Operator]]:

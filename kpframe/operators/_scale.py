@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from numbers import Real
 
 import torch
@@ -17,6 +18,9 @@ from kpframe.operators._shards import Shards
 
 #: Largest entries from ``1 / COMFORT`` to ``COMFORT`` are left in a unit of 1.
 COMFORT = 2.0**16
+
+#: Numbers from ``1 / PULLED`` to ``PULLED`` are pulled to the front of a product.
+PULLED = 2.0**32
 
 
 def as_scalar(value: object) -> float | None:
@@ -114,3 +118,30 @@ def row_cosines(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:  # [n, 
 def clamped(cosine: float) -> float:
     """Return a cosine without what rounding put beyond ±1; NaN stays NaN, which ``max`` may hide."""
     return cosine if math.isnan(cosine) else min(1.0, max(-1.0, cosine))
+
+
+def is_far(number: float) -> bool:
+    """Whether a number stays with its factor of a product; see ``PULLED``."""
+    return number != 0 and not 1 / PULLED <= abs(number) <= PULLED
+
+
+def scaled_product(
+    number: float, apply: Callable[[torch.Tensor], torch.Tensor], q: torch.Tensor
+) -> torch.Tensor:
+    """Return ``number * apply(q)``, also where ``apply(q)`` leaves the range of the dtype and this does not.
+
+    Then, ``apply`` being linear, it is ``(number / h) * apply(h * q)`` with h a power of two near the root of
+    the number, by which multiplying is exact.
+    """
+    out = apply(q)
+    if is_far(number) and out.numel():
+        limits, largest = torch.finfo(out.dtype), float(out.abs().max())
+        if largest < limits.tiny / limits.eps if abs(number) > 1 else not math.isfinite(largest):
+            half = 2.0 ** (math.frexp(number)[1] // 2)
+            return multiplied(number / half, apply(multiplied(half, q)))
+    return times(number, out)
+
+
+def times(number: float, out: torch.Tensor) -> torch.Tensor:
+    """Return ``number * out``, ``out`` itself for 1."""
+    return out if number == 1 else multiplied(number, out)
