@@ -48,7 +48,7 @@ setup(
         Extension(
             "kpframe_native._scan",
             sources=[f"{SOURCES}/{name}.cpp" for name in FLAGS],
-            depends=[f"{SOURCES}/scan.hpp", f"{SOURCES}/problem.h"],
+            depends=[f"{SOURCES}/{name}" for name in ("tiles.hpp", "scan.hpp", "kernel.hpp", "problem.h")],
         )
     ],
     cmdclass={"build_ext": Build},

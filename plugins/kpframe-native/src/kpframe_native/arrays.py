@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Iterable
 
 import torch
@@ -32,6 +33,12 @@ class Arrays:
         made = (Gain * max(1, len(own)))(*own)
         self._kept.append(made)
         return made
+
+
+def flat(q: torch.Tensor) -> torch.Tensor:  # [..., B, T, H] -> [probes, B, T, H]
+    """Return the same with one dimension of probes, a step's entries side by side: a view where it can be."""
+    rows = q.reshape(math.prod(q.shape[:-3]), *q.shape[-3:])
+    return rows if rows.stride(-1) == 1 else rows.contiguous()
 
 
 def panels(matrix: torch.Tensor, panel: int) -> torch.Tensor:  # [G, k, n] -> [G, panels, k, panel]

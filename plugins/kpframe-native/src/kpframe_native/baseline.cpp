@@ -2,15 +2,16 @@
 #define KPN_ISA baseline
 #define KPN_BYTES 16
 #define KPN_TILE 6
+#include "kernel.hpp"
 #include "scan.hpp"
 
 #ifdef KPN_X86
 namespace avx2 {
-void run(const Problem&, void*);
+void run(const Problem&, const void*, void*);
 void run(const Kernel&, const void*, void*);
 }
 namespace avx512 {
-void run(const Problem&, void*);
+void run(const Problem&, const void*, void*);
 void run(const Kernel&, const void*, void*);
 }
 #endif
@@ -28,13 +29,13 @@ int kpn_vector_bytes(int limit) {
     return 16;
 }
 
-void kpn_scan(const Problem* problem, void* states, int vector_bytes) {
+void kpn_scan(const Problem* problem, const void* from, void* to, int vector_bytes) {
 #ifdef KPN_X86
-    if (vector_bytes == 64) return avx512::run(*problem, states);
-    if (vector_bytes == 32) return avx2::run(*problem, states);
+    if (vector_bytes == 64) return avx512::run(*problem, from, to);
+    if (vector_bytes == 32) return avx2::run(*problem, from, to);
 #endif
     (void)vector_bytes;
-    baseline::run(*problem, states);
+    baseline::run(*problem, from, to);
 }
 
 void kpn_kernel(const Kernel* kernel, const void* from, void* to, int vector_bytes) {
@@ -45,7 +46,5 @@ void kpn_kernel(const Kernel* kernel, const void* from, void* to, int vector_byt
     (void)vector_bytes;
     baseline::run(*kernel, from, to);
 }
-
-int kpn_tile() { return KPN_TILE; }
 
 }

@@ -7,6 +7,8 @@ from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
+import torch
+
 from kpframe.errors import UnsupportedError
 
 _Long, _Pointer = ctypes.c_int64, ctypes.c_void_p
@@ -47,22 +49,47 @@ class Read(ctypes.Structure):
         ("width", _Long),
         ("ones", _Long),
         ("rows", _Pointer),
-        ("turned", _Pointer),
         ("num_gains", _Long),
         ("gains", ctypes.POINTER(Gain)),
     )
+
+
+class States(ctypes.Structure):
+    """The sizes of states, where those that are read lie, and how many threads work on them."""
+
+    _fields_ = (
+        *((name, _Long) for name in ("steps", "batch", "probes", "units", "hidden")),
+        *((name, _Long) for name in ("step_stride", "probe_stride", "row_stride")),
+        ("threads", ctypes.c_int32),
+        ("doubles", ctypes.c_int32),
+    )
+
+    @classmethod
+    def of(cls, q: torch.Tensor, units: int, threads: int) -> States:
+        """Return those of ``q`` ``[probes, B, T, H]``, whose entries of a step of a trial lie side by side."""
+        probes, batch, time, hidden = q.shape
+        return cls(
+            steps=time,
+            batch=batch,
+            probes=probes,
+            units=units,
+            hidden=hidden,
+            step_stride=q.stride(2),
+            probe_stride=q.stride(0),
+            row_stride=q.stride(1),
+            threads=max(1, min(torch.get_num_threads(), threads)),
+            doubles=q.dtype == torch.float64,
+        )
 
 
 class Kernel(ctypes.Structure):
     """A product with K."""
 
     _fields_ = (
-        *((name, _Long) for name in ("steps", "batch", "probes", "units", "hidden")),
-        *((name, _Long) for name in ("step_stride", "probe_stride", "row_stride")),
+        ("states", States),
         ("num_reads", _Long),
         ("reads", ctypes.POINTER(Read)),
-        ("threads", ctypes.c_int32),
-        ("doubles", ctypes.c_int32),
+        ("share_columns", ctypes.c_int32),
     )
 
 
@@ -70,12 +97,13 @@ class Problem(ctypes.Structure):
     """A scan."""
 
     _fields_ = (
-        *((name, _Long) for name in ("steps", "batch", "rows", "units", "step_stride", "row_stride")),
+        ("states", States),
         ("num_sites", _Long),
         ("sites", ctypes.POINTER(Site)),
         ("num_direct", _Long),
         ("direct", ctypes.POINTER(Direct)),
-        *((name, ctypes.c_int32) for name in ("threads", "share_columns", "adjoint", "doubles")),
+        ("share_columns", ctypes.c_int32),
+        ("adjoint", ctypes.c_int32),
     )
 
 
@@ -95,16 +123,9 @@ def library() -> ctypes.CDLL:
         )
     loaded = ctypes.CDLL(str(found[0]))
     loaded.kpn_vector_bytes.argtypes, loaded.kpn_vector_bytes.restype = [ctypes.c_int], ctypes.c_int
-    loaded.kpn_scan.argtypes = [ctypes.POINTER(Problem), ctypes.c_void_p, ctypes.c_int]
-    loaded.kpn_scan.restype = None
-    loaded.kpn_kernel.argtypes = [
-        ctypes.POINTER(Kernel),
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_int,
-    ]
-    loaded.kpn_kernel.restype = None
-    loaded.kpn_tile.argtypes, loaded.kpn_tile.restype = [], ctypes.c_int
+    for product, structure in ((loaded.kpn_scan, Problem), (loaded.kpn_kernel, Kernel)):
+        product.argtypes = [ctypes.POINTER(structure), _Pointer, _Pointer, ctypes.c_int]
+        product.restype = None
     return loaded
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 
 import torch
 
@@ -11,11 +10,13 @@ from kpframe import Operator
 from kpframe.errors import UnsupportedError
 from kpframe.flow import GroupProjector, ParameterJacobian, ProductParameterOperator, WeightedRead
 from kpframe.operators import IdentityOperator
-from kpframe_native.arrays import Arrays
-from kpframe_native.library import Kernel, Read, library, vector_bytes
+from kpframe_native.arrays import Arrays, flat
+from kpframe_native.library import Kernel, Read, States, library, vector_bytes
 
 #: Multiplications of a product for each thread, below which more threads cost more than they save.
 WORK = 2**17
+#: Entries of what the weights move by, of all threads, beyond which threads do not each add up their own.
+OWN_WEIGHTS = 2**24
 
 
 class NativeParameterOperator(ProductParameterOperator):
@@ -60,15 +61,15 @@ class NativeParameterOperator(ProductParameterOperator):
         if self._compiled is None:
             reads = self.jacobian.weighted_reads(self.parameters)
             assert reads is not None  # fits
-            self._compiled = self.parameters, _Compiled(reads, *self.domain.shape)
+            self._compiled = self.parameters, _Compiled(reads, *self.domain.shape[:2])
         return self._compiled[1].product(q)
 
 
 class _Compiled:
-    """What is read, as rows and turned, and the gains as the library reads them."""
+    """What is read and the gains as the library reads them."""
 
-    def __init__(self, reads: tuple[WeightedRead, ...], batch: int, time: int, hidden: int) -> None:
-        self._arrays, self._hidden = Arrays(batch, time), hidden
+    def __init__(self, reads: tuple[WeightedRead, ...], batch: int, time: int) -> None:
+        self._arrays = Arrays(batch, time)
         self._units = reads[0].gains[0][2].shape[-1] if reads and reads[0].gains else 0
         self._weights = sum(self._units * read.blocks * read.z.shape[-1] for read in reads)
         made = [self._read(read) for read in reads]
@@ -77,41 +78,28 @@ class _Compiled:
 
     def product(self, q: torch.Tensor) -> torch.Tensor:
         """Return the product with ``q`` ``[..., B, T, H]``."""
-        probes, batch, time = q.shape[:-3], self._arrays.batch, self._arrays.time
-        count = math.prod(probes)
-        rows = q.reshape(count, batch, time, self._hidden)
-        if rows.stride(-1) != 1:
-            rows = rows.contiguous()
-        out = q.new_zeros(time, count, batch, self._hidden)  # as scans want it
-        if count and self._num:
-            work = 2 * count * batch * time * self._weights
+        given = flat(q)
+        probes, batch, time, hidden = given.shape
+        make = q.new_empty if self._num else q.new_zeros
+        out = make(time, *q.shape[:-2], hidden)  # as scans want it
+        if probes and self._num:
+            work = 2 * probes * batch * time * self._weights
+            states = States.of(given, self._units, work // WORK)
             kernel = Kernel(
-                steps=time,
-                batch=batch,
-                probes=count,
-                units=self._units,
-                hidden=self._hidden,
-                step_stride=rows.stride(2),
-                probe_stride=rows.stride(0),
-                row_stride=rows.stride(1),
+                states=states,
                 num_reads=self._num,
                 reads=self._reads,
-                threads=max(1, min(torch.get_num_threads(), work // WORK)),
-                doubles=q.dtype == torch.float64,
+                share_columns=states.threads * self._weights > OWN_WEIGHTS,
             )
-            library().kpn_kernel(ctypes.byref(kernel), rows.data_ptr(), out.data_ptr(), vector_bytes())
-        return out.reshape(time, *probes, batch, self._hidden).movedim(0, -2)
+            library().kpn_kernel(ctypes.byref(kernel), given.data_ptr(), out.data_ptr(), vector_bytes())
+        return out.movedim(0, -2)
 
     def _read(self, read: WeightedRead) -> Read:
-        width, tile = read.z.shape[-1], library().kpn_tile()
-        rows = read.z.flatten(0, 1).contiguous()  # [T B, m]
-        turned = torch.nn.functional.pad(rows, (0, -width % tile)).reshape(len(rows), -1, tile)
         return Read(
             blocks=read.blocks,
-            width=width,
+            width=read.z.shape[-1],
             ones=read.biases,
-            rows=self._arrays.address(rows),
-            turned=self._arrays.address(turned.transpose(0, 1).contiguous()),
+            rows=self._arrays.address(read.z.contiguous()),  # [T, B, m]
             num_gains=len(read.gains),
             gains=self._arrays.gains(read.gains),
         )

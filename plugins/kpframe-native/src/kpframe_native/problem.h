@@ -28,25 +28,28 @@ struct Read {               // what weights of some preactivations multiply: u =
     int64_t blocks, width;  // W has blocks * units rows, z has width entries
     int64_t ones;           // z ends with a one for so many biases that learn; 0: it does not
     const void* rows;       // z: [steps * batch, width]
-    const void* turned;     // z: [tiles of width, steps * batch, tile], the last tile filled up with zeros
     int64_t num_gains;
     const Gain* gains;
 };
 
-struct Kernel {  // K: from and to states [steps, probes, batch, ...]
+struct States {  // from and to states: what is written is [steps, probes, batch, hidden]
     int64_t steps, batch, probes, units, hidden;
-    int64_t step_stride, probe_stride, row_stride;  // of what is read; what is written is [steps, probes, batch, hidden]
-    int64_t num_reads;
-    const Read* reads;
+    int64_t step_stride, probe_stride, row_stride;  // of what is read, in entries
     int32_t threads, doubles;
 };
 
-struct Problem {
-    int64_t steps, batch, rows, units;  // row r belongs to trial r % batch
-    int64_t step_stride, row_stride;    // of the states, in entries
+struct Problem {  // P or P*
+    States states;
     int64_t num_sites;
     const Site* sites;
     int64_t num_direct;
     const Direct* direct;
-    int32_t threads, share_columns, adjoint, doubles;
+    int32_t share_columns, adjoint;
+};
+
+struct Kernel {  // K
+    States states;
+    int64_t num_reads;
+    const Read* reads;
+    int32_t share_columns;
 };

@@ -9,8 +9,8 @@ import torch
 from kpframe import Propagator, StepJacobian
 from kpframe.errors import UnsupportedError
 from kpframe.flow import WeightedPath, WeightedSteps
-from kpframe_native.arrays import Arrays, panels
-from kpframe_native.library import Direct, Problem, Site, library, vector_bytes
+from kpframe_native.arrays import Arrays, flat, panels
+from kpframe_native.library import Direct, Problem, Site, States, library, vector_bytes
 
 #: Multiplications in a step of all rows for each thread, below which more threads cost more than they save.
 STEP_WORK = 2**14
@@ -79,9 +79,7 @@ class NativePropagator(Propagator):
             steps = self.A.weighted_steps()
             assert steps is not None  # fits
             self._compiled = _Compiled(steps, *self.A.domain.shape[:2])
-        states = q.movedim(-2, 0).clone(memory_format=torch.contiguous_format)  # [T, ..., B, H]
-        self._compiled.run(states, adjoint=adjoint)
-        return states.movedim(0, -2)
+        return self._compiled.product(q, adjoint=adjoint)
 
 
 class _Compiled:
@@ -95,29 +93,25 @@ class _Compiled:
         direct = [Direct(target, source, self._arrays.steps(gain)) for target, source, gain in steps.direct]
         self._direct = (Direct * max(1, len(direct)))(*direct)
 
-    def run(self, states: torch.Tensor, *, adjoint: bool) -> None:
-        """Scan ``states`` ``[T, ..., B, H]`` in place."""
-        rows = states[0].numel() // states.shape[-1]
-        if rows == 0:
-            return
-        threads = max(1, min(torch.get_num_threads(), rows * (self._weights + states.shape[-1]) // STEP_WORK))
-        problem = Problem(
-            steps=self._arrays.time,
-            batch=self._arrays.batch,
-            rows=rows,
-            units=self._steps.units,
-            step_stride=states.stride(0),
-            row_stride=states.shape[-1],
-            num_sites=len(self._steps.weighted),
-            sites=self._sites,
-            num_direct=len(self._steps.direct),
-            direct=self._direct,
-            threads=threads,
-            share_columns=rows < ROWS * threads,
-            adjoint=adjoint,
-            doubles=states.dtype == torch.float64,
-        )
-        library().kpn_scan(ctypes.byref(problem), states.data_ptr(), vector_bytes())
+    def product(self, q: torch.Tensor, *, adjoint: bool) -> torch.Tensor:
+        """Return the scan of ``q`` ``[..., B, T, H]``."""
+        given = flat(q)
+        probes, batch, time, hidden = given.shape
+        out = q.new_empty(time, *q.shape[:-2], hidden)  # as the next product wants it
+        rows = probes * batch
+        if rows:
+            states = States.of(given, self._steps.units, rows * (self._weights + hidden) // STEP_WORK)
+            problem = Problem(
+                states=states,
+                num_sites=len(self._steps.weighted),
+                sites=self._sites,
+                num_direct=len(self._steps.direct),
+                direct=self._direct,
+                share_columns=rows < ROWS * states.threads,
+                adjoint=adjoint,
+            )
+            library().kpn_scan(ctypes.byref(problem), given.data_ptr(), out.data_ptr(), vector_bytes())
+        return out.movedim(0, -2)
 
     def _site(self, path: WeightedPath) -> Site:
         units = self._steps.units
