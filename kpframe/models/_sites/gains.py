@@ -7,6 +7,7 @@ steps run the scans of P and P*, at the end of the file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate as accumulated
@@ -67,11 +68,6 @@ class PlacedSite:
             for one in (self.z, self.slope)
         )
         return evolve(self, z=z, slope=slope)
-
-    def read_steps(self, states: Mapping[str, Sequence[torch.Tensor]]) -> Sequence[torch.Tensor]:
-        """Return the columns that the site reads of its source's steps."""
-        source, columns = states[str(self.site.source)], self.site.columns
-        return source if columns is None else [state[..., columns] for state in source]
 
     def forward(self, t: int | slice, v: torch.Tensor) -> torch.Tensor:  # [..., B, w] -> [..., B, G n]
         """Return how the site's products move with its source."""
@@ -386,8 +382,8 @@ Steps = Sequence[torch.Tensor]
 
 def scan(gains: SiteGains, out: torch.Tensor, cuts: Collection[int] = ()) -> torch.Tensor:  # [T, ..., B, H]
     """Turn ``q`` into ``P q`` in place, forward in time: ``out_t += A_t out_{t-1}``, but where t is cut."""
-    states = _components(gains, out)
-    sites = [_Forward(placed, states, gains, out) for placed in gains.recurrent]
+    states = gains.split(out)
+    sites = [_Forward(alike, states, gains, out) for alike in _alike(gains)]
     direct = _direct(gains, states)
     for t in range(1, len(out)):
         if t in cuts:
@@ -403,8 +399,8 @@ def scan_adjoint(
     gains: SiteGains, out: torch.Tensor, cuts: Collection[int] = ()
 ) -> torch.Tensor:  # [T, ..., B, H]
     """Turn ``r`` into ``P* r`` in place, backward: ``out_{t-1} += A_t* out_t``, but where t is cut."""
-    states = _components(gains, out)
-    sites = [_Backward(placed, states, gains, out) for placed in gains.recurrent]
+    states = gains.split(out)
+    sites = [_Backward(alike, states, gains, out) for alike in _alike(gains)]
     direct = _direct(gains, states)
     for t in range(len(out) - 1, 0, -1):
         if t in cuts:
@@ -496,85 +492,116 @@ class CutScan:
 DISPATCH, ACCELERATOR_DISPATCH = 32 * 2**10, 2**20
 
 
-class _Forward:
-    """One site going forward: its products, times the gains, added to the outputs.
+def _alike(gains: SiteGains) -> list[list[PlacedSite]]:
+    """Return the sites that read a state, those that read the same as it is together: one product a step."""
+    found: dict[object, list[PlacedSite]] = {}
+    for placed in gains.recurrent:
+        site = placed.site
+        key = (site.source, str(site.columns)) if placed.slope is None else id(placed)
+        found.setdefault(key, []).append(placed)
+    return list(found.values())
+
+
+class _Products:
+    """What sites that read the same share: their weights as one, and views of all steps, made at once."""
+
+    def __init__(
+        self,
+        alike: Sequence[PlacedSite],
+        states: Mapping[str, torch.Tensor],
+        gains: SiteGains,
+        out: torch.Tensor,
+    ) -> None:
+        weights = [placed.weight for placed in alike if placed.weight is not None]
+        assert len(weights) == len(alike)  # sites that read a state have one
+        self.weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+        self.units = gains.stages[0].units
+        self.targets = [target for placed in alike for target in placed.site.targets]
+        columns, slope = alike[0].site.columns, alike[0].slope
+        source = states[str(alike[0].site.source)]
+        self.source = source if columns is None else source[..., columns]  # [T, ..., B, m]
+        rows = math.prod(out.shape[1:-1])
+        self.flat = self.source.view(len(out), rows, self.source.shape[-1])
+        self.slope = None if slope is None else slope.unbind(0)
+        self.gains = [
+            (states[name].unbind(0), gain.unbind(0), block)
+            for block, name, gain in gains.stages[0].gains_of(self.targets)
+        ]
+
+
+class _Forward(_Products):
+    """Sites going forward: their products, times the gains, added to the outputs.
 
     One product for each target, in one batched call: threads share them better than one wide product.
     """
 
     def __init__(
-        self, placed: PlacedSite, states: Mapping[str, Steps], gains: SiteGains, out: torch.Tensor
+        self,
+        alike: Sequence[PlacedSite],
+        states: Mapping[str, torch.Tensor],
+        gains: SiteGains,
+        out: torch.Tensor,
     ) -> None:
-        assert placed.weight is not None  # sites that read a state have one
-        self.read = placed.read_steps(states)
-        self.slope = None if placed.slope is None else placed.slope.unbind(0)
-        self.targets, units = len(placed.site.targets), gains.stages[0].units
-        self.weights = placed.weight.reshape(self.targets, units, -1).mT  # [G, m, n]
-        products = out.new_empty(self.targets, *out.shape[1:-1], units)
+        super().__init__(alike, states, gains, out)
+        count = len(self.targets)
+        # what is multiplied lies as the product reads it: 5 % of a step of 20 rows
+        self.weights = self.weight.reshape(count, self.units, -1).mT.contiguous()  # [G, m, n]
+        products = out.new_empty(count, *out.shape[1:-1], self.units)
         self.rows = products.flatten(1, -2)
-        self.added = [
-            (state, gain, products[block]) for state, gain, block in _gains_of(placed, gains, states)
-        ]
+        self.added = [(state, gain, products[block]) for state, gain, block in self.gains]
+        self.read = self.source.unbind(0)
+        self.batched = self.flat.unsqueeze(1).expand(-1, count, -1, -1).unbind(0)
 
     def step(self, t: int) -> None:
-        """Add what the state before step ``t`` does through this site."""
-        z = self.read[t - 1]
-        z = z if self.slope is None else self.slope[t] * z
-        torch.bmm(z.flatten(0, -2).expand(self.targets, -1, -1), self.weights, out=self.rows)
+        """Add what the state before step ``t`` does through these sites."""
+        z = self.batched[t - 1]
+        if self.slope is not None:
+            z = (self.slope[t] * self.read[t - 1]).reshape(z.shape[1:]).expand(z.shape)
+        torch.bmm(z, self.weights, out=self.rows)
         for state, gain, products in self.added:
             state[t].addcmul_(gain[t], products)
 
 
-class _Backward:
-    """One site going backward: the gains gather what reaches its targets, the weight sends it back."""
+class _Backward(_Products):
+    """Sites going backward: the gains gather what reaches their targets, the weight sends it back."""
 
     def __init__(
-        self, placed: PlacedSite, states: Mapping[str, Steps], gains: SiteGains, out: torch.Tensor
+        self,
+        alike: Sequence[PlacedSite],
+        states: Mapping[str, torch.Tensor],
+        gains: SiteGains,
+        out: torch.Tensor,
     ) -> None:
-        assert placed.weight is not None  # sites that read a state have one
-        self.back = placed.read_steps(states)
-        self.slope = None if placed.slope is None else placed.slope.unbind(0)
-        self.weight = placed.weight
-        self.columns = out.new_zeros(*out.shape[1:-1], len(placed.weight))
-        self.rows = self.columns.flatten(0, -2)
-        blocks = torch.split(self.columns, gains.stages[0].units, dim=-1)
+        super().__init__(alike, states, gains, out)
+        columns = out.new_zeros(*out.shape[1:-1], len(self.weight))
+        self.rows = columns.flatten(0, -2)
+        blocks = torch.split(columns, self.units, dim=-1)
         self.written: list[tuple[Steps, Steps, torch.Tensor]] = []
         self.added: list[tuple[Steps, Steps, torch.Tensor]] = []
         begun: set[int] = set()
-        for state, gain, block in _gains_of(placed, gains, states):
+        for state, gain, block in self.gains:
             (self.added if block in begun else self.written).append((state, gain, blocks[block]))
             begun.add(block)
+        self.back = self.source.unbind(0)
+        self.back_rows = self.flat.unbind(0)
 
     def step(self, t: int) -> None:
-        """Add what the state of step ``t`` sends back through this site."""
+        """Add what the state of step ``t`` sends back through these sites."""
         for state, gain, block in self.written:
             torch.mul(gain[t], state[t], out=block)
         for state, gain, block in self.added:
             block.addcmul_(gain[t], state[t])
-        back = self.back[t - 1]
         if self.slope is None:
-            back.view(self.rows.shape[0], -1).addmm_(self.rows, self.weight)
+            self.back_rows[t - 1].addmm_(self.rows, self.weight)
         else:
+            back = self.back[t - 1]
             back.addcmul_(self.slope[t], (self.rows @ self.weight).reshape(back.shape))
 
 
-def _components(gains: SiteGains, out: torch.Tensor) -> dict[str, Steps]:
-    """Return each component's views of the steps, ``[..., B, n]``."""
-    return {name: part.unbind(0) for name, part in gains.split(out).items()}
-
-
-def _gains_of(
-    placed: PlacedSite, gains: SiteGains, states: Mapping[str, Steps]
-) -> list[tuple[Steps, Steps, int]]:
-    """Return for each gain of a site the steps of its output, its own, and the block of its target."""
-    of_targets = gains.stages[0].gains_of(placed.site.targets)
-    return [(states[name], gain.unbind(0), block) for block, name, gain in of_targets]
-
-
-def _direct(gains: SiteGains, states: Mapping[str, Steps]) -> list[tuple[Steps, Steps, Steps]]:
+def _direct(gains: SiteGains, states: Mapping[str, torch.Tensor]) -> list[tuple[Steps, Steps, Steps]]:
     """Return for each direct path the steps of its output, of its gain and of what it reads."""
     return [
-        (states[output.name], gain.unbind(0), states[source])
+        (states[output.name].unbind(0), gain.unbind(0), states[source].unbind(0))
         for output in gains.stages[0].outputs
         for source, gain in output.direct.items()
     ]

@@ -22,6 +22,9 @@ from kpframe.operators._elementary import IdentityOperator
 from kpframe.operators._memory import ACCELERATOR_SLICE_BYTES, SLICE_BYTES
 from kpframe.operators._spaces import Space
 
+#: How many times longer slices are where threads share a product, which then wants more rows for each.
+SHARED_SLICES = 4
+
 
 def _push_columns(
     gains: SiteGains, steps: slice, moved: Sequence[tuple[Sequence[str], torch.Tensor]], out: torch.Tensor
@@ -269,8 +272,10 @@ class SiteParameterJacobian(ParameterJacobian):
         batch, time, hidden = self.codomain.shape
         targets = sum(stage.units * len(stage.targets) for stage in self.gains.stages)
         each = batch * (hidden + targets) * self.dtype.itemsize
-        length = max(1, min(time, self.slice_bytes // each))
-        together = max(1, self.slice_bytes // (each * length))
+        shared = self.device.type == "cpu" and torch.get_num_threads() > 1
+        most = self.slice_bytes * (SHARED_SLICES if shared else 1)
+        length = max(1, min(time, most // each))
+        together = max(1, most // (each * length))
         return [
             (slice(step, min(step + length, time)), slice(probe, min(probe + together, count)))
             for step in range(0, time, length)
