@@ -66,7 +66,7 @@ class States(ctypes.Structure):
 
     @classmethod
     def of(cls, q: torch.Tensor, units: int, threads: int) -> States:
-        """Return those of ``q`` ``[probes, B, T, H]``, whose entries of a step of a trial lie side by side."""
+        """Return those of ``q`` ``[probes, B, T, H]``, the H entries of a step of a trial side by side."""
         probes, batch, time, hidden = q.shape
         return cls(
             steps=time,

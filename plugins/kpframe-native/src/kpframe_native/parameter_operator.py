@@ -1,4 +1,4 @@
-"""``K`` in one compiled pass over the units."""
+"""``K`` in two compiled passes over the steps."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ OWN_WEIGHTS = 2**24
 class NativeParameterOperator(ProductParameterOperator):
     """``K = J J*`` of weights behind pointwise gains, ``(K r)_s = D_s (sum_s' (D_s' r_s') z_s'^T) z_s``.
 
-    A unit's rows of the weight come from its own entries of the state and serve these alone. So the library
-    takes a panel of units at a time, whose part of the weight stays in a cache, fused with the gains on both
-    sides; threads share the units. With a metric that mixes parameters it is the three products.
+    The library takes a block of steps at a time, which stays in a cache, fused with the gains on both sides:
+    what reaches the preactivations is never in memory for all steps. Threads share the steps. With a metric
+    that mixes parameters it is the three products.
 
     Raises:
         UnsupportedError: for a parameter Jacobian of another kind or on another device, and where the library
