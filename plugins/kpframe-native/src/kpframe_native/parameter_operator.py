@@ -70,9 +70,10 @@ class _Compiled:
 
     def __init__(self, reads: tuple[WeightedRead, ...], batch: int, time: int) -> None:
         self._arrays = Arrays(batch, time)
-        self._units = reads[0].gains[0][2].shape[-1] if reads and reads[0].gains else 0
-        self._weights = sum(self._units * read.blocks * read.z.shape[-1] for read in reads)
-        made = [self._read(read) for read in reads]
+        acting = [read for read in reads if read.gains]
+        self._units = acting[0].gains[0][2].shape[-1] if acting else 0
+        self._weights = sum(self._units * read.blocks * read.z.shape[-1] for read in acting)
+        made = [self._read(read) for read in acting]
         self._num = len(made)
         self._reads = (Read * max(1, len(made)))(*made)
 
