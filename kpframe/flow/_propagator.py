@@ -16,7 +16,7 @@ from kpframe.errors import ArgumentError, UnsupportedError, mismatch, whole
 from kpframe.flow._step_jacobian import StepJacobian
 from kpframe.operators._base import MEMORY_BUDGET, Operator
 from kpframe.operators._memory import check_dense_memory
-from kpframe.operators._spaces import TIME
+from kpframe.operators._spaces import BATCH, TIME
 
 
 class Propagator(Operator):
@@ -34,6 +34,8 @@ class Propagator(Operator):
     Raises:
         UnsupportedError: for a step Jacobian that the form does not fit; says why.
     """
+
+    separate_axes = frozenset({BATCH})  # no trial reaches another
 
     def __init__(self, A: StepJacobian, *, name: str = "P", why: str = "asked for") -> None:
         reason = self.fits(A)
@@ -216,6 +218,8 @@ class DensePropagator(Propagator):
 class InversePropagator(Operator):
     """``I - A Z``."""
 
+    separate_axes = frozenset({BATCH})  # no trial reaches another
+
     def __init__(self, propagator: Propagator) -> None:
         super().__init__(
             propagator.domain, propagator.domain, dtype=propagator.dtype, device=propagator.device
@@ -239,6 +243,8 @@ class TruncatedPropagator(Operator):
     ``P_1 = I`` and ``P_{j+1} = I + A Z P_j``: a product with A over all steps at once for each further term.
     With at least as many terms as steps it is P in its own form.
     """
+
+    separate_axes = frozenset({BATCH})  # no trial reaches another
 
     def __init__(self, P: Propagator, window: int) -> None:
         window = whole(window, "window")
@@ -284,6 +290,8 @@ class WindowedPropagator(Operator):
     Raises:
         ArgumentError: for starts that go back, or lie after their step.
     """
+
+    separate_axes = frozenset({BATCH})  # no trial reaches another
 
     def __init__(self, A: StepJacobian, starts: Sequence[int], *, name: str = "P_w") -> None:
         ahead = any(not 0 <= start <= t for t, start in enumerate(starts))
@@ -332,6 +340,8 @@ class WindowedPropagator(Operator):
 
 class TransitionOperator(Operator):
     """``A_t A_{t-1} ... A_{s+1}``: how a change of the state at ``s`` arrives at ``t``."""
+
+    separate_axes = frozenset({BATCH})  # no trial reaches another
 
     def __init__(self, A: StepJacobian, t: int, s: int | None) -> None:
         space = A.domain.without(TIME)

@@ -100,6 +100,11 @@ class StepJacobian(Operator):
         return None
 
     @property
+    def separate_axes(self) -> frozenset[str]:
+        """``batch`` and ``time``: no trial reaches another, and no step another."""
+        return frozenset({BATCH, TIME})
+
+    @property
     def steps(self) -> int:
         """Number of time steps T."""
         return self.domain.shape[1]

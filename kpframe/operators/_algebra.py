@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, reduce
 from itertools import pairwise
 from typing import Any
 
@@ -49,6 +49,11 @@ class AdjointOperator(Operator):
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return self.inner._apply(r)
+
+    @property
+    def separate_axes(self) -> frozenset[str]:
+        """Those of the operator."""
+        return self.inner.separate_axes
 
     def _inverse(self) -> Operator:
         return self.inner.inverse.T
@@ -126,6 +131,11 @@ class Composition(Operator):
         middle = self._middle()
         return middle is not None and middle.positive
 
+    @property
+    def separate_axes(self) -> frozenset[str]:
+        """Those that all factors have."""
+        return frozenset.intersection(*(factor.separate_axes for factor in self.factors))
+
     def _inverse(self) -> Operator:
         parts = zip(reversed(self.numbers), reversed(self.factors), strict=True)
         return compose(*(scale(factor.inverse, 1 / number) for number, factor in parts))
@@ -149,16 +159,10 @@ class SumOperator(Operator):
         self.terms = tuple(terms)
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        total = self.terms[0]._apply(q)
-        for term in self.terms[1:]:
-            total = total + term._apply(q)
-        return total
+        return reduce(torch.add, (term._apply(q) for term in self.terms))
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        total = self.terms[0]._apply_adjoint(r)
-        for term in self.terms[1:]:
-            total = total + term._apply_adjoint(r)
-        return total
+        return reduce(torch.add, (term._apply_adjoint(r) for term in self.terms))
 
     @property
     def self_adjoint(self) -> bool:
@@ -176,6 +180,11 @@ class SumOperator(Operator):
     def positive(self) -> bool:
         """Whether every term is positive."""
         return all(term.positive for term in self.terms)
+
+    @property
+    def separate_axes(self) -> frozenset[str]:
+        """Those that all terms have."""
+        return frozenset.intersection(*(term.separate_axes for term in self.terms))
 
     def _formula(self) -> tuple[str, int]:
         text = bracket(self.terms[0], SUM)
@@ -220,24 +229,26 @@ class ScaledOperator(Operator):
         """Whether the scaled operator is positive and the scale is not negative."""
         return self.scalar >= 0 and self.inner.positive
 
+    @property
+    def separate_axes(self) -> frozenset[str]:
+        """Those of the scaled operator."""
+        return self.inner.separate_axes
+
     def _inverse(self) -> Operator:
         if self.scalar == 0:
             raise ArgumentError(mismatch(f"inverse of {self!r}", "a factor other than 0", 0))
         return scale(self.inner.inverse, 1 / self.scalar)
 
     def _formula(self) -> tuple[str, int]:
-        inner = bracket(self.inner, PRODUCT)
-        if self.scalar == -1:
-            return f"-{inner}", PRODUCT
-        return f"{self.scalar:g} {inner}", PRODUCT
+        number = "-" if self.scalar == -1 else f"{self.scalar:g} "
+        return number + bracket(self.inner, PRODUCT), PRODUCT
 
 
 def is_adjoint_of(first: Operator, second: Operator) -> bool:
     """Whether two operators are one object and its adjoint, or one self-adjoint object."""
-    if isinstance(first, AdjointOperator) and first.inner is second:
-        return True
-    if isinstance(second, AdjointOperator) and second.inner is first:
-        return True
+    for one, other in ((first, second), (second, first)):
+        if isinstance(one, AdjointOperator) and one.inner is other:
+            return True
     return first is second and first.self_adjoint
 
 
@@ -353,10 +364,8 @@ def _add(first: Operator, second: Operator) -> Operator:
             f"{why_apart(first.domain, second.domain) or why_apart(first.codomain, second.codomain)}"
         )
     check_together(first, second, "+")
-    terms: list[Operator] = []
-    for operator in (first, second):
-        terms += operator.terms if isinstance(operator, SumOperator) else (operator,)
-    kept = [term for term in terms if not isinstance(term, ZeroOperator)]
+    sides = (side.terms if isinstance(side, SumOperator) else (side,) for side in (first, second))
+    kept = [term for terms in sides for term in terms if not isinstance(term, ZeroOperator)]
     if not kept:
         return first
     return kept[0] if len(kept) == 1 else SumOperator(kept)

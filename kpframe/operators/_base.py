@@ -241,6 +241,14 @@ class Operator(ABC):
         return None
 
     @property
+    def separate_axes(self) -> frozenset[str]:
+        """Axes of both sides along which the operator has no entry between two places, as P over batch.
+
+        Empty where no such structure is known. Partial traces and dense forms then take fewer products.
+        """
+        return frozenset()
+
+    @property
     def tags(self) -> frozenset[str]:
         """What is provable of the operator: a subset of ``{"self_adjoint", "positive"}``."""
         return frozenset(name for name in ("self_adjoint", "positive") if getattr(self, name))
@@ -364,7 +372,10 @@ class Operator(ABC):
         return block_diagonal(self, axes)
 
     def partial_trace(self, *axes: str) -> Operator:
-        """Trace over the named axes: ``Sum_a op[a, .; a, .]``, exactly, one product an entry of the axes."""
+        """Trace over the named axes: ``Sum_a op[a, .; a, .]``, exactly, one product an entry of the axes.
+
+        Entries that never meet, by ``separate_axes`` and ``block_labels``, share one.
+        """
         return partial_trace(self, axes)
 
     # -- dense forms ------------------------------------------------------------------------------------

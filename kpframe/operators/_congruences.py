@@ -42,7 +42,7 @@ class SumMap(Operator):
     ) -> None:
         super().__init__(space, space.without(*axes), dtype=like.dtype, device=like.device)
         self._dims = self.reduced = tuple(space.dim(axis) for axis in axes)
-        self._weight = weight
+        self.weight = weight
         self.name = name
         self._sharded = space.shards is not None and self.codomain.shards is None
 
@@ -52,7 +52,7 @@ class SumMap(Operator):
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         total = self._over_ranks(q.sum(dim=self._dims))
-        return total if self._weight == 1 else self._weight * total
+        return total if self.weight == 1 else self.weight * total
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return self.spread(r).contiguous()
@@ -60,7 +60,7 @@ class SumMap(Operator):
     def spread(self, r: torch.Tensor) -> torch.Tensor:
         """Return the adjoint's product as a view: entries along the axes are one and the same, to be read."""
         probes = r.shape[: r.ndim - len(self.codomain.axes)]
-        r = r if self._weight == 1 else self._weight * r
+        r = r if self.weight == 1 else self.weight * r
         for dim in sorted(len(self.domain.axes) + dim for dim in self._dims):
             r = r.unsqueeze(len(probes) + dim)
         return r.expand((*probes, *self.domain.shape))
@@ -158,7 +158,7 @@ class Congruence(Operator):
             device=inner.device,
         )
         self.left, self.inner, self.right = left, inner, right
-        self._around = before, after
+        self.around = before, after
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         q = q if self.right is None else self._spread(self.right, q)
@@ -193,8 +193,19 @@ class Congruence(Operator):
             return None
         return None if -1 in self.left.reduced else self.inner.block_labels
 
+    @property
+    def separate_axes(self) -> frozenset[str]:
+        """Those of ``op`` that are not reduced."""
+        known = self.inner.separate_axes
+        for side in (self.left, self.right):
+            if side is not None:
+                reduced = getattr(side, "reduced", None)
+                names = side.domain.names if reduced is None else [side.domain.names[dim] for dim in reduced]
+                known = known - {*names}
+        return known
+
     def _formula(self) -> tuple[str, int]:
-        before, after = self._around
+        before, after = self.around
         inner = bracket(self.inner, 0 if before else ATOM)  # <A + B>_time encloses, (A + B)[time=0] does not
         return f"{before}{inner}{after}", ATOM
 

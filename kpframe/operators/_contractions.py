@@ -8,6 +8,7 @@ With ``e_a`` the basis of the named axes and ``I`` the identity on the others::
 The second is the pinching of ``op`` (Bhatia 1997, Matrix Analysis, II.5). Both are sums of congruences: those
 of a self-adjoint operator are self-adjoint, those of a positive one positive, and their adjoints are those of
 ``op*``. Each summand is one product with ``op``: a vector put at entry ``a``, read off at entry ``a``.
+Entries that ``op`` keeps apart, trials of P or units of K, share one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from kpframe.operators._base import Operator, block_diagonal, partial_trace
+from kpframe.operators._classes import Classes, classes_of
 from kpframe.operators._congruences import check_same_axes
 from kpframe.operators._formula import ATOM, subscript
 from kpframe.operators._memory import chunk_size
@@ -65,20 +67,67 @@ class _Contraction(TaggedAsInner):
                 return tuple((own if at == place else index)[kept] for at, index in enumerate(places))
         return places
 
+    @staticmethod
+    def _room(
+        known: torch.Tensor | None, like: torch.Tensor, rows: int, probes: torch.Size, inner: Operator
+    ) -> torch.Tensor:
+        """Return memory of zeros for the vectors of a chunk, the same for all: the first is the largest."""
+        return like.new_zeros(rows, *probes, *inner.domain.shape) if known is None else known
+
     def _one_at_a_time(
         self,
         inner: Operator,
         rows: int,
         places: tuple[torch.Tensor, ...],
         values: torch.Tensor,
-        probes: torch.Size,
+        room: torch.Tensor,
     ) -> torch.Tensor:
-        """Return ``inner``'s products with ``values`` at one entry each, read off at that entry."""
+        """Return ``inner``'s products with ``values`` at one entry each, read off at that entry.
+
+        ``room`` ``[chunk, *probes, *domain]`` holds zeros, before and after.
+        """
         first = tuple(range(1, len(self._axes) + 1))
-        full = values.new_zeros(rows, *probes, *inner.domain.shape)
-        full.movedim([inner.domain.dim(axis) for axis in self._axes], first)[places] = values
+        full = room[:rows]
+        placed = full.movedim([inner.domain.dim(axis) for axis in self._axes], first)
+        placed[places] = values
         out = inner._apply(full)
-        return out.movedim([inner.codomain.dim(axis) for axis in self._axes], first)[places]
+        found = out.movedim([inner.codomain.dim(axis) for axis in self._axes], first)[places]
+        placed[places] = 0.0
+        return found
+
+    def _classes(self, inner: Operator, held: int, classes: Classes) -> Iterator[torch.Tensor]:
+        """Yield the classes of the axes' entries in chunks, as masks ``[classes, *axes]``."""
+        step = chunk_size(inner, classes.count, held=held)
+        for start in range(0, classes.count, step):
+            yield classes.members(start, min(start + step, classes.count))
+
+    def _class_by_class(
+        self, inner: Operator, mask: torch.Tensor, vectors: torch.Tensor, probes: torch.Size
+    ) -> torch.Tensor:
+        """Return ``inner``'s products with ``vectors`` at the entries of a class each, read off there.
+
+        Args:
+            inner: what is multiplied.
+            mask: ``[classes, *axes]``, which entries are in a class.
+            vectors: ``[*probes, *axes, *others]`` or broadcast to it, the axes in front.
+            probes: their dimensions.
+
+        Returns:
+            ``[classes, *probes, *axes, *others]``, zero outside of a class.
+        """
+        count = len(self._axes)
+        front = tuple(range(1 + len(probes), 1 + len(probes) + count))
+        domain, codomain = (
+            [space.dim(axis) for axis in self._axes] for space in (inner.domain, inner.codomain)
+        )
+        shape = mask.shape[:1] + (1,) * len(probes) + mask.shape[1:]
+        rest = len(inner.domain.axes) - count
+        inside = mask.reshape(*shape, *(1,) * rest).to(vectors.dtype)
+        full = vectors.new_empty(len(mask), *probes, *inner.domain.shape)
+        torch.mul(inside, vectors, out=full.movedim(domain, front))
+        out = inner._apply(full).movedim(codomain, front)
+        rest = len(inner.codomain.axes) - count
+        return out.masked_fill_(~mask.reshape(*shape, *(1,) * rest), 0.0)
 
 
 class PartialTraceOperator(_Contraction):
@@ -97,8 +146,16 @@ class PartialTraceOperator(_Contraction):
         rest = len(inner.domain.axes) - len(self._axes)
         probes = q.shape[: q.ndim - rest]
         total = q.new_zeros((*probes, *inner.codomain.without(*self._axes).shape))
+        if (classes := classes_of(inner, self._axes)) is not None:
+            everywhere = q.reshape(*probes, *(1,) * len(self._axes), *q.shape[len(probes) :])
+            traced = (0, *range(1 + len(probes), 1 + len(probes) + len(self._axes)))
+            for mask in self._classes(inner, math.prod(probes), classes):
+                total += self._class_by_class(inner, mask, everywhere, probes).sum(traced)
+            return total
+        room: torch.Tensor | None = None
         for rows, places in self._entries(inner, math.prod(probes)):
-            total = total + self._one_at_a_time(inner, rows, places, q, probes).sum(0)
+            room = self._room(room, q, rows, probes, inner)
+            total += self._one_at_a_time(inner, rows, places, q, room).sum(0)
         return total if self.codomain.shards is not None else inner.codomain.sum(total)
 
     def _formula(self) -> tuple[str, int]:
@@ -127,9 +184,16 @@ class BlockDiagonalOperator(_Contraction):
         front = tuple(range(len(self._axes)))
         source = q.movedim([inner.domain.dim(axis) for axis in self._axes], front)
         target = out.movedim([inner.codomain.dim(axis) for axis in self._axes], front)
+        if (classes := classes_of(inner, self._axes)) is not None:
+            behind = tuple(range(len(probes), len(probes) + len(front)))
+            ahead, into = source.movedim(front, behind), target.movedim(front, behind)
+            for mask in self._classes(inner, math.prod(probes), classes):
+                into += self._class_by_class(inner, mask, ahead, probes).sum(0)
+            return out
+        room: torch.Tensor | None = None
         for rows, places in self._entries(inner, math.prod(probes)):
-            entries = places[1:]
-            target[entries] = self._one_at_a_time(inner, rows, places, source[entries], probes)
+            entries, room = places[1:], self._room(room, q, rows, probes, inner)
+            target[entries] = self._one_at_a_time(inner, rows, places, source[entries], room)
         return out
 
     def _formula(self) -> tuple[str, int]:

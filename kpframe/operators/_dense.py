@@ -7,8 +7,9 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 
 from kpframe.operators._base import Operator, cached, declare, to_dense, to_scipy
+from kpframe.operators._classes import classes_of, meeting
 from kpframe.operators._declared import declared
-from kpframe.operators._memory import check_dense_memory, chunk_size
+from kpframe.operators._memory import CHUNK_BYTES, check_dense_memory, chunk_size
 from kpframe.operators._spaces import Space, unflatten
 
 
@@ -25,6 +26,8 @@ def _to_dense(operator: Operator, max_bytes: int, *, check: bool = True) -> torc
     """Return the matrix of an operator from its products with the basis of the smaller side."""
     rows, columns = operator.codomain.size, operator.domain.size
     check_dense_memory(f"to_dense of {operator!r}", rows, columns, operator.dtype, max_bytes)
+    if operator.square and operator.domain.size and (found := _by_classes(operator, check)) is not None:
+        return found
     by_rows = rows < columns
     source = operator.T if by_rows else operator
     out = torch.empty(source.domain.size, source.codomain.size, dtype=operator.dtype, device=operator.device)
@@ -35,6 +38,26 @@ def _to_dense(operator: Operator, max_bytes: int, *, check: bool = True) -> torc
             stop - start, -1
         )
     return out if by_rows else out.mT.contiguous()
+
+
+def _by_classes(operator: Operator, check: bool) -> torch.Tensor | None:
+    """Return the matrix from a product for each class of entries that do not meet; None where all may."""
+    classes = classes_of(operator, operator.domain.names)
+    if classes is None:
+        return None
+    size, shape = operator.domain.size, operator.domain.shape
+    products = torch.empty(classes.count, size, dtype=operator.dtype, device=operator.device)
+    step = chunk_size(operator, classes.count)
+    for start in range(0, classes.count, step):
+        mask = classes.members(start, min(start + step, classes.count))
+        products[start : start + step] = operator(mask.to(operator.dtype), check=check).flatten(1)
+    out = torch.empty(size, size, dtype=operator.dtype, device=operator.device)
+    number, own = meeting(operator), classes.numbers(shape)
+    step = max(1, CHUNK_BYTES // (size * operator.dtype.itemsize))
+    for start in range(0, size, step):  # columns, as rows of the transpose
+        some = slice(start, start + step)
+        out[some] = torch.where(number[some, None] == number, products[own[some]], 0.0)
+    return out.mT.contiguous()
 
 
 class CachedOperator(Operator):

@@ -42,6 +42,11 @@ class IdentityOperator(SelfAdjointOperator):
         """Always true."""
         return True
 
+    @property
+    def separate_axes(self) -> frozenset[str]:
+        """All axes."""
+        return frozenset(self.domain.names)
+
     def _inverse(self) -> IdentityOperator:
         return self
 
@@ -110,6 +115,11 @@ class DiagonalOperator(SelfAdjointOperator):
     def positive(self) -> bool:
         """Whether no entry is negative."""
         return self._nonnegative
+
+    @property
+    def separate_axes(self) -> frozenset[str]:
+        """All axes."""
+        return frozenset(self.domain.names)
 
     def _inverse(self) -> DiagonalOperator:
         zero = bool((self.values == 0).any())

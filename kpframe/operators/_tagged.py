@@ -33,3 +33,8 @@ class TaggedAsInner(Operator):
     def positive(self) -> bool:
         """Whether the inner operator is positive, and so this one."""
         return self.inner.positive
+
+    @property
+    def separate_axes(self) -> frozenset[str]:
+        """Those of the inner operator that are left."""
+        return self.inner.separate_axes & {*self.domain.names} & {*self.codomain.names}

@@ -17,7 +17,8 @@ from kpframe.flow._weighted_steps import WeightedRead
 from kpframe.models._sites.gains import SiteGains, add, gather, scatter
 from kpframe.models._sites.groups import GramGroup, Reads, SiteGroup, gram_groups, group_sites
 from kpframe.models._sites.step_jacobian import SiteStepJacobian
-from kpframe.operators._base import Operator
+from kpframe.models._sites.trial_totals import total_over
+from kpframe.operators._base import Operator, mean_over, sum_over
 from kpframe.operators._elementary import IdentityOperator
 from kpframe.operators._memory import ACCELERATOR_SLICE_BYTES, SLICE_BYTES
 from kpframe.operators._spaces import Space
@@ -387,3 +388,13 @@ class GramParameterOperator(ProductParameterOperator):
             return jacobian.forward({name: value for name, value in moved if value is not None}, probes)
 
         return finish
+
+
+@mean_over.register
+def _(operator: GramParameterOperator, axes: Sequence[str]) -> Operator:
+    return total_over(operator, mean_over.dispatch(Operator)(operator, axes), GramParameterOperator)
+
+
+@sum_over.register
+def _(operator: GramParameterOperator, axes: Sequence[str]) -> Operator:
+    return total_over(operator, sum_over.dispatch(Operator)(operator, axes), GramParameterOperator)
