@@ -30,10 +30,6 @@ class Shown(Protocol):
     def tags(self) -> frozenset[str]:
         """What is provable of it."""
 
-    @property
-    def block_labels(self) -> torch.Tensor | None:
-        """A label for each entry of the last axis."""
-
 
 def card(title: str, rows: Iterable[tuple[str, str]]) -> str:
     """Return a table with a title as HTML; rows without a value are left out."""
@@ -87,11 +83,6 @@ def operator_card(operator: Shown) -> str:
         else [("from", _space(operator.domain)), ("to", _space(operator.codomain))]
     )
     tags = sorted((tag.replace("_", "-") for tag in operator.tags), reverse=True)
-    sharded = operator.domain.shards is not None  # then all ranks would have to ask
-    blocks = None if sharded else operator.block_labels
-    if blocks is not None:
-        count, axis = len(set(blocks.tolist())), operator.domain.axes[-1].name
-        tags.append(f"block diagonal in {count} blocks along {axis}")
     rows = [
         *spaces,
         ("known to be", ", ".join(tags)),

@@ -100,16 +100,19 @@ def test_names_are_text_in_html() -> None:
     assert Rows(card("<b>", [("<i>", "&amp;"), ("empty", "")])).rows == [["<i>", "&amp;"]]
 
 
-def test_known_blocks_are_told() -> None:
-    class Blocks(DiagonalOperator):
-        block_labels = torch.tensor([0, 1, 1])
+def test_a_card_asks_for_no_product() -> None:
+    class Dear(DiagonalOperator):
+        def _apply(self, q: torch.Tensor) -> torch.Tensor:
+            raise AssertionError("a product for a look at it")
 
-    space = Space.of(batch=2, hidden=3)
+        @property
+        def block_labels(self) -> torch.Tensor:
+            raise AssertionError("blocks may be found by products")
+
+    made = Dear(torch.ones(2, 3), Space.of(batch=2, hidden=3))
     assert (
-        "block diagonal in 2 blocks along hidden"
-        in Rows(Blocks(torch.ones(2, 3), space)._repr_html_()).named["known to be"]
+        Rows((made @ made).partial_trace("hidden")._repr_html_()).named["a product"].startswith("takes 6 ×")
     )
-    assert "block" not in Rows(DiagonalOperator(torch.ones(2, 3), space)._repr_html_()).named["known to be"]
 
 
 @pytest.mark.parametrize(
