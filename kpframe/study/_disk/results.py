@@ -18,7 +18,6 @@ import xarray as xr
 from kpframe.errors import ArgumentError, ResumeWarning, mismatch
 from kpframe.plugin import get_manager
 from kpframe.study._disk.files import make_folder, write_bytes
-from kpframe.study._disk.netcdf import decoded, encoded
 
 #: What reading a damaged file may raise.
 _DAMAGE = (OSError, ValueError, KeyError, RuntimeError)
@@ -71,7 +70,7 @@ def versions() -> dict[str, str]:
 
 
 def write_dataset(data: xr.Dataset, path: Path, attributes: Mapping[str, Any] | None = None) -> Path:
-    """Write a dataset as netCDF, whole or not at all; return its path.
+    """Write a dataset as netCDF (h5netcdf), whole or not at all; return its path.
 
     Raises:
         OutputError: for a disk that is full or read-only, as ``kpframe.study._disk.files.write_bytes``.
@@ -79,7 +78,7 @@ def write_dataset(data: xr.Dataset, path: Path, attributes: Mapping[str, Any] | 
     # of a dataset that was read it has the width of the text that was there: longer text would be cut
     data = data.drop_encoding()
     # HDF5 writes into memory: on a full disk it would end the process
-    content = encoded(data.assign_attrs(attributes or {}))
+    content = data.assign_attrs(attributes or {}).to_netcdf(engine="h5netcdf")
     make_folder(path.parent)
     return write_bytes(path, content)
 
@@ -92,7 +91,8 @@ def read_dataset(path: Path) -> xr.Dataset:
     """
     _check_file(path)
     try:
-        return decoded(path)
+        with xr.open_dataset(path, engine="h5netcdf") as data:
+            return data.load()
     except _DAMAGE as error:
         raise _corrupt(path, error) from error
 

@@ -18,7 +18,6 @@ from kpframe.operators._count import counted_products
 from kpframe.operators._shards import counted_traffic
 from kpframe.rules._parse import parse_rule
 from kpframe.study._cells import Cell
-from kpframe.study._disk.netcdf import encoded
 from kpframe.study._moment import Moment, Probe, Surroundings
 from kpframe.study._quantity import Quantity
 from kpframe.study._record import record
@@ -230,7 +229,7 @@ def _record(cell: Cell, task: Task, budget: int, problems: dict[str, None], shar
     return Recorded(
         Spent(seconds, count.products, traffic.collectives, traffic.bytes),
         {label: quantity.spent for label, quantity in watched.items()},
-        ORIGIN + len(encoded(data.drop_encoding())),
+        ORIGIN + len(data.drop_encoding().to_netcdf(engine="h5netcdf")),
         NAMES + sum(tensor.nbytes for tensor in tensors),
         data.nbytes,
         peak,
