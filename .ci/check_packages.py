@@ -21,6 +21,7 @@ REPOSITORY_ONLY = (
     "plugins/",
     "requirements.txt",
     "requirements-dev.txt",
+    "requirements-docs.txt",
 )
 
 #: What a build adds.

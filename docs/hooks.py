@@ -8,6 +8,7 @@ build. Without, which takes no time, a page has the cells alone and says so.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def page(path: Path, *, run: bool = RUN) -> tuple[str, dict[str, bytes]]:
             client = NotebookClient(
                 notebook, timeout=LIMIT, kernel_name="python3", resources={"metadata": {"path": folder}}
             )
-            client.execute()
+            commands = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+            client.execute(env={**os.environ, "PATH": commands})  # those of this environment
     settings = Config()
     settings.MarkdownExporter.preprocessors = ["nbconvert.preprocessors.ExtractOutputPreprocessor"]
     settings.NbConvertBase.display_data_priority = [

@@ -218,7 +218,8 @@ def whole(
     Args:
         value: what was given.
         argument: its name.
-        least, most: the bounds, both included; ``most=None`` sets none.
+        least: the lower bound, included.
+        most: the upper bound, included; None sets none.
         expected: what the message says was expected, where the bounds do not say it.
         error: the class of the error.
 

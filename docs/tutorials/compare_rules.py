@@ -5,7 +5,6 @@
 # exact gradient on one network, before and after training.
 
 # %%
-import torch
 import kpframe
 from kpframe.study import compare_rules
 from kpframe.training import Trainer, TrainingSettings
@@ -47,13 +46,15 @@ for _ in Trainer(model, readout, task, TrainingSettings(steps=300)).run():
     pass
 after = compare_rules(model, readout, probe, task.loss, rules)
 for when, found in (("before", before), ("after", after)):
-    print(when, {str(rule): round(float(found.cosine.sel(rule=rule)), 2) for rule in found.rule.values})
+    print(
+        when, {str(rule): round(float(found.update_cosine.sel(rule=rule)), 2) for rule in found.rule.values}
+    )
 
 # %% [markdown]
 # Where do they part? Shares of the loss's descent by how many steps errors travel:
 
 # %%
-kpframe.plot.lags(after)[0].figure
+kpframe.plot.lags(after).figure
 
 # %% [markdown]
 # The same from the command line, for checkpoints and runs, with a page: `kpframe compare RUN --rules "rflo; truncated_bptt(window=4)"`.

@@ -59,7 +59,7 @@ kpframe.study.summary(run, ["effective_rank"])
 # Every recorded quantity has a figure. Bars are 95% intervals of the estimates.
 
 # %%
-figure = kpframe.plot.effective_ranks(run)[0].figure
+figure = kpframe.plot.effective_ranks(run).flat[0].figure
 figure
 
 # %% [markdown]

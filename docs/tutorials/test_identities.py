@@ -80,5 +80,5 @@ print("\n".join(str(report).splitlines()[:12]))
 print(f"passed: {report.passed}")
 
 # %% [markdown]
-# The last column is how far off the worst case was, as a share of what is allowed. `kpframe verify NAME` prints the same table for
+# Beside each check stands the worst relative error over its cases. `kpframe verify NAME` prints the same table for
 # what is installed.

@@ -63,7 +63,9 @@ def sharpness(
         readout: its readout; those of its parameters that require gradients learn.
         trials: those the flow was made along.
         loss: ``mse`` or ``cross_entropy``.
-        budget, tol, generator: as ``kpframe.eigsh``; a Hessian-vector product counts for one.
+        budget: as in ``kpframe.eigsh``; a Hessian-vector product counts for one.
+        tol: as in ``kpframe.eigsh``.
+        generator: as in ``kpframe.eigsh``.
 
     Raises:
         ArgumentError, ShapeError, DtypeError, DeviceError, NonFiniteError, RankError: as ``stable_rate``.

@@ -73,7 +73,9 @@ def stable_rate(
         readout: its readout; see ``output_kernel``.
         trials: those the flow was made along.
         loss: ``mse`` or ``cross_entropy``.
-        budget, tol, generator: as ``kpframe.eigsh``.
+        budget: as in ``kpframe.eigsh``.
+        tol: as in ``kpframe.eigsh``.
+        generator: as in ``kpframe.eigsh``.
 
     Raises:
         ArgumentError, ShapeError, DtypeError, DeviceError, NonFiniteError: naming the argument, what was

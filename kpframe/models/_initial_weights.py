@@ -16,7 +16,8 @@ def uniform_(
 
     Args:
         tensor: a parameter or buffer of any dtype, on any device; no gradient follows.
-        low, high: bounds.
+        low: the lower bound.
+        high: the upper bound.
         generator: on the CPU; torch's own when left out.
     """
     drawn = torch.empty(tensor.shape, dtype=torch.float32, device="cpu")

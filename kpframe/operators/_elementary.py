@@ -143,9 +143,11 @@ class MatrixOperator(Operator):
 
     Args:
         matrix: the matrix.
-        domain, codomain: its spaces.
+        domain: the space it maps from.
+        codomain: the space it maps to.
         name: what it prints as.
-        self_adjoint, positive: what is known of it, tested now; see ``Operator.declare``.
+        self_adjoint: whether it is known to be, tested now; see ``Operator.declare``.
+        positive: whether it is known to be, tested now.
 
     Raises:
         ShapeError: when the matrix does not fit its spaces.
@@ -302,12 +304,15 @@ class FunctionOperator(Operator):
     functions are this rank's; one that ends in a space that is not sharded returns the sum over ranks.
 
     Args:
-        domain, codomain: its spaces.
+        domain: the space it maps from.
+        codomain: the space it maps to.
         apply: ``[..., *domain] -> [..., *codomain]``.
         adjoint: ``[..., *codomain] -> [..., *domain]``; may be left out for what is declared self-adjoint.
-        dtype, device: of the tensors.
+        dtype: of the tensors.
+        device: of the tensors.
         name: what it prints as.
-        self_adjoint, positive: what is known of it, tested now on a few products; see ``Operator.declare``.
+        self_adjoint: whether it is known to be, tested now on a few products; see ``Operator.declare``.
+        positive: whether it is known to be, tested in the same way.
 
     Raises:
         ArgumentError: when it is not what it is declared to be, or a function is missing.

@@ -166,8 +166,8 @@ def finite_time_exponents(
 
     Args:
         A: the step Jacobian, ``flow.A``.
-        t, s: time indices as in ``Propagator.transition``; ``s=None``
-            is the initial state.
+        t: the later time index, as in ``Propagator.transition``.
+        s: the earlier one; None is the initial state.
         dt: time per step.
         tol: change of an exponent's logarithm, relative to the number of steps, at which sweeps end.
         sweeps: bound on the number of sweeps there and back.

@@ -94,7 +94,8 @@ class Moment:
         readout: its readout; None where there is none.
         around: what is the same at all steps.
         step: updates made.
-        first, previous: return the moments of the network before training, and of the step recorded before.
+        first: returns the moment of the network before training.
+        previous: returns that of the step recorded before.
         learning_rate: of the training; None where it is not known.
         optimizer: what makes its updates: ``sgd`` for plain gradient descent; None where it is not known.
         group: of ``torch.distributed``, over whose ranks the trials of ``around`` are shared out, a part

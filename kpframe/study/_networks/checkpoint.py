@@ -124,8 +124,10 @@ def save_checkpoint(
 
     Args:
         path: the file, usually ``*.safetensors``.
-        model, readout: their parameters and buffers are written.
-        name, settings: the registered model's name and settings, which rebuild it.
+        model: its parameters and buffers are written.
+        readout: its parameters are written, too.
+        name: of the registered model.
+        settings: of the registered model, which rebuild it with its name.
         step: number of updates made.
         extra: JSON to keep beside.
 

@@ -81,7 +81,8 @@ def heat_maps(
     Args:
         data: a run.
         name: of the variable.
-        rows, columns: dims.
+        rows: dim along the rows.
+        columns: dim along the columns.
         axes: to draw on.
         selection: of the data.
 

@@ -82,8 +82,8 @@ def log_spaced(count: int | None = None, last: int | None = None) -> Schedule:
     """Return a schedule of equal ratios between its steps, 0 among them.
 
     Args:
-        count, last: number of steps, and the last of them (see ``log_steps``). Without the two it has no end,
-            and about 8 steps in each tenfold.
+        count: number of steps; see ``log_steps``.
+        last: the last of them. Without the two it has no end, and about 8 steps in each tenfold.
 
     Raises:
         ArgumentError: for one of the two alone, or as ``log_steps``.
