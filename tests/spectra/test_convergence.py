@@ -10,7 +10,7 @@ import torch
 from kpframe.errors import ArgumentError
 from kpframe.operators import DiagonalOperator, MatrixOperator, Operator
 from kpframe.operators._spaces import Space
-from kpframe.spectra import EigenPairs, SingularTriplets, eigsh, probes, randomized_svd, svd
+from kpframe.spectra import EigenPairs, SingularTriplets, _randomized, eigsh, probes, randomized_svd, svd
 from kpframe.spectra._numerics import block_lanczos, golub_kahan
 from kpframe.spectra._numerics.convergence import (
     Answer,
@@ -151,6 +151,34 @@ def test_a_randomised_decomposition_of_a_wide_range() -> None:
     assert not triplets.converged[errors > 1e-3].any()
     assert triplets.converged[:8].all()
     assert (triplets.residual_norms <= 1e-10 * values[0]).all()  # by the largest they would all pass
+
+
+@pytest.mark.parametrize(("top", "power"), [(1.05, 2), (1.05, 5), (1.2, 2)])
+def test_a_random_direction_that_hardly_sees_the_first_vector_does_not_converge_to_the_second(
+    top: float, power: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = torch.cat([torch.tensor([top, 1.0], dtype=F64), torch.linspace(0.3, 0, 48, dtype=F64)])
+    turned = (
+        torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(size), dtype=F64))[0]
+        for size in (60, 50)
+    )
+    left, right = turned
+    op = MatrixOperator((left[:, :50] * values) @ right)
+
+    def flags(oversample: int) -> list[tuple[bool, bool]]:
+        """Return whether the triplet is called converged, and whether it is the first one."""
+        draws = (torch.Generator().manual_seed(seed) for seed in range(60))
+        found = [
+            randomized_svd(op, k=1, power=power, oversample=oversample, generator=draw) for draw in draws
+        ]
+        return [(bool(one.converged), abs(float(one.S) / top - 1) <= 0.011) for one in found]
+
+    assert flags(10) == [(True, True)] * 60
+    alone = flags(0)
+    assert not all(first for _, first in alone)
+    assert (True, False) not in alone
+    monkeypatch.setattr(_randomized, "doubted", lambda keys, *_: torch.zeros(len(keys), dtype=torch.bool))
+    assert (True, False) in flags(0)
 
 
 def test_the_dense_solution_where_iterating_costs_as_much() -> None:

@@ -168,17 +168,49 @@ def overlooked(
         key: the sort key.
         dimension: n.
     """
+
+    def risk(ends: torch.Tensor) -> torch.Tensor:
+        worst = torch.zeros_like(ends)
+        for level in (ends, -ends):
+            distance = level.reshape(-1, *(1 for _ in values.shape)) - values  # [k, ..., m]
+            share = (first / distance.unsqueeze(-2)) @ last.mT  # G
+            found = unseen(share, dimension**-0.5).reshape(len(keys), -1).amax(1)
+            worst = torch.maximum(worst, torch.where(key(level) == ends, found, 0.0))
+        return worst
+
+    return doubted(keys, gaps, risk)
+
+
+def unseen(share: torch.Tensor, spread: float) -> torch.Tensor:  # [..., b, c] -> [...]
+    """Return a bound on the probability that b random start vectors have no more than G w of a vector.
+
+    Args:
+        share: G, w being of length 1 at most.
+        spread: the standard deviation of a start vector's part in a given direction.
+    """
+    sizes = torch.linalg.svdvals(share.nan_to_num(1e100, 1e100, -1e100))
+    parts = ((2 / math.pi) ** 0.5 / spread * sizes).clamp(max=1)
+    if share.shape[-2] > share.shape[-1]:
+        return parts.new_zeros(parts.shape[:-1])
+    return parts.prod(-1)
+
+
+def doubted(
+    keys: torch.Tensor, gaps: torch.Tensor, risk: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:  # [k], [k] -> [k], bool
+    """Say which pairs come after a gap, of the keys found, in which one may have been missed.
+
+    Args:
+        keys: descending.
+        gaps: how far beyond a key another one counts as missing.
+        risk: the probability with which one at given keys ``[k]``, either end of the gaps, was missed.
+    """
     before = torch.cat([keys.new_full((1,), math.inf), (keys - gaps)[:-1]])
     wide = before >= keys + gaps
-    doubted = torch.zeros_like(wide)
+    found = torch.zeros_like(wide)
     for end in (keys + gaps, torch.where(torch.isinf(before), keys + gaps, before)):
-        for level in (end, -end):
-            distance = level.reshape(-1, *(1 for _ in values.shape)) - values  # [k, ..., m]
-            share = ((first / distance.unsqueeze(-2)) @ last.mT).nan_to_num(1e100, 1e100, -1e100)  # G
-            seen = ((2 * dimension / math.pi) ** 0.5 * torch.linalg.svdvals(share)).clamp(max=1)
-            risk = seen.prod(-1) * (first.shape[-2] <= last.shape[-2])
-            doubted |= wide & (key(level) == end) & (risk.reshape(len(keys), -1).amax(1) > RISK)
-    return doubted.long().cummax(0).values.bool()
+        found |= wide & (risk(end) > RISK)
+    return found.long().cummax(0).values.bool()
 
 
 def to_deflate(
