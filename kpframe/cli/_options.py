@@ -61,6 +61,12 @@ def executor_of(ctx: click.Context, kind: str, cluster: Path | None, jobs: int) 
     """Return what makes jobs, None for processes; raises ``click.UsageError`` for settings without jobs."""
     from kpframe.study._running.executor import ClusterSettings, Executor, read_cluster
 
+    if kind != "processes" and (launch := Launch.under_way) is not None:
+        raise click.UsageError(
+            f"--executor: expected processes on {launch.ranks} ranks, which share each network's trials, got "
+            f"{kind}; or start kpframe without torchrun: each training is a job of one process",
+            ctx,
+        )
     if kind == "processes":
         if cluster is not None:
             raise click.UsageError("--cluster: expected --executor slurm or local beside it", ctx)

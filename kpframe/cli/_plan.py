@@ -71,7 +71,8 @@ def plan(
     if as_json:
         click.echo(json.dumps(_document(found), indent=2))
     else:
-        _show(f"{settings.title} (quick form)" if settings.quick else settings.title, found)
+        kept = "" if settings.measure.keep == "all" else f', measure.keep = "{settings.measure.keep}"'
+        _show(f"{settings.title}{' (quick form)' if settings.quick else ''}{kept}", found)
     for problem in found.problems:
         click.echo(f"Warning: {problem}", err=True)
 

@@ -68,7 +68,8 @@ def status(run: Path, as_json: bool) -> None:
     for cell in found.cells:
         updates = "" if cell.updates is None else str(cell.updates)
         steps = f"{len(cell.recorded)} of {len(cell.steps)}"
-        table.add_row(cell.label, cell.state, updates, steps, cell.reason)
+        job = "" if cell.job is None else f", job {cell.job.number}, heard {duration(cell.job.heard)} ago"
+        table.add_row(cell.label, f"{cell.state}{job}", updates, steps, cell.reason)
     new_console().print(table)
     for name, reason in found.damaged.items():
         click.echo(f"damaged: {name} ({reason})")

@@ -107,6 +107,8 @@ def show_plan(study: StudySettings, found: Plan, jobs: int, output: Path) -> Non
         console.print("= taken to be like those that were measured")
     memory = "not known here" if found.memory_bytes is None else size_text(found.memory_bytes)
     each = "" if jobs == 1 else f" for each of {jobs} processes"
+    if study.measure.keep != "all":
+        each += f', with measure.keep = "{study.measure.keep}"'
     alone = "" if jobs == 1 else f" with --jobs {jobs}, {time_of(found.seconds())} with one"
     same = f"; {found.same} more have the figures of these, as the sweep varies nothing of theirs"
     for name, text in (

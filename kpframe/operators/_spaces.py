@@ -125,7 +125,8 @@ class Axis:
     def __str__(self) -> str:
         if self.shards is None:
             return f"{self.name}={self.size}"
-        return f"{self.name}={self.size} of {self.total} on {self.shards.ranks} ranks"
+        ranks = f"{self.shards.ranks} rank{'s' if self.shards.ranks > 1 else ''}"
+        return f"{self.name}={self.size} of {self.total} on {ranks}"
 
 
 @frozen

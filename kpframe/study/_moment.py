@@ -74,6 +74,7 @@ class Surroundings:
         budget: operator products for each estimate.
         seed: of the random probes.
         same_probes: whether all steps draw the same random probes; each its own otherwise.
+        keep: which states are kept along trajectories, as ``linearize`` takes it.
     """
 
     probes: Mapping[str, Probe]
@@ -84,6 +85,7 @@ class Surroundings:
     budget: int = 60
     seed: int = 0
     same_probes: bool = False
+    keep: str = "all"
 
 
 class Moment:
@@ -198,7 +200,8 @@ class Moment:
     @cached_property
     def flow(self) -> Flow:
         """The operators along the inputs."""
-        return linearize(self.model, self.probe.inputs, mask=self.probe.mask, group=self.group)
+        probe, keep = self.probe, self.around.keep
+        return linearize(self.model, probe.inputs, mask=probe.mask, group=self.group, keep=keep)
 
     @cached_property
     def operators(self) -> dict[str, Operator]:

@@ -57,6 +57,11 @@ class MeasureSettings:
     probes: str = setting(
         "each", choices=("each", "same"), help="random probes: each step its own, or the same at all steps"
     )
+    keep: str = setting(
+        "all",
+        choices=("all", "sqrt"),
+        help="states kept along a trial: all, or sqrt(T) of them, between which each product rolls out again",
+    )
 
 
 @frozen

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,10 +18,12 @@ import torch
 import xarray as xr
 
 from kpframe.cli import _app as app
-from kpframe.study._disk.folder import LOCK, read_record
+from kpframe.study._disk.folder import LOCK, RunFolder, read_record
 from kpframe.study._disk.results import read_dataset
+from kpframe.study._ranks.launcher import Launch
 from kpframe.study._running import train_cell as _train_cell
 from kpframe.study._running.interrupts import ended_by_signals
+from kpframe.study._running.job_files import JOBS, jobs_folder
 from kpframe.study._running.training import Trainer
 
 from ..study.conftest import offered as offered  # noqa: TID252
@@ -172,6 +176,39 @@ def test_a_training_that_stopped(call: Command, folder: Path, monkeypatch: pytes
         ("failed", 3, [0, 2])
     ] * 2
     assert {cell["reason"] for cell in cells} == {"LinAlgError: no convergence"}
+
+
+def test_jobs_of_a_run_and_how_long_ago_they_were_heard(call: Command, tmp_path: Path) -> None:
+    cells = [
+        {"name": name, "coordinates": {"network": name}, "steps": [0], "initial_of": None}
+        for name in ("a", "b", "c")
+    ]
+    with RunFolder(tmp_path / "run", "run", {"title": "t"}, title="t", seed=0, cells=cells):
+        place = jobs_folder(tmp_path / "run")
+        place.mkdir()
+        (place / JOBS).write_text('{"a": "71_0", "b": "71_1"}')
+        (place / "a.json").write_text('{"state": "running", "progress": [12, 40, 0.5, ""]}')
+        (place / "b.json").write_text('{"state": "queued"}')
+        os.utime(place / "b.json", (time.time() - 120,) * 2)
+        code, out, _ = call("status", tmp_path / "run")
+    assert code == 0
+    rows = {line.split()[0]: line for line in out.splitlines() if "of 1" in line}
+    assert re.search(r"under way, job 71_0, heard \d+ s ago", rows["a"])
+    assert " 12 " in rows["a"].replace("\t", " ")
+    assert "queued, job 71_1, heard 2 min ago" in rows["b"]
+    assert "waiting" in rows["c"]
+    assert "job" not in rows["c"]
+
+
+def test_jobs_are_refused_on_ranks(call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text(STUDY)
+    monkeypatch.setattr(Launch, "under_way", Launch(0, 4, 4, "", 0))
+    code, _, err = call("run", study, "--executor", "slurm")
+    assert code == 2
+    told = "--executor: expected processes on 4 ranks, which share each network's trials, got slurm; or"
+    assert told in " ".join(err.split())
+    assert not (tmp_path / "study").exists()
 
 
 HOLD = """

@@ -77,7 +77,12 @@ MORE = {
 }
 
 
-def uneven(trials: slice = slice(None), budget: int = 12, operators: tuple[str, ...] = OPERATORS) -> Moment:
+def uneven(
+    trials: slice = slice(None),
+    budget: int = 12,
+    operators: tuple[str, ...] = OPERATORS,
+    keep: str = "all",
+) -> Moment:
     """A moment of a training with all that quantities need, of some of its trials."""
     chosen = trials_of(lengths=UNEVEN).select(trials)
 
@@ -92,6 +97,7 @@ def uneven(trials: slice = slice(None), budget: int = 12, operators: tuple[str, 
             test=trials_of(seed=4),
             budget=budget,
             operators=operators,
+            keep=keep,
         )
 
     return at(3)
@@ -122,6 +128,22 @@ def test_every_quantity_on_uneven_ranks_is_that_of_one_process() -> None:
     for label in shared:
         if label not in ("infinite_width", "one:views"):
             assert any(_apart(part.get(name), plain[name]) for name in _of(plain, label)), label
+
+
+def with_few_states() -> Moment:
+    return uneven(keep="sqrt")
+
+
+@pytest.mark.slow
+def test_figures_with_few_states_kept_are_the_same_on_ranks_too() -> None:
+    names = ("effective_rank", "spectrum", "views", "alignment", "contributions", "truncation", "lyapunov")
+    quantities = {name: create_quantity(name) for name in names}
+    plain, moment = record(uneven(), quantities), with_few_states()
+    assert_same(record(moment, quantities), plain)
+    assert len(moment.flow.P.A.segments) == 3  # of three steps each, and one
+    data, notes, _ = recorded_on(2, with_few_states, quantities)
+    assert notes == []
+    assert_same(data, plain)
 
 
 def _of(data: xr.Dataset, label: str) -> list[str]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kpframe.errors import ArgumentError, AxisError, DtypeError, KpframeError, ShapeError
 from kpframe.operators import IdentityOperator
+from kpframe.operators._shards import Shards
 from kpframe.operators._spaces import Axis, Part, Space, check_axes, parameter_space, state_space
 
 SPACE = Space.of(batch=2, time=5, hidden=3)
@@ -36,6 +37,12 @@ def test_without_drops_the_named_axes_only(sizes, data) -> None:
     dropped = data.draw(st.sets(st.sampled_from(sorted(sizes))))
     left = Space.of(**sizes).without(*dropped)
     assert left == Space.of(**{name: size for name, size in sizes.items() if name not in dropped})
+
+
+@pytest.mark.parametrize(("counts", "text"), [((3,), "3 of 3 on 1 rank"), ((2, 1), "2 of 3 on 2 ranks")])
+def test_an_axis_says_on_how_many_ranks_it_is(counts: tuple[int, ...], text: str) -> None:
+    axis = Axis("batch", counts[0], shards=Shards(object(), 0, counts))
+    assert str(axis) == f"batch={text}"
 
 
 def test_spaces_are_equal_by_axes_order_and_parts() -> None:

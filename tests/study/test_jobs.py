@@ -14,12 +14,14 @@ import pytest
 import xarray as xr
 
 from kpframe.errors import KpframeError, MissingDependencyError, SettingsError
+from kpframe.study._cells import expand
 from kpframe.study._disk.folder import read_record
 from kpframe.study._disk.results import read_dataset
 from kpframe.study._running import jobs as _jobs
 from kpframe.study._running.executor import ClusterSettings, Executor, read_cluster
 from kpframe.study._running.jobs import jobs_folder
 from kpframe.study._running.run_study import resume_run, run_study
+from kpframe.study._running.status import run_status
 from kpframe.study._study_file.reading import parse_study
 
 TABLE = {
@@ -112,6 +114,24 @@ def test_a_job_without_a_result_leaves_the_others_and_can_be_gone_on_with(tmp_pa
     resume_run(path, executor=Executor("slurm"))
     run_study(study, tmp_path / "one")
     same(tmp_path / "one", path)
+
+
+def test_a_run_says_which_of_its_jobs_are_queued_and_which_run(tmp_path: Path, submitted) -> None:
+    study, path, seen = parse_study(TABLE, "here"), tmp_path / "run", []
+    running = jobs_folder(path) / f"{expand(study)[2].name}.json"
+    submitted[1] = lambda: None
+    submitted[2] = lambda: running.write_text('{"state": "running", "progress": [2, 3, 0.5, "recording"]}')
+    with pytest.raises(KpframeError, match="2 of 3 trainings came to no end"):
+        run_study(study, path, executor=Executor("slurm"), report=lambda *what: seen.append(run_status(path)))
+    first, queued, begun = seen[0].cells
+    assert (first.state, first.job) == ("trained", None)
+    assert (queued.state, queued.updates) == ("queued", None)
+    assert (queued.job.number, queued.job.running) == ("1", False)
+    assert (begun.state, begun.updates) == ("under way", 2)
+    assert (begun.job.number, begun.job.running, begun.job.doing) == ("2", True, "recording")
+    assert 0 <= begun.job.heard < 60
+    after = run_status(path).cells
+    assert [(cell.state, cell.job) for cell in after] == [("trained", None), *[("waiting", None)] * 2]
 
 
 def test_an_error_outside_of_the_training_is_told_with_the_log(

@@ -16,6 +16,7 @@ from kpframe.study import analyze
 from kpframe.study._cells import Cell, expand
 from kpframe.study._disk.folder import RunFolder, read_record
 from kpframe.study._disk.results import read_dataset
+from kpframe.study._ranks.launcher import Launch
 from kpframe.study._running import processes as _processes
 from kpframe.study._running import run_study as _run_study
 from kpframe.study._running.run_study import keep_study, resume_run, run_study, study_folder
@@ -177,6 +178,22 @@ def test_what_was_damaged_is_made_anew(tmp_path: Path, undisturbed: Path) -> Non
     first.write_bytes(b"")
     with pytest.warns(UserWarning, match=first.name):
         resume_run(path)
+
+
+def test_results_say_of_each_number_of_ranks_that_made_them(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    run_study(study(), path)
+    lost = sorted((path / "steps").iterdir())[1]
+    lost.unlink()
+    monkeypatch.setattr(Launch, "under_way", Launch(0, 3, 3, "", 0))
+    data = resume_run(path)
+    assert read_dataset(lost).attrs["ranks"] == "3"
+    for attributes in (data.attrs, read_dataset(path / "results.nc").attrs):
+        assert "ranks" not in attributes
+        assert json.loads(attributes["also_made_with"]) == [{"ranks": "3", "group_backend": "gloo"}]
+    assert "also_made_with" not in read_dataset(undisturbed / "results.nc").attrs
 
 
 @pytest.mark.slow

@@ -55,6 +55,16 @@ def problems(table: dict[str, Any], offered: Offered | None = None) -> list[str]
     return reader.problems
 
 
+def test_which_states_are_kept_is_a_setting_that_older_runs_do_not_know() -> None:
+    measure = LEAST["measure"]
+    kept = parse_study(LEAST | {"measure": {**measure, "keep": "sqrt"}}, "here")
+    assert parse_study(LEAST, "here") == evolve(kept, measure=evolve(kept.measure, keep="all"))
+    assert to_table(kept)["measure"]["keep"] == "sqrt"
+    assert "keep" not in to_table(parse_study(LEAST, "here"))["measure"]
+    (problem,) = problems(LEAST | {"measure": {**measure, "keep": "sqr"}})
+    assert problem.startswith("measure.keep: expected one of 'all', 'sqrt', got 'sqr'")
+
+
 def test_the_least_study_has_defaults() -> None:
     study = parse_study(LEAST, "here")
     assert study.title == "small on sum"

@@ -27,7 +27,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from kpframe.errors import OutputError, SettingsError, mismatch
 from kpframe.study._disk.files import check_folder, leftovers, make_folder, refusal, write_text
 from kpframe.study._disk.results import made_with, same_versions, versions, write_dataset
-from kpframe.study._ranks.launcher import kpframe_command, provenance
+from kpframe.study._ranks.launcher import PROVENANCE, kpframe_command, provenance
 
 RECORD, LOCK, STUDY = "run.json", ".lock", "study.toml"
 #: What runs write, as patterns; nothing else in a folder is ever removed.
@@ -70,6 +70,16 @@ class RunWriter:
         data = data.assign_attrs()
         data.attrs = self.attributes | own | attributes
         return write_dataset(data, self.path / name)
+
+    def write_results(self, data: xr.Dataset) -> Path:
+        """Write what the files of the run say together, which says itself how each of them was made."""
+        data = data.assign_attrs()
+        data.attrs = self.attributes_of(data)
+        return write_dataset(data, self.path / "results.nc")
+
+    def attributes_of(self, data: xr.Dataset) -> dict[str, Any]:
+        """Return the attributes of the run's results, of which ``data`` has those of the files."""
+        return {name: value for name, value in self.attributes.items() if name not in PROVENANCE} | data.attrs
 
 
 class RunFolder(RunWriter):

@@ -161,7 +161,7 @@ def run_analysis(
             left_out = "; ".join(dict.fromkeys(one.left_out for one in found if one.left_out))
             if left_out:
                 data.attrs["quantities_left_out"] = left_out
-            folder.write_dataset("results.nc", data)
+            folder.write_results(data)
     return data
 
 

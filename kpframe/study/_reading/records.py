@@ -67,7 +67,9 @@ class RecordReader:
             file = h5f.open(os.fsencode(path), h5f.ACC_RDONLY)
             try:
                 found = {name: h5d.open(file, name) for name in h5g.open(file, b"/")}
-                key = tuple((name, *_shape(raw)) for name, raw in found.items())
+                said: list[bytes] = []  # what one file says of itself another need not
+                h5a.iterate(file, said.append)
+                key = (*((name, *_shape(raw)) for name, raw in found.items()), *sorted(said))
                 if key not in self._layouts:
                     self._layouts[key] = _layout(path)
                 layout = self._layouts[key]
@@ -77,11 +79,7 @@ class RecordReader:
                     name: (dims, _values(found[name.encode()], kind))
                     for name, (dims, kind) in layout.kinds.items()
                 }
-                own = {
-                    name: _attribute(file, name)
-                    for name in layout.attributes
-                    if h5a.exists(file, name.encode())
-                }
+                own = {name: _attribute(file, name) for name in layout.attributes}
             finally:
                 found = {}
                 file.close()

@@ -57,6 +57,7 @@ def surroundings_of(cell: Cell, task: Task) -> Surroundings:
         budget=cell.measure.budget,
         seed=cell.seed,
         same_probes=cell.measure.probes == "same",
+        keep=cell.measure.keep,
     )
 
 

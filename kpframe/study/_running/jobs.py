@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
@@ -29,6 +29,7 @@ from kpframe.study._disk.files import write_text
 from kpframe.study._disk.folder import RunWriter
 from kpframe.study._running.executor import LOCAL, Executor
 from kpframe.study._running.interrupts import ended_by_signals
+from kpframe.study._running.job_files import JOBS, jobs_folder, read_said
 from kpframe.study._running.processes import GRACE, Tell
 from kpframe.study._running.train_cell import train_cell
 from kpframe.study._running.training import ProgressCallback
@@ -38,13 +39,8 @@ from kpframe.study._workers import workers
 LOOK, EVERY = 0.5, 2.0
 #: Seconds that the last report of a job may take to arrive over a file system of a network.
 ARRIVAL = 10.0
+#: Name of the file that says which process follows the jobs: those of another end themselves.
 SESSION = "session"
-
-
-def jobs_folder(run: Path) -> Path:
-    """Return where the jobs of a run have their logs, and what submitit pickles: beside the run's folder."""
-    run = run.resolve()
-    return run.with_name(f"{run.name}.jobs")
 
 
 def train_as_jobs(
@@ -136,11 +132,17 @@ class _Jobs:
                     self.executor.submit(work, cell, self.folder, file, self.session, self.threads)
                 )
         self.under_way += [_Job(cell, handle) for cell, handle in zip(cells, handles, strict=True)]
+        self.list_jobs()
+
+    def list_jobs(self) -> None:
+        """Write which jobs there are, for whoever asks how far the run is."""
+        numbers = {job.cell.name: str(job.handle.job_id) for job in self.under_way}
+        write_text(self.place / JOBS, json.dumps(numbers))
 
     def look(self, job: _Job) -> None:
         """Take what a job says, or that it has ended."""
         ended = bool(job.handle.done())  # before its file is read, which it writes last
-        said = _read(self.place / f"{job.cell.name}.json")
+        said = read_said(self.place / f"{job.cell.name}.json")
         lines = said.get("lines", [])
         for line in lines[job.told :]:
             if self.tell is not None:
@@ -176,6 +178,7 @@ class _Jobs:
             if reason is None:
                 _remove(paths.stdout, paths.stderr)
         _remove(self.place / f"{job.cell.name}.json")
+        self.list_jobs()
 
     def cancel(self) -> None:
         """Cancel all jobs and wait until those that run have written what they go on from."""
@@ -191,6 +194,7 @@ class _Jobs:
             while self.local and not job.handle.done() and time.monotonic() < latest:
                 time.sleep(LOOK / 5)
             self.end(job)
+        _remove(self.place / JOBS)
         with suppress(OSError):
             self.place.rmdir()  # where nothing is left to read
 
@@ -248,15 +252,6 @@ def _ignored_by_children() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    """Return what a job says; nothing where that is not there (yet)."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _remove(*paths: Path) -> None:

@@ -78,14 +78,14 @@ def run_study(
             failures = train_as_jobs(cells, output.writer(), executor, report, tell)
         if len(failures) < len(cells):
             data = merged(output.path)
-            output.write_dataset("results.nc", data)
+            output.write_results(data)
     if failures:
         listed = "; ".join(f"{label}: {reason}" for label, reason in failures.items())
         raise KpframeError(
             f"{len(failures)} of {len(cells)} trainings came to no end ({listed}); "
             f"{resume_command(output.path)} goes on with them"
         )
-    data.attrs = output.attributes | data.attrs
+    data.attrs = output.attributes_of(data)
     return data
 
 

@@ -18,6 +18,7 @@ from kpframe.study._disk.results import read_attributes, read_dataset
 from kpframe.study._networks.checkpoint import load_checkpoint
 from kpframe.study._networks.weight_files import read_safetensors
 from kpframe.study._reading.merge import record_of
+from kpframe.study._running.job_files import JobStatus, job_statuses
 
 
 @frozen
@@ -27,11 +28,12 @@ class CellStatus:
     Attributes:
         name: of its files.
         label: what a reader calls it.
-        state: ``"trained"``, ``"diverged"``, ``"failed"``, ``"under way"`` or ``"waiting"``.
+        state: ``"trained"``, ``"diverged"``, ``"failed"``, ``"under way"``, ``"queued"`` or ``"waiting"``.
         updates: made, as far as files say it; None where they do not.
         recorded: steps whose records are whole.
         steps: all steps that it records.
         reason: why it diverged or failed.
+        job: what a cluster's job says that is to train it, or does; None where there is none.
     """
 
     name: str
@@ -41,6 +43,7 @@ class CellStatus:
     recorded: tuple[int, ...]
     steps: tuple[int, ...]
     reason: str = ""
+    job: JobStatus | None = None
 
 
 @frozen
@@ -77,7 +80,9 @@ def run_status(path: Path) -> RunStatus:
     """
     record = record_of(path)
     damaged: dict[str, str] = {}
-    cells = tuple(_cell(path, cell, damaged) for cell in record["cells"] if cell.get("same_as") is None)
+    jobs = job_statuses(path)
+    own = [cell for cell in record["cells"] if cell.get("same_as") is None]
+    cells = tuple(_cell(path, cell, damaged, jobs.get(cell["name"])) for cell in own)
     held = is_held(path)
     state, seconds = record["state"], worked_seconds(path, record)
     if held:
@@ -100,7 +105,7 @@ def run_status(path: Path) -> RunStatus:
     )
 
 
-def _cell(path: Path, cell: Mapping[str, Any], damaged: dict[str, str]) -> CellStatus:
+def _cell(path: Path, cell: Mapping[str, Any], damaged: dict[str, str], job: JobStatus | None) -> CellStatus:
     name = cell["name"]
 
     def whole(file: Path, read: Callable[[Path], object]) -> object:
@@ -128,7 +133,11 @@ def _cell(path: Path, cell: Mapping[str, Any], damaged: dict[str, str]) -> CellS
     updates = whole(state, _updates)
     begun = bool(recorded) or state.exists()
     made = updates if isinstance(updates, int) else max(recorded) if recorded else None
-    return CellStatus(name, label, "under way" if begun else "waiting", made, recorded, steps)
+    if job is not None:
+        said = [number for number in (made, job.updates) if number is not None]
+        begun, made = job.running, max(said, default=None)
+    waiting = "waiting" if job is None else "queued"
+    return CellStatus(name, label, "under way" if begun else waiting, made, recorded, steps, job=job)
 
 
 def _updates(path: Path) -> int:

@@ -101,7 +101,7 @@ def _operators(cell: Cell, task: Task, group: Any, half: int, trials: int) -> di
     sent: dict[str, Traffic] = {}
     for number in (half, trials):
         mask = None if probe.mask is None else probe.mask[:number]
-        flow = linearize(model, probe.inputs[:number], mask=mask, group=group)
+        flow = linearize(model, probe.inputs[:number], mask=mask, group=group, keep=cell.measure.keep)
         q = torch.randn(flow.P.domain.shape, dtype=flow.P.dtype, generator=torch.Generator().manual_seed(0))
         for name in cell.measure.operators:
             operator = operator_of(flow, name)

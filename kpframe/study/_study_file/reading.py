@@ -138,6 +138,7 @@ def to_table(study: StudySettings) -> dict[str, Any]:
         "measure": {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(study.measure).items()
+            if (name, value) != ("keep", "all")  # runs that were begun before it was a setting go on
         },
         "quantity": [_quantity(one) for one in study.quantities],
         # a list, as the order of the axes matters, and JSON may sort what is in a table

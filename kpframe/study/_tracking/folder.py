@@ -130,7 +130,7 @@ class TrackerFolder:
 
     def gather(self, quantities: Mapping[str, Quantity]) -> None:
         """Write all that is recorded into ``results.nc``."""
-        self.run.write_dataset("results.nc", merged(self.path, quantities))
+        self.run.write_results(merged(self.path, quantities))
 
     def close(self, *, finished: bool) -> None:
         """Let go of the folder; a training that did not come to its end is left as interrupted."""
