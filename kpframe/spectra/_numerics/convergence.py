@@ -189,7 +189,7 @@ def unseen(share: torch.Tensor, spread: float) -> torch.Tensor:  # [..., b, c] -
         spread: the standard deviation of a start vector's part in a given direction.
     """
     sizes = torch.linalg.svdvals(share.nan_to_num(1e100, 1e100, -1e100))
-    parts = ((2 / math.pi) ** 0.5 / spread * sizes).clamp(max=1)
+    parts: torch.Tensor = ((2 / math.pi) ** 0.5 / spread * sizes).clamp(max=1)
     if share.shape[-2] > share.shape[-1]:
         return parts.new_zeros(parts.shape[:-1])
     return parts.prod(-1)
