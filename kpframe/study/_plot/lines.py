@@ -25,7 +25,7 @@ from kpframe.study._plot.look import (
     title_panel,
     unit_of,
 )
-from kpframe.study._plot.numbers import Numbers, check_dims, cut, few_steps, numbers_of, parts
+from kpframe.study._plot.numbers import Numbers, check_dims, cut, numbers_of, parts
 from kpframe.study._plot.ticks import rescale, step_axis, step_places, whole, wide
 
 #: Most lines in a panel.
@@ -60,6 +60,40 @@ class Look:
     sharey: bool = False
 
 
+@frozen(eq=False)
+class Line:
+    """A line of a panel.
+
+    Attributes:
+        label: what the legend calls it.
+        place: of its colour and marker among all.
+        numbers: along the one axis.
+    """
+
+    label: str
+    place: int
+    numbers: Numbers
+
+
+@frozen(eq=False)
+class Panel:
+    """What is drawn on one panel.
+
+    Attributes:
+        title: of it; empty for none.
+        values: all that its lines are of, by which its axes are scaled.
+        lines: that are drawn.
+        ylabel: of its axis.
+        empty: what stands there where no line has a value.
+    """
+
+    title: str
+    values: xr.DataArray
+    lines: Sequence[Line]
+    ylabel: str
+    empty: str = "no values"
+
+
 def draw_lines(
     data: xr.Dataset,
     name: str,
@@ -92,41 +126,79 @@ def draw_lines(
     check_dims(numbers.values, [x], "x")
     notes = []
     if x != "step":
-        kept, said = few_steps(numbers.values, look.most_steps)
+        numbers, said = numbers.at_few_steps(look.most_steps)
         notes.append(said)
-        if "step" in kept.dims:
-            at = [numbers.values.step.values.tolist().index(step) for step in kept.step.values]
-            flags = None if numbers.converged is None else numbers.converged.isel(step=at)
-            numbers = Numbers(kept, numbers.half.isel(step=at), flags, numbers.seeds)
-    rest = [str(dim) for dim in numbers.values.dims if dim != x]
-    apart = _panel_dims(numbers.values, rest, own, panels)
-    shown, said = cut(_known(numbers, list(parts(numbers.values, apart))), PANELS, "panels", apart)
+    values = numbers.values
+    rest = [str(dim) for dim in values.dims if dim != x]
+    apart = _panel_dims(values, rest, own, panels)
+    shown, said = cut(_known(numbers, list(parts(values, apart))), PANELS, "panels", apart)
     notes.append(said)
-    columns = min(3, len(shown))
-    rows = -(-len(shown) // columns)
-    lines = [dim for dim in rest if dim not in apart]
-    texts = [short(look.name(label, at), 54) for label, at in parts(numbers.values, lines)][: look.most]
-    several = len(texts) > 1
-    below = legend_of(texts) if several or beside is not None else 0.0
-    size = (WIDTH, 0.5 + look.height * rows + below)
-    grid = panels_of(axes, rows, columns, size, sharey=look.sharey)
-    log = _logarithmic(numbers.values.values, look.scale)
-    for panel, (title, place) in zip(grid.flat, shown, strict=False):
-        if log:
-            panel.set_yscale("log")
-        notes.append(_panel(panel, numbers.isel(place), x, lines, look))
-        if beside is not None:
-            beside(panel)
-        if apart and (len(shown) > 1 or numbers.values.sizes[apart[0]] > 1):
-            title_panel(panel, title, columns)
-    _label(grid, numbers.values, x, len(shown), look)
-    if several or beside is not None:
-        draw_legend(max(grid.flat, key=lambda panel: len(panel.get_legend_handles_labels()[1])), axes)
-    kind = "Bars" if x == "step" or _texts(numbers.values, x) else "Bands and bars"
+    dims = [dim for dim in rest if dim not in apart]
+    kept, said = cut(list(parts(values, dims)), look.most, "lines", [d for d in dims if values.sizes[d] > 1])
+    notes.append(said)
+    titled = bool(apart) and (len(shown) > 1 or values.sizes[apart[0]] > 1)
+    ylabel = look.ylabel or axis_text(values) + unit_of(values)
+    drawn = []
+    for title, at in shown:
+        lines = [
+            Line(look.name(label, own_at), place, numbers.isel(at | own_at))
+            for place, (label, own_at) in enumerate(kept)
+        ]
+        drawn.append(Panel(title if titled else "", values, lines, ylabel))
+    grid, said_of_panels = draw_panels(drawn, x, axes=axes, look=look, beside=beside)
+    notes += said_of_panels
+    kind = "Bars" if x == "step" or _texts(values, x) else "Bands and bars"
     if numbers.said:
         notes.append(f"{kind}: 95% intervals {numbers.said}.")
     say(grid, notes, axes)
     return grid
+
+
+def draw_panels(
+    panels: Sequence[Panel],
+    x: str,
+    *,
+    axes: Axes | Panels = None,
+    look: Look | None = None,
+    columns: int = 3,
+    beside: Callable[[Axes], None] | None = None,
+) -> tuple[np.ndarray, list[str]]:
+    """Draw panels of lines along a dim; return them ``[rows, columns]``, and what is to be said of them.
+
+    One legend stands below where all panels have the same lines, otherwise each has its own.
+
+    Args:
+        panels: what is drawn on each.
+        x: the dim.
+        axes: to draw on.
+        look: of the lines.
+        columns: most panels beside each other.
+        beside: draws something else on each panel, which the legend names.
+    """
+    look = look or Look()
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    texts = [short(line.label, 54) for line in max(panels, key=lambda own: len(own.lines)).lines]
+    alike = len({tuple(line.label for line in own.lines) for own in panels if own.lines}) < 2
+    named = len(texts) > 1 or beside is not None
+    size = (WIDTH, 0.5 + look.height * rows + (legend_of(texts) if named and alike else 0.0))
+    grid = panels_of(axes, rows, columns, size, sharey=look.sharey)
+    together = np.concatenate([own.values.values.ravel() for own in panels]) if look.sharey else None
+    notes = []
+    for panel, own in zip(grid.flat, panels, strict=False):
+        if _logarithmic(own.values.values if together is None else together, look.scale):
+            panel.set_yscale("log")
+        notes.append(_panel(panel, own, x, look))
+        if beside is not None:
+            beside(panel)
+        if own.title:
+            title_panel(panel, own.title, columns)
+        if not alike and len(own.lines) > 1:
+            panel.legend(frameon=False, fontsize=7)
+    _label(grid, panels, x, look)
+    if named and alike:
+        draw_legend(grid, axes)
+    return grid, notes
 
 
 def _panel_dims(values: xr.DataArray, rest: Sequence[str], own: Sequence[str], panels: Dims) -> list[str]:
@@ -145,26 +217,23 @@ def _known(numbers: Numbers, found: list[Any]) -> list[Any]:
     return known or found[:1]
 
 
-def _panel(panel: Axes, numbers: Numbers, x: str, dims: Sequence[str], look: Look) -> str:
-    where = _places(numbers.values, x, look.step_axis)
-    every = [(place, *one) for place, one in enumerate(parts(numbers.values, dims))]
-    shown, said = cut(every, look.most, "lines", [dim for dim in dims if numbers.values.sizes[dim] > 1])
-    for place, label, at in shown:
-        one = numbers.isel(at)
-        if bool(one.values.notnull().any()):
-            own = style(place, look.name(label, at))
-            if _texts(numbers.values, x):
-                own |= {"linestyle": ""}
-            draw_line(panel, where, one, own, bars=x == "step" or bool(own["linestyle"] == ""))
+def _panel(panel: Axes, own: Panel, x: str, look: Look) -> str:
+    where = _places(own.values, x, look.step_axis)
+    for line in own.lines:
+        if bool(line.numbers.values.notnull().any()):
+            drawn = style(line.place, line.label)
+            if _texts(own.values, x):
+                drawn |= {"linestyle": ""}
+            draw_line(panel, where, line.numbers, drawn, bars=x == "step" or bool(drawn["linestyle"] == ""))
     if look.level is not None:
         panel.axhline(look.level, color="0.7", lw=0.8, zorder=0)
-    known = numbers.values.values[np.isfinite(numbers.values.values)]
-    hidden = int((known <= 0).sum()) if panel.get_yscale() == "log" else 0
+    values = [line.numbers.values.values.ravel() for line in own.lines] or [np.zeros(0)]
+    known = np.concatenate(values)
+    known = known[np.isfinite(known)]
     if not known.size:
-        panel.text(0.5, 0.5, "no values", transform=panel.transAxes, ha="center", va="center", color="0.5")
-    if hidden:
-        said += f" {hidden} value{'s' if hidden > 1 else ''} of 0 or less not drawn."
-    return said
+        panel.text(0.5, 0.5, own.empty, transform=panel.transAxes, ha="center", va="center", color="0.5")
+    hidden = int((known <= 0).sum()) if panel.get_yscale() == "log" else 0
+    return f"{hidden} value{'s' if hidden > 1 else ''} of 0 or less not drawn." if hidden else ""
 
 
 def _logarithmic(values: np.ndarray, scale: str) -> bool:
@@ -207,16 +276,19 @@ def _places(values: xr.DataArray, x: str, kind: str) -> np.ndarray:
     return np.arange(values.sizes[x])
 
 
-def _label(grid: np.ndarray, values: xr.DataArray, x: str, count: int, look: Look) -> None:
-    """Label the axes of the panels that are in use, and hide the others."""
-    where = _places(values, x, "true")
+def _label(grid: np.ndarray, panels: Sequence[Panel], x: str, look: Look) -> None:
+    """Label the axes of the panels that are in use, and hide the others; one label for like ones of a row."""
+    steps = np.unique(np.concatenate([own.values.step.values for own in panels])) if x == "step" else None
+    columns = grid.shape[1]
     for place, panel in enumerate(grid.flat):
-        if place >= count:
+        if place >= len(panels):
             panel.set_axis_off()
             continue
-        if x == "step":
-            step_axis(panel, values.step.values, look.step_axis)
+        values, ylabel = panels[place].values, panels[place].ylabel
+        if steps is not None:
+            step_axis(panel, steps, look.step_axis)
         else:
+            where = _places(values, x, "true")
             panel.set_xlabel(look.xlabel or short(axis_text(values, x), 40))
             if texts := _texts(values, x):
                 panel.set_xticks(where, [short(text, 16) for text in texts], rotation=30, ha="right")
@@ -224,5 +296,5 @@ def _label(grid: np.ndarray, values: xr.DataArray, x: str, count: int, look: Loo
                 whole(panel.xaxis)
             elif wide(where):
                 rescale(panel.xaxis, "log")
-        if place % grid.shape[1] == 0:
-            panel.set_ylabel(look.ylabel or short(axis_text(values) + unit_of(values), 34))
+        if place % columns == 0 or ylabel != panels[place - 1].ylabel:
+            panel.set_ylabel(short(ylabel, 34) if look.ylabel is None else ylabel)

@@ -44,7 +44,7 @@ def drawable(data: xr.Dataset, width: int | None = None) -> xr.Dataset:
     def shown(label: str, place: int, width: int | None) -> str:
         if width is not None and len(label) > width:
             label = f"{label[: width - 6]}… ({place})"
-        return f"{' ' * label.startswith('_')}{label}".replace("\\$", "$").replace("$", r"\$")
+        return plain(label)
 
     own = {
         str(name): values
@@ -62,6 +62,11 @@ def drawable(data: xr.Dataset, width: int | None = None) -> xr.Dataset:
             for name, values in own.items()
         }
     )
+
+
+def plain(text: str) -> str:
+    """Return a text that matplotlib takes as it is: ``$`` starts no formula, ``_`` hides nothing."""
+    return f"{' ' * text.startswith('_')}{text}".replace("\\$", "$").replace("$", r"\$")
 
 
 def svg(figure: Figure) -> str:
@@ -185,13 +190,19 @@ def style(place: int, label: str) -> dict[str, Any]:
     }
 
 
-def draw_legend(panel: Axes, given: Axes | Panels) -> None:
-    """Draw one legend below the panels, where long names have room; inside panels that were given."""
-    handles = panel.get_legend_handles_labels()
+def draw_legend(panels: Axes | np.ndarray, given: Axes | Panels) -> None:
+    """Draw one legend of panels below them, where long names have room; inside one that was given."""
+    every = [panels] if isinstance(panels, Axes) else list(panels.flat)
+    found: dict[str, Any] = {}
+    for panel in every:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    shown = (list(found.values()), list(found))
     if given is not None:
-        panel.legend(*handles, frameon=False, fontsize=8)
+        most = max(every, key=lambda panel: len(panel.get_legend_handles_labels()[1]))
+        most.legend(*shown, frameon=False, fontsize=8)
         return
-    on(panel).legend(*handles, frameon=False, loc="outside lower left", ncols=2, fontsize=8)
+    on(panels).legend(*shown, frameon=False, loc="outside lower left", ncols=2, fontsize=8)
 
 
 def legend_of(labels: Sequence[str]) -> float:

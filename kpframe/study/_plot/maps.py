@@ -101,13 +101,27 @@ def draw_maps(
     height = -(-len(shown) // width)
     size = (min(WIDTH, 1.8 + 2.6 * width), 0.5 + look.height * height)
     grid = panels_of(axes, height, width, size, square=True)
-    drawn = [values.isel(place).transpose(rows, columns) for _, place in shown]
+    titled = bool(apart) and len(shown) > 1
+    drawn = [(title if titled else "", values.isel(place)) for title, place in shown]
+    notes.append(paint(grid, drawn, rows, columns, look))
+    say(grid, notes, axes)
+    return grid
+
+
+def paint(
+    grid: np.ndarray,
+    shown: Sequence[tuple[str, xr.DataArray]],
+    rows: str,
+    columns: str,
+    look: Look,
+) -> str:
+    """Paint matrices, each with its title, on panels, with one scale and bar; return what is to be said."""
+    width = grid.shape[1]
+    drawn = [one.transpose(rows, columns) for _, one in shown]
     if look.relative:
         drawn = [one / (float(np.abs(one).max()) or 1.0) for one in drawn]
     by_step = check_step_axis(look.step_axis) == "true" and {rows, columns} & {*STEPS}
     low, high, colours = colours_of(drawn, look.limits)
-    if any(bool(one.isnull().any()) for one in drawn):
-        notes.append("Grey: no value.")
     image: Any = None
     for place, (panel, one, (title, _)) in enumerate(zip(grid.flat, drawn, shown, strict=False)):
         how: dict[str, Any] = {"vmin": low, "vmax": high, "cmap": colours}
@@ -118,7 +132,7 @@ def draw_maps(
         else:
             aspect = "equal" if _pair(rows, columns) else "auto"
             image = panel.imshow(one, interpolation="nearest", origin="upper", aspect=aspect, **how)
-        if apart and len(shown) > 1:
+        if title:
             title_panel(panel, title, max(3, width))
         for axis, dim in ((panel.yaxis, rows), (panel.xaxis, columns)):
             if by_step and dim in STEPS:
@@ -127,14 +141,14 @@ def draw_maps(
                 name_places(axis, one, dim, NAMED if len(shown) == 1 else BESIDE)
         panel.tick_params(which="both", labelsize=7.5)
         if place % width == 0:
-            panel.set_ylabel(look.rows or short(axis_text(values, rows), 34))
+            panel.set_ylabel(look.rows or short(axis_text(one, rows), 34))
         if place >= len(shown) - width:
-            panel.set_xlabel(look.columns or short(axis_text(values, columns), 34))
+            panel.set_xlabel(look.columns or short(axis_text(one, columns), 34))
     for panel in grid.ravel()[len(shown) :]:
         panel.set_axis_off()
+    values = shown[0][1]
     colour_bar(grid, image, look.bar or short(axis_text(values) + unit_of(values), 40))
-    say(grid, notes, axes)
-    return grid
+    return "Grey: no value." if any(bool(one.isnull().any()) for one in drawn) else ""
 
 
 def _pair(rows: str, columns: str) -> bool:

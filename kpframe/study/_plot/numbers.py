@@ -47,6 +47,16 @@ class Numbers:
         kept = None if self.converged is None else self.converged.isel(here)
         return Numbers(self.values.isel(here), self.half.isel(here), kept, self.seeds)
 
+    def at_few_steps(self, most: int) -> tuple[Numbers, str]:
+        """Return the numbers at few of the steps, as ``few_steps`` does."""
+        kept, said = few_steps(self.values, most)
+        if "step" not in kept.dims:
+            return self, said
+        steps = self.values.step.values.tolist()
+        at = [steps.index(step) for step in kept.step.values]
+        flags = None if self.converged is None else self.converged.isel(step=at)
+        return Numbers(kept, self.half.isel(step=at), flags, self.seeds), said
+
 
 def numbers_of(data: xr.Dataset, name: str) -> Numbers:
     """Return the numbers of a variable."""

@@ -39,7 +39,7 @@ def learning(data: xr.Dataset, /, *, axes: Panels = None, **selection: Any) -> n
     below = legend_of([short(label, 54) for label, _ in shown]) if len(shown) > 4 else 0.0
     panels: np.ndarray = panels_of(axes, 1, 2, (8.2, 2.9 + below))[0]
     left, right = panels
-    _draw_losses(left, data)
+    draw_losses(left, data)
     for place, (label, at) in enumerate(shown):
         draw_line(right, score.values.step.values, score.isel(at), style(place, label), bars=True)
     right.set(xlabel=UPDATES, ylabel=f"test {score_name(data, tex=True)}")
@@ -63,7 +63,7 @@ def losses(data: xr.Dataset, /, *, ax: Axes | None = None, **selection: Any) -> 
     """
     labels = [short(label, 54) for label, _ in _trainings(data)]
     panel: Axes = panels_of(ax, 1, 1, (WIDTH, 3.2 + legend_of(labels[:LINES])))[0, 0]
-    said = _draw_losses(panel, data)
+    said = draw_losses(panel, data)
     if len(labels) > 1:
         draw_legend(panel, ax)
     several = data.training_loss.sizes.get("seed", 1) > 1
@@ -76,7 +76,7 @@ def _trainings(data: xr.Dataset) -> list[tuple[str, dict[Any, int]]]:
     return list(parts(loss, [str(dim) for dim in loss.dims if dim not in ("update", "seed")]))
 
 
-def _draw_losses(panel: Axes, data: xr.Dataset) -> str:
+def draw_losses(panel: Axes, data: xr.Dataset) -> str:
     """Draw losses on a panel, and return what is left out."""
     loss, end = data.training_loss, data.get("diverged_at")
     apart = [str(dim) for dim in loss.dims if dim not in ("update", "seed")]
@@ -156,7 +156,9 @@ def running_mean(loss: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
     """
     kept = np.isfinite(loss.values)
     values, made = loss.values[kept], loss.update.values[kept] - 1
-    window = min(window_of(loss), max(1, len(values)))
+    if not len(values):
+        return made, values
+    window = min(window_of(loss), len(values))
     return made[window - 1 :], np.convolve(values, np.ones(window) / window, mode="valid")
 
 

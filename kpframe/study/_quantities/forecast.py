@@ -65,8 +65,11 @@ class ForecastGap(Quantity):
             "forecast_updates": ("updates since the step that is forecast from", "1"),
             "forecast_start_loss": ("loss at the step that is forecast from", unit),
             "forecast_loss": ("loss that gradient descent would have reached with Phi as it was", unit),
-            "forecast_gap": ("(forecast - reached) / (start - reached) of the loss", "1"),
-            "forecast_output_gap": ("|outputs - forecast| / |outputs - start|", "1"),
+            "forecast_gap": ("gap of the forecast loss: (forecast - reached) / (start - reached)", "1"),
+            "forecast_output_gap": (
+                "gap of forecast outputs: |outputs - forecast| / |outputs - start|",
+                "1",
+            ),
             "forecast_converged": ("1 where the forecast has converged", "1"),
             "forecast_stable": ("1 where the learning rate is below the largest stable one", "1"),
         }

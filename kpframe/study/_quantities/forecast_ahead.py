@@ -51,8 +51,11 @@ class ForecastAhead(Quantity):
             "ahead_start_loss": ("loss on these trials before it", unit),
             "ahead_loss": ("loss on these trials that it reaches", unit),
             "ahead_forecast_loss": ("loss that was forecast with Phi as it is", unit),
-            "ahead_gap": ("(forecast - reached) / (start - reached) of the loss", "1"),
-            "ahead_output_gap": ("|outputs - forecast| / |outputs - start|", "1"),
+            "ahead_gap": ("gap of the forecast loss: (forecast - reached) / (start - reached)", "1"),
+            "ahead_output_gap": (
+                "gap of forecast outputs: |outputs - forecast| / |outputs - start|",
+                "1",
+            ),
         }
         figures, reason = dict.fromkeys(texts, math.nan), ""
         try:

@@ -77,7 +77,7 @@ class InfiniteWidth(Quantity):
             errors[place] = np.sqrt(gap / size) if size > 0 else np.nan
         own = ("operator", "trial", "time")
         text = "tr_hidden / n of the operator at a trial and step"
-        about = "norm of the difference of tr_hidden / n from its limit of infinite width, relative to that"
+        about = "relative distance of tr_hidden / n from its limit of infinite width"
         return xr.Dataset(
             {
                 "limit_error": ("operator", errors, attributes(about)),

@@ -77,7 +77,7 @@ class TimeKernel(Kernel):
                 "time_kernel": (
                     ("operator", "time", "time_other"),
                     np.stack(kernels),
-                    attributes("mean over trials, trace over units"),
+                    attributes("kernel over steps of a trial: mean over trials, trace over units"),
                 ),
                 "time_eigenfunction": (
                     ("operator", "mode", "time"),
@@ -102,7 +102,7 @@ class TrialKernel(Kernel):
 
     def together(self, moment: Moment, kernels: Sequence[np.ndarray]) -> xr.Dataset:
         """Return the kernels."""
-        text = attributes("mean over time, trace over units")
+        text = attributes("kernel over trials: mean over steps, trace over units")
         return xr.Dataset(
             {"trial_kernel": (("operator", "trial", "trial_other"), np.stack(kernels), text)},
             coords={

@@ -57,7 +57,10 @@ class Routing(Quantity):
         value, stderr = root_mean(each)
         if exact:
             value, stderr = each.sum(dim=0).sqrt(), torch.where(each[0].isnan(), torch.nan, 0.0)
-        text = "sqrt(mean over trials of |P[t, s] - I delta|^2 / H), t by time and s by time_other"
+        text = (
+            "part of a change at step time_other that arrives at step time: "
+            "sqrt(mean over trials of |P[time, time_other] - I delta|^2 / H)"
+        )
         dims = ("time", "time_other")
         return xr.Dataset(
             {

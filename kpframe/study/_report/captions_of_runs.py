@@ -12,7 +12,7 @@ from kpframe.study._over_seeds import stderr_of_mean
 from kpframe.study._plot.grouped import Grouped, Variable, stacked
 from kpframe.study._plot.look import HALF_95, after, unit_of
 from kpframe.study._report.captions import PAIR, Caption, Change, change_along, changes, levels, one_step
-from kpframe.study._report.words import counted, estimated, few, joined, named
+from kpframe.study._report.words import counted, estimated, few, in_words, joined, named
 
 #: Most figures that a sentence tells of.
 FIGURES = 4
@@ -91,7 +91,7 @@ def told(run: Grouped, variable: Variable, part: Mapping[str, Any]) -> str:
 
 def _what(variable: Variable, part: str) -> str:
     """Return what a figure is called in a sentence, with a place that has a name: of Phi, (a rule)."""
-    name = variable.name.replace("_", " ")
+    name = in_words(variable.values)
     if not part:
         return name
     return f"{name} of {part}" if variable.named == ("operator",) else f"{name} ({part})"
@@ -234,28 +234,33 @@ def maps(run: Grouped, variable: Variable) -> Caption:
             continue
         ends = [np.unravel_index(int(find(one)), one.shape) for find in (np.nanargmax, np.nanargmin)]
         texts_of = [
-            f"{one[at]:.3g} at {_place(values, rows, int(at[0]))} and {_place(values, columns, int(at[1]))}"
+            f"{one[at]:.3g} ({_place(values, rows, int(at[0]))}, {_place(values, columns, int(at[1]))})"
             for at in ends
         ]
         if np.ptp(one[~np.isnan(one)]) == 0:  # of two groups, say
             said.append(f"is {float(np.nanmax(one)):.3g} in {named(label)}")
             continue
-        said.append(f"goes from {texts_of[1]} to {texts_of[0]} in {named(label)}")
+        said.append(f"is between {texts_of[1]} and {texts_of[0]} in {named(label)}")
     off = " off its diagonal" if columns == f"{rows}_other" else ""
     rest = len(run.labels) - PAIR
     more = f"; of {rest} more nothing is said here" if rest > 0 else ""
-    return Caption(_sentences([f"{_what(variable, name)}{off} {joined(said)}{more}"]), texts([variable]))
+    seed = f" in seed {run.seeds[0]}" if "seed" in variable.values.dims else ""
+    last = not over_steps and variable.values.sizes.get("step", 0) > 1
+    when = f" {after(int(variable.values.step[-1]))}" if last else ""
+    found = _sentences([f"{_what(variable, name)}{seed}{when}{off} {joined(said)}{more}"])
+    return Caption(found, texts([variable]))
 
 
 def _place(values: xr.DataArray, dim: str, at: int) -> str:
     place = values[dim].values[at] if dim in values.coords else at
-    return f"{dim.replace('_', ' ')} {named(place)}"
+    return f"{dim} {named(place)}"
 
 
 def trainings(run: Grouped) -> str:
     """Return how many networks there are, from which seeds, and what is not there."""
     shown = few([named(label) for label in run.labels])
-    seeds = f", each from {counted(len(run.seeds), 'seed')}" if run.several else ""
+    each = ", each" if len(run.labels) > 1 else ""
+    seeds = f"{each} from {counted(len(run.seeds), 'seed')}" if run.several else ""
     absent = (
         f" Nothing is recorded yet of {few([named(label) for label in run.absent])}." if run.absent else ""
     )

@@ -25,11 +25,20 @@ FINDINGS = 12
 
 @frozen(eq=False)
 class Section:
-    """A figure with its heading and the sentences under it."""
+    """A figure with its heading and the sentences under it.
+
+    Attributes:
+        title: what it is of, in words.
+        figure: that is drawn.
+        caption: the sentences.
+        name: by which what it shows is registered, which stands beside the title; empty for none.
+        anchor, drawing, files: where and how it stands on its page.
+    """
 
     title: str
     figure: Figure
     caption: Caption
+    name: str = ""
     anchor: str = ""
     drawing: str = ""
     files: Sequence[str] = ()
@@ -191,7 +200,7 @@ def write_page(path: Path, page: Page, *, files: bool = False) -> Path:
     Raises:
         OutputError: for a disk that is full or read-only.
     """
-    names = anchors([section.title for section in page.sections], _OWN)
+    names = anchors([section.name or section.title for section in page.sections], _OWN)
     sections, told = [], _told.get()
     for place, (section, name) in enumerate(zip(page.sections, names, strict=True)):
         if told is not None:

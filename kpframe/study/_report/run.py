@@ -16,7 +16,7 @@ from kpframe.study._disk.folder import resume_command
 from kpframe.study._disk.results import read_dataset
 from kpframe.study._plot import recorded
 from kpframe.study._plot.grouped import Grouped, Variable, grouped, variables_of
-from kpframe.study._plot.look import drawable, unit_of
+from kpframe.study._plot.look import after, drawable, unit_of
 from kpframe.study._reading.merge import record_of
 from kpframe.study._reading.tree import figures_of, results_of
 from kpframe.study._report import captions_of_runs as captions
@@ -24,14 +24,14 @@ from kpframe.study._report import html
 from kpframe.study._report.captions import Caption
 from kpframe.study._report.comparison import write_comparison
 from kpframe.study._report.grouped import covered, errors_are, stderr
-from kpframe.study._report.page import Section, Table, page_about, write_page
+from kpframe.study._report.page import Section, Table, page_about, settings_of, write_page
 from kpframe.study._report.training import write_training
-from kpframe.study._report.words import counted, plus_minus
+from kpframe.study._report.words import counted, headed, in_words, plus_minus
 
 #: Most rows of a table, figures on a page, and failures that are told.
 ROWS, FIGURES, FAILURES = 120, 40, 20
 #: Names of operators in texts of what was recorded.
-SYMBOLS = re.compile(r"\b(P|K|Phi)\b")
+SYMBOLS = re.compile(r"(?<![A-Za-z])(P|K|Phi)(?![A-Za-z])")
 #: How texts of what other figures are made of begin.
 SKETCH = "sketch for "
 _MADE = {
@@ -114,8 +114,8 @@ def _write(data: xr.Dataset, cells: Sequence[str], path: Path, *, finished: bool
             done=[_lead(data, run)],
             sections=[*_losses(run, names), *known, *_sweeps(data, run, cells, variables), *other],
             tables=[
-                Table("Figures at the last step recorded", *_figures(run, variables)),
-                Table("Trainings", *_trainings(run)),
+                Table(f"Figures at the last step recorded{_last(data)}", *_figures(run, variables)),
+                Table("How each training ended", *_trainings(run)),
             ],
             notes=[*undrawn, *failures_of(data)],
             covers=errors_are(run),
@@ -137,12 +137,19 @@ def _lead(data: xr.Dataset, run: Grouped) -> str:
         text += f" Recorded once, after {counted(steps[0], 'update')}."
     elif steps:
         text += f" Recorded at {len(steps)} steps, from {steps[0]} to {steps[-1]} updates."
-    said = (str(values.attrs.get("long_name", "")) for values in data.data_vars.values())
+    said = [str(values.attrs.get("long_name", "")) for values in data.data_vars.values()]
+    about = settings_of(data.attrs).get("about")
+    if isinstance(about, Mapping):
+        said.append(str(about.get("question", "")))
     if "operator" in data.dims or any(SYMBOLS.search(one) for one in said):
         text += f" {html.OPERATORS}"
     if "state" in data.attrs:
         text += f" The run is {data.attrs['state']}: this page shows what it has recorded so far."
     return text
+
+
+def _last(data: xr.Dataset) -> str:
+    return f", {after(int(data.step[-1]))}" if "step" in data.dims else ""
 
 
 def _known_sections(run: Grouped) -> tuple[list[Section], set[str]]:
@@ -170,8 +177,8 @@ def _losses(run: Grouped, names: set[str]) -> list[Section]:
     return [_section("Learning", recorded.losses(run), captions.losses(run))]
 
 
-def _section(title: str, drawn: recorded.Drawn, caption: Caption) -> Section:
-    return Section(title, drawn.figure, caption.and_about(drawn.left_out))
+def _section(title: str, drawn: recorded.Drawn, caption: Caption, name: str = "") -> Section:
+    return Section(title, drawn.figure, caption.and_about(drawn.left_out), name)
 
 
 def _sweeps(
@@ -184,7 +191,7 @@ def _sweeps(
     last = f" At the last step recorded, {int(data.step[-1])} updates." if "step" in data.dims else ""
     return [
         _section(
-            f"Over {axis}",
+            f"Figures at the last step, over {axis.replace('_', ' ')}",
             recorded.sweep(data, run, axis, cells, figures),
             captions.sweep(data, run, axis, cells, figures, covered(run) + last),
         )
@@ -198,7 +205,6 @@ def _other_sections(run: Grouped, variables: Sequence[Variable]) -> tuple[list[S
     undrawn, constant = [], []
     for quantity in dict.fromkeys(variable.quantity for variable in variables):
         own = [variable for variable in variables if variable.quantity == quantity]
-        title = quantity.replace("_", " ")
         own = [
             variable for variable in own if not variable.text.startswith(SKETCH)
         ]  # what others are made of
@@ -207,7 +213,8 @@ def _other_sections(run: Grouped, variables: Sequence[Variable]) -> tuple[list[S
         lines = [variable for variable in lines if _moves(variable)]
         if lines:
             said = captions.series(run, lines, covered(run))
-            sections.append(_section(title, recorded.series(run, lines), said))
+            title = headed([in_words(variable.values) + unit_of(variable.values) for variable in lines])
+            sections.append(_section(title, recorded.series(run, lines), said, quantity))
         for variable in own:
             if not variable.axes:
                 continue
@@ -222,8 +229,8 @@ def _other_sections(run: Grouped, variables: Sequence[Variable]) -> tuple[list[S
                 said = captions.curves(run, variable, _bands(run))
             else:
                 said = captions.maps(run, variable)
-            heading = title if quantity == variable.name else f"{title}: {variable.name}"
-            sections.append(_section(heading, draw(run, variable), said))
+            heading = headed([in_words(variable.values) + unit_of(variable.values)])
+            sections.append(_section(heading, draw(run, variable), said, variable.name))
     notes = [
         f"{v.name} is the same at all steps; the table has it."
         if _differs(v)
@@ -249,12 +256,14 @@ def _differs(variable: Variable) -> bool:
 
 def _bands(run: Grouped) -> str:
     if not run.several:
-        return "Bands, where there are some, are 95% intervals of the estimates of one seed."
-    return f"Means over the seeds {', '.join(map(str, run.seeds))}; bands are 95% intervals by Student's t."
+        return "Bars or bands, where there are some, are 95% intervals of the estimates of one seed."
+    seeds = ", ".join(map(str, run.seeds))
+    return f"Means over the seeds {seeds}; bars or bands are 95% intervals by Student's t."
 
 
 def _figures(run: Grouped, variables: Sequence[Variable]) -> tuple[list[str], list[list[str]]]:
-    head = ["figure", "network", "of", "value", "unit", *(["seeds counted"] if run.several else [])]
+    head = ["figure", "name", "network", "of", "value", "unit"]
+    head += ["seeds counted"] if run.several else []
     rows: list[list[str]] = []
     for variable in variables:
         if variable.axes:
@@ -271,11 +280,12 @@ def _figures(run: Grouped, variables: Sequence[Variable]) -> tuple[list[str], li
                 one = middle.isel(network=at) if "network" in middle.dims else middle
                 error = None if around is None else around.isel(network=at).sel(part)
                 row = [
+                    in_words(variable.values),
                     variable.name,
                     network,
                     name,
                     _value(one.sel(part), error),
-                    values.attrs.get("units", "1"),
+                    unit_of(values).strip(" []") or "none",
                 ]
                 if run.several:
                     count = "" if known is None else int(known.isel(network=at).sel(part))

@@ -3,9 +3,35 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import xarray as xr
+
+#: A part of a text that is a formula, and how long a text may be that nothing is cut from.
+_FORMULA, _WHOLE = re.compile(r"[<>|=/()\[\]]"), 70
+
+
+def in_words(values: xr.DataArray) -> str:
+    """Return what values are, from their ``long_name``: without its formulas, and what follows them if long.
+
+    ``"relative error |P - P_k| / |P| of the propagator"`` is a relative error of the propagator.
+    Where nothing is left it is their name.
+    """
+    name = str(values.name or "").replace("_", " ")
+    text = str(values.attrs.get("long_name", name))
+    kept = [part for part in text.split() if not _FORMULA.search(part) and re.search(r"\w", part)]
+    said = " ".join(kept).strip(" ,;:-")
+    if len(said) > _WHOLE or len(kept) < len(text.split()):
+        said = re.split(r"[,:;] ", said)[0]
+    return said if len(said.split()) > 1 or said == text else name
+
+
+def headed(texts: Sequence[str]) -> str:
+    """Return the heading of several figures: what the first few are, and how many more there are."""
+    shown = list(dict.fromkeys(texts))
+    text = few(shown, 3) if len(shown) > 3 else joined(shown)
+    return text[:1].upper() + text[1:]
 
 
 def plus_minus(value: xr.DataArray | float, stderr: xr.DataArray | float) -> str:

@@ -142,8 +142,8 @@ def t_interval(values: np.ndarray) -> tuple[float, float, float]:
 
 def test_a_sweep_has_means_and_t_intervals_over_its_axis() -> None:
     page, data, _ = made("swept")
-    section = page.section("Over gain")
-    panels = {panel.get_title(): panel for panel in section.panels}
+    section = page.section("Figures at the last step, over gain")
+    panels = {plain(panel.get_title()): panel for panel in section.panels}
     assert set(panels) == {"loss", "rank, K", "rank, Phi"}  # what is the same everywhere is not drawn
     for title, panel in panels.items():
         name, _, operator = title.partition(", ")
@@ -167,8 +167,8 @@ def test_a_sweep_has_means_and_t_intervals_over_its_axis() -> None:
 
 def test_figures_over_steps_have_a_line_for_each_group() -> None:
     page, data, _ = made("swept")
-    section = page.section("ranks")
-    assert [panel.get_title() for panel in section.panels] == ["rank, K", "rank, Phi"]
+    section = page.section("A figure (ranks)")
+    assert [plain(panel.get_title()) for panel in section.panels] == ["rank, K", "rank, Phi"]
     for panel, operator in zip(section.panels, ("K", "Phi"), strict=True):
         shown = lines(panel)
         assert [plain(name).replace("\\", "") for name in shown] == [
@@ -187,10 +187,10 @@ def test_figures_over_steps_have_a_line_for_each_group() -> None:
 
 def test_curves_show_which_values_are_bounds_and_what_is_left_out() -> None:
     page, data, _ = made("swept")
-    section = page.section("values: value")
+    section = page.section("A figure (value)")
     assert len(section.panels) == 4 * 2
     panel = section.panels[1]
-    assert panel.get_title() == "GRU <b>, gain 0.5, Phi"
+    assert plain(panel.get_title()) == "GRU <b>, gain 0.5, Phi"
     own = data.value.sel(network="GRU <b>", gain=0.5, operator="Phi").mean("seed")
     for (x, y), step in zip(lines(panel).values(), (0, 240), strict=True):
         np.testing.assert_array_equal(x, [1, 2, 3])
@@ -200,20 +200,29 @@ def test_curves_show_which_values_are_bounds_and_what_is_left_out() -> None:
     assert "Open markers: lower bounds, as the value did not converge." in section.caption
     assert "Not drawn: 2 more groups." in section.caption
     empty = section.panels[5]
-    assert empty.get_title() == "GRU <b>, gain 4.0, Phi"
+    assert plain(empty.get_title()) == "GRU <b>, gain 4.0, Phi"
     assert [text.get_text() for text in empty.texts] == ["no values"]
 
 
 def test_matrices_are_maps_of_one_seed_and_say_so() -> None:
     page, data, _ = made("swept")
-    section = page.section("views: kernel")
+    section = page.section("A figure (kernel)")
     panel = section.panels[1]
-    assert " ".join(panel.get_title().split()) == "GRU <b>, gain 0.5, Phi, after 240 updates"
+    assert plain(panel.get_title()) == "GRU <b>, gain 0.5, Phi, after 240 updates"
     (image,) = panel.images
     own = data.kernel.sel(network="GRU <b>", gain=0.5, seed=0, operator="Phi", step=240)
     np.testing.assert_array_equal(image.get_array(), own)
     assert image.get_clim()[0] == -image.get_clim()[1]
     assert "Of seed 0 alone." in section.caption
+    last, where = data.kernel.sel(network="GRU <b>", gain=0.5, seed=0, operator="Phi", step=240).values, {}
+    np.fill_diagonal(last, np.nan)
+    for how, find in (("min", np.nanargmin), ("max", np.nanargmax)):
+        row, column = np.unravel_index(find(last), last.shape)
+        where[how] = f"{last[row, column]:.3g} (time {row}, time_other {column})"
+    assert section.text[0].startswith(
+        f"A figure of Phi in seed 0 after 240 updates off its diagonal is between {where['min']} and "
+        f"{where['max']} in “GRU <b>, gain 0.5”"
+    )
     assert "Recorded and not drawn: block (" in page.section("The numbers").caption
 
 
@@ -227,15 +236,18 @@ def test_a_matrix_over_steps_with_modes_is_that_of_the_first() -> None:
     run = grouped(data, ["network"])
     (variable,) = variables_of(run)
     drawn_map = maps(run, variable)
-    (image,) = drawn_map.figure.axes[0].images
-    np.testing.assert_array_equal(image.get_array(), values[0, :, :, 0])
+    (mesh,) = drawn_map.figure.axes[0].collections
+    np.testing.assert_array_equal(mesh.get_array(), values[0, :, :, 0])
+    np.testing.assert_allclose(mesh.get_coordinates()[0, :, 0], [-2.5, 2.5, 7, 11])  # by their number
     assert "Of the first view mode alone." in drawn_map.left_out
 
 
 def test_losses_have_a_line_for_each_seed_in_the_colour_of_the_group() -> None:
     page, _, _ = made("swept")
     (panel,) = page.section("Learning").panels
-    assert len(panel.get_lines()) == 17
+    ends = [line for line in panel.get_lines() if line.get_marker() == "x"]
+    assert [line.get_xdata()[0] for line in ends] == [100]  # the update at which one diverged
+    assert len(panel.get_lines()) == 17 + 1
     assert len({line.get_color() for line in panel.get_lines()}) == 6
     assert len(lines(panel)) == 6
 
@@ -248,7 +260,7 @@ def test_failures_and_ends_are_listed() -> None:
         "Failed: values, at GRU <b>, gain 4.0, seed 0, step 0 and 16 more (LinAlgError: no <limit>)."
         in numbers
     )
-    rows = page.section("Trainings").tables[0]
+    rows = page.section("How each training ended").tables[0]
     assert rows[0] == ["network", "seed", "training", "stopped at", "why", "last loss"]
     by = {(row[0], row[1]): row[2:5] for row in rows[1:]}
     assert by["$RNN_1$, gain 4.0", "1"] == ["diverged", "update 101", "NonFiniteError: <loss>"]
@@ -260,13 +272,15 @@ def test_failures_and_ends_are_listed() -> None:
 def test_tables_have_means_and_errors_over_seeds() -> None:
     page, data, _ = made("swept")
     rows = {
-        tuple(row[:3]): row[3:] for row in page.section("Figures at the last step recorded").tables[0][1:]
+        tuple(row[1:4]): row[4:]
+        for row in page.section("Figures at the last step recorded, after 240 updates").tables[0][1:]
     }
+    assert page.section("Figures at the last step recorded, after 240 updates").tables[0][1][0] == "test loss"
     own = data["rank"].sel(network="GRU <b>", gain=1.0, step=240, operator="Phi").values
     mean, low, high = t_interval(own)
     assert rows["rank", "GRU <b>, gain 1.0", "Phi"] == [
         pair(mean, (high - low) / 2 / stats.norm.ppf(0.975)),
-        "1",
+        "none",
         "3 of 3",
     ]
     assert rows["loss", "$RNN_1$, gain 4.0", ""][1:] == ["nat", "2 of 3"]
@@ -278,16 +292,17 @@ def test_few_networks_from_one_seed_have_the_sections_of_a_study() -> None:
     names = list(page.sections)
     for name in ("Learning", "Effective ranks along the training", "Spectra before and after"):
         assert names.count(name) == 1
-    assert not any("effective rank" in name for name in names)
+    assert not any("effective_rank" in name for name in names)
     panel = page.section("Effective ranks along the training").panels[0]
     np.testing.assert_array_equal(
         lines(panel)[r"$\Phi$"][1], data.effective_rank.sel(network="GRU", operator="Phi")
     )
-    panel = next(p for p in page.section("trace").panels if p.get_title() == "trace, Phi")
+    section = page.section("The trace (trace)")
+    panel = next(p for p in section.panels if plain(p.get_title()) == "trace, Phi")
     ends = intervals(panel)["RNN"]
     own = data.sel(network="RNN", operator="Phi")
     np.testing.assert_allclose(ends[:, 1] - ends[:, 0], 2 * 1.96 * own.trace_stderr, rtol=1e-6)
-    assert "One seed: bars are 95% intervals of the estimates alone" in page.section("trace").caption
+    assert "One seed: bars are 95% intervals of the estimates alone" in section.caption
     assert "so far" not in page.sections[""].caption
 
 
@@ -297,17 +312,18 @@ def test_one_step_alone_tells_of_no_change() -> None:
     assert page.sections[""].text[0].startswith("2 networks: GRU and RNN. Recorded once, after 30 updates.")
     rank = data.effective_rank.sel(operator="Phi", network="RNN").item()
     error = data.effective_rank_stderr.sel(operator="Phi", network="RNN").item()
-    caption = page.section("effective rank").caption
+    section = page.section("The effective_rank (effective_rank)")
+    caption = section.caption
     assert f"{pair(rank, error)} in RNN" in caption
     assert "One step alone is recorded, after 30 updates: how it changes cannot be said." in caption
     assert not any("before and after" in name for name in page.sections)
-    panel = next(p for p in page.section("effective rank").panels if p.get_title() == "effective_rank, Phi")
+    panel = next(p for p in section.panels if plain(p.get_title()) == "effective rank, Phi")
     x, y = lines(panel)["RNN"]
     assert (x.tolist(), y.tolist()) == (
         [30],
         data.effective_rank.sel(network="RNN", operator="Phi").values.tolist(),
     )
-    assert list(lines(page.section("singular value").panels[0])) == ["after 30 updates"]
+    assert list(lines(page.section("The singular_value (singular_value)").panels[0])) == ["after 30 updates"]
 
 
 @pytest.mark.slow
