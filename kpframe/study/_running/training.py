@@ -14,6 +14,7 @@ from kpframe.models._model import Model
 from kpframe.operators._isolation import in_isolation, isolated
 from kpframe.plugin._settings import setting
 from kpframe.rules._rule import ComposedRule, LearningRule, StochasticRule
+from kpframe.study._running.optimizers import uncompiled
 from kpframe.tasks._error import accuracy, output_error, task_loss
 from kpframe.tasks._readout import Readout
 from kpframe.tasks._task import Task, Trials
@@ -124,8 +125,9 @@ class Trainer:
     def _make_optimizer(self) -> torch.optim.Optimizer:
         parameters = [*self.model.trainable().values(), *self.readout.parameters()]
         if self.settings.optimizer == "adam":
-            return torch.optim.Adam(parameters, lr=self.settings.learning_rate)
-        return torch.optim.SGD(parameters, lr=self.settings.learning_rate, momentum=self.settings.momentum)
+            return uncompiled(torch.optim.Adam)(parameters, lr=self.settings.learning_rate)
+        momentum = self.settings.momentum
+        return uncompiled(torch.optim.SGD)(parameters, lr=self.settings.learning_rate, momentum=momentum)
 
     def run(self) -> Iterator[Progress]:
         """Make the updates one by one, yielding after each; after ``restore``, those that are left.
