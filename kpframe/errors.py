@@ -23,6 +23,7 @@ __all__ = [
     "NotLinearError",
     "OutputError",
     "PluginError",
+    "PluginWarning",
     "ResumeWarning",
     "SettingsError",
     "ShapeError",
@@ -118,6 +119,10 @@ class MissingDependencyError(KpframeError, ImportError):
 
 class StabilityWarning(UserWarning):
     """Settings of a model that are known to make roll-outs grow without bound, or nearly so."""
+
+
+class PluginWarning(UserWarning):
+    """A plugin is broken and was left out, or clashes with another."""
 
 
 class ResumeWarning(UserWarning):

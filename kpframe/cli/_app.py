@@ -15,8 +15,16 @@ import click
 from kpframe import __version__
 from kpframe.cli._extra import is_missing, needs
 from kpframe.cli._terminal import fitting, lenient_output
-from kpframe.errors import KpframeError, RankError, ResumeWarning, nearest, one_line, printable, say
-from kpframe.plugin import PluginWarning
+from kpframe.errors import (
+    KpframeError,
+    PluginWarning,
+    RankError,
+    ResumeWarning,
+    nearest,
+    one_line,
+    printable,
+    say,
+)
 from kpframe.study._ranks.launcher import RanksLost, launched
 
 # name: (where the command is, what --help says of it without loading it)

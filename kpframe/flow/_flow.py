@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from kpframe.errors import ArgumentError, PluginError, mismatch, shown
+from kpframe.errors import ArgumentError, PluginError, PluginWarning, mismatch, shown
 from kpframe.flow._neural_tangent import neural_tangent, total_jacobian
 from kpframe.flow._parameter_jacobian import ParameterJacobian
 from kpframe.flow._parameter_operator import ParameterOperator
@@ -23,7 +23,7 @@ from kpframe.operators._cards import byte_text, card
 from kpframe.operators._elementary import IdentityOperator
 from kpframe.operators._isolation import isolated
 from kpframe.plugin._manager import create, get_manager
-from kpframe.plugin._specs import FormSpec, PluginWarning
+from kpframe.plugin._specs import FormSpec
 
 #: A form by its name among what plugins and the core offer, or its class, or any ``factory(A, **settings)``.
 PropagatorForm = str | Callable[..., Propagator]

@@ -6,6 +6,7 @@ the module implements some of the hooks in ``kpframe.plugin._hookspecs``. Nothin
 
 from __future__ import annotations
 
+from kpframe.errors import PluginWarning
 from kpframe.plugin._hookspecs import hookimpl
 from kpframe.plugin._manager import PluginManager, get_manager
 from kpframe.plugin._scoped import temporary
@@ -17,7 +18,6 @@ from kpframe.plugin._specs import (
     ParameterOperatorSpec,
     PluginInfo,
     PluginProblem,
-    PluginWarning,
     PropagatorSpec,
     QuantitySpec,
     ReducerSpec,

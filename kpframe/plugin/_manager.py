@@ -11,7 +11,16 @@ from typing import Any
 
 from attrs import evolve
 
-from kpframe.errors import ArgumentError, KpframeError, PluginError, UnknownNameError, closest, mismatch, say
+from kpframe.errors import (
+    ArgumentError,
+    KpframeError,
+    PluginError,
+    PluginWarning,
+    UnknownNameError,
+    closest,
+    mismatch,
+    say,
+)
 from kpframe.plugin._collection import Collection
 from kpframe.plugin._core import core
 from kpframe.plugin._discovery import (
@@ -25,7 +34,7 @@ from kpframe.plugin._environment import Choice
 from kpframe.plugin._isolated import Interrupted, interruptible
 from kpframe.plugin._loading import factory_of, load_factory, same_distribution, settings_of, wrong_result
 from kpframe.plugin._problems import explain, explain_ambiguous, explain_unknown, named
-from kpframe.plugin._specs import KINDS, PluginInfo, PluginProblem, PluginWarning, Spec
+from kpframe.plugin._specs import KINDS, PluginInfo, PluginProblem, Spec
 from kpframe.plugin._takes import call_with, keywords_of
 
 #: Seconds that a question waits for another thread that loads the plugins.

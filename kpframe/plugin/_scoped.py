@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kpframe.errors import PluginError
+from kpframe.errors import PluginError, PluginWarning
 from kpframe.plugin._manager import PluginManager, get_manager
-from kpframe.plugin._specs import PluginInfo, PluginWarning
+from kpframe.plugin._specs import PluginInfo
 
 
 @contextmanager

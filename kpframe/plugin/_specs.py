@@ -203,10 +203,6 @@ HOOKS: dict[str, type[Spec]] = {f"kpframe_{plural(kind)}": cls for kind, cls in 
 Status = Literal["loaded", "disabled", "broken", "not loaded"]
 
 
-class PluginWarning(UserWarning):
-    """A plugin is broken and was left out, or clashes with another."""
-
-
 @frozen
 class PluginProblem:
     """What is wrong with one plugin, and the commands that mend it.

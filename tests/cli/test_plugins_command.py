@@ -12,7 +12,7 @@ HELP_WITHOUT_TORCH = """
         main()
     except SystemExit as done:
         print("exit", done.code, file=sys.stderr)
-    watched = ("torch", "rich", "kpframe.cli._plugins", "kpf_good")
+    watched = ("torch", "rich", "kpframe.plugin", "kpframe.cli._plugins", "kpf_good")
     print("loaded", *(name for name in watched if name in sys.modules), file=sys.stderr)
 """
 NO_EXTRA = """
@@ -170,9 +170,9 @@ def test_no_load_imports_no_plugin(site, good):
         (["--help"], []),
         (["--version"], []),
         ([], []),
-        (["plugins", "--no-load"], ["rich", "kpframe.cli._plugins"]),
-        (["plugins"], ["rich", "kpframe.cli._plugins", "kpf_good"]),
-        (["show", "good_model"], ["rich", "kpframe.cli._plugins", "kpf_good"]),
+        (["plugins", "--no-load"], ["rich", "kpframe.plugin", "kpframe.cli._plugins"]),
+        (["plugins"], ["rich", "kpframe.plugin", "kpframe.cli._plugins", "kpf_good"]),
+        (["show", "good_model"], ["rich", "kpframe.plugin", "kpframe.cli._plugins", "kpf_good"]),
     ],
 )
 def test_what_a_command_imports(site, good, arguments, loaded):
