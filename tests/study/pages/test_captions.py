@@ -63,7 +63,7 @@ def test_over_seeds_a_change_is_judged_by_the_differences_of_each_seed() -> None
     level = np.array([10.0, 20.0, 30.0, 40.0])[:, None]
     moved = level - np.array([[0.0, 1.0], [0.0, 1.1], [0.0, 0.9], [0.0, 1.0]])
     found = runs.series(*group(moved[None]), "covers").found
-    assert found == "Rank fell from 25 ± 10 to 24 ± 11 in n0."  # though its seeds are far apart
+    assert found == "A figure fell from 25 ± 10 to 24 ± 11 in n0."  # though its seeds are far apart
     found = runs.series(*group((moved + np.array([[0, 2.0], [0, 0], [0, 3.0], [0, 0]]))[None]), "").found
     assert "did not change beyond its 95% interval" in found
     moved[1:, 1] = np.nan
@@ -202,12 +202,14 @@ def test_curves_and_maps_say_where_they_are_largest() -> None:
         xr.Dataset({"kernel": figure(values, ("network", "step", "time", "time_other"))}, steps), ["network"]
     )
     found = runs.maps(run, variables_of(run)[0]).found
-    assert "off its diagonal goes from 0 at " in found
-    assert "to 7 at time 2 and time other 3 in a" in found
+    assert found == (
+        "A figure after 9 updates off its diagonal is between 0 (time 0, time_other 1) and 7 (time 2, "
+        "time_other 3) in a."
+    )
     two = values[:, :, 2:, 2:] + values[:, :, 2:, 2:].swapaxes(-1, -2)  # one pair alone
     pair = xr.Dataset({"kernel": figure(two, ("network", "step", "time", "time_other"))}, {"network": ["a"]})
     run = grouped(pair, ["network"])
-    assert runs.maps(run, variables_of(run)[0]).found == "Kernel off its diagonal is 7 in a."
+    assert runs.maps(run, variables_of(run)[0]).found == "A figure after 1 update off its diagonal is 7 in a."
     run = grouped(
         xr.Dataset({"curve": figure(values[..., 3], ("network", "step", "time"))}, steps), ["network"]
     )
