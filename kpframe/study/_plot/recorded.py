@@ -139,7 +139,11 @@ def maps(run: Grouped, variable: Variable) -> Drawn:
         for group, at in groups
         for name, part in places
     ]
-    look = MapLook(bar=short(variable.name.replace("_", " ") + unit_of(values), 30))
+    rows_are, columns_are = (short(axis_text(values, dim), 30) for dim in (rows, columns))
+    if rows_are == columns_are and not over_steps:  # what a caption calls them tells them apart
+        rows_are, columns_are = f"{rows_are}\n({rows})", f"{columns_are}\n({columns})"
+    bar = short(variable.name.replace("_", " ") + unit_of(values), 30)
+    look = MapLook(bar=bar, rows=rows_are, columns=columns_are)
     size = (min(WIDTH, 1.8 + 2.6 * len(moments)), 0.5 + look.height * len(who))
     grid = panels_of(None, len(who), len(moments), size, square=True)
     notes = []

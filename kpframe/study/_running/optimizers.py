@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -13,7 +12,6 @@ Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
 _KEPT_OUT = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
 
 
-@cache
 def uncompiled(kind: type[Kind]) -> type[Kind]:
     """Return a kind of optimizer that makes the same updates and is never compiled.
 
@@ -22,4 +20,4 @@ def uncompiled(kind: type[Kind]) -> type[Kind]:
     """
     plain: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in _KEPT_OUT}
     plain["step"] = torch.no_grad()(inspect.unwrap(kind.step))
-    return type(kind.__name__, (kind,), plain)
+    return cast("type[Kind]", type(kind.__name__, (kind,), plain))
