@@ -106,10 +106,11 @@ def _described(shards: Shards, model: Model, x: torch.Tensor, settings: Mapping[
         "kpframe": _version("kpframe"),
         "the model's package": _version(type(model).__module__.partition(".")[0]),
         "the model's class": f"{type(model).__module__}.{type(model).__qualname__}",
+        "device of x": x.device.type,
+        "device of the model": ", ".join(sorted({p.device.type for p in model.parameters()})),
         **_tensors(model),
         **_plain_settings(model),
         "dtype of x": str(x.dtype),
-        "device of x": x.device.type,
         "steps of x": str(x.shape[1]),
         "inputs of x": str(x.shape[2]),
         **{name: _text(value) for name, value in settings.items()},
@@ -121,7 +122,7 @@ def _tensors(model: Model) -> dict[str, str]:
     for kind, tensors in (("parameter", model.named_parameters()), ("tensor", held_tensors(model))):
         for name, tensor in tensors:
             kept = f"{tensor.dtype}{list(tensor.shape)} {tensor.requires_grad}"
-            found[f"weights: {kind} {name}"] = f"{kept} {digest_of(tensor)[:8]}"
+            found[f"weights: {kind} {name}"] = f"{kept} {'-' if tensor.is_meta else digest_of(tensor)[:8]}"
     return found
 
 

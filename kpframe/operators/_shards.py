@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn, Self, TypeVar
 
@@ -88,11 +88,17 @@ class Shards:
     @property
     def device(self) -> torch.device:
         """Where tensors lie that the group's ranks can exchange, whatever the operators' device."""
-        from torch import distributed
-
-        if "gloo" in distributed.get_backend(self.group) or not torch.cuda.is_available():
+        if "gloo" in self.backend or not torch.cuda.is_available():
             return torch.device("cpu")
         return torch.device("cuda", torch.cuda.current_device())
+
+    @property
+    def backend(self) -> str:
+        """What ranks exchange tensors by; raises ``RankError`` for a group that was destroyed."""
+        from torch import distributed  # not every torch is built with it
+
+        with self._reaching_ranks():
+            return str(distributed.get_backend(self.group))
 
     def together(self, work: Callable[[], T]) -> T:
         """Return what work returns on this rank, unless it raises on any: then an error on every rank.
@@ -132,6 +138,17 @@ class Shards:
         got = "; ".join(f"{text} on rank {rank}" for rank, text in enumerate(texts))
         raise RankError(f"{what}: expected the same on all ranks, got {got}")
 
+    def agree_on(self, values: Mapping[str, object]) -> None:
+        """Raise ``RankError`` on every rank unless each value is the same on all; says which first is not.
+
+        One small all-reduce where they are. See ``agree``.
+        """
+        number = int(digest_of([digest_of(value) for value in values.values()])[:15], 16)
+        high, low = self.max(torch.tensor([number, -number], dtype=torch.int64, device=self.device)).tolist()
+        if high != -low:
+            for what, value in values.items():
+                self.agree(what, value)
+
     def texts(self, text: str) -> list[str]:
         """Return every rank's text, on every rank."""
         own = text.encode("utf-8", "replace")
@@ -153,8 +170,9 @@ class Shards:
         return self._started(tensor, how)()
 
     def _started(self, tensor: torch.Tensor, how: str) -> Callable[[], torch.Tensor]:
-        from torch import distributed  # not every torch is built with it
+        from torch import distributed
 
+        _ = self.backend  # a group that was destroyed still adds up while its ranks happen to hold it
         out = tensor.detach().clone(memory_format=torch.contiguous_format)
         add_traffic(out)
         with self._reaching_ranks():
@@ -184,9 +202,7 @@ class Shards:
 def digest_of(value: object) -> str:
     """Return a digest of a value, of a tensor's bits."""
     if isinstance(value, torch.Tensor):
-        flat = torch.empty(
-            value.numel(), dtype=value.dtype
-        )  # of stride 1, which no view of one entry need be
+        flat = torch.empty(value.numel(), dtype=value.dtype)  # of stride 1, as a view of one need not be
         flat.copy_(value.detach().reshape(-1))
         content = bytes(flat.view(torch.uint8).numpy()) if flat.numel() else b""
         head = f"{value.dtype} {list(value.shape)}".encode()

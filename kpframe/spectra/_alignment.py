@@ -72,7 +72,9 @@ def alignment(
     check_together(a, b, "and")
     budget, max_budget = check_budget(budget, max_budget, minimum=2)
     rtol = check_rtol(rtol)
-    pair = _SketchedPair(a, b, generator) if a.positive and b.positive else _ProjectedPair(a, b, generator)
+    shared = {"budget": budget, "rtol": rtol, "max_budget": max_budget}
+    source = agreed(new_generator(generator), a.domain, a.codomain, **shared)
+    pair = _SketchedPair(a, b, source) if a.positive and b.positive else _ProjectedPair(a, b, source)
 
     def estimate(num_products: int) -> Estimate:
         value, stderr = pair.estimate(num_products)
@@ -110,7 +112,7 @@ class _SketchedPair:
 
     method = "nystrom"
 
-    def __init__(self, a: Operator, b: Operator, generator: torch.Generator | None) -> None:
+    def __init__(self, a: Operator, b: Operator, generator: torch.Generator) -> None:
         self._a = Sampler(a, generator)
         self._b = Matvecs(b)
         self._seen = torch.empty(0, b.codomain.size, dtype=b.dtype, device=b.device)
@@ -144,9 +146,9 @@ class _SketchedPair:
 class _ProjectedPair:
     """Any two operators, exactly on some right directions and by random probes on the rest."""
 
-    def __init__(self, a: Operator, b: Operator, generator: torch.Generator | None) -> None:
+    def __init__(self, a: Operator, b: Operator, generator: torch.Generator) -> None:
         self._a, self._b = Matvecs(a), Matvecs(b)
-        self._generator = agreed(new_generator(generator), a.domain, a.codomain)
+        self._generator = generator
         self.method = "hutchpp"
 
     @property

@@ -57,7 +57,8 @@ def frobenius_norm(
     rtol = check_rtol(rtol)
     check_name(method, METHODS, "method")
     gram = Gram(op)
-    single, paired = Sampler(op, generator), gram.sampler(generator)
+    shared = {"budget": budget, "rtol": rtol, "method": method, "max_budget": max_budget}
+    single, paired = Sampler(op, generator, shared=shared), gram.sampler(generator)
 
     def estimate(num_products: int) -> Estimate:
         # |A|^2 = tr(A* A) = E |A z|^2 (Hutchinson 1990, for A* A); or from a sketch of G, |A|^2 = |G|_F^2 for

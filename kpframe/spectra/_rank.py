@@ -81,10 +81,11 @@ def effective_rank(
     if of == "op" and not op.positive:
         raise ArgumentError(mismatch("of", "'op op*' for an operator not known to be positive", repr(of)))
     gram = Gram(op, squared=of == "op op*")
-    source = agreed(new_generator(generator), gram.gram.domain)
-    sampler = gram.sampler(source)
     budget, max_budget = check_budget(budget, max_budget, min(gram.weight, max(1, gram.dimension)))
     rtol = check_rtol(rtol)
+    shared = {"kind": kind, "threshold": share, "budget": budget, "rtol": rtol, "max_budget": max_budget}
+    source = agreed(new_generator(generator), gram.gram.domain, **shared)
+    sampler = gram.sampler(source)
     label = f"{kind}({share:g})" if kind == "threshold" else kind
 
     spent = 0

@@ -68,7 +68,8 @@ def trace(
     budget, max_budget = check_budget(budget, max_budget)
     rtol = check_rtol(rtol)
     check_name(method, ("auto", *METHODS), "method")
-    source = Sampler(op, generator)
+    shared = {"budget": budget, "rtol": rtol, "method": method, "max_budget": max_budget}
+    source = Sampler(op, generator, shared=shared)
     side = small_side(op)
 
     def estimate(num_products: int) -> Estimate:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from kpframe.errors import NonFiniteError
@@ -118,15 +120,21 @@ class Sampler:
     """Random probes of an operator's domain and the products with them, both kept and drawn on demand.
 
     Asking for more probes later draws and multiplies only the new ones; each kind is kept apart, and the
-    generator is shared.
+    generator is shared. Ranks that share trials compare their generators first, and what else is ``shared``.
     """
 
     def __init__(
-        self, op: Operator, generator: torch.Generator | None, weight: int = 1, *, plain: bool = False
+        self,
+        op: Operator,
+        generator: torch.Generator | None,
+        weight: int = 1,
+        *,
+        plain: bool = False,
+        shared: Mapping[str, object] | None = None,
     ) -> None:
         self.op = op
         self.matvec = Matvecs(op, weight, plain=plain)
-        self.generator = agreed(new_generator(generator), op.domain)
+        self.generator = agreed(new_generator(generator), op.domain, **(shared or {}))
         self._probes: dict[str, torch.Tensor] = {}
         self._products: dict[str, torch.Tensor] = {}
 

@@ -29,16 +29,20 @@ def new_generator(generator: object) -> torch.Generator:
     return generator
 
 
-def agreed(generator: torch.Generator, *spaces: Space) -> torch.Generator:
+def agreed(generator: torch.Generator, *spaces: Space, **settings: object) -> torch.Generator:
     """Return a generator after ranks of a sharded space have compared theirs, one small all-reduce.
 
+    Args:
+        generator: of what is drawn.
+        spaces: of which one may be sharded.
+        settings: what else must be the same on all ranks, as it says how many products they ask for.
+
     Raises:
-        RankError: on every rank, where the generators are in different states.
+        RankError: on every rank, where the generators are in different states, or settings differ.
     """
-    for space in spaces:
-        if space.shards is not None:
-            space.shards.agree("generator", generator.get_state())
-            break
+    shards = next((space.shards for space in spaces if space.shards is not None), None)
+    if shards is not None:
+        shards.agree_on({"generator": generator.get_state(), **settings})
     return generator
 
 
