@@ -30,6 +30,8 @@ from kpframe.study._report.words import counted, headed, in_words, plus_minus
 
 #: Most rows of a table, figures on a page, and failures that are told.
 ROWS, FIGURES, FAILURES = 120, 40, 20
+#: Figures that differ by less, relative to the largest, are the same but for rounding: no figure shows it.
+SAME = 1e-5
 #: Names of operators in texts of what was recorded.
 SYMBOLS = re.compile(r"(?<![A-Za-z])(P|K|Phi)(?![A-Za-z])")
 #: How texts of what other figures are made of begin.
@@ -222,6 +224,9 @@ def _other_sections(run: Grouped, variables: Sequence[Variable]) -> tuple[list[S
             draw = None if residual else {1: recorded.curves, 2: recorded.maps}.get(len(variable.axes))
             if variable.axes == ("step_other",):
                 draw = recorded.maps
+            if draw is not None and not _differs(variable):
+                constant.append(variable)
+                continue
             if draw is None or len(sections) >= FIGURES:
                 undrawn.append(f"{variable.name} ({', '.join(map(str, variable.values.dims))})")
                 continue
@@ -232,9 +237,9 @@ def _other_sections(run: Grouped, variables: Sequence[Variable]) -> tuple[list[S
             heading = headed([in_words(variable.values) + unit_of(variable.values)])
             sections.append(_section(heading, draw(run, variable), said, variable.name))
     notes = [
-        f"{v.name} is the same at all steps; the table has it."
+        f"{v.name} is the same at all steps, to 5 digits; the table has it."
         if _differs(v)
-        else f"{v.name} is {float(v.values.max()):.6g}{unit_of(v.values)} everywhere."
+        else f"{v.name} is {float(v.values.max()):.5g}{unit_of(v.values)} everywhere."
         for v in constant
     ]
     if undrawn:
@@ -246,12 +251,13 @@ def _moves(variable: Variable) -> bool:
     """Return whether a figure is not the same at all steps; at one step, whether it differs at all."""
     if variable.values.sizes["step"] == 1:
         return _differs(variable)
-    return bool((variable.values.max("step") > variable.values.min("step")).any())
+    high, low = variable.values.max("step"), variable.values.min("step")
+    return bool((high - low > SAME * np.maximum(abs(high), abs(low))).any())
 
 
 def _differs(variable: Variable) -> bool:
     known = variable.values.values[np.isfinite(variable.values.values)]
-    return bool(known.size) and float(known.min()) < float(known.max())
+    return bool(known.size) and float(np.ptp(known)) > SAME * float(abs(known).max())
 
 
 def _bands(run: Grouped) -> str:

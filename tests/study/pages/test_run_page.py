@@ -60,6 +60,8 @@ def swept() -> tuple[list, Callable, Callable]:
                 "kernel": figure(kernel, ("operator", "time", "time_other"), quantity="views"),
                 "block": figure(np.zeros((2, 2, 2)), ("time_a", "time_b", "time_c"), quantity="views"),
                 "width": figure(37),
+                "share": figure(1 + 1e-7 * len(one["name"])),
+                "overlap": figure([1.0, 1 + 4e-7, 1.0], "k"),
                 "quantity_failure": ("quantity", np.array(["", "LinAlgError: no <limit>" * failing], object)),
             },
             {"operator": ["K", "Phi"], "k": [1, 2, 3], "time": np.arange(4), "quantity": ["ranks", "values"]},
@@ -182,7 +184,9 @@ def test_figures_over_steps_have_a_line_for_each_group() -> None:
             np.testing.assert_allclose(y, own.mean("seed"))
         assert panel.get_xlabel() == "updates made"
     assert "rank: a figure." in section.caption
-    assert "width is 37 everywhere." in page.section("The numbers").caption
+    told = page.section("The numbers").caption
+    for name in ("width is 37", "share is 1", "overlap is 1"):  # but for rounding
+        assert f"{name} everywhere." in told
 
 
 def test_curves_show_which_values_are_bounds_and_what_is_left_out() -> None:
