@@ -53,6 +53,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.fsync = lambda descriptor: None
     if config.getoption("dist", "no") == "load":  # what pytest-xdist does unless somebody chose otherwise
         config.option.dist = "loadfile"
+        # those of plugins, which are short, last: no process waits long for another one's last file
+        config.option.loadscopereorder = False
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
