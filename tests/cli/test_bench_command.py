@@ -24,7 +24,7 @@ def test_a_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str], th
     )
     out = capsys.readouterr().out
     assert code == 0
-    (line,) = [line for line in out.splitlines() if " linearize " in line and "roll-out forward" in line]
+    (line,) = [line for line in out.splitlines() if "\tlinearize\t" in line and "roll-out forward" in line]
     assert "P: dense, K: autograd" in line
     document = json.loads(path.read_text(encoding="utf-8"))
     assert document["settings"]["dtype"] == "float32"
