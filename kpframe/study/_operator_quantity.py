@@ -67,10 +67,12 @@ class Found:
         return self.quantity.together(self.moment, [self.parts[place] for place in sorted(self.parts)])
 
     def find(self, place: int, operator: Operator) -> None:
-        """Find it of an operator."""
+        """Find it of an operator; on several ranks an error is raised at once."""
         try:
             self.parts[place] = self.quantity.of(self.moment, place, operator)
         except Exception as error:  # it costs this quantity its own figures
+            if self.moment.group is not None:
+                raise  # ranks go on together: the next operator's products would meet those of this one
             self.errors[place] = error
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -12,11 +14,13 @@ import xarray as xr
 from torch import distributed
 
 import kpframe
+from kpframe.operators import Operator
 from kpframe.operators._shards import counted_traffic
 from kpframe.plugin import get_manager
 from kpframe.spectra._numerics.ranks import basis_rows
 from kpframe.study import Moment, Quantity, create_quantity
 from kpframe.study._moment import OPERATORS
+from kpframe.study._operator_quantity import OperatorQuantity
 from kpframe.study._quantities.dims import attributes
 from kpframe.study._record import record
 from kpframe.study._remembered import Remembered
@@ -259,6 +263,32 @@ def test_an_error_of_one_rank_or_of_all_is_that_of_one_process() -> None:
         assert len(notes) == 1
         assert told in notes[0]
     assert "got 6 trials" in data.quantity_failure.item()
+
+
+class FirstFails(OperatorQuantity):
+    """Of the first operator it has nothing to say."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def of(self, moment: Moment, place: int, operator: Operator) -> None:
+        self.asked.append(place)
+        if place == 0:
+            raise kpframe.errors.ArgumentError("none of the first")
+
+    def together(self, moment: Moment, found: Sequence[None]) -> xr.Dataset:
+        return xr.Dataset()
+
+
+def test_a_rank_with_an_error_does_not_go_on_to_products_that_others_are_not_at() -> None:
+    alone = moment_of(trials_of())
+    assert len(alone.operators) == 3
+    for group, asked in ((None, {0, 1, 2}), (object(), {0})):
+        moment, quantity = copy(alone), FirstFails()
+        moment.group = group
+        with pytest.raises(kpframe.errors.ArgumentError, match="none of the first"):
+            quantity.measure(moment)
+        assert set(quantity.asked) == asked
 
 
 def few() -> Moment:
