@@ -104,6 +104,13 @@ class ParameterJacobian(Operator):
     def _unit_probes(self) -> UnitProbes:
         return UnitProbes.of(self)
 
+    def trial_gradients(self, r: torch.Tensor) -> torch.Tensor | None:  # [p, B, T, H] -> [p, B, M]
+        """Return what each trial alone sends to the parameters, ``J*`` without its sum over trials.
+
+        None where a form does not keep trials apart at the cost of a product with J*.
+        """
+        return None
+
     def with_gains(self, values: torch.Tensor, *, name: str) -> ParameterJacobian:
         """Return J with given values in the place of its gains: ``values (z (x) I)`` for ``D (z (x) I)``.
 

@@ -14,6 +14,7 @@ from kpframe.spectra._arguments import check_budget, check_name, check_operator,
 from kpframe.spectra._estimate import Estimate, within_budget
 from kpframe.spectra._numerics.gram import Gram, moments
 from kpframe.spectra._numerics.matvecs import Matvecs, Sampler
+from kpframe.spectra._numerics.one_sided import norm_of_moments, one_sided_first
 from kpframe.spectra._numerics.ranks import basis_rows, row_dots
 from kpframe.spectra._numerics.statistics import TINY, jackknife
 
@@ -34,7 +35,9 @@ def frobenius_norm(
 
     ``nystrom`` (the default) takes a leave-one-out Nystrom sketch: of a positive operator, |A|^2 with one
     product a probe, else tr(A A*) with two. ``hutchinson`` is the root of the mean of |A z|^2, one product
-    a probe and no adjoint; it serves below two probes of the other. The bias of the root is removed by the
+    a probe and no adjoint; it serves below two probes of the other. With an ``rtol``, ``auto`` first tries
+    products with X* alone of an operator known as X X* (K = J J*, Phi = G G*), half of a product each, and
+    takes them where ``budget`` is enough ("one-sided"). The bias of the root is removed by the
     jackknife. A budget of at least the smaller dimension gives the exact value, also that of an inner space
     through which the operator is known to go (``method``: "exact, on the small side").
 
@@ -50,7 +53,8 @@ def frobenius_norm(
         ArgumentError: for a budget, tolerance, method or generator that cannot be used.
         NonFiniteError: when a product is not finite.
 
-    Sources: Epperly, Tropp, Webber 2024 (the sketch, here for A^2 too); Hutchinson 1990.
+    Sources: Epperly, Tropp, Webber 2024 (the sketch, here for A^2 too); Hutchinson 1990; one-sided: arXiv
+    2511.10796.
     """
     check_operator(op)
     budget, max_budget = check_budget(budget, max_budget)
@@ -74,14 +78,19 @@ def frobenius_norm(
             unit, name = gram.unit, "nystrom"
         return Estimate(unit * value, unit * stderr, single.count + paired.count, name)
 
-    return within_budget(
-        estimate,
-        lambda: _norm_of(gram) if gram.small else exact_norm(op),
-        budget=budget,
-        exact_cost=gram.exact_cost,
-        rtol=rtol,
-        max_budget=max_budget,
-    )
+    def rest() -> Estimate:
+        return within_budget(
+            estimate,
+            lambda: _norm_of(gram) if gram.small else exact_norm(op),
+            budget=budget,
+            exact_cost=gram.exact_cost,
+            rtol=rtol,
+            max_budget=max_budget,
+        )
+
+    if method != "auto" or gram.weight == 2 or budget >= gram.exact_cost:
+        return rest()
+    return one_sided_first(op, single.generator, norm_of_moments, rest, rtol=rtol, budget=budget)
 
 
 def _root(means: torch.Tensor) -> torch.Tensor:

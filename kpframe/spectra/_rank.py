@@ -12,6 +12,7 @@ from kpframe.operators._isolation import in_isolation
 from kpframe.spectra._arguments import check_budget, check_name, check_operator, check_positive, check_rtol
 from kpframe.spectra._estimate import Estimate, within_budget
 from kpframe.spectra._numerics.gram import Gram, moments
+from kpframe.spectra._numerics.one_sided import one_sided_first
 from kpframe.spectra._numerics.probes import agreed, new_generator
 from kpframe.spectra._numerics.spectral_measure import spectral_measure
 from kpframe.spectra._numerics.statistics import TINY
@@ -44,7 +45,10 @@ def effective_rank(
     With the eigenvalues of G normalised to sum to one (p):
 
     - ``participation``: tr(G)^2 / tr(G^2) = 1 / sum p^2. Both moments come from one leave-one-out Nystrom
-      sketch (Epperly, Tropp, Webber 2024), one product of G a probe; the ratio's bias is removed.
+      sketch (Epperly, Tropp, Webber 2024), one product of G a probe; the ratio's bias is removed. With an
+      ``rtol``, of an operator known as X X* (K = J J*, Phi = G G*), products with X* alone are tried first,
+      half of a product each, and serve where ``budget`` is enough for them (arXiv 2511.10796): ``method``
+      then says "one-sided".
     - ``entropy``: exp(-sum p log p), and ``threshold``: the least number of eigenvalues that hold the share
       ``threshold`` of the trace. Below the dimension these need an estimated spectrum: half of the budget
       finds the leading eigenpairs, the rest sees what they leave through stochastic Lanczos quadrature
@@ -115,9 +119,15 @@ def effective_rank(
         value = float(functional(eigenvalues, torch.ones_like(eigenvalues)))
         return Estimate(value, 0.0, count, f"{label} of {gram.name}, {gram.exact}")
 
-    return within_budget(
-        estimate, exact, budget=budget, exact_cost=gram.exact_cost, rtol=rtol, max_budget=max_budget
-    )
+    def rest() -> Estimate:
+        return within_budget(
+            estimate, exact, budget=budget, exact_cost=gram.exact_cost, rtol=rtol, max_budget=max_budget
+        )
+
+    if kind != "participation" or gram.weight == 2 or budget >= gram.exact_cost:
+        return rest()
+    label = f"{label} of op, "
+    return one_sided_first(op, source, _participation, rest, rtol=rtol, budget=budget, label=label)
 
 
 def _participation(means: torch.Tensor) -> torch.Tensor:  # [..., 2] -> [...]

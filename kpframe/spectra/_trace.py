@@ -12,6 +12,7 @@ from kpframe.operators._memory import chunk_size
 from kpframe.spectra._arguments import check_budget, check_name, check_rtol, check_square
 from kpframe.spectra._estimate import Estimate, within_budget
 from kpframe.spectra._numerics.matvecs import Matvecs, Sampler
+from kpframe.spectra._numerics.one_sided import one_sided_first, trace_of_moments
 from kpframe.spectra._numerics.ranks import basis_rows, trace_of
 from kpframe.spectra._numerics.small_side import WHERE, SmallSide, small_side
 from kpframe.spectra._traces.hutchinson import hutchinson
@@ -43,6 +44,8 @@ def trace(
     ``auto`` takes XNysTrace for operators tagged positive (relative error around 1e-3 with 60 products
     where eigenvalues decay fast), else XTrace; ``xnystrace``, ``xtrace``, ``hutchpp`` and ``hutchinson``
     may be named.
+    With an ``rtol``, ``auto`` first tries products with X* alone of an operator known as X X* (K = J J*,
+    Phi = G G*), half of a product each, and takes them where ``budget`` is enough ("one-sided").
     A budget of at least the dimension gives the exact value from basis vectors, whatever the method; so does
     one of at least that of a smaller space through which the operator is known to go, as Phi = G M G* through
     the parameters (``method``: "exact, on the small side").
@@ -62,7 +65,7 @@ def trace(
         NonFiniteError: when a product is not finite.
 
     Sources: Hutchinson 1990; Hutch++: Meyer, Musco, Musco, Woodruff 2021; XTrace and XNysTrace: Epperly,
-    Tropp, Webber 2024.
+    Tropp, Webber 2024; one-sided: arXiv 2511.10796.
     """
     check_square(op, "trace")
     budget, max_budget = check_budget(budget, max_budget)
@@ -83,14 +86,21 @@ def trace(
         unit = source.matvec.unit
         return Estimate(unit * value, unit * max(stderr, rounding), source.count, name)
 
-    return within_budget(
-        estimate,
-        lambda: exact_trace(op) if side is None else _trace_of(side),
-        budget=budget,
-        exact_cost=op.domain.dimension if side is None else side.dimension,
-        rtol=rtol,
-        max_budget=max_budget,
-    )
+    exact_cost = op.domain.dimension if side is None else side.dimension
+
+    def rest() -> Estimate:
+        return within_budget(
+            estimate,
+            lambda: exact_trace(op) if side is None else _trace_of(side),
+            budget=budget,
+            exact_cost=exact_cost,
+            rtol=rtol,
+            max_budget=max_budget,
+        )
+
+    if method != "auto" or budget >= exact_cost:
+        return rest()
+    return one_sided_first(op, source.generator, trace_of_moments, rest, rtol=rtol, budget=budget)
 
 
 def _trace_of(side: SmallSide) -> Estimate:

@@ -251,6 +251,22 @@ def test_groups_add_up(model) -> None:
     differ(parts[0], flow.K(q))
 
 
+def test_what_each_trial_sends_to_the_parameters(model) -> None:
+    J = linearize(model, draw(3, 5, model.input_size, seed=7)).J
+    r = draw(2, *J.codomain.shape, seed=9)
+    found = J.trial_gradients(r)
+    if model.time_varying and found is None:  # weights of each step
+        assert any(site.per_step for site in model.sites)
+        return
+    assert found.shape == (2, 3, J.domain.size)
+    close(found.sum(dim=1), J.T(r), 1e-12)
+    for trial in range(3):
+        alone = torch.zeros_like(r)
+        alone[:, trial] = r[:, trial]
+        close(found[:, trial], J.T(alone), 1e-12)
+    differ(found[:, 0], found[:, 1])
+
+
 def test_paths_can_be_replaced_and_cut() -> None:
     model = Stacked()
     flow = linearize(model, draw(2, 4, 3, seed=7))

@@ -14,6 +14,7 @@ from kpframe.flow._parameter_jacobian import ParameterJacobian, WeightGroup
 from kpframe.flow._parameter_operator import GroupProjector, ProductParameterOperator
 from kpframe.flow._sharded_jacobian import ShardedParameterJacobian, local_jacobian, sum_over_ranks
 from kpframe.flow._weighted_steps import WeightedRead
+from kpframe.models._sites.columns import pull_columns, push_columns
 from kpframe.models._sites.gains import SiteGains, add, gather, scatter
 from kpframe.models._sites.groups import GramGroup, Reads, SiteGroup, gram_groups, group_sites
 from kpframe.models._sites.step_jacobian import SiteStepJacobian
@@ -25,52 +26,6 @@ from kpframe.operators._spaces import Space
 
 #: How many times longer slices are where threads share a product, which then wants more rows for each.
 SHARED_SLICES = 4
-
-
-def _push_columns(
-    gains: SiteGains, steps: slice, moved: Sequence[tuple[Sequence[str], torch.Tensor]], out: torch.Tensor
-) -> None:
-    """Write what targets' moves ``[..., t, B, G n]``, side by side, do to the state: ``[..., t, B, H]``."""
-    (stage,) = gains.stages
-    states, begun = gains.split(out), set()
-    for targets, y in moved:
-        for target, block in zip(targets, torch.split(y, stage.units, dim=-1), strict=True):
-            for output in stage.outputs:
-                if target not in output.gains:
-                    continue
-                if output.name in begun:
-                    states[output.name].addcmul_(output.gains[target][steps], block)
-                else:
-                    torch.mul(output.gains[target][steps], block, out=states[output.name])
-                    begun.add(output.name)
-    for name, state in states.items():
-        if name not in begun:
-            state.zero_()
-
-
-def _pull_columns(
-    gains: SiteGains, steps: slice, targets: Sequence[str], r: torch.Tensor, room: torch.Tensor
-) -> torch.Tensor | None:  # [..., t, B, H] -> [..., t, B, G n]
-    """Write what a state vector sends to targets, side by side; None where nothing reaches them."""
-    (stage,) = gains.stages
-    states = gains.split(r)
-    sent = {
-        target: [
-            (output.gains[target], states[output.name]) for output in stage.outputs if target in output.gains
-        ]
-        for target in targets
-    }
-    if not any(sent.values()):
-        return None
-    for entries, block in zip(sent.values(), torch.split(room, stage.units, dim=-1), strict=True):
-        if not entries:
-            block.zero_()
-        for place, (gain, state) in enumerate(entries):
-            if place:
-                block.addcmul_(gain[steps], state)
-            else:
-                torch.mul(gain[steps], state, out=block)
-    return room
 
 
 class SiteParameterJacobian(ParameterJacobian):
@@ -225,7 +180,7 @@ class SiteParameterJacobian(ParameterJacobian):
                 for group, weight, room in live
             ]
             if len(self.gains.stages) == 1:
-                _push_columns(self.gains, steps, moved, part)
+                push_columns(self.gains, steps, moved, part)
             else:
                 du: dict[str, torch.Tensor] = {}
                 for targets, y in moved:
@@ -252,10 +207,35 @@ class SiteParameterJacobian(ParameterJacobian):
                     group.accumulate(steps, columns, total[some])
         return [None if total is None else total.mT.reshape(*probes, *total.mT.shape[1:]) for total in sums]
 
+    def trial_gradients(self, r: torch.Tensor) -> torch.Tensor | None:  # [p, B, T, H] -> [p, B, M]
+        """Return what each trial alone sends to the parameters; None with weights of each step."""
+        groups = self.groups(self._parts)
+        if any(group.per_step for group in groups):
+            return None
+        turned = r.transpose(-3, -2)  # [p, T, B, H]
+        pieces = self._pieces(1)
+        rooms = [self._room(group, pieces) for group in groups]
+        sums = [r.new_zeros(r.shape[1], *group.sums(1).shape[1:]) for group in groups]  # [B, m, G n]
+        out = r.new_zeros(*r.shape[:2], self.domain.size)
+        for own, probe in zip(out, turned, strict=True):  # one at a time: in memory that stays at hand
+            for steps, _ in pieces:
+                columns_of = self._columns(steps, probe[None, steps])
+                for group, room, total in zip(groups, rooms, sums, strict=True):
+                    columns = columns_of(group, room)
+                    if columns is not None:
+                        z, begun = group.z[steps].permute(1, 2, 0), int(steps.start > 0)  # [B, m, t]
+                        total.baddbmm_(z, columns[0].transpose(0, 1), beta=begun)
+            for group, total in zip(groups, sums, strict=True):
+                for name, value in group.gradients(total.mT):
+                    own[:, self._parts[name].slice] += value.flatten(1)
+        if self.first_step is not None:
+            out[..., self._parts["h0"].slice] += self.first_step.step_adjoint(0, r[..., 0, :])
+        return out
+
     def _columns(self, steps: slice, r: torch.Tensor) -> Callable[[Reads, torch.Tensor], torch.Tensor | None]:
         """Return what a state vector ``[p, t, B, H]`` of a slice sends to given targets, side by side."""
         if len(self.gains.stages) == 1:
-            return lambda group, room: _pull_columns(self.gains, steps, group.targets, r, _fitting(room, r))
+            return lambda group, room: pull_columns(self.gains, steps, group.targets, r, _fitting(room, r))
         _, pulled = self.gains.cotangent(steps, self.gains.split(r.contiguous()), state=False)
         return lambda group, room: gather(group.targets, pulled)
 

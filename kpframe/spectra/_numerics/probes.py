@@ -99,7 +99,9 @@ def draw(out: torch.Tensor, space: Space, source: torch.Generator, kind: str) ->
 
 def _fill(out: torch.Tensor, source: torch.Generator, kind: str) -> None:
     if kind == "rademacher":
-        out.bernoulli_(0.5, generator=source).mul_(2).sub_(1)
+        words = torch.empty(-(-out.numel() // 32), 1, dtype=torch.int64, device=source.device)
+        bits = words.random_(0, 2**32, generator=source) >> torch.arange(32, device=source.device) & 1
+        out.copy_((2 * bits - 1).flatten()[: out.numel()].reshape(out.shape))
     else:
         out.normal_(generator=source)
 

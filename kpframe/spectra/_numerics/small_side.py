@@ -163,7 +163,7 @@ class SmallSide:
 @singledispatch
 def small_side(op: Operator) -> SmallSide | None:
     """Return an operator as ``X M X*`` with the smallest inner space that is known; None: none is smaller."""
-    numbers, factors = _factors(op)
+    numbers, factors = factors_of(op)
     left, right = 0, len(factors) - 1
     best, least = 0, op.domain.dimension
     while left < right:
@@ -187,15 +187,15 @@ def null_rows(
     return completed(rows, len(rows) + num, generator, space)[len(rows) :]
 
 
-def _factors(op: Operator) -> tuple[tuple[float, ...], list[Operator]]:
+def factors_of(op: Operator) -> tuple[tuple[float, ...], list[Operator]]:
     """Return an operator as numbers and factors; what is known to be a product is opened."""
     if isinstance(op, DeclaredOperator):
-        return _factors(op.inner)
+        return factors_of(op.inner)
     if isinstance(op, ScaledOperator):
-        numbers, factors = _factors(op.inner)
+        numbers, factors = factors_of(op.inner)
         return (op.scalar, *numbers), factors
     if isinstance(op, AdjointOperator):
-        numbers, factors = _factors(op.inner)
+        numbers, factors = factors_of(op.inner)
         return numbers, [factor.T for factor in reversed(factors)]
     if isinstance(op, IdentityOperator):
         return (), []
@@ -210,7 +210,7 @@ def _factors(op: Operator) -> tuple[tuple[float, ...], list[Operator]]:
         parts = [op.jacobian, *_root(op.metric), op.jacobian.T]
     if not parts:
         return (), [op]
-    found = [_factors(part) for part in parts]
+    found = [factors_of(part) for part in parts]
     return (*own, *chain.from_iterable(numbers for numbers, _ in found)), [
         factor for _, factors in found for factor in factors
     ]
