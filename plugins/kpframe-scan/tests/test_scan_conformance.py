@@ -95,7 +95,8 @@ def test_refusals_by_name(randn) -> None:
 
 
 @pytest.mark.parametrize(
-    ("trials", "steps", "taken"), [(1, 500, True), (8, 200, True), (1, 100, False), (64, 500, False)]
+    ("trials", "steps", "taken"),
+    [(1, 500, True), (8, 200, True), (1, 100, False), (9, 200, False), (64, 500, False)],
 )
 def test_fastest_takes_it_where_it_wins(randn, trials: int, steps: int, taken: bool) -> None:
     x = randn(0, trials, steps, 3)

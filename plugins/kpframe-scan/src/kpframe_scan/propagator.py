@@ -19,8 +19,8 @@ DEFAULTS = ParallelScanSettings()
 WIDTH = 32
 #: Most entries of A in one step of all trials; more fill a step of a scan, which then takes no longer.
 STEP_ENTRIES = 2**11
-#: What ``"fastest"`` asks of A: so many steps, of few trials, and few entries of A in one step of all.
-LONG, FEW_TRIALS, SMALL_STEP = 200, 8, 2**7
+#: What ``"fastest"`` asks of A: so many steps, of few trials, and few entries of states in a step of all.
+LONG, FEW_TRIALS, SMALL_STEP = 200, 8, 32
 #: How many times the memory of A's blocks composing takes: twice what is kept, those of all levels.
 HELD = 4
 
@@ -86,7 +86,7 @@ class ParallelScanPropagator(Propagator):
     def prefers(cls, A: StepJacobian) -> bool:
         """Return whether it was several times faster for a vector, and no slower for many; see the README."""
         batch, time, hidden = A.domain.shape
-        return time >= LONG and batch <= FEW_TRIALS and batch * hidden**2 <= SMALL_STEP
+        return time >= LONG and batch <= FEW_TRIALS and batch * hidden <= SMALL_STEP
 
     @property
     def method(self) -> str:

@@ -92,7 +92,5 @@ def scan_adjoint(tree: Tree, rows: torch.Tensor) -> torch.Tensor:  # [N, K, H]
 
 def _add(out: torch.Tensor, rows: torch.Tensor, matrices: torch.Tensor) -> None:
     """Add to each step its rows times its matrix."""
-    if rows.shape[1] == 1:
-        out.baddbmm_(rows, matrices)
-    else:  # a product into fresh memory takes a library's batches; one into every other step takes a loop
-        out += torch.bmm(rows, matrices)
+    # into fresh memory: a library's batched product, where one into every other step is a loop over steps
+    out += torch.bmm(rows, matrices)

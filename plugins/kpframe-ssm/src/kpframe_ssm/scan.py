@@ -18,6 +18,7 @@ Sources are ``[T, K, B, n]`` (time, probes, trials, entries), decays ``[t, 1, b,
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import scipy.fft
 import torch
@@ -55,17 +56,25 @@ def recur(decay: torch.Tensor, source: torch.Tensor, method: str, reverse: bool 
             decay = torch.cat([decay[1:], torch.zeros_like(decay[:1])])
     if chosen == "chunked":
         return _chunked(decay, source, reverse)
-    return torch.stack(_steps(decay.expand(len(source), *decay.shape[1:]), source, reverse))
+    out = source + torch.zeros_like(decay[:1])  # a copy, that is a batch to torch.func.vmap where either is
+    _steps(decay.expand(len(source), *decay.shape[1:]).unbind(0), out.unbind(0), reverse)
+    return out
 
 
-def _steps(decay: torch.Tensor, source: torch.Tensor, reverse: bool) -> list[torch.Tensor]:
-    """Return the scan over the first dimension, entry by entry, in order of time."""
-    order = -1 if reverse else 1
-    sources, decays = source.unbind(0)[::order], decay.unbind(0)[::order]
-    out = [sources[0]]
-    for s, a in zip(sources[1:], decays[1:], strict=True):
-        out.append(torch.addcmul(s, a, out[-1]))
-    return out[::order]
+def _steps(decays: Sequence[torch.Tensor], out: Sequence[torch.Tensor], reverse: bool) -> None:
+    """Turn sources into the scan, entry by entry and in place."""
+    order, add = -1 if reverse else 1, _adder()
+    previous, *rest = out[::order]
+    for now, a in zip(rest, decays[::order][1:], strict=True):
+        add(now, a, previous)
+        previous = now
+
+
+def _adder() -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Return what adds the product of two tensors to a third, in place."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:  # torch.func.vmap knows no addcmul_
+        return lambda out, a, b: out.add_(a * b)
+    return torch.Tensor.addcmul_
 
 
 def _chunked(decay: torch.Tensor, source: torch.Tensor, reverse: bool) -> torch.Tensor:
@@ -73,18 +82,22 @@ def _chunked(decay: torch.Tensor, source: torch.Tensor, reverse: bool) -> torch.
     time = len(source)
     length = max(1, math.isqrt(time))
     count = -(-time // length)
-    chunks = _cut(source, count, length).transpose(0, 1)  # [length, count, K, B, n]
+    out = _cut(source, count, length) + torch.zeros_like(decay[:1])  # [count, length, K, B, n]
     if len(decay) == 1:
         decays = decay.expand(length, 1, *decay.shape[1:])
     else:
-        decays = _cut(decay, count, length).transpose(0, 1)
-    within = torch.stack(_steps(decays, chunks, reverse), dim=1)  # [count, length, K, B, n]
+        decays = _cut(decay, count, length).transpose(0, 1)  # [length, count, 1, b, n]
+    _steps(decays.unbind(0), out.unbind(1), reverse)
     product = decays.flip(0).cumprod(0).flip(0) if reverse else decays.cumprod(0)
     edge = 0 if reverse else length - 1
-    ends = _steps(product[edge].expand(count, *product.shape[2:]), within[:, edge], reverse)
-    nothing = torch.zeros_like(ends[0])
-    inherited = torch.stack([*ends[1:], nothing] if reverse else [nothing, *ends[:-1]])
-    out = torch.addcmul(within, product.transpose(0, 1), inherited.unsqueeze(1))
+    _steps(product[edge].expand(count, *product.shape[2:]).unbind(0), out[:, edge].unbind(0), reverse)
+    # every chunk but the first inherits what the one before it ends with; its own end has it already
+    inner, before, after = slice(1, None), slice(None, -1), slice(None, length - 1)
+    if reverse:
+        inner, before, after = slice(None, -1), slice(1, None), slice(1, None)
+    inherited = product.transpose(0, 1)  # [count or 1, length, 1, b, n]
+    inherited = inherited if len(inherited) == 1 else inherited[inner]
+    _adder()(out[inner, after], inherited[:, after], out[before, edge].unsqueeze(1))
     return out.reshape(count * length, *out.shape[2:])[:time]
 
 
