@@ -77,8 +77,8 @@ def sharpness(
     agree(flow.P.domain, loss, budget, tol)
     count = Objective.of(flow, readout, trials, loss).count
     hessian = _Hessian(flow, readout, trials, loss, count)
-    # every rank has all of a vector of parameters, so that eigsh has no ranks to compare
-    source = agreed(new_generator(generator), flow.P.domain)
+    # the Hessian is on parameters alone, so that eigsh sees no ranks to compare
+    source = agreed(new_generator(generator), flow.P)
     pairs = eigsh(hessian, k=1, budget=budget, tol=tol, generator=source)
     return Sharpness(
         float(pairs.eigenvalues[0]),

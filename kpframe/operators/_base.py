@@ -34,6 +34,8 @@ from kpframe.operators._spaces import Space, check_space
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
 
+    from kpframe.operators._shards import Shards
+
 #: Default memory budget of dense requests, in bytes.
 MEMORY_BUDGET = 2 * 2**30
 
@@ -436,6 +438,26 @@ def check_operator(value: object, argument: str) -> None:
     if not isinstance(value, Operator):
         remedy = "; MatrixOperator(matrix) makes one" if isinstance(value, torch.Tensor) else ""
         raise ArgumentError(mismatch(argument, "an operator", shown(value)) + remedy)
+
+
+def shards_within(operator: Operator) -> Shards | None:
+    """Return the shards over whose ranks an operator's products add up, None where it needs no other rank.
+
+    One that is reduced over its trials, ``Phi.mean("batch")``, is on a space that every rank has, and sums
+    over ranks within.
+    """
+    left, met = [operator], {id(operator)}
+    while left:
+        part = left.pop()
+        shards = part.domain.shards or part.codomain.shards
+        if shards is not None:
+            return shards
+        for value in vars(part).values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(inner, Operator) and id(inner) not in met:
+                    left.append(inner)
+                    met.add(id(inner))
+    return None
 
 
 def check_unsharded(operator: Operator, what: str) -> None:

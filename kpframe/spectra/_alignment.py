@@ -73,7 +73,7 @@ def alignment(
     budget, max_budget = check_budget(budget, max_budget, minimum=2)
     rtol = check_rtol(rtol)
     shared = {"budget": budget, "rtol": rtol, "max_budget": max_budget}
-    source = agreed(new_generator(generator), a.domain, a.codomain, **shared)
+    source = agreed(new_generator(generator), a, b, **shared)
     pair = _SketchedPair(a, b, source) if a.positive and b.positive else _ProjectedPair(a, b, source)
 
     def estimate(num_products: int) -> Estimate:

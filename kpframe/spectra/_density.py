@@ -85,7 +85,7 @@ def spectral_density(
     check_square(op, "spectral_density")
     budget = check_count(budget, "budget")
     steps = min(40, max(1, budget // 5)) if num_lanczos is None else check_count(num_lanczos, "num_lanczos")
-    source = agreed(new_generator(generator), op.domain, budget=budget, num_lanczos=steps)
+    source = agreed(new_generator(generator), op, budget=budget, num_lanczos=steps)
     dimension = op.domain.dimension
     matvec = Matvecs(op)
     side = small_side(op)

@@ -103,9 +103,7 @@ def eigsh(
     dimension = space.dimension
     tolerance = Tolerance.of(None if tol is None else check_positive(tol, "tol"), op.dtype)
     block = min(k, 32) if block_size is None else check_count(block_size, "block_size")
-    source = agreed(
-        new_generator(generator), space, k=k, budget=budget, tol=tol, which=which, block_size=block
-    )
+    source = agreed(new_generator(generator), op, k=k, budget=budget, tol=tol, which=which, block_size=block)
     matvec = Matvecs(op)
     if budget is not None:
         check_count(budget, "budget")

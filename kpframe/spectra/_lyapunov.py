@@ -130,7 +130,7 @@ def lyapunov_exponents(
     _check_dt(dt)
     discard = whole(discard, "discard", 0, steps - 1)
     counted = _counted_steps(A, slice(None), discard)
-    generator = agreed(new_generator(generator), A.domain, k=k, dt=dt, discard=discard)
+    generator = agreed(new_generator(generator), A, k=k, dt=dt, discard=discard)
     first = torch.randn(width, k, generator=generator, dtype=A.dtype, device=generator.device).to(A.device)
     frame = torch.linalg.qr(first).Q.expand(batch, width, k)
     total = torch.zeros(batch, k, dtype=A.dtype, device=A.device)

@@ -65,7 +65,7 @@ def partial_trace(
     names = (axes,) if isinstance(axes, str) else tuple(axes)
     check_same_axes(op, names)
     budget = check_count(budget, "budget")
-    source = agreed(new_generator(generator), op.domain, axes=names, budget=budget)
+    source = agreed(new_generator(generator), op, axes=names, budget=budget)
     rows, columns = (space.without(*names).dimension for space in (op.codomain, op.domain))
     check_dense_memory(f"partial_trace of {op!r}", rows, columns, op.dtype, 2**31)
     traced = Space(tuple(op.domain[name] for name in names))

@@ -64,7 +64,7 @@ def randomized_svd(
     power = check_count(power, "power", 0)
     width = k + check_count(oversample, "oversample", 0)
     tolerance = Tolerance.of(check_positive(tol, "tol"), op.dtype)
-    source = agreed(new_generator(generator), op.domain, op.codomain, k=k, oversample=width - k, power=power)
+    source = agreed(new_generator(generator), op, k=k, oversample=width - k, power=power)
     domain, codomain = op.domain, op.codomain
     matvec = Matvecs(op)
     if width >= min(domain.dimension, codomain.dimension):

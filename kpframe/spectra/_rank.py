@@ -88,7 +88,7 @@ def effective_rank(
     budget, max_budget = check_budget(budget, max_budget, min(gram.weight, max(1, gram.dimension)))
     rtol = check_rtol(rtol)
     shared = {"kind": kind, "threshold": share, "budget": budget, "rtol": rtol, "max_budget": max_budget}
-    source = agreed(new_generator(generator), gram.gram.domain, **shared)
+    source = agreed(new_generator(generator), gram.gram, **shared)
     sampler = gram.sampler(source)
     label = f"{kind}({share:g})" if kind == "threshold" else kind
 

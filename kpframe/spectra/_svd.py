@@ -75,9 +75,7 @@ def svd(
     tolerance = Tolerance.of(None if tol is None else check_positive(tol, "tol"), op.dtype)
     block = min(k, 32) if block_size is None else check_count(block_size, "block_size")
     smaller = min(op.domain.dimension, op.codomain.dimension)
-    source = agreed(
-        new_generator(generator), op.domain, op.codomain, k=k, budget=budget, tol=tol, block_size=block
-    )
+    source = agreed(new_generator(generator), op, k=k, budget=budget, tol=tol, block_size=block)
     matvec = Matvecs(op)
     if budget is not None:
         check_count(budget, "budget")

@@ -89,6 +89,7 @@ def test_the_seed_decides_and_batching_does_not(positive: Operator, monkeypatch:
     first, again, other = everything(positive, 1), everything(positive, 1), everything(positive, 2)
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 9 * 2 * 300 * 8)  # nine probes a batch
     monkeypatch.setattr(chunks, "STEP_BYTES", 0)
+    monkeypatch.setattr(chunks, "LEAST_PROBES", 1)
     assert chunks.chunk_size(positive, 60) == 9
     small = everything(positive, 1)
     assert torch.equal(state, torch.get_rng_state())

@@ -134,7 +134,7 @@ class Sampler:
     ) -> None:
         self.op = op
         self.matvec = Matvecs(op, weight, plain=plain)
-        self.generator = agreed(new_generator(generator), op.domain, **(shared or {}))
+        self.generator = agreed(new_generator(generator), op, **(shared or {}))
         self._probes: dict[str, torch.Tensor] = {}
         self._products: dict[str, torch.Tensor] = {}
 

@@ -6,6 +6,7 @@ import torch
 
 from kpframe.errors import ArgumentError, as_whole, closest, mismatch, whole
 from kpframe.operators import Operator
+from kpframe.operators._base import shards_within
 from kpframe.operators._draws import TrialSeeds
 from kpframe.operators._spaces import BATCH, Space, check_space
 
@@ -29,18 +30,18 @@ def new_generator(generator: object) -> torch.Generator:
     return generator
 
 
-def agreed(generator: torch.Generator, *spaces: Space, **settings: object) -> torch.Generator:
+def agreed(generator: torch.Generator, *operators: Operator, **settings: object) -> torch.Generator:
     """Return a generator after ranks of a sharded space have compared theirs, one small all-reduce.
 
     Args:
         generator: of what is drawn.
-        spaces: of which one may be sharded.
+        operators: whose products ranks may make together; see ``shards_within``.
         settings: what else must be the same on all ranks, as it says how many products they ask for.
 
     Raises:
         RankError: on every rank, where the generators are in different states, or settings differ.
     """
-    shards = next((space.shards for space in spaces if space.shards is not None), None)
+    shards = next(filter(None, map(shards_within, operators)), None)
     if shards is not None:
         shards.agree_on({"generator": generator.get_state(), **settings})
     return generator
