@@ -43,6 +43,11 @@ class Section:
     drawing: str = ""
     files: Sequence[str] = ()
 
+    @property
+    def heading(self) -> str:
+        """Its title, with the name."""
+        return f"{self.title} ({self.name})" if self.name else self.title
+
 
 @frozen
 class Table:
@@ -204,7 +209,7 @@ def write_page(path: Path, page: Page, *, files: bool = False) -> Path:
     sections, told = [], _told.get()
     for place, (section, name) in enumerate(zip(page.sections, names, strict=True)):
         if told is not None:
-            told(f"drawing {section.title}", place, len(names))
+            told(f"drawing {section.heading}", place, len(names))
         written = save(section.figure, path.parent / FOLDER, name) if files else ()
         drawing = inline(section.figure, name, f"Figure: {section.title}")
         sections.append(evolve(section, anchor=name, drawing=drawing, files=written))
