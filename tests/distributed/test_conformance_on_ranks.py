@@ -27,12 +27,21 @@ from kpframe.testing.mutants.mutant import Mutant
 from kpframe.testing.mutants.rules import Exact
 
 #: Those of a kind that say most, in the order of the kinds.
-TOLD = ("Divided-phi", "Gathering-sent", "DrawsByPlace-update", "DividedScan-propagator", "NoSum-parameter")
+TOLD = (
+    "Divided-phi",
+    "Gathering-sent",
+    "DrawsByPlace-update",
+    "DividedScan-propagator",
+    "NoSum-parameter_operator",
+)
+
+
+def name_of(mutant: Mutant) -> str:
+    return f"{mutant.wrong.__name__}-{mutant.check.removesuffix('_on_ranks')}"
 
 
 def mutant_named(told: str) -> Mutant:
-    wrong, _, check = told.partition("-")
-    (found,) = (one for one in ranks.MUTANTS if one.wrong.__name__ == wrong and one.check.startswith(check))
+    (found,) = (one for one in ranks.MUTANTS if name_of(one) == told)
     return found
 
 
@@ -54,7 +63,13 @@ def test_a_model_and_a_rule_pass_on_uneven_shares() -> None:
         assert (result.verdict, result.partners) == ("passed", 1), result.message
 
 
-@pytest.mark.parametrize("told", TOLD)
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param(name, marks=() if name in TOLD else pytest.mark.slow)
+        for name in map(name_of, ranks.MUTANTS)
+    ],
+)
 def test_what_only_one_process_keeps_is_found(told: str) -> None:
     mutant = mutant_named(told)
     result = mutant.result(1)

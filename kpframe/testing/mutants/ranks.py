@@ -38,7 +38,8 @@ class StartsByTrial(Elman):
 
     def initial_state(self, batch: int) -> Tensor:
         """Return states that grow with the place."""
-        return torch.linspace(0, 0.1 * batch, batch)[:, None].expand(batch, self.width)
+        places = torch.arange(batch, dtype=self.weight_hh_l0.dtype)
+        return 0.1 * places[:, None].expand(batch, self.width)
 
 
 class _Made(Elman):
@@ -198,7 +199,7 @@ MUTANTS = (
     *_mutants(
         "model",
         (CentredInputs, "trajectory_on_ranks", "the trajectory on 2 ranks of 2 + 1 trials"),
-        (StartsByTrial, "trajectory_on_ranks", "the initial state on 2 ranks of 2 + 1 trials"),
+        (StartsByTrial, "trajectory_on_ranks", "the trajectory on 2 ranks of 2 + 1 trials[batch 2"),
         (Divided, "local_products_on_ranks", "P q on 2 ranks of"),
         (Divided, "parameter_products_on_ranks", "G q on 2 ranks of"),
         (Divided, "phi_on_ranks", "Phi q on 2 ranks of"),
