@@ -9,6 +9,7 @@ from attrs import frozen
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.operators import Operator
+from kpframe.operators._finite import check_finite
 from kpframe.operators._isolation import in_isolation
 from kpframe.spectra._arguments import (
     check_count,
@@ -24,6 +25,7 @@ from kpframe.spectra._numerics.block_lanczos import best, block_lanczos, residua
 from kpframe.spectra._numerics.convergence import SORT_KEYS, Tolerance, converged_flags
 from kpframe.spectra._numerics.linalg import row_signs, symmetric_eigen
 from kpframe.spectra._numerics.matvecs import Matvecs
+from kpframe.spectra._numerics.near import can_start, eigenpairs_near
 from kpframe.spectra._numerics.probes import agreed, new_generator
 from kpframe.spectra._numerics.ranks import own_rows
 from kpframe.spectra._numerics.small_side import WHERE, null_rows, small_side
@@ -59,6 +61,7 @@ def eigsh(
     which: str = "largest",
     generator: torch.Generator | None = None,
     block_size: int | None = None,
+    near: torch.Tensor | None = None,
 ) -> EigenPairs:
     """Return ``k`` eigenpairs from one end of a self-adjoint operator's spectrum.
 
@@ -87,6 +90,12 @@ def eigsh(
         which: ``largest`` or ``smallest`` (algebraically), or ``magnitude`` (largest first).
         generator: the source of the first block; None: a new one with seed 0.
         block_size: vectors per step, blocks of the operator disregarded; None: k, at most 32.
+        near: ``[s, *domain]``, vectors in whose span the eigenvectors nearly are, such as those of the same
+            operator at the step before of a training: the nearer, the fewer products. ``generator`` must not
+            be one that they were found with: from its random vectors follows what they leave out, and flags
+            mean what they mean without. They are not used where the operator is solved densely or names its
+            blocks, for the largest magnitudes of one not known to be positive, and where the products are too
+            large to be kept.
 
     Raises:
         ArgumentError: when k exceeds the dimension, the budget does not suffice for k pairs, or the operator
@@ -103,7 +112,11 @@ def eigsh(
     dimension = space.dimension
     tolerance = Tolerance.of(None if tol is None else check_positive(tol, "tol"), op.dtype)
     block = min(k, 32) if block_size is None else check_count(block_size, "block_size")
-    source = agreed(new_generator(generator), op, k=k, budget=budget, tol=tol, which=which, block_size=block)
+    lead = None if near is None else list(getattr(near, "shape", ()))[: -len(space.axes)]
+    settings = {"k": k, "budget": budget, "tol": tol, "which": which, "block_size": block, "near": lead}
+    source = agreed(new_generator(generator), op, **settings)
+    if near is not None:
+        space.together(partial(_check_near, near, op))
     matvec = Matvecs(op)
     if budget is not None:
         check_count(budget, "budget")
@@ -147,8 +160,11 @@ def eigsh(
             raise ArgumentError(mismatch("budget", f"at least {least} products for k={k}", budget))
         if spent:
             probe_symmetry(op, matvec, source)
+        given = None if near is None or blocks is not None or not can_start(op, which, budget) else near
         find = (
-            partial(block_lanczos, matvec, k, block=min(block, dimension))
+            partial(eigenpairs_near, matvec, k, given.reshape(-1, space.size))
+            if given is not None
+            else partial(block_lanczos, matvec, k, block=min(block, dimension))
             if blocks is None
             else partial(block_diagonal_lanczos, matvec, k, blocks)
         )
@@ -158,7 +174,9 @@ def eigsh(
         residuals = residual_norms(images, values, vectors, space)
         scale, complete = ritz.scale, ritz.complete
         method = (
-            f"block Lanczos, blocks of {block}"
+            "Lanczos from vectors that are near"
+            if given is not None
+            else f"block Lanczos, blocks of {block}"
             if blocks is None
             else f"Lanczos within {blocks.count} blocks of the operator"
         )
@@ -171,3 +189,9 @@ def eigsh(
         matvec.count,
         method,
     )
+
+
+def _check_near(near: torch.Tensor, op: Operator) -> None:
+    """Raise for vectors that are not of the operator's domain, or not finite."""
+    op.domain.check(near, "near", dtype=op.dtype, device=op.device)
+    check_finite(near, "near", op.domain)

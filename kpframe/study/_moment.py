@@ -105,6 +105,8 @@ class Moment:
 
     Attributes:
         inputs: the name of the set of inputs that it is measured along.
+        record_before: returns what was recorded at the step before, for what goes on from it; None where it
+            is not known. Figures may differ by it within their stated errors alone.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class Moment:
         self.model, self.readout, self.around, self.step = model, readout, around, step
         self.learning_rate, self.optimizer, self.group = learning_rate, optimizer, group
         self.inputs = next(iter(around.probes))
+        self.record_before: Callable[[], xr.Dataset | None] = lambda: None
         self._first, self._previous = first, previous
         self._along: dict[str, Moment] = {self.inputs: self}
 
@@ -246,6 +249,10 @@ class Moment:
         """Return a new source of random numbers, a function of the seed, the step and ``place`` alone."""
         seed = self.around.seed + (0 if self.around.same_probes else self.step)
         return torch.Generator().manual_seed(1000 * seed + place)
+
+    def own_generator(self, place: int = 0) -> torch.Generator:
+        """Return the same as ``generator``, of this step alone also where steps draw the same probes."""
+        return torch.Generator().manual_seed(1000 * (self.around.seed + self.step) + place)
 
     def shared_generator(self, place: int = 0) -> torch.Generator:
         """Return the same as ``generator``, equal at all steps of a training."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from kpframe.errors import told
+from kpframe.errors import ArgumentError, told
 from kpframe.operators._isolation import isolated
 from kpframe.study._cells import checkpoint_file, record_file
 from kpframe.study._described import described
 from kpframe.study._disk.files import make_folder
 from kpframe.study._disk.folder import RunWriter
+from kpframe.study._disk.results import read_dataset
 from kpframe.study._moment import Moment
 from kpframe.study._networks.checkpoint import save_checkpoint
 from kpframe.study._operator_quantity import OperatorQuantity, found_of
@@ -100,9 +101,26 @@ def write_step(
     own = {"run": folder.id, "cell": name}
     options = checkpoint | {"step": moment.step, "extra": {**checkpoint.get("extra", {}), **own}}
     save_checkpoint(path, moment.model, moment.readout, **options)
+    moment.record_before = cache(partial(_before, folder, name, moment.step))
     data = record(moment, quantities)
     folder.write_dataset(record_file(name, moment.step), data, cell=name, step=moment.step)
     return data
+
+
+def _before(folder: RunWriter, name: str, step: int) -> xr.Dataset | None:
+    """Return the record of the step of a cell that was recorded before; None where there is none to read.
+
+    From the file, so that a run that goes on has what one without an interruption has, to the last bit.
+    """
+    names = [path.stem.removeprefix(f"{name}-") for path in (folder.path / "steps").glob("*.nc")]
+    steps = [int(other) for other in names if other.isdecimal() and int(other) < step]
+    if not steps:
+        return None
+    try:
+        found = read_dataset(folder.path / record_file(name, max(steps)))
+    except ArgumentError:  # it is damaged: there is nothing to go on from
+        return None
+    return found if found.attrs.get("run_id", folder.id) == folder.id else None
 
 
 def labelled(label: str, data: xr.Dataset) -> xr.Dataset:

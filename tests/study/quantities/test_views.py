@@ -11,7 +11,10 @@ import xarray as xr
 
 from kpframe.errors import ArgumentError
 from kpframe.operators import FunctionOperator
+from kpframe.operators._count import counted_products
 from kpframe.study import Moment, Probe, Surroundings, create_quantity
+from kpframe.study._disk.folder import RunWriter
+from kpframe.study._record import write_step
 
 F64 = torch.float64
 B, T, H = 5, 4, 4
@@ -159,3 +162,36 @@ def test_averages_over_other_axes_keep_the_blocks_of_an_operator(moment) -> None
     for reduced in (blocks.mean("hidden"), blocks.select(hidden=[3, 1, 2, 0]), blocks.select(hidden=0)):
         assert reduced.block_labels is None
     assert blocks.project(torch.randn(H, H, dtype=F64), name="hidden").block_labels is None
+
+
+def test_eigenfunctions_begin_from_those_recorded_before(offered, tmp_path) -> None:
+    """A run that goes on has the files of an undisturbed one; a step alone finds the same pairs otherwise."""
+    settings = {"k": 2, "tolerance": 0.05, "mean": [], "budget": 2}
+    operators = ("P P*",)
+
+    def recorded(name: str, steps: range) -> list[xr.Dataset]:
+        folder = RunWriter(tmp_path / name, "a run", {"run_id": "a run"})
+        quantities = {"views": create_quantity("views", **settings)}
+        made = list(moments(offered, 3, operators=operators, same_probes=True))
+        found = []
+        for step in steps:
+            with counted_products() as count:
+                found.append(write_step(folder, "cell", made[step], quantities, name="small", settings={}))
+            found[-1].attrs["products"] = count.products
+        return found
+
+    whole = recorded("whole", range(3))
+    begun = recorded("begun", range(2))
+    (last,) = recorded("begun", range(2, 3))  # by objects that know the files alone
+    for one, other in zip(whole, [*begun, last], strict=True):
+        xr.testing.assert_identical(one, other)
+    (alone,) = recorded("alone", range(2, 3))
+    np.testing.assert_allclose(alone.view_value, last.view_value, rtol=0.05)
+    assert not np.array_equal(alone.view_function, last.view_function)
+    assert alone.view_converged.all()
+    assert last.view_converged.all()
+    assert last.attrs["products"] != alone.attrs["products"]
+    path = tmp_path / "begun" / "steps" / "cell-000001.nc"
+    path.write_bytes(path.read_bytes()[:100])
+    (damaged,) = recorded("begun", range(2, 3))
+    np.testing.assert_array_equal(damaged.view_function, alone.view_function)
