@@ -111,7 +111,8 @@ def test_a_kill_and_two_runs_at_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert read_dataset(folder / "training.nc").outcome.values[0] == "trained"
     (folder / ".kpframe-0123456789abcdef.part").write_text("what a kill within a write leaves")
     assert app.run(arguments) == 2  # fewer steps: another run
-    assert "with another training; --overwrite replaces it" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"unfinished (kpframe resume {folder} goes on with it); --overwrite replaces it" in said
     assert app.run([*arguments, "--overwrite"]) == 0
     assert parts(folder) == []
     names = check(folder, killed=False)
