@@ -21,7 +21,6 @@ REPOSITORY_ONLY = (
     "plugins/",
     "requirements.txt",
     "requirements-dev.txt",
-    "requirements-docs.txt",
 )
 
 #: What a build adds.

@@ -8,6 +8,7 @@ build. Without, which takes no time, a page has the cells alone and says so.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +16,10 @@ from typing import Any
 
 import jupytext
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
 from traitlets.config import Config
@@ -40,6 +44,23 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Let a page ask no server for anything, and name the search for those who hear the page.
+
+    Raises:
+        PluginError: when a page would load a script from elsewhere.
+    """
+    own = get_relative_url("javascripts/worker.js", page.url)
+    output = output.replace("https://unpkg.com/iframe-worker/shim", own)
+    output = output.replace(
+        'component="search" role="dialog"', 'component="search" role="dialog" aria-label="Search"'
+    )
+    outside = re.findall(r'<(?:script|link|img)[^>]* (?:src|href)="(https?:[^"]*)"', output)
+    if outside:
+        raise PluginError(f"{page.file.src_uri} loads {', '.join(outside)}")
+    return output
+
+
 def page(path: Path, *, run: bool = RUN) -> tuple[str, dict[str, bytes]]:
     """Return the page of a notebook as Markdown, and its figures by name.
 
@@ -50,12 +71,15 @@ def page(path: Path, *, run: bool = RUN) -> tuple[str, dict[str, bytes]]:
     if run:
         with tempfile.TemporaryDirectory() as folder:
             client = NotebookClient(
-                notebook, timeout=LIMIT, kernel_name="python3", resources={"metadata": {"path": folder}}
+                notebook,
+                timeout=LIMIT,
+                kernel_name="python3",
+                coalesce_streams=True,
+                resources={"metadata": {"path": folder}},
             )
             commands = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
             client.execute(env={**os.environ, "PATH": commands})  # those of this environment
     settings = Config()
-    settings.MarkdownExporter.preprocessors = ["nbconvert.preprocessors.ExtractOutputPreprocessor"]
     settings.NbConvertBase.display_data_priority = [
         "text/html",
         "image/svg+xml",

@@ -5,6 +5,7 @@
 # exact gradient on one network, before and after training.
 
 # %%
+# %matplotlib inline
 import kpframe
 from kpframe.study import compare_rules
 from kpframe.training import Trainer, TrainingSettings

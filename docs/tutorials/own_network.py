@@ -128,7 +128,7 @@ torch.save({f"rnn.{name}": weights for name, weights in gru.state_dict().items()
 numpy.save("inputs.npy", trials(40)[0].numpy())
 
 # %%
-# !kpframe analyze trained.pt --model gru --set input_size=1 --set hidden_size=48 --map 'rnn.=' --inputs inputs.npy
+# !kpframe analyze trained.pt --model gru --set input_size=1 --set hidden_size=48 --map 'rnn.=' --inputs inputs.npy 2>&1 | cat
 
 # %% [markdown]
 # ## Next

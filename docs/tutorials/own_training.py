@@ -5,6 +5,7 @@
 # goes on as if nobody looked, with the same weights bit for bit.
 
 # %%
+# %matplotlib inline
 import torch
 import kpframe
 
@@ -30,8 +31,7 @@ def output(x):
 
 
 # %% [markdown]
-# The operators are built along fixed inputs. Held-out ones are best, since those that the network is trained on are drawn anew here, any
-# will do.
+# The operators are built along fixed inputs, here sixteen trials that the training does not see.
 
 # %%
 probe, wanted = trials(16)
@@ -63,10 +63,10 @@ figure = kpframe.plot.effective_ranks(run).flat[0].figure
 figure
 
 # %% [markdown]
-# How far Phi has turned since the start: 1 would be a network whose kernel stays, as in the lazy regime.
+# What did it cost to look?
 
 # %%
-print(run.alignment.sel(operator="Phi").isel(step=0).values.round(2))
+print(track.overhead)
 
 # %% [markdown]
 # `report.html` in the folder of the run has all of it on one page. A run that is killed is resumed by the same lines with

@@ -36,7 +36,7 @@ with open("ranks.py", "w") as file:
     file.write(program)
 
 # %%
-# !OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node 2 ranks.py
+# !OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node 2 ranks.py 2>&1 | cat
 
 # %% [markdown]
 # The same on one process, without a group. The numbers agree to rounding, the estimate too: probes are drawn by the trial's
