@@ -50,10 +50,10 @@ with kpframe.study.Tracker(cell, probe, readout=readout, output="run", schedule=
 
 # %%
 run = kpframe.open_run("run")
-run.effective_rank
+print(run.effective_rank)
 
 # %%
-kpframe.study.summary(run, ["effective_rank"])
+print(kpframe.study.summary(run, ["effective_rank"]).to_string())
 
 # %% [markdown]
 # Every recorded quantity has a figure. Bars are 95% intervals of the estimates.

@@ -16,7 +16,7 @@ from kpframe.operators._elementary import (
 )
 from kpframe.operators._finite import check_finite
 from kpframe.operators._formula import ATOM, PRODUCT, SUM, bracket
-from kpframe.operators._isolation import in_isolation
+from kpframe.operators._isolation import in_isolation, in_transform
 from kpframe.operators._memory import check_memory, chunk_size
 from kpframe.operators._reducer import (
     Bin,
@@ -88,6 +88,7 @@ __all__ = [
     "create_reducer",
     "direct_sum",
     "in_isolation",
+    "in_transform",
     "parameter_space",
     "principal_components",
     "state_space",

@@ -112,7 +112,8 @@ def _cost(operator: Shown) -> str:
         return ""  # it is made of nothing else
     if not parts:
         return "nothing but scaling and adding"
-    return f"takes {', '.join(parts)}"
+    most = " at most" if any(count > 1 for count in counts.values()) else ""
+    return f"takes{most} {', '.join(parts)}"
 
 
 def _form(operator: Shown) -> str:

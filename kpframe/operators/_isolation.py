@@ -45,13 +45,18 @@ def isolated(device: torch.device | None, what: object) -> AbstractContextManage
         torch.is_inference_mode_enabled()
         or torch._C._is_any_autocast_enabled()
         or torch._C._len_torch_function_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        or in_transform()
         or parametrize._cache_enabled
         or torch.is_anomaly_enabled()
         or _shared.depth
     ):
         return _shielded(device or torch.device("cpu"), what)
     return _NOTHING
+
+
+def in_transform() -> bool:
+    """Return whether a call is inside a transform of ``torch.func`` (vmap, grad, jacrev ...)."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def in_isolation(function: Callable[P, R]) -> Callable[P, R]:
@@ -84,7 +89,7 @@ def _has_tangent(tensor: torch.Tensor) -> bool:
 
 @contextmanager
 def _shielded(device: torch.device, what: object) -> Iterator[None]:
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if in_transform():
         raise UnsupportedError(
             f"{what}: expected a call outside the transforms of torch.func (vmap, grad, jacrev ...), got one "
             "inside, which would see a constant; leading dimensions of an operator's argument are "

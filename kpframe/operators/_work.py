@@ -39,5 +39,6 @@ def _inner(operator: ScaledOperator | Congruence | DeclaredOperator) -> Counter[
 
 @work.register
 def _contraction(operator: _Contraction) -> Counter[str]:
-    entries = math.prod(operator.inner.domain[axis].total for axis in operator._axes)
+    apart = operator.inner.separate_axes  # its entries share products, as those of two blocks may, too
+    entries = math.prod(operator.inner.domain[axis].total for axis in operator._axes if axis not in apart)
     return Counter({name: entries * count for name, count in work(operator.inner).items()})

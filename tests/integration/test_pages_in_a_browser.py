@@ -106,6 +106,10 @@ def running() -> Iterator[Any]:
         yield found
 
 
+#: A sheet of A4, at 96 dots an inch.
+PAPER = {"width": 794, "height": 1123}
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [NARROW, WIDE])
 @pytest.mark.parametrize("name", PAGES)
@@ -119,5 +123,6 @@ def test_a_page_works(running: Any, pages: dict[str, Path], name: str, width: in
         assert check_links(page, path.parent) > 5
         check_accessible(page)
         page.emulate_media(media="print")
+        page.set_viewport_size(PAPER)
         check_layout(page)
         assert not page.locator("nav").first.is_visible()

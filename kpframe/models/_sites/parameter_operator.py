@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from attrs import evolve
@@ -22,7 +23,7 @@ from kpframe.models._sites.trial_totals import total_over
 from kpframe.operators._base import Operator, mean_over, sum_over
 from kpframe.operators._elementary import IdentityOperator
 from kpframe.operators._memory import ACCELERATOR_SLICE_BYTES, SLICE_BYTES
-from kpframe.operators._spaces import Space
+from kpframe.operators._spaces import PARAMETER, Space
 
 #: How many times longer slices are where threads share a product, which then wants more rows for each.
 SHARED_SLICES = 4
@@ -340,7 +341,7 @@ class GramParameterOperator(ProductParameterOperator):
             return super()._begun(metric, q)
         jacobian = self._sites
         names, probes = self.parameters, q.shape[:-3]
-        if jacobian.ties:
+        if jacobian.ties or self._sends_less_by_names:
             return self._begun_by_names(names, q)
         groups = jacobian.gram_groups(names)
         learns_start = jacobian.first_step is not None and "h0" in names
@@ -356,6 +357,16 @@ class GramParameterOperator(ProductParameterOperator):
             return jacobian.push(groups, weights, start, probes)
 
         return finish
+
+    @cached_property
+    def _sends_less_by_names(self) -> bool:
+        """Whether ranks send fewer numbers of the parameters than of the weights that are made of them."""
+        if not isinstance(self.jacobian, ShardedParameterJacobian):
+            return False
+        made = sum(math.prod(group.sums(1).shape[1:]) for group in self._sites.gram_groups(self.parameters))
+        names = set(self.parameters) - {"h0"}
+        own = sum(part.size for part in self.jacobian.domain[PARAMETER].parts if part.name in names)
+        return made > own
 
     def _begun_by_names(self, names: Sequence[str], q: torch.Tensor) -> Callable[[], torch.Tensor]:
         """Begin the product with a model whose places share parameters."""

@@ -82,10 +82,10 @@ def rule_cosines(data: xr.Dataset, /, *, ax: Axes | None = None, **selection: An
     across = some[:: 1 + (count > WRITTEN)]
     panel.set_xticks(across, [str(place + 1) for place in across])
     panel.set_yticks(some, [rules[place] for place in some])
-    panel.tick_params(length=0, labelsize=8 if count <= 24 else 6.5)
+    panel.tick_params(length=0, labelsize=8 if count <= 24 else 7)
     for (row, column), value in np.ndenumerate(cosines if count <= WRITTEN else np.zeros((0, 0))):
         colour = "w" if abs(value) > 0.6 else "k"
-        panel.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=colour)
+        panel.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
     colour_bar(np.array([[panel]]), image, "cosine of updates")
     say(np.array([[panel]]), [left], ax)
     return panel

@@ -143,7 +143,7 @@ def check_layout(page: Any) -> None:
         assert box["left"] >= 0
         assert box["right"] <= seen
     assert len(found["frames"]) == found["count"]
-    assert min(found["texts"]) >= 8  # px
+    assert min(found["texts"]) >= 8, sorted(found["texts"])[:9]  # px
     assert len(found["ids"]) == len(set(found["ids"]))
     assert {f"#{name}" for name in found["ids"]} >= set(found["used"])
 

@@ -71,8 +71,8 @@ FAULTS = (
     Fault(
         "panels of networks exchanged",
         LN,
-        "title_panel(panel, title, columns)",
-        "panel.set_title(shown[::-1][grid.ravel().tolist().index(panel)][0])",
+        "title_panel(panel, own.title, columns)",
+        "title_panel(panel, panels[::-1][grid.ravel().tolist().index(panel)].title, columns)",
         RANKS,
     ),
     Fault(

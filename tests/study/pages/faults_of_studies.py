@@ -91,19 +91,21 @@ FAULTS = (
         "-functions * np.sign(largest)",
         check_measure,
     ),
-    Fault("a rate that is no rate", RULES, "angle * norm(update) / size if", "angle if", check_measure),
+    Fault(
+        "a rate that is no rate", RULES, "angle * norm(update, shards) / size if", "angle if", check_measure
+    ),
     Fault(
         "a rate with the ratio turned over",
         RULES,
-        "angle * norm(update) / size if",
-        "angle * size / norm(update) if",
+        "angle * norm(update, shards) / size if",
+        "angle * size / norm(update, shards) if",
         check_measure,
     ),
     Fault(
         "the exact gradient beside itself",
         RULES,
-        "cosine(update, exact), norm(exact)",
-        "cosine(exact, exact), norm(exact)",
+        "cosine(update, exact, shards), norm(exact, shards)",
+        "cosine(exact, exact, shards), norm(exact, shards)",
         check_measure,
     ),
     Fault(
@@ -130,7 +132,7 @@ FAULTS = (
     Fault(
         "the dimension of a unit",
         RANKS,
-        "((), moment.flow.P.domain.size,",
+        "((), moment.flow.P.domain.dimension,",
         "((), moment.flow.P.domain.shape[-1],",
         check_measure,
     ),

@@ -23,6 +23,8 @@ from collections.abc import Callable, Sequence
 import scipy.fft
 import torch
 
+from kpframe.operators import in_transform
+
 METHODS = ("auto", "sequential", "chunked", "fft")
 
 #: A step of fewer bytes than this costs more to start than to compute, so that chunks pay (measured).
@@ -72,7 +74,7 @@ def _steps(decays: Sequence[torch.Tensor], out: Sequence[torch.Tensor], reverse:
 
 def _adder() -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
     """Return what adds the product of two tensors to a third, in place."""
-    if torch._C._functorch.peek_interpreter_stack() is not None:  # torch.func.vmap knows no addcmul_
+    if in_transform():  # torch.func.vmap knows no addcmul_
         return lambda out, a, b: out.add_(a * b)
     return torch.Tensor.addcmul_
 
