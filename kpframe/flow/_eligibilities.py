@@ -14,7 +14,7 @@ from kpframe.operators._memory import chunk_size
 
 @singledispatch
 def eligibilities(J: Operator, r: torch.Tensor) -> torch.Tensor:  # [B, T, H] -> [B, T, M]
-    """Return ``J_t* r_t`` of each trial and step, which a product with ``J*`` adds up.
+    """Return ``J_t* r_t`` of each trial and step, ``[B, T, M]``, which a product with ``J*`` adds up.
 
     One pass for the parameter Jacobian of a ``SiteModel``. Others take B T products with ``J*``, several at
     a time.
@@ -22,6 +22,9 @@ def eligibilities(J: Operator, r: torch.Tensor) -> torch.Tensor:  # [B, T, H] ->
     Args:
         J: an operator from the parameter space to the state space, at each step apart.
         r: ``[B, T, H]``, one vector of the state space.
+
+    Raises:
+        UnsupportedError: for an operator that adds up over ranks by itself.
     """
     local = isinstance(J, ParameterJacobian)
     if J.codomain.shards is not None and not local:

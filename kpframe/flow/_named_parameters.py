@@ -15,9 +15,12 @@ T = TypeVar("T")
 
 
 def match_parameters(space: Space, names: Iterable[str]) -> tuple[str, ...]:
-    """Return the parameters that the names or patterns match, in the order of the parameter axis.
+    """Return the parameters that ``names`` or patterns match, in their order on the axis of ``space``.
 
     A shared parameter is found by any of its names and returned under that of the axis, the first.
+
+    Raises:
+        ArgumentError: for a string in the place of a list, and for what matches none; lists those there are.
     """
     if isinstance(names, str):
         raise ArgumentError(
@@ -38,12 +41,12 @@ def match_parameters(space: Space, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def parameter_values(space: Space, values: Mapping[str, T], argument: str) -> dict[str, T]:
-    """Return values by the names of the parameter axis, given by any name of a shared parameter.
+    """Return ``values`` by their names in ``space``, given by any name of a shared parameter.
 
     Names of other things are left out.
 
     Raises:
-        ArgumentError: for one parameter that is given twice, by two of its names.
+        ArgumentError: for one parameter that is given twice, by two of its names; names ``argument``.
     """
     out: dict[str, T] = {}
     for part in space[PARAMETER].parts:
@@ -57,14 +60,17 @@ def parameter_values(space: Space, values: Mapping[str, T], argument: str) -> di
 
 
 def split_parameters(space: Space, q: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the named parts of parameter vectors ``[..., M]``, each ``[..., *shape]``, as views."""
+    """Return the parts of parameter vectors ``q`` ``[..., M]`` of ``space`` by name, each ``[..., *shape]``.
+
+    They are views.
+    """
     return {
         part.name: q[..., part.slice].reshape((*q.shape[:-1], *part.shape)) for part in space[PARAMETER].parts
     }
 
 
 def join_parameters(space: Space, values: Mapping[str, torch.Tensor]) -> torch.Tensor:  # [M]
-    """Return tensors by parameter name as one flat vector; the inverse of ``split_parameters`` for one."""
+    """Return ``values``, of their shapes in ``space``, as one vector ``[M]``; undoes ``split_parameters``."""
     return torch.cat([values[part.name].reshape(-1) for part in space[PARAMETER].parts])
 
 

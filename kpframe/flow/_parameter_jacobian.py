@@ -53,7 +53,7 @@ class WeightGroup(Protocol):
         """
 
     def gradients(self, total: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield the adjoint of ``weight``: each parameter and its part of a cotangent of W ``[..., G n, m]``.
+        """Yield the adjoint of ``weight``: each parameter and its part of ``total`` ``[..., G n, m]``, as W.
 
         A parameter that acts in several places comes several times; its gradient is the sum.
         """
@@ -70,12 +70,15 @@ class ParameterJacobian(Operator):
     name = "J"
 
     def start_adjoint(self, r: torch.Tensor) -> Callable[[], torch.Tensor]:
-        """Start ``J* r``, and return what waits for it: where ranks share the trials, for their sum."""
+        """Start ``J* r``, ``[..., M]`` of ``r`` ``[..., B, T, H]``, and return what waits for it.
+
+        Where ranks share the trials, it waits for their sum.
+        """
         gradient = self._apply_adjoint(r)
         return lambda: gradient
 
     def weight_groups(self, names: Iterable[str]) -> Sequence[WeightGroup]:
-        """Return the weights among named parameters, those on the same preactivations together.
+        """Return the weights among the parameters ``names``, those on the same preactivations together.
 
         A trainable initial state is in none of them.
 
@@ -85,18 +88,18 @@ class ParameterJacobian(Operator):
         raise UnsupportedError(self._siteless("weight_groups"))
 
     def weighted_reads(self, names: Iterable[str]) -> tuple[WeightedRead, ...] | None:
-        """Return where named parameters act, None where J is not known to be weights behind pointwise gains.
+        """Return where the parameters ``names`` act, None where J is not known to be weights behind gains.
 
         The parameters are the weights themselves, of one stage and the same at each step, and each acts in
-        one place. A form of K that is compiled takes it from here.
+        one place; the gains are pointwise. A form of K that is compiled takes it from here.
         """
         return None
 
     def unit_labels(self, names: Iterable[str]) -> torch.Tensor | None:  # [H], int64
-        """Return the unit of each entry where each named parameter acts on one unit alone, else None.
+        """Return the unit ``[H]`` of each entry, where each of the parameters ``names`` acts on one alone.
 
-        A form that does not know finds out by about 2 log2 H products with J*, once; see ``UnitProbes``.
-        Of one rank's trials among others' it does not try; J of all of them does.
+        Else None. A form that does not know finds out by about 2 log2 H products with J*, once; see
+        ``UnitProbes``. Of one rank's trials among others' it does not try; J of all of them does.
         """
         return None if self.codomain.shards is not None else self._unit_probes.labels(names)
 
@@ -105,9 +108,10 @@ class ParameterJacobian(Operator):
         return UnitProbes.of(self)
 
     def trial_gradients(self, r: torch.Tensor) -> torch.Tensor | None:  # [p, B, T, H] -> [p, B, M]
-        """Return what each trial alone sends to the parameters, ``J*`` without its sum over trials.
+        """Return what each trial alone sends to the parameters, ``[p, B, M]`` for ``r`` ``[p, B, T, H]``.
 
-        None where a form does not keep trials apart at the cost of a product with J*.
+        It is ``J* r`` without its sum over trials; None where a form does not keep trials apart at the cost
+        of a product with J*.
         """
         return None
 

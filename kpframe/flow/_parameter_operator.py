@@ -18,9 +18,9 @@ from kpframe.operators._spaces import PARAMETER, Space
 
 
 class GroupProjector(SelfAdjointOperator):
-    """The projector on named parameter groups: ones on ``names``, zeros elsewhere.
+    """The projector on named parameter groups of ``space``: ones on ``names``, zeros elsewhere.
 
-    Any name of a shared parameter stands for all of it.
+    Any name of a shared parameter stands for all of it. It takes tensors of ``dtype`` on ``device``.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class ParameterOperator(Operator):
 
     @classmethod
     def fits(cls, jacobian: ParameterJacobian) -> str | None:
-        """Return why this form cannot take a parameter Jacobian, or None where it can."""
+        """Return why this form cannot take a parameter ``jacobian``, or None where it can."""
         return None
 
     @property
@@ -132,11 +132,11 @@ class ParameterOperator(Operator):
         return tuple(part.name for part in self.jacobian.domain[PARAMETER].parts)
 
     def with_metric(self, metric: Operator, *, name: str = "K_M") -> ParameterOperator:
-        """Return ``J M J*`` with another metric on the parameter space, in the same form."""
+        """Return ``J M J*`` with another ``metric`` M on the parameter space, in this form, as ``name``."""
         return type(self)(self.jacobian, metric, name=name, **self.settings)
 
     def restrict(self, names: Iterable[str]) -> ParameterOperator:
-        """Return the operator of the named parameters alone; ``*`` and ``?`` match as in file names.
+        """Return the operator of the parameters ``names`` alone; ``*`` and ``?`` match as in file names.
 
         A parameter that the model shares between places is one: any of its names means all of it.
 
@@ -146,7 +146,7 @@ class ParameterOperator(Operator):
         return self._keep(match_parameters(self.jacobian.domain, names))
 
     def freeze(self, names: Iterable[str]) -> ParameterOperator:
-        """Return the operator of all parameters but the named ones; see ``restrict``."""
+        """Return the operator of all parameters but ``names``; see ``restrict``."""
         frozen = match_parameters(self.jacobian.domain, names)
         return self._keep(tuple(name for name in self.parameters if name not in frozen))
 

@@ -53,7 +53,7 @@ class Propagator(Operator):
 
     @classmethod
     def fits(cls, A: StepJacobian) -> str | None:
-        """Return why this form cannot take a step Jacobian, or None where it can."""
+        """Return why this form cannot take a step Jacobian ``A``, or None where it can."""
         return None
 
     @classmethod
@@ -119,9 +119,9 @@ class Propagator(Operator):
 
 
 class ScanPropagator(Propagator):
-    """``P`` by the scan that its step Jacobian brings: forward over time for ``P``, backward for ``P*``.
+    """``P`` by the scan that its step Jacobian ``A`` brings: forward in time for ``P``, backward for ``P*``.
 
-    All probes ride along in every step.
+    All probes ride along in every step. It prints as ``name``; ``why`` says why it was taken.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class DensePropagator(Propagator):
 
     Args:
         A: the step Jacobian.
-        max_bytes: largest memory of the blocks.
+        max_bytes: largest memory of the blocks, in bytes.
         name: how it prints.
         why: why the products are computed so.
 
@@ -241,7 +241,7 @@ class TruncatedPropagator(Operator):
     """``P_k = Sum_{j<k} (A Z)^j``, the first ``k`` terms of the Neumann series of ``P``, by Horner's rule.
 
     ``P_1 = I`` and ``P_{j+1} = I + A Z P_j``: a product with A over all steps at once for each further term.
-    With at least as many terms as steps it is P in its own form.
+    With at least as many terms, ``window``, as steps it is P in its own form.
     """
 
     separate_axes = frozenset({BATCH})  # no trial reaches another
@@ -339,7 +339,10 @@ class WindowedPropagator(Operator):
 
 
 class TransitionOperator(Operator):
-    """``A_t A_{t-1} ... A_{s+1}``: how a change of the state at ``s`` arrives at ``t``."""
+    """``A_t A_{t-1} ... A_{s+1}`` of ``A``: how a change of the state at ``s`` (None: h_0) arrives at ``t``.
+
+    Raises ``ArgumentError`` for indices that are none of A's steps or not in order.
+    """
 
     separate_axes = frozenset({BATCH})  # no trial reaches another
 
@@ -372,14 +375,14 @@ def _time_outermost(q: torch.Tensor) -> torch.Tensor:  # [..., B, T, H] -> [T, .
 
 
 def shift(q: torch.Tensor) -> torch.Tensor:
-    """Return ``Z q``: ``(Z q)_t = q_{t-1}``, zero at the first step."""
+    """Return ``Z q`` for ``q`` ``[..., T, H]``: ``(Z q)_t = q_{t-1}``, zero at the first step."""
     out = torch.zeros_like(q)
     out[..., 1:, :] = q[..., :-1, :]
     return out
 
 
 def unshift(q: torch.Tensor) -> torch.Tensor:
-    """Return ``Z* q``: ``(Z* q)_t = q_{t+1}``, zero at the last step."""
+    """Return ``Z* q`` for ``q`` ``[..., T, H]``: ``(Z* q)_t = q_{t+1}``, zero at the last step."""
     out = torch.zeros_like(q)
     out[..., :-1, :] = q[..., 1:, :]
     return out

@@ -66,7 +66,7 @@ def _(J: ShardedParameterJacobian, r: torch.Tensor) -> torch.Tensor:  # [B, T, H
 
 @singledispatch
 def local_jacobian(J: Operator) -> Operator:
-    """Return J of this rank's trials alone, J itself where trials are not sharded.
+    """Return ``J`` of this rank's trials alone, J itself where trials are not sharded.
 
     Raises:
         UnsupportedError: for another operator than a parameter Jacobian, that adds up over ranks by itself.

@@ -45,6 +45,9 @@ class StepJacobian(Operator):
     A subclass supplies the two products of one step. Time indices count the entries of the time axis
     from 0, so ``A_0`` is the derivative of the first state with respect to the initial one; the
     propagator never uses it, a trainable initial state does.
+
+    It acts on ``space``, on tensors of ``dtype`` on ``device``, and prints as ``name``. Raises ``ShapeError``
+    for a space of other axes.
     """
 
     #: How the products are computed: ``"sites"``, ``"dense"``, ``"diagonal"``, ``"autograd"`` ...
@@ -70,26 +73,29 @@ class StepJacobian(Operator):
 
     @abstractmethod
     def step(self, t: int, v: torch.Tensor) -> torch.Tensor:  # [..., B, H] -> [..., B, H]
-        """Return ``A_t v``."""
+        """Return ``A_t v`` for ``v`` ``[..., B, H]`` and the step with index ``t``."""
 
     @abstractmethod
     def step_adjoint(self, t: int, v: torch.Tensor) -> torch.Tensor:  # [..., B, H] -> [..., B, H]
-        """Return ``A_t* v``."""
+        """Return ``A_t* v`` for ``v`` ``[..., B, H]`` and the step with index ``t``."""
 
     def scan(self, q: torch.Tensor) -> torch.Tensor:  # [T, ..., B, H]
-        """Turn ``q``, time outermost, into ``(I - A Z)^{-1} q`` in place, and return it."""
+        """Turn ``q`` ``[T, ..., B, H]`` into ``(I - A Z)^{-1} q`` in place, and return it."""
         for t in range(1, self.steps):
             q[t] += self.step(t, q[t - 1])
         return q
 
     def scan_adjoint(self, r: torch.Tensor) -> torch.Tensor:  # [T, ..., B, H]
-        """Turn ``r``, time outermost, into ``(I - A Z)^{-*} r`` in place, and return it."""
+        """Turn ``r`` ``[T, ..., B, H]`` into ``(I - A Z)^{-*} r`` in place, and return it."""
         for t in range(self.steps - 1, 0, -1):
             r[t - 1] += self.step_adjoint(t, r[t])
         return r
 
     def scans(self, keep: torch.Tensor) -> Scans:
-        """Return the scans of ``masked(keep)``; a form overrides it where it knows cheaper ones."""
+        """Return the scans of ``masked(keep)``, ``keep`` ``[T]`` or ``[B, T]``.
+
+        A form overrides it where it knows cheaper ones.
+        """
         return KeptSteps(self, keep)
 
     def weighted_steps(self) -> WeightedSteps | None:
@@ -110,7 +116,7 @@ class StepJacobian(Operator):
         return self.domain.shape[1]
 
     def keeping(self, valid: torch.Tensor | None) -> Self:
-        """Return the operator itself after it has been told its valid steps (None: leaves it as it is)."""
+        """Return the operator itself, told its ``valid`` steps, bool ``[B, T]`` (None: left as it is)."""
         if valid is not None:
             self.valid = valid
         return self
@@ -122,7 +128,10 @@ class StepJacobian(Operator):
         return torch.stack([self.step_adjoint(t, r[..., t, :]) for t in range(self.steps)], dim=-2)
 
     def blocks(self, max_bytes: int = MEMORY_BUDGET) -> torch.Tensor:
-        """Return the dense ``A_t`` as ``[B, T, H, H]``; raises ``MemoryBudgetError`` over budget."""
+        """Return the dense ``A_t``, ``[B, T, H, H]``, of at most ``max_bytes`` bytes.
+
+        Raises ``MemoryBudgetError``.
+        """
         batch, time, hidden = self.domain.shape
         check_dense_memory(f"blocks of {self!r}", batch * time * hidden, hidden, self.dtype, max_bytes)
         return self._columns(0, hidden).permute(1, 2, 3, 0).contiguous()
@@ -136,7 +145,7 @@ class StepJacobian(Operator):
 
     @property
     def units(self) -> torch.Tensor:  # [H], int64
-        """Which unit each entry of the state belongs to: a neuron with its gates or its memory.
+        """Which unit each entry of the state belongs to, ``[H]``: a neuron with its gates or its memory.
 
         Where nothing else is known, entry i of all components of one width makes up one unit.
         """
@@ -160,17 +169,17 @@ class StepJacobian(Operator):
 
         Raises:
             ShapeError, DtypeError, DeviceError: for a pattern that does not fit.
-            MemoryBudgetError: when the entries need more than ``max_bytes``.
+            MemoryBudgetError: when the entries need more than ``max_bytes`` bytes.
         """
         made = EntryStepJacobian(self, pattern, name=f"{self.name}[pattern]", max_bytes=max_bytes)
         return made.keeping(self.valid)
 
     def masked(self, keep: torch.Tensor, name: str | None = None) -> StepJacobian:
-        """Return ``A`` with ``A_t := 0`` where ``keep`` (bool, ``[T]`` or ``[B, T]``) is False."""
+        """Return ``A``, as ``name``, with ``A_t := 0`` where ``keep``, bool ``[T]`` or ``[B, T]``, is not."""
         return MaskedStepJacobian(self, keep, name=name)
 
     def switched(self, other: StepJacobian, at: torch.Tensor) -> StepJacobian:
-        """Return ``A`` with the ``A_t`` of another where ``at`` (bool, ``[T]`` or ``[B, T]``) is True."""
+        """Return ``A`` with the ``A_t`` of ``other`` where ``at`` (bool, ``[T]`` or ``[B, T]``) is True."""
         return SwitchedStepJacobian(self, other, at)
 
     def direct(self) -> StepJacobian:
@@ -193,16 +202,16 @@ class StepJacobian(Operator):
         raise UnsupportedError(self._pathless("cut"))
 
     def cut(self, paths: Sequence[str]) -> StepJacobian:
-        """Return ``A`` without some of its paths; raises like ``direct``."""
+        """Return ``A`` without some of its ``paths``, by name or pattern; raises like ``direct``."""
         raise UnsupportedError(self._pathless("cut"))
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:
-        """The recurrent weights on the paths of ``A``, which ``replace`` takes; raises like ``direct``."""
+        """The recurrent weights ``[rows, columns]`` on the paths, by name; raises like ``direct``."""
         raise UnsupportedError(self._weightless("weights"))
 
     def replace(self, weights: Mapping[str, torch.Tensor]) -> StepJacobian:
-        """Return ``A`` with other weights on its paths; raises like ``direct``."""
+        """Return ``A`` with other ``weights``, by name and of their shapes; raises like ``direct``."""
         raise UnsupportedError(self._weightless("replace"))
 
     def _weightless(self, method: str) -> str:
@@ -258,7 +267,10 @@ class StepJacobian(Operator):
 
 
 class DenseStepJacobian(StepJacobian):
-    """``A`` from its blocks ``[B, T, H, H]``, which are kept, not copied."""
+    """``A`` from its ``blocks`` ``[B, T, H, H]``, which are kept, not copied.
+
+    ``space`` is the state space, None for one of their sizes; ``name`` how it prints. Raises ``ShapeError``.
+    """
 
     method = "dense"
 
@@ -296,7 +308,10 @@ class DenseStepJacobian(StepJacobian):
 
 
 class DiagonalStepJacobian(StepJacobian):
-    """``A`` from the diagonals of its blocks, ``values`` ``[B, T, H]``, which are kept, not copied."""
+    """``A`` from the diagonals of its blocks, ``values`` ``[B, T, H]``, which are kept, not copied.
+
+    ``space`` is the state space, None for one of their sizes; ``name`` how it prints. Raises ``ShapeError``.
+    """
 
     method = "diagonal"
 
@@ -354,7 +369,11 @@ class DiagonalStepJacobian(StepJacobian):
 
 
 class EntryStepJacobian(StepJacobian):
-    """Some entries of each ``A_t``, the same ones at every step; they are kept, the others are zero."""
+    """Some entries of each ``A_t``, the same ones at every step; they are kept, the others are zero.
+
+    They are those of ``inner`` where ``pattern`` (bool, ``[H, H]``) is True, of at most ``max_bytes`` bytes;
+    it prints as ``name``.
+    """
 
     method = "entries"
 
@@ -372,7 +391,7 @@ class EntryStepJacobian(StepJacobian):
 
     @property
     def units(self) -> torch.Tensor:
-        """Which unit each entry of the state belongs to."""
+        """Which unit each entry of the state belongs to, ``[H]``."""
         return self._units
 
     def step(self, t: int, v: torch.Tensor) -> torch.Tensor:
@@ -401,7 +420,7 @@ class CombinedStepJacobian(StepJacobian):
 
     @abstractmethod
     def combine(self, parts: Sequence[StepJacobian]) -> StepJacobian:
-        """Return the same of other step Jacobians."""
+        """Return the same of other step Jacobians, ``parts``."""
 
     @property
     def units(self) -> torch.Tensor:
@@ -470,7 +489,10 @@ class CombinedStepJacobian(StepJacobian):
 
 
 class MaskedStepJacobian(CombinedStepJacobian):
-    """``A`` with ``A_t := 0`` at chosen steps, for all trials or for each."""
+    """``A``, the ``inner`` one, with ``A_t := 0`` where ``keep`` (bool, ``[T]`` or ``[B, T]``) is False.
+
+    It prints as ``name``.
+    """
 
     def __init__(self, inner: StepJacobian, keep: torch.Tensor, *, name: str | None = None) -> None:
         check_steps("keep", keep, inner)
@@ -527,7 +549,10 @@ class MaskedStepJacobian(CombinedStepJacobian):
 
 
 class SwitchedStepJacobian(CombinedStepJacobian):
-    """``A`` with another step Jacobian in its place at chosen steps, for all trials or for each."""
+    """``A``, the ``inner`` one, with ``other`` in its place where ``at`` (bool, ``[T]`` or ``[B, T]``) holds.
+
+    Raises ``ShapeError`` for one on another space.
+    """
 
     def __init__(self, inner: StepJacobian, other: StepJacobian, at: torch.Tensor) -> None:
         check_steps("at", at, inner)
@@ -567,7 +592,7 @@ class SwitchedStepJacobian(CombinedStepJacobian):
 
 
 class SumStepJacobian(SumOperator, CombinedStepJacobian):
-    """A sum of step Jacobians; made by ``A + B`` and ``A - B``."""
+    """A sum of step Jacobians, ``terms``; made by ``A + B`` and ``A - B``."""
 
     def __init__(self, terms: Sequence[StepJacobian]) -> None:
         first = terms[0]
@@ -596,7 +621,7 @@ class SumStepJacobian(SumOperator, CombinedStepJacobian):
 
 
 class ScaledStepJacobian(ScaledOperator, CombinedStepJacobian):
-    """``c A``; made by ``c * A``."""
+    """``c A``, a number ``scalar`` times ``inner``; made by ``c * A``."""
 
     def __init__(self, scalar: float, inner: StepJacobian) -> None:
         StepJacobian.__init__(self, inner.domain, dtype=inner.dtype, device=inner.device)

@@ -38,17 +38,17 @@ class Trajectory:
 
     @property
     def previous(self) -> torch.Tensor:  # [B, T, H]
-        """The states ``h_0 .. h_{T-1}`` that each step starts from."""
+        """The states ``h_0 .. h_{T-1}`` that each step starts from, ``[B, T, H]``."""
         return torch.cat([self.initial_state.unsqueeze(1), self.states[:, :-1]], dim=1)
 
     @property
     def final(self) -> torch.Tensor:  # [B, H]
-        """The last state; a masked trial holds its own last valid one."""
+        """The last state ``[B, H]``; a masked trial holds its own last valid one."""
         return self.states[:, -1]
 
     @property
     def indices(self) -> torch.Tensor:  # [T], int64
-        """The indices of the steps, which models that vary in time are told."""
+        """The indices ``[T]`` of the steps, which models that vary in time are told."""
         return torch.arange(self.first, self.first + self.space[TIME].size, device=self.inputs.device)
 
     def pieces(self) -> Iterator[Trajectory]:
@@ -56,7 +56,7 @@ class Trajectory:
         yield self
 
     def component(self, name: str) -> torch.Tensor:  # [B, T, width]
-        """Return one named component of the states; raises ``AxisError`` for an unknown one."""
+        """Return the component ``name`` of the states, ``[B, T, width]``; raises ``AxisError``."""
         return self.states[..., self.space[HIDDEN].part(name).slice]
 
     def __repr__(self) -> str:

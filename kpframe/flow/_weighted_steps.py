@@ -40,7 +40,7 @@ class WeightedSteps:
     direct: tuple[tuple[int, int, torch.Tensor], ...]
 
     def cut(self, keep: torch.Tensor) -> WeightedSteps:  # [T, B, 1]
-        """Return the same with all gains times ``keep``."""
+        """Return the same with all gains times ``keep`` ``[T, B, 1]``."""
         weighted = (
             evolve(path, gains=tuple((block, at, keep * gain) for block, at, gain in path.gains))
             for path in self.weighted

@@ -29,7 +29,7 @@ from kpframe.operators._spaces import BATCH, tell_apart, why_apart
 
 
 class AdjointOperator(Operator):
-    """``A*``; made by ``A.T``, and ``A.T.T is A``."""
+    """``A*`` of ``inner``; made by ``A.T``, and ``A.T.T is A``."""
 
     def __init__(self, inner: Operator) -> None:
         super().__init__(inner.codomain, inner.domain, dtype=inner.dtype, device=inner.device)
@@ -151,7 +151,7 @@ class Composition(Operator):
 
 
 class SumOperator(Operator):
-    """A sum ``A + B + ...`` of operators between the same spaces."""
+    """A sum ``A + B + ...`` of operators, ``terms``, between the same spaces."""
 
     def __init__(self, terms: Sequence[Operator]) -> None:
         first = terms[0]
@@ -195,7 +195,7 @@ class SumOperator(Operator):
 
 
 class ScaledOperator(Operator):
-    """``c A`` with a real number ``c``."""
+    """``c A`` with a real number ``scalar`` for c and ``inner`` for A."""
 
     def __init__(self, scalar: float, inner: Operator) -> None:
         super().__init__(inner.domain, inner.codomain, dtype=inner.dtype, device=inner.device)

@@ -66,6 +66,12 @@ class Operator(ABC):
     that is made of others overrides ``_formula``, which returns the text and how tightly it binds: ``SUM``
     for ``A + B``, ``PRODUCT`` for ``A B``, ``ATOM`` for what needs no brackets anywhere. Its parts print
     through ``bracket``: ``f"{bracket(self.left, PRODUCT)} {bracket(self.right, PRODUCT)}", PRODUCT``.
+
+    Args:
+        domain: the space it maps from.
+        codomain: the space it maps to.
+        dtype: of the tensors it takes, float32 or float64; raises ``DtypeError`` for another.
+        device: where they live.
     """
 
     _adjoint: weakref.ReferenceType[Operator] | None = None
@@ -203,8 +209,9 @@ class Operator(ABC):
     ) -> Operator:
         """Return the operator with tags that you know and nothing can prove; positive ones are self-adjoint.
 
-        The claim is tested on the matrix, where it is at hand or the dimension is at most 64, else on the
-        Krylov space of random vectors (3 products, 15 for ``positive``), which finds gross errors.
+        The claim, ``self_adjoint`` or ``positive``, is tested on the matrix, where it is at hand or the
+        dimension is at most 64, else on the Krylov space of random vectors (3 products, 15 for ``positive``),
+        which finds gross errors.
         ``tol`` is how far the operator may be from it, relatively; None: what rounding leaves, eps^(2/3).
 
         Raises:
@@ -216,7 +223,7 @@ class Operator(ABC):
     def cached(self, max_bytes: int = MEMORY_BUDGET) -> Operator:
         """Return the operator with its matrix kept: formed once, now; each product is then a matrix product.
 
-        It prints as before and keeps its tags. Raises ``MemoryBudgetError`` over ``max_bytes``.
+        It prints as before and keeps its tags. Raises ``MemoryBudgetError`` over ``max_bytes`` bytes.
         """
         check_unsharded(self, "cached")
         with isolated(self.device, "cached"):
@@ -236,7 +243,7 @@ class Operator(ABC):
 
     @property
     def block_labels(self) -> torch.Tensor | None:  # [n], int64
-        """A label for each entry of the last axis; the operator has no entry between two labels.
+        """A label ``[n]`` for each entry of the last axis; the operator has no entry between two labels.
 
         None where no such structure is known. Eigenpairs then come from each block alone.
         """
@@ -327,7 +334,7 @@ class Operator(ABC):
     # -- reductions over named axes ---------------------------------------------------------------------
 
     def mean(self, *axes: str) -> Operator:
-        """Average over the named axes: the congruence ``R op R*`` with ``R`` the mean over them.
+        """Return the average over the named ``axes``: the congruence ``R op R*``, ``R`` the mean over them.
 
         Both copies of an axis are averaged; a side that lacks an axis is left as it is. An average is
         not a trace: see ``partial_trace``. Raises ``AxisError``.
@@ -335,25 +342,25 @@ class Operator(ABC):
         return mean_over(self, axes)
 
     def sum(self, *axes: str) -> Operator:
-        """Sum over both copies of the named axes: ``R op R*`` with ``R`` the sum over them."""
+        """Return the sum over both copies of ``axes``: ``R op R*``, ``R`` the sum; raises ``AxisError``."""
         return sum_over(self, axes)
 
     def select(self, **indices: Index) -> Operator:
-        """Keep chosen entries of named axes, on every side that has them.
+        """Return the operator between chosen entries of named axes, ``indices``, on every side that has them.
 
         ``select(time=-1)`` keeps one entry and drops the axis; a slice, a list of indices or a boolean
-        mask keeps the axis; a string keeps a named part: ``select(hidden="c")``.
+        mask keeps the axis; a string keeps a named part: ``select(hidden="c")``. Raises ``AxisError``.
         """
         with isolated(self.device, "select"):
             return select(self, indices)
 
     def project(self, directions: torch.Tensor, axis: str = "hidden", name: str = "output") -> Operator:
-        """Project an axis on the rows of ``directions`` ``[k, n]``: ``W op W*`` with a new axis ``name``."""
+        """Return ``W op W*``: the rows of ``directions`` ``[k, n]`` in place of ``axis``, called ``name``."""
         with isolated(self.device, "project"):
             return project(self, directions, axis, name)
 
     def bin(self, **lengths: int) -> Operator:
-        """Average over windows of named axes: ``bin(time=5)`` has one entry for every 5 steps.
+        """Return the average over windows of axes, ``lengths``: ``bin(time=5)`` has one entry for 5 steps.
 
         The last window is shorter where the length does not divide the axis. Both copies are averaged.
         """
@@ -361,12 +368,12 @@ class Operator(ABC):
             return bin_over(self, lengths)
 
     def last_valid(self, mask: torch.Tensor) -> Operator:
-        """Keep each trial's last step where ``mask`` ``[B, T]`` is True, in place of the axis ``time``."""
+        """Return the operator at each trial's last step where ``mask`` ``[B, T]`` is True; ``time`` goes."""
         with isolated(self.device, "last_valid"):
             return last_valid(self, mask)
 
     def block_diagonal(self, *axes: str) -> Operator:
-        """Keep the entries at which both copies of the named axes are equal, and the axes with them.
+        """Return the part at which both copies of the named ``axes`` are equal; the axes stay.
 
         One product of the operator for each entry of the axes. Summed over the axes, the blocks are the
         ``partial_trace``.
@@ -374,7 +381,7 @@ class Operator(ABC):
         return block_diagonal(self, axes)
 
     def partial_trace(self, *axes: str) -> Operator:
-        """Trace over the named axes: ``Sum_a op[a, .; a, .]``, exactly, one product an entry of the axes.
+        """Return the trace over the named ``axes``: ``Sum_a op[a, .; a, .]``, exactly, one product an entry.
 
         Entries that never meet, by ``separate_axes`` and ``block_labels``, share one.
         """
@@ -389,7 +396,7 @@ class Operator(ABC):
 
         Raises:
             NonFiniteError: for an entry that is not finite, as products do.
-            MemoryBudgetError: when the matrix needs more than ``max_bytes``; says how many it needs.
+            MemoryBudgetError: when the matrix needs more than ``max_bytes`` bytes; says how many it needs.
         """
         check_unsharded(self, "to_dense")
         with isolated(self.device, self):
@@ -498,7 +505,7 @@ def adjoint(operator: Operator) -> Operator:
 
 @singledispatch
 def compose(first: Operator, *others: Operator) -> Operator:
-    """Return the product of operators, numbers pulled to the front, identities and zeros resolved.
+    """Return the product ``first @ others[0] @ ...``, numbers in front, identities and zeros resolved.
 
     Raises:
         SpaceMismatchError, DtypeError, DeviceError: when two neighbours do not fit.

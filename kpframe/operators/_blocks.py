@@ -16,7 +16,7 @@ BLOCK = "block"
 
 
 class KroneckerOperator(Operator):
-    """``A (x) B`` on the axes of A followed by those of B: each acts on its own axes.
+    """``A (x) B`` of ``first`` and ``second``, on the axes of A, then of B: each acts on its own axes.
 
     On a vector read as a matrix ``Q`` ``[axes of A, axes of B]`` it is ``A Q B*``, so a product costs one of
     A and one of B, each with the other's entries as probes. Adjoint and inverse go factor by factor,
@@ -80,7 +80,7 @@ def _kronecker(first: Operator, second: Operator, q: torch.Tensor) -> torch.Tens
 
 
 class BlockOperator(Operator):
-    """A matrix of operators ``[[A, B], [C, D]]`` on stacked spaces.
+    """A matrix of operators ``[[A, B], [C, D]]``, its ``rows``, on stacked spaces.
 
     Both stacked spaces have the one axis ``block``, on which the flattened spaces lie one after the
     other as the parts ``"0"``, ``"1"`` ...; ``None`` stands for a zero block.
@@ -159,7 +159,7 @@ class BlockOperator(Operator):
 
 
 def direct_sum(*operators: Operator) -> BlockOperator:
-    """Return ``A (+) B (+) ...``: the operators on the diagonal of a block operator."""
+    """Return ``A (+) B (+) ...``: the ``operators`` on the diagonal of a block operator."""
     return BlockOperator(
         [[op if i == j else None for j in range(len(operators))] for i, op in enumerate(operators)]
     )

@@ -135,6 +135,10 @@ class PartialTraceOperator(_Contraction):
 
     A product costs one product of ``op`` for each entry of the traced axes; they are sent as batched
     probes, in chunks that bound the memory.
+
+    Args:
+        inner: the operator ``op``.
+        axes: their names; both sides have them.
     """
 
     def __init__(self, inner: Operator, axes: Sequence[str]) -> None:
@@ -171,6 +175,10 @@ class BlockDiagonalOperator(_Contraction):
     """``delta_{a a'} op[a, .; a, .]``: the entries at which both copies of the named axes are equal.
 
     A product costs one product of ``op`` for each entry of the axes, as for ``PartialTraceOperator``.
+
+    Args:
+        inner: the operator ``op``.
+        axes: their names; both sides have them.
     """
 
     def __init__(self, inner: Operator, axes: Sequence[str]) -> None:

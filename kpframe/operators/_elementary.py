@@ -15,13 +15,13 @@ from kpframe.operators._spaces import Space, check_space, check_tensor, unflatte
 
 
 class IdentityOperator(SelfAdjointOperator):
-    """``I`` on a space."""
+    """``I`` on ``space``, for tensors of ``dtype`` on ``device``."""
 
     name = "I"
 
     @classmethod
     def like(cls, operator: Operator) -> IdentityOperator:
-        """Return the identity on an operator's domain, with its dtype and device."""
+        """Return the identity on the domain of ``operator``, with its dtype and device."""
         check_operator(operator, "operator")
         return cls(operator.domain, dtype=operator.dtype, device=operator.device)
 
@@ -52,13 +52,20 @@ class IdentityOperator(SelfAdjointOperator):
 
 
 class ZeroOperator(Operator):
-    """``0`` between two spaces (one, when ``codomain`` is left out)."""
+    """``0`` between two spaces.
+
+    Args:
+        domain: the space it maps from.
+        codomain: the space it maps to; None: ``domain``.
+        dtype: of the tensors it takes.
+        device: where they live.
+    """
 
     name = "0"
 
     @classmethod
     def like(cls, operator: Operator) -> ZeroOperator:
-        """Return zero between an operator's spaces, with its dtype and device."""
+        """Return zero between the spaces of ``operator``, with its dtype and device."""
         check_operator(operator, "operator")
         return cls(operator.domain, operator.codomain, dtype=operator.dtype, device=operator.device)
 
@@ -90,7 +97,17 @@ class ZeroOperator(Operator):
 
 
 class DiagonalOperator(SelfAdjointOperator):
-    """Entrywise scaling by ``values`` ``[*space]``."""
+    """Entrywise scaling by ``values`` ``[*space]``.
+
+    Args:
+        values: the factors, of the space's shape.
+        space: where it acts; None: the axis ``index``, for values ``[n]``.
+        name: what it prints as.
+
+    Raises:
+        ShapeError: for values that are no tensor of the space's shape.
+        ArgumentError: for a ``space`` that is none.
+    """
 
     def __init__(self, values: torch.Tensor, space: Space | None = None, *, name: str = "D") -> None:
         check_tensor(values, "values", swapped="DiagonalOperator(values, space) takes the values first")
@@ -142,7 +159,7 @@ class MatrixOperator(Operator):
     is symmetric but for rounding can be declared so.
 
     Args:
-        matrix: the matrix.
+        matrix: ``[codomain.size, domain.size]``.
         domain: the space it maps from.
         codomain: the space it maps to.
         name: what it prints as.
@@ -151,6 +168,7 @@ class MatrixOperator(Operator):
 
     Raises:
         ShapeError: when the matrix does not fit its spaces.
+        UnsupportedError: for a space that is sharded over ranks.
         ArgumentError: when it is not what it is declared to be.
     """
 
@@ -244,7 +262,19 @@ def _declare(operator: MatrixOperator, *, self_adjoint: bool, positive: bool, to
 
 
 class OuterProductOperator(Operator):
-    """``u v*``: the rank-one map ``q -> u <v, q>`` for ``u`` ``[*codomain]`` and ``v`` ``[*domain]``."""
+    """``u v*``: the rank-one map ``q -> u <v, q>`` for ``u`` ``[*codomain]`` and ``v`` ``[*domain]``.
+
+    Args:
+        u: a vector ``[*codomain]``.
+        v: a vector ``[*domain]``; None: ``u``, for ``u u*``, which is positive.
+        codomain: where ``u`` lies; None: the axis ``index``, for ``u`` ``[n]``.
+        domain: where ``v`` lies; None: the codomain where it fits, else the axis ``column``.
+        name: what it prints as.
+
+    Raises:
+        ShapeError: for a vector that does not lie in its space.
+        DtypeError, DeviceError: for a ``v`` unlike ``u``.
+    """
 
     def __init__(
         self,

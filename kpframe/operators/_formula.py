@@ -18,7 +18,7 @@ class Printed(Protocol):
 
 
 def bracket(operator: Printed, binding: int) -> str:
-    """Return the operator's formula, in brackets when it binds less tightly than ``binding``."""
+    """Return the formula of ``operator``, in brackets when it binds less tightly than ``binding``."""
     text, own = operator._formula()
     return text if own >= binding else f"({text})"
 

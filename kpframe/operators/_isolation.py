@@ -60,7 +60,7 @@ def in_transform() -> bool:
 
 
 def in_isolation(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function so that it runs ``isolated``, on the device of its first argument with one."""
+    """Return ``function`` decorated to run ``isolated``, on the device of its first argument with one."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -57,7 +57,7 @@ def check_memory(what: str, needed: int, device: torch.device, remedy: str, max_
         needed: how many.
         device: where.
         remedy: what to do about it, for the message: "take fewer steps".
-        max_bytes: the most that may be taken; None for most of what is free on the device.
+        max_bytes: the most bytes that may be taken; None for most of what is free on the device.
 
     Raises:
         ArgumentError: for a ``max_bytes`` that is no number.

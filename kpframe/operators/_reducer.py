@@ -25,7 +25,7 @@ class Reducer(ABC):
 
     @abstractmethod
     def reduce(self, operator: Operator) -> Operator:
-        """Return the reduced operator; raises ``AxisError`` for unknown axes."""
+        """Return the reduced ``operator``; raises ``AxisError`` for unknown axes."""
 
     def __call__(self, operator: Operator) -> Operator:
         """Return the reduced operator."""
@@ -62,7 +62,7 @@ class Sum(_OverAxes):
 
 
 class Select(Reducer):
-    """Chosen entries of named axes."""
+    """Chosen entries of named axes, ``indices``, as ``Operator.select`` takes them."""
 
     def __init__(self, **indices: Index) -> None:
         self.indices = indices
@@ -78,7 +78,7 @@ class Select(Reducer):
 
 
 class Bin(Reducer):
-    """Averages over windows of named axes: ``Bin(time=5)``."""
+    """Averages over windows of named axes, ``lengths``: ``Bin(time=5)``."""
 
     def __init__(self, **lengths: int) -> None:
         self.lengths = lengths
@@ -105,7 +105,7 @@ class LastValid(Reducer):
 
 
 class Project(Reducer):
-    """Coordinates along the rows of ``directions`` ``[k, n]`` in place of an axis of size n."""
+    """Coordinates along the rows of ``directions`` ``[k, n]``, on an axis ``name`` in place of ``axis``."""
 
     def __init__(self, directions: torch.Tensor, axis: str = "hidden", name: str = "output") -> None:
         self.directions, self.axis, self.name = directions, axis, name
@@ -133,7 +133,7 @@ class BlockDiagonal(_OverAxes):
 
 @in_isolation
 def principal_components(states: torch.Tensor, k: int) -> torch.Tensor:  # [k, H]
-    """Return the ``k`` leading principal directions of states ``[..., H]``, orthonormal rows.
+    """Return the ``k`` leading principal directions ``[k, H]`` of ``states`` ``[..., H]``, orthonormal rows.
 
     They are the right singular vectors of the states less their mean: the eigenvectors of the covariance, by
     falling variance. Signs are fixed: the entry of largest magnitude of each direction is positive. To be
@@ -152,7 +152,7 @@ def principal_components(states: torch.Tensor, k: int) -> torch.Tensor:  # [k, H
 
 
 def create_reducer(name: str, /, **settings: Any) -> Reducer:
-    """Return the reducer called ``name``: one of the core's, or one that a plugin offers.
+    """Return the reducer called ``name`` with its ``settings``: the core's, or one that a plugin offers.
 
     The core has ``mean``, ``sum``, ``partial_trace`` and ``block_diagonal`` (``axes=["time"]``), ``bin``
     (``time=5``), ``select`` (``time=-1``), ``last_valid`` (``mask=...``) and ``project``

@@ -39,7 +39,7 @@ BATCH, TIME, HIDDEN, PARAMETER, OUTPUT = "batch", "time", "hidden", "parameter",
 
 @frozen
 class Part:
-    """A named slice ``start:stop`` of an axis that holds an array of ``shape``.
+    """A slice ``start:stop`` of an axis, called ``name``, that holds an array of ``shape``, row-major.
 
     A parameter that a model shares between places has further names there, ``aliases``; each of its names
     means the one parameter, all of it.
@@ -70,7 +70,8 @@ class Part:
 class Axis:
     """A named axis of ``size`` entries, laid out in ``parts`` (none: the axis has no inner names).
 
-    Where its entries are sharded over ranks, ``size`` counts this rank's own; see ``Shards``.
+    Where its entries are sharded over ranks, ``size`` counts this rank's own, and ``shards`` says all. Raises
+    ``AxisError`` for a ``name`` that is no string, and a ``size`` that is no whole number.
     """
 
     name: str
@@ -88,9 +89,9 @@ class Axis:
     def of_parts(
         cls, name: str, shapes: Mapping[str, tuple[int, ...]], aliases: Mapping[str, str] | None = None
     ) -> Axis:
-        """Return the axis on which arrays of the given shapes lie one after the other.
+        """Return the axis ``name`` on which arrays of the given ``shapes`` lie one after the other.
 
-        ``aliases`` are further names -> names of arrays.
+        ``aliases`` are further names -> names of arrays. Raises ``AxisError`` for a size that is none.
         """
         others: dict[str, tuple[str, ...]] = {}
         for alias, part in (aliases or {}).items():
@@ -131,10 +132,10 @@ class Axis:
 
 @frozen
 class Space:
-    """An ordered set of named axes; tensors in it have these as their last dimensions.
+    """An ordered set of named ``axes``; tensors in it have these as their last dimensions.
 
     Dimensions in front of the space's own are *probes*: independent vectors that are carried through
-    every product in one batched call.
+    every product in one batched call. Raises ``AxisError`` for two axes of one name or two that are sharded.
     """
 
     axes: tuple[Axis, ...]
@@ -150,7 +151,7 @@ class Space:
 
     @classmethod
     def of(cls, **sizes: int) -> Space:
-        """Return the space with these axes, in order: ``Space.of(batch=2, time=5, hidden=3)``."""
+        """Return the space with axes of these ``sizes``: ``Space.of(batch=2, time=5, hidden=3)``."""
         return cls(tuple(Axis(name, size) for name, size in sizes.items()))
 
     @cached_property
@@ -184,28 +185,28 @@ class Space:
         return math.prod(axis.largest for axis in self.axes)
 
     def sum(self, local: torch.Tensor) -> torch.Tensor:
-        """Return what ranks have summed over their own entries, added up; as it is where not sharded."""
+        """Return the sum over ranks of ``local``, of any shape; as it is where the space is not sharded."""
         return local if self.shards is None else self.shards.sum(local)
 
     def start_sum(self, local: torch.Tensor) -> Callable[[], torch.Tensor]:
-        """Start what ``sum`` does, and return what waits for it: for work that does not need the sum yet."""
+        """Start what ``sum`` does with ``local``, of any shape; returns what waits for it."""
         return (lambda: local) if self.shards is None else self.shards.start_sum(local)
 
     def max(self, local: torch.Tensor) -> torch.Tensor:
-        """Return the entrywise maximum over ranks; the tensor as it is where the space is not sharded."""
+        """Return the entrywise maximum over ranks of ``local``, of any shape; as it is where not sharded."""
         return local if self.shards is None else self.shards.max(local)
 
     def any(self, value: bool) -> bool:
-        """Whether it is true on any rank."""
+        """Return whether ``value`` is true on any rank."""
         return value if self.shards is None else self.shards.any(value)
 
     def agree(self, what: str, value: object) -> None:
-        """Raise ``RankError`` on every rank unless a value is the same on all: a text, numbers, a tensor."""
+        """Raise ``RankError`` on every rank unless ``value`` is the same on all; ``what`` names it."""
         if self.shards is not None:
             self.shards.agree(what, value)
 
     def together(self, work: Callable[[], T]) -> T:
-        """Return what work returns, unless it raises on any rank: then an error on every rank.
+        """Return what ``work()`` returns, unless it raises on any rank: then an error on every rank.
 
         For checks of what a rank's own trials are like; ranks go on together only if none stops. The work
         itself asks for no product that ranks make together.
@@ -213,11 +214,11 @@ class Space:
         return work() if self.shards is None else self.shards.together(work)
 
     def inner(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:  # [j, n], [k, n] -> [j, k]
-        """Return the inner products of flattened vectors, over all ranks; n is ``size``."""
+        """Return the inner products of ``first`` ``[j, n]`` and ``second`` ``[k, n]``, over all ranks."""
         return self.sum(first @ second.mT)
 
     def norms(self, rows: torch.Tensor) -> torch.Tensor:  # [k, n] -> [k]
-        """Return the lengths of flattened vectors, over all ranks."""
+        """Return the lengths ``[k]`` of flattened vectors ``rows`` ``[k, size]``, over all ranks."""
         if self.shards is None:
             norms: torch.Tensor = rows.norm(dim=1)
             return norms
@@ -232,7 +233,7 @@ class Space:
         return self.axes[self.position(name)]
 
     def position(self, name: str) -> int:
-        """Return the place of an axis, from 0; raises ``AxisError`` for an unknown one."""
+        """Return the place of the axis called ``name``, from 0; raises ``AxisError`` for an unknown one."""
         if not isinstance(name, str):
             raise AxisError(
                 f"axis: expected a name, one of {', '.join(self.names)}, got {name!r} "
@@ -246,11 +247,11 @@ class Space:
         return self.names.index(name)
 
     def dim(self, name: str) -> int:
-        """Return the axis as a negative tensor dimension, so that leading probes do not shift it."""
+        """Return the axis ``name`` as a negative tensor dimension, which probes do not shift."""
         return self.position(name) - len(self.axes)
 
     def without(self, *names: str) -> Space:
-        """Return the space that is left when the named axes are gone."""
+        """Return the space that is left when the axes ``names`` are gone; raises ``AxisError``."""
         dropped = {self.position(name) for name in names}
         return Space(tuple(axis for place, axis in enumerate(self.axes) if place not in dropped))
 
@@ -267,7 +268,7 @@ class Space:
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
     ) -> None:
-        """Raise unless ``tensor`` lies in this space, with any number of leading probe dimensions.
+        """Raise unless ``tensor`` is ``[..., *space]``, has ``dtype`` and lives on ``device`` (None: any).
 
         Raises:
             ShapeError, DtypeError, DeviceError: naming ``argument``, what was expected and what came.
@@ -364,7 +365,7 @@ def check_axes(names: Iterable[str], *spaces: Space) -> tuple[str, ...]:
 
 
 def state_space(batch: int, time: int, components: Mapping[str, int]) -> Space:
-    """Return ``(batch, time, hidden)`` with the state's named components laid out on ``hidden``."""
+    """Return ``(batch, time, hidden)``, on ``hidden`` the state's named ``components`` of their widths."""
     hidden = Axis.of_parts(HIDDEN, {name: (width,) for name, width in components.items()})
     return Space((Axis(BATCH, batch), Axis(TIME, time), hidden))
 

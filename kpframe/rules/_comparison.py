@@ -65,7 +65,7 @@ class UpdateComparison:
 
     @property
     def by_lag(self) -> torch.Tensor:  # [T]
-        """The part of ``loss_rate`` of errors that travel 0, 1, ... steps back."""
+        """The part ``[T]`` of ``loss_rate`` of errors that travel 0, 1, ... steps back."""
         steps = len(self.by_pair)
         return torch.stack([self.by_pair.diagonal(-lag).sum() for lag in range(steps)])
 

@@ -123,14 +123,20 @@ def contributions(
 
 @in_isolation
 def predicted_change(flow: Flow, update: torch.Tensor, eta: float) -> torch.Tensor:  # [B, T, H]
-    """Return ``dh = -eta P J g``, the first-order change of the states, for an update ``g`` ``[M]``."""
+    """Return ``dh = -eta P J g`` ``[B, T, H]``, the first-order change of the states along ``flow``.
+
+    ``update`` is ``g`` ``[M]``, a vector of the parameter space; ``eta`` the learning rate.
+    """
     check_flow(flow)
     return -eta * flow.P(flow.J(update))
 
 
 @in_isolation
 def actual_change(flow: Flow, update: torch.Tensor, eta: float) -> torch.Tensor:  # [B, T, H]
-    """Return how the states really change when theta moves by ``-eta g``: one roll-out."""
+    """Return how the states ``[B, T, H]`` of ``flow`` really change when theta moves by ``-eta g``.
+
+    One roll-out. ``update`` is ``g`` ``[M]``, a vector of the parameter space; ``eta`` the learning rate.
+    """
     check_flow(flow)
     flow.J.domain.check(update, "update", dtype=flow.J.dtype, device=flow.J.device)
     model = copy.deepcopy(flow.model)
@@ -167,7 +173,12 @@ def taylor_test(
 ) -> TaylorTest:
     """Return how far first-order predictions are from what happens, as the step shrinks.
 
-    The step sizes are taken relative to the norm of the update. In float32 rounding hides small steps.
+    In float32 rounding hides small steps.
+
+    Args:
+        flow: where the step is taken.
+        update: ``g`` ``[M]``, a vector of the parameter space.
+        etas: the step sizes, relative to the norm of the update.
 
     Raises:
         ArgumentError: for fewer than two step sizes, one that is not positive, or a zero update.
@@ -193,7 +204,7 @@ def taylor_test(
 
 
 def cross_flow(test: Flow, train: Flow) -> Operator:
-    """Return ``(P J)_test (P J)_train*``: how learning from one set of trials moves another.
+    """Return ``(P J)_test (P J)_train*``: how learning from the trials of ``train`` moves those of ``test``.
 
     Raises:
         SpaceMismatchError: when the two flows do not have the same parameters.

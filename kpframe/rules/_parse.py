@@ -11,7 +11,7 @@ _FORM = "a rule such as bptt, truncated_bptt(window=5) or two joined by @"
 
 
 def parse_rule(text: str) -> LearningRule:
-    """Return the rule that a text names: a registered name, settings as keywords, rules composed by ``@``.
+    """Return the rule that ``text`` names: a registered name, settings as keywords, rules composed by ``@``.
 
     Raises:
         ArgumentError: for text of another form.

@@ -69,6 +69,10 @@ class LearningRule(ABC):
     def update(self, flow: Flow, readout: Readout | None = None) -> Update:
         """Return the rule's update along a flow.
 
+        Args:
+            flow: the operators along the trajectory.
+            readout: what the error comes through, for rules that need it.
+
         Raises:
             UnsupportedError: for a rule that needs a readout, without one; for a flow without the structure
                 that the rule needs.
@@ -80,15 +84,17 @@ class LearningRule(ABC):
         return self.change(Update.exact(flow, readout))
 
     def propagator(self, flow: Flow, readout: Readout | None = None) -> Operator:
-        """Return the rule's ``P_rule``, an operator on the state space."""
+        """Return the rule's ``P_rule``, on the state space; see ``update`` for arguments and errors."""
         return self.update(flow, readout).P
 
     def parameter_operator(self, flow: Flow, readout: Readout | None = None) -> ParameterOperator:
-        """Return the rule's ``K = J M J*``."""
+        """Return the rule's ``K = J M J*``; see ``update`` for arguments and errors."""
         return self.update(flow, readout).K
 
     def update_operator(self, flow: Flow, readout: Readout | None = None) -> Operator:
         """Return ``M J* P_rule* E``: error ``(batch, time, hidden)`` -> gradient ``(parameter,)``.
+
+        See ``update`` for the arguments.
 
         Raises:
             NotLinearError: for a rule that is not linear in the error.
@@ -108,8 +114,8 @@ class LearningRule(ABC):
     def output_operator(self, flow: Flow, readout: Readout) -> Operator:
         """Return ``M J* P_rule* B^T``: output error ``(batch, time, output)`` -> gradient ``(parameter,)``.
 
-        B is the readout's weight, or the matrix that the rule puts in its place; the map is exact for any
-        number of outputs.
+        B is the weight of ``readout``, or the matrix that the rule puts in its place; the map is exact for
+        any number of outputs. ``flow`` has the operators along the trajectory.
 
         Raises:
             NotLinearError: for a rule that is not linear in the error.
@@ -164,6 +170,9 @@ class LearningRule(ABC):
         a readout inside the module learns by whatever else fills it.
 
         See ``gradient`` for the other arguments and errors.
+
+        Args:
+            model: the model whose parameters are those of the flow, by name and shape.
 
         Raises:
             ArgumentError: when the flow is that of another model.
@@ -277,7 +286,7 @@ class StochasticRule(LearningRule):
         return torch.Generator().manual_seed(self.seed)
 
     def sample(self: Rule, generator: torch.Generator) -> Rule:
-        """Return the same rule with a seed drawn from a generator."""
+        """Return the same rule with a seed drawn from ``generator``."""
         drawn = copy(self)
         drawn.seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         return drawn
@@ -287,13 +296,16 @@ class StochasticRule(LearningRule):
 
         A rule that can count them refuses too many before it makes the first: ``check_outcomes``.
 
+        Args:
+            update: what the rule changes.
+
         Raises:
             UnsupportedError: for a rule with a continuum of outcomes.
         """
         raise UnsupportedError(f"{self!r} has a continuum of outcomes; average over sample(generator)")
 
     def check_outcomes(self, binary: int) -> None:
-        """Raise unless the outcomes of a number of binary choices are few enough to go through.
+        """Raise unless the outcomes of a number of choices, ``binary`` ones, are few enough to go through.
 
         Raises:
             ArgumentError: for more than ``max_outcomes``.
@@ -307,6 +319,8 @@ class StochasticRule(LearningRule):
     @in_isolation
     def expectation(self, flow: Flow, readout: Readout | None = None) -> Operator:
         """Return the exact mean of the update operator, by going through every outcome.
+
+        See ``update`` for the arguments.
 
         Raises:
             ArgumentError: for more than ``max_outcomes`` outcomes.
@@ -326,6 +340,6 @@ class StochasticRule(LearningRule):
 
 
 def create_rule(name: str, /, **settings: Any) -> LearningRule:
-    """Return the learning rule called ``name``; raises like ``create_model``."""
+    """Return the learning rule called ``name``, of its ``settings``; raises like ``create_model``."""
     made: LearningRule = create("rule", name, settings, LearningRule)
     return made

@@ -50,7 +50,7 @@ class Update:
 
     @classmethod
     def exact(cls, flow: Flow, readout: Readout | None = None) -> Update:
-        """Return the update of backpropagation through time."""
+        """Return the update of backpropagation through time along ``flow``, errors through ``readout``."""
         check_flow(flow)
         return cls(flow, flow.P, flow.K, flow.J, readout)
 
@@ -107,7 +107,7 @@ class Update:
     def through(self, A: StepJacobian, name: str) -> Update:
         """Return the update with ``P[A] = (I - A Z)^{-1}`` for another step Jacobian, in the form of P.
 
-        A trainable h_0 learns through its first step, too; see ``starting``.
+        A trainable h_0 learns through its first step, too; see ``starting``. P prints as ``name``.
         """
         if isinstance(self.P, Propagator):
             P = self.P.with_step(A.keeping(self.P.A.valid), name=name)
@@ -116,7 +116,7 @@ class Update:
         return evolve(self.starting(A), P=P)
 
     def starting(self, A: StepJacobian) -> Update:
-        """Return the update in which h_0, where it learns, enters the first state by ``A_1`` of another A.
+        """Return the update in which h_0, where it learns, enters by the first step of another ``A``.
 
         That path lies in J, not in P. ``through`` replaces both; a rule that puts something else than a
         propagator in the place of P says here what errors meet on their way to h_0.
