@@ -19,7 +19,7 @@ from kpframe.flow._segments import SegmentedStepJacobian
 from kpframe.flow._step_jacobian import StepJacobian
 from kpframe.flow._trajectory import Trajectory
 from kpframe.operators._base import Operator
-from kpframe.operators._cards import byte_text, card
+from kpframe.operators._cards import byte_text, card, numbers_text
 from kpframe.operators._elementary import IdentityOperator
 from kpframe.operators._isolation import isolated
 from kpframe.plugin._manager import create, get_manager
@@ -162,7 +162,7 @@ class Flow:
             ("P", f"{self.P.method}: {self.P.why}"),
             ("K", self.K.method),
             ("memory", f"{byte_text(states.size * self.P.dtype.itemsize)} a vector of states"),
-            ("numbers", f"{str(self.P.dtype).removeprefix('torch.')} on {self.P.device}"),
+            ("numbers", numbers_text(self.P)),
         ]
         return card(f"{type(self.model).__name__}, linearized: Phi = P K P*", rows)
 

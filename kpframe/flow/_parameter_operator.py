@@ -116,9 +116,8 @@ class ParameterOperator(Operator):
         """Whether the metric is positive."""
         return self.metric.positive
 
-    @property
     def block_labels(self) -> torch.Tensor | None:  # [H], int64
-        """The unit of each entry, where each parameter acts on one unit alone; see ``J.unit_labels``."""
+        """Return the unit of each entry where each parameter acts on one alone; see ``J.unit_labels``."""
         if not isinstance(self.metric, IdentityOperator | GroupProjector):  # others may mix parameters
             return None
         return self.jacobian.unit_labels(self.parameters)

@@ -19,7 +19,16 @@ from kpframe.operators._memory import check_dense_memory
 from kpframe.operators._spaces import BATCH, TIME
 
 
-class Propagator(Operator):
+class TrialwiseOperator(Operator):
+    """An operator on states by which no trial reaches another."""
+
+    @property
+    def separate_axes(self) -> frozenset[str]:
+        """``batch``."""
+        return frozenset({BATCH})
+
+
+class Propagator(TrialwiseOperator):
     """The solution operator of the linearized dynamics, built from a step Jacobian ``A``; abstract.
 
     A form supplies ``_apply`` and ``_apply_adjoint`` on ``[..., B, T, H]``, probes first; it says by ``fits``
@@ -34,8 +43,6 @@ class Propagator(Operator):
     Raises:
         UnsupportedError: for a step Jacobian that the form does not fit; says why.
     """
-
-    separate_axes = frozenset({BATCH})  # no trial reaches another
 
     def __init__(self, A: StepJacobian, *, name: str = "P", why: str = "asked for") -> None:
         reason = self.fits(A)
@@ -215,10 +222,8 @@ class DensePropagator(Propagator):
         return flat.permute(2, 1, 0, 3).clone(memory_format=torch.contiguous_format)
 
 
-class InversePropagator(Operator):
+class InversePropagator(TrialwiseOperator):
     """``I - A Z``."""
-
-    separate_axes = frozenset({BATCH})  # no trial reaches another
 
     def __init__(self, propagator: Propagator) -> None:
         super().__init__(
@@ -237,14 +242,12 @@ class InversePropagator(Operator):
         return r - unshift(self.propagator.A._apply_adjoint(r))
 
 
-class TruncatedPropagator(Operator):
+class TruncatedPropagator(TrialwiseOperator):
     """``P_k = Sum_{j<k} (A Z)^j``, the first ``k`` terms of the Neumann series of ``P``, by Horner's rule.
 
     ``P_1 = I`` and ``P_{j+1} = I + A Z P_j``: a product with A over all steps at once for each further term.
     With at least as many terms, ``window``, as steps it is P in its own form.
     """
-
-    separate_axes = frozenset({BATCH})  # no trial reaches another
 
     def __init__(self, P: Propagator, window: int) -> None:
         window = whole(window, "window")
@@ -276,7 +279,7 @@ class TruncatedPropagator(Operator):
         return out
 
 
-class WindowedPropagator(Operator):
+class WindowedPropagator(TrialwiseOperator):
     """``(P_w q)_t = Sum A_t ... A_{s+1} q_s`` over ``s`` from ``starts[t]`` to t; nothing is subtracted.
 
     One scan in which as many vectors ride as there are windows open at one time. That is one for chunks, k
@@ -290,8 +293,6 @@ class WindowedPropagator(Operator):
     Raises:
         ArgumentError: for starts that go back, or lie after their step.
     """
-
-    separate_axes = frozenset({BATCH})  # no trial reaches another
 
     def __init__(self, A: StepJacobian, starts: Sequence[int], *, name: str = "P_w") -> None:
         ahead = any(not 0 <= start <= t for t, start in enumerate(starts))
@@ -338,13 +339,11 @@ class WindowedPropagator(Operator):
         return out
 
 
-class TransitionOperator(Operator):
+class TransitionOperator(TrialwiseOperator):
     """``A_t A_{t-1} ... A_{s+1}`` of ``A``: how a change of the state at ``s`` (None: h_0) arrives at ``t``.
 
     Raises ``ArgumentError`` for indices that are none of A's steps or not in order.
     """
-
-    separate_axes = frozenset({BATCH})  # no trial reaches another
 
     def __init__(self, A: StepJacobian, t: int, s: int | None) -> None:
         space = A.domain.without(TIME)

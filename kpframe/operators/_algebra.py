@@ -26,14 +26,14 @@ from kpframe.operators._elementary import IdentityOperator, ZeroOperator
 from kpframe.operators._formula import ATOM, PRODUCT, SUM, bracket
 from kpframe.operators._scale import gathered, is_far, scaled_product, times
 from kpframe.operators._spaces import BATCH, tell_apart, why_apart
+from kpframe.operators._tagged import TaggedAsInner
 
 
-class AdjointOperator(Operator):
+class AdjointOperator(TaggedAsInner):
     """``A*`` of ``inner``; made by ``A.T``, and ``A.T.T is A``."""
 
     def __init__(self, inner: Operator) -> None:
-        super().__init__(inner.codomain, inner.domain, dtype=inner.dtype, device=inner.device)
-        self.inner = inner
+        super().__init__(inner, inner.codomain, inner.domain)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -49,11 +49,6 @@ class AdjointOperator(Operator):
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return self.inner._apply(r)
-
-    @property
-    def separate_axes(self) -> frozenset[str]:
-        """Those of the operator."""
-        return self.inner.separate_axes
 
     def _inverse(self) -> Operator:
         return self.inner.inverse.T
@@ -81,6 +76,11 @@ class Composition(Operator):
         super().__init__(last.domain, first.codomain, dtype=first.dtype, device=first.device)
         self.factors = tuple(factors)
         self.numbers = tuple(numbers) or (1.0,) * len(self.factors)
+
+    @property
+    def _widest(self) -> int:
+        """Those of the factor that has most."""
+        return max(factor._widest for factor in self.factors)
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         return _applied(self._steps(), q)
@@ -158,6 +158,11 @@ class SumOperator(Operator):
         super().__init__(first.domain, first.codomain, dtype=first.dtype, device=first.device)
         self.terms = tuple(terms)
 
+    @property
+    def _widest(self) -> int:
+        """Those of the term that has most."""
+        return max(term._widest for term in self.terms)
+
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         return reduce(torch.add, (term._apply(q) for term in self.terms))
 
@@ -194,13 +199,12 @@ class SumOperator(Operator):
         return text, SUM
 
 
-class ScaledOperator(Operator):
+class ScaledOperator(TaggedAsInner):
     """``c A`` with a real number ``scalar`` for c and ``inner`` for A."""
 
     def __init__(self, scalar: float, inner: Operator) -> None:
-        super().__init__(inner.domain, inner.codomain, dtype=inner.dtype, device=inner.device)
+        super().__init__(inner)
         self.scalar = scalar
-        self.inner = inner
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         return scaled_product(self.scalar, self.inner._apply, q)
@@ -220,19 +224,9 @@ class ScaledOperator(Operator):
         return scaled_product(self.scalar, self.inner._apply_adjoint, r)
 
     @property
-    def self_adjoint(self) -> bool:
-        """Whether the scaled operator is self-adjoint."""
-        return self.inner.self_adjoint
-
-    @property
     def positive(self) -> bool:
         """Whether the scaled operator is positive and the scale is not negative."""
         return self.scalar >= 0 and self.inner.positive
-
-    @property
-    def separate_axes(self) -> frozenset[str]:
-        """Those of the scaled operator."""
-        return self.inner.separate_axes
 
     def _inverse(self) -> Operator:
         if self.scalar == 0:

@@ -103,6 +103,14 @@ class Operator(ABC):
         """Return the adjoint's product with ``r``, probes carried through."""
 
     @property
+    def _widest(self) -> int:
+        """Numbers of a vector of the domain and one of the codomain, on the rank with most of them.
+
+        What is made of other operators gives theirs where these are more: its products make such vectors.
+        """
+        return self.domain.largest + self.codomain.largest
+
+    @property
     def _splits(self) -> bool:
         """Whether a product has a part before a sum over ranks, which ``_begin`` makes."""
         return False
@@ -241,11 +249,11 @@ class Operator(ABC):
         """Whether the operator is provably self-adjoint and positive semi-definite."""
         return False
 
-    @property
     def block_labels(self) -> torch.Tensor | None:  # [n], int64
-        """A label ``[n]`` for each entry of the last axis; the operator has no entry between two labels.
+        """Return a label ``[n]`` for each entry of the last axis; the operator has no entry between two labels.
 
-        None where no such structure is known. Eigenpairs then come from each block alone.
+        None where there is no such structure, or none that is known. Eigenpairs then come from each block
+        alone. It may be found by products, as that of K from about 2 log2 H of J*, the first time.
         """
         return None
 

@@ -39,8 +39,7 @@ def card(title: str, rows: Iterable[tuple[str, str]]) -> str:
         for name, value in rows
         if value
     )
-    caption = f'<caption style="{_CELL};font-weight:bold;caption-side:top">{escape(title)}</caption>'
-    return f'<table class="kpframe" style="border-collapse:collapse">{caption}<tbody>{body}</tbody></table>'
+    return _table(title, f"<tbody>{body}</tbody>")
 
 
 def grid(title: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -50,11 +49,12 @@ def grid(title: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     for first, *others in rows:
         cells = "".join(f'<td style="{_CELL}">{escape(value)}</td>' for value in others)
         body += f'<tr><th scope="row" style="{_CELL};font-weight:normal">{escape(first)}</th>{cells}</tr>'
+    return _table(title, f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>")
+
+
+def _table(title: str, inside: str) -> str:
     caption = f'<caption style="{_CELL};font-weight:bold;caption-side:top">{escape(title)}</caption>'
-    return (
-        f'<table class="kpframe" style="border-collapse:collapse">{caption}'
-        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-    )
+    return f'<table class="kpframe" style="border-collapse:collapse">{caption}{inside}</table>'
 
 
 @singledispatch
@@ -89,7 +89,7 @@ def operator_card(operator: Shown) -> str:
         ("a product", _cost(operator)),
         ("memory", _memory(operator)),
         ("form", _form(operator)),
-        ("numbers", f"{str(operator.dtype).removeprefix('torch.')} on {operator.device}"),
+        ("numbers", numbers_text(operator)),
     ]
     return card(repr(operator), rows)
 
@@ -119,6 +119,11 @@ def _cost(operator: Shown) -> str:
 def _form(operator: Shown) -> str:
     method, why = getattr(operator, "method", None), getattr(operator, "why", None)
     return ": ".join(text for text in (method, why) if isinstance(text, str))
+
+
+def numbers_text(operator: Shown) -> str:
+    """Return what the numbers of an operator are and where: ``float32 on cpu``."""
+    return f"{str(operator.dtype).removeprefix('torch.')} on {operator.device}"
 
 
 def byte_text(count: float) -> str:

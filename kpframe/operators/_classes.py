@@ -58,7 +58,7 @@ def classes_of(op: Operator, axes: Sequence[str]) -> Classes | None:
     """Return classes of the entries of axes that both sides have; None where each is one of its own."""
     if op.domain.shards is not None or op.codomain.shards is not None:
         return None
-    labels = op.block_labels if op.domain.names[-1:] == op.codomain.names[-1:] else None
+    labels = op.block_labels() if op.domain.names[-1:] == op.codomain.names[-1:] else None
     found, counts = [], []
     for axis in axes:
         size = op.domain[axis].size
@@ -78,7 +78,7 @@ def meeting(op: Operator) -> torch.Tensor:  # [n], int64
     space = op.domain
     number = torch.zeros(space.shape, dtype=torch.long, device=op.device)
     for place, axis in enumerate(space.axes):
-        labels = op.block_labels if place == len(space.axes) - 1 else None
+        labels = op.block_labels() if place == len(space.axes) - 1 else None
         if axis.name in op.separate_axes:
             labels = torch.arange(axis.size, device=op.device)
         if labels is not None:

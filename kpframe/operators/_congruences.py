@@ -160,6 +160,11 @@ class Congruence(Operator):
         self.left, self.inner, self.right = left, inner, right
         self.around = before, after
 
+    @property
+    def _widest(self) -> int:
+        """Those of the operator inside, where they are more."""
+        return max(super()._widest, self.inner._widest)
+
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         q = q if self.right is None else self._spread(self.right, q)
         q = self.inner._apply(q)
@@ -186,12 +191,11 @@ class Congruence(Operator):
         """Whether ``op`` is positive and both sides are reduced alike."""
         return self.left is self.right and self.inner.positive
 
-    @property
     def block_labels(self) -> torch.Tensor | None:
-        """The labels of ``op`` where both sides are reduced alike along other axes than the labelled last."""
+        """Return the labels of ``op`` where both sides are reduced alike, not along the last axis."""
         if self.left is not self.right or not isinstance(self.left, SumMap | SelectMap | ProjectMap):
             return None
-        return None if -1 in self.left.reduced else self.inner.block_labels
+        return None if -1 in self.left.reduced else self.inner.block_labels()
 
     @property
     def separate_axes(self) -> frozenset[str]:

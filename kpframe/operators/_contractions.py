@@ -120,14 +120,14 @@ class _Contraction(TaggedAsInner):
         domain, codomain = (
             [space.dim(axis) for axis in self._axes] for space in (inner.domain, inner.codomain)
         )
-        shape = mask.shape[:1] + (1,) * len(probes) + mask.shape[1:]
-        rest = len(inner.domain.axes) - count
-        inside = mask.reshape(*shape, *(1,) * rest).to(vectors.dtype)
+        lined_up = mask.reshape(len(mask), *(1,) * len(probes), *mask.shape[1:])
+        read, written = (
+            lined_up[(..., *(None,) * (len(space.axes) - count))] for space in (inner.domain, inner.codomain)
+        )
         full = vectors.new_empty(len(mask), *probes, *inner.domain.shape)
-        torch.mul(inside, vectors, out=full.movedim(domain, front))
+        torch.mul(read.to(vectors.dtype), vectors, out=full.movedim(domain, front))
         out = inner._apply(full).movedim(codomain, front)
-        rest = len(inner.codomain.axes) - count
-        return out.masked_fill_(~mask.reshape(*shape, *(1,) * rest), 0.0)
+        return out.masked_fill_(~written, 0.0)
 
 
 class PartialTraceOperator(_Contraction):

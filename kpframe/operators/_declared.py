@@ -28,6 +28,11 @@ class DeclaredOperator(SelfAdjointOperator):
         self.inner = inner
         self._positive = positive
 
+    @property
+    def _widest(self) -> int:
+        """Those of the operator inside, where they are more."""
+        return max(super()._widest, self.inner._widest)
+
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
         return self.inner._apply(q)
 
@@ -36,10 +41,9 @@ class DeclaredOperator(SelfAdjointOperator):
         """Whether it was declared positive."""
         return self._positive
 
-    @property
     def block_labels(self) -> torch.Tensor | None:
-        """Those of the operator."""
-        return self.inner.block_labels
+        """Return those of the operator."""
+        return self.inner.block_labels()
 
     def _inverse(self) -> Operator:
         return self.inner.inverse

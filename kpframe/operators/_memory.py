@@ -164,6 +164,10 @@ class Map(Protocol):
     codomain: Space
     dtype: torch.dtype
 
+    @property
+    def _widest(self) -> int:
+        """Numbers of one vector of domain and one of codomain, or of those inside where these are more."""
+
 
 class Applied(Map, Protocol):
     """What is applied in chunks: every operator."""
@@ -269,9 +273,4 @@ def _bytes(operator: Map) -> int:
     Of an operator between maps, such as an average over trials, those of the one inside where they are more:
     with the small ones alone, each array of its products was fresh memory at every call.
     """
-    most = 0
-    inside: Map | None = operator
-    while inside is not None:
-        most = max(most, inside.domain.largest + inside.codomain.largest)
-        inside = getattr(inside, "inner", None)
-    return most * operator.dtype.itemsize
+    return operator._widest * operator.dtype.itemsize

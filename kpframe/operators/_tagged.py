@@ -25,6 +25,11 @@ class TaggedAsInner(Operator):
         self.inner = inner
 
     @property
+    def _widest(self) -> int:
+        """Those of the operator inside, where they are more."""
+        return max(super()._widest, self.inner._widest)
+
+    @property
     def self_adjoint(self) -> bool:
         """Whether the inner operator is self-adjoint, and so this one."""
         return self.inner.self_adjoint

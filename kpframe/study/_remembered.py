@@ -61,10 +61,9 @@ class Remembered(TaggedAsInner):
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return self._apply(r) if self.inner.self_adjoint else self.inner._apply_adjoint(r)
 
-    @property
     def block_labels(self) -> torch.Tensor | None:
-        """A label for each entry of the last axis, where the operator has no entry between two labels."""
-        return self.inner.block_labels
+        """Return a label for each entry of the last axis; the operator has no entry between two labels."""
+        return self.inner.block_labels()
 
     def _formula(self) -> tuple[str, int]:
         return self.inner._formula()

@@ -66,7 +66,6 @@ FIGURES: dict[str, Figure] = {
 class Units(TaggedAsInner):
     """An operator that couples no two units."""
 
-    @property
     def block_labels(self) -> torch.Tensor:
         return torch.arange(self.domain.shape[-1])
 

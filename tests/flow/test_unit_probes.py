@@ -57,23 +57,23 @@ class Scaled(torch.nn.Module):
 def test_a_wrapped_cell(cell: torch.nn.Module, labels: torch.Tensor) -> None:
     torch.manual_seed(0)
     K = kernel(cell)
-    assert torch.equal(K.block_labels, labels)
+    assert torch.equal(K.block_labels(), labels)
     rows = torch.arange(K.domain.size)
     assert between(K, labels.repeat(12)) == 0
     assert between(K, rows // len(labels)) > 1e-3  # steps and trials are joined
     metric = torch.randn(K.jacobian.domain.size, 3, dtype=F64)
-    assert K.with_metric(MatrixOperator(metric @ metric.T, K.jacobian.domain)).block_labels is None
+    assert K.with_metric(MatrixOperator(metric @ metric.T, K.jacobian.domain)).block_labels() is None
 
 
 def test_parameters_that_act_on_several_units() -> None:
     torch.manual_seed(0)
     K = kernel(Normed())
-    assert K.block_labels is None
+    assert K.block_labels() is None
     gain = K.restrict(["*norm.weight", "*norm.bias"])
-    assert torch.equal(gain.block_labels, torch.arange(6))
+    assert torch.equal(gain.block_labels(), torch.arange(6))
     K = kernel(Scaled())
-    assert K.block_labels is None
-    assert torch.equal(K.freeze(["*rate"]).block_labels, torch.arange(6))
+    assert K.block_labels() is None
+    assert torch.equal(K.freeze(["*rate"]).block_labels(), torch.arange(6))
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-200])
@@ -104,8 +104,8 @@ def test_one_unit_and_no_parameter() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 2, dtype=F64)
     K = linearize(wrap(torch.nn.LSTMCell(2, 1).double()), x).K
-    assert K.block_labels.tolist() == [0, 0]
-    assert kernel(torch.nn.GRUCell(2, 6)).restrict([]).block_labels is None
+    assert K.block_labels().tolist() == [0, 0]
+    assert kernel(torch.nn.GRUCell(2, 6)).restrict([]).block_labels() is None
 
 
 def test_eigenpairs_come_from_the_blocks() -> None:

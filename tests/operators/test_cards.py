@@ -109,7 +109,6 @@ def test_a_card_asks_for_no_product() -> None:
         def _apply(self, q: torch.Tensor) -> torch.Tensor:
             raise AssertionError("a product for a look at it")
 
-        @property
         def block_labels(self) -> torch.Tensor:
             raise AssertionError("blocks may be found by products")
 

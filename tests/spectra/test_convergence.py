@@ -84,7 +84,6 @@ def test_an_eigenvalue_of_a_hundred_copies() -> None:
 class Labelled(MatrixOperator):
     """A matrix in two blocks, of even and of odd entries."""
 
-    @property
     def block_labels(self) -> torch.Tensor:
         return torch.arange(2)
 

@@ -72,7 +72,7 @@ class Reads:
             total.baddbmm_(turned.expand(len(flat), -1, -1), flat, beta=beta)
 
     def sums(self, probes: int) -> torch.Tensor:
-        """Return memory for the sums of ``accumulate``."""
+        """Return memory for the sums of ``accumulate``, ``[p, m, G n]``, or ``[p, T, m, G n]``."""
         time, _, width = self.z.shape
         steps = (time,) if self.per_step else ()
         return self.z.new_empty(probes, *steps, width, len(self.targets) * self.units)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import cached_property
 
 import torch
 from attrs import evolve
@@ -23,7 +22,7 @@ from kpframe.models._sites.trial_totals import total_over
 from kpframe.operators._base import Operator, mean_over, sum_over
 from kpframe.operators._elementary import IdentityOperator
 from kpframe.operators._memory import ACCELERATOR_SLICE_BYTES, SLICE_BYTES
-from kpframe.operators._spaces import PARAMETER, Space
+from kpframe.operators._spaces import Space
 
 #: How many times longer slices are where threads share a product, which then wants more rows for each.
 SHARED_SLICES = 4
@@ -216,7 +215,7 @@ class SiteParameterJacobian(ParameterJacobian):
         turned = r.transpose(-3, -2)  # [p, T, B, H]
         pieces = self._pieces(1)
         rooms = [self._room(group, pieces) for group in groups]
-        sums = [r.new_zeros(r.shape[1], *group.sums(1).shape[1:]) for group in groups]  # [B, m, G n]
+        sums = [group.sums(r.shape[1]).zero_() for group in groups]  # [B, m, G n]
         out = r.new_zeros(*r.shape[:2], self.domain.size)
         for own, probe in zip(out, turned, strict=True):  # one at a time: in memory that stays at hand
             for steps, _ in pieces:
@@ -341,9 +340,11 @@ class GramParameterOperator(ProductParameterOperator):
             return super()._begun(metric, q)
         jacobian = self._sites
         names, probes = self.parameters, q.shape[:-3]
-        if jacobian.ties or self._sends_less_by_names:
-            return self._begun_by_names(names, q)
         groups = jacobian.gram_groups(names)
+        # Over ranks parameters are added up: weights that are made of them may be more numbers.
+        ranks = isinstance(self.jacobian, ShardedParameterJacobian)
+        if jacobian.ties or (ranks and not all(group.plain for group in groups)):
+            return self._begun_by_names(names, q)
         learns_start = jacobian.first_step is not None and "h0" in names
         own = jacobian.pull_start(q) if learns_start else None
         wait = self._over_ranks([*jacobian.pull(groups, q), own], probes)
@@ -358,18 +359,8 @@ class GramParameterOperator(ProductParameterOperator):
 
         return finish
 
-    @cached_property
-    def _sends_less_by_names(self) -> bool:
-        """Whether ranks send fewer numbers of the parameters than of the weights that are made of them."""
-        if not isinstance(self.jacobian, ShardedParameterJacobian):
-            return False
-        made = sum(math.prod(group.sums(1).shape[1:]) for group in self._sites.gram_groups(self.parameters))
-        names = set(self.parameters) - {"h0"}
-        own = sum(part.size for part in self.jacobian.domain[PARAMETER].parts if part.name in names)
-        return made > own
-
     def _begun_by_names(self, names: Sequence[str], q: torch.Tensor) -> Callable[[], torch.Tensor]:
-        """Begin the product with a model whose places share parameters."""
+        """Begin the product where what reaches the parameters is added up, not what reaches weights."""
         jacobian, probes = self._sites, q.shape[:-3]
         gradients = jacobian.backward(q, names)
         wait, found = self._over_ranks(list(gradients.values()), probes), tuple(gradients)

@@ -72,7 +72,7 @@ class TrialTotals(Congruence):
         assert isinstance(K, ParameterOperator)
         assert isinstance(total, SumMap)
         reads = K.jacobian.weighted_reads(K.parameters)
-        if reads is None or (labels := self.block_labels) is None:
+        if reads is None or (labels := self.block_labels()) is None:
             return None
         order = torch.argsort(labels, stable=True)
         count = len(torch.unique(labels))

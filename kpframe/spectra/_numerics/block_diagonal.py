@@ -66,7 +66,7 @@ class DiagonalBlocks:
 
 def diagonal_blocks(op: Operator) -> DiagonalBlocks | None:
     """Return the blocks of an operator, None where it has none that are known, or of unequal sizes."""
-    labels = op.block_labels
+    labels = op.block_labels()
     if labels is None:
         return None
     sizes = torch.unique(labels, return_counts=True)[1]

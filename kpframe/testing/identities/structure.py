@@ -58,7 +58,7 @@ structured_equals_autograd_K = _make(
 def _blocks(case: FlowCase) -> tuple[torch.Tensor, torch.Tensor]:
     """Return K by automatic differentiation, and the label of the block that each of its rows lies in."""
     flow = case.problem.flow
-    labels = flow.K.block_labels
+    labels = flow.K.block_labels()
     if labels is None:
         raise NotApplicable("K names no blocks")
     return case.problem.twin.K.to_dense(), labels.cpu().repeat(flow.K.domain.size // len(labels))
@@ -70,7 +70,7 @@ def _blocks(case: FlowCase) -> tuple[torch.Tensor, torch.Tensor]:
     look="K.block_labels: no parameter may act on entries of two labels; None is always right",
 )
 def K_keeps_its_blocks(case: FlowCase) -> Residual:
-    """K has no entry between the blocks that ``K.block_labels`` names."""
+    """K has no entry between the blocks that ``K.block_labels()`` names."""
     dense, labels = _blocks(case)
     within = dense * (labels[:, None] == labels).to(dense)
     space = case.problem.space

@@ -107,7 +107,6 @@ class _OneSided(ProductParameterOperator):
 
 
 class _Apart(ProductParameterOperator):
-    @property
     def block_labels(self) -> Tensor:
         """The trainable initial state acts on all units."""
         return torch.arange(self.domain.shape[-1])

@@ -99,7 +99,7 @@ def test_without_autapses_each_neuron_reads_the_others(flow, method, fraction) -
             expected[:, i, :, i] += D[:, i, None] * (Z @ Z.T) * D[:, i]
     np.testing.assert_allclose(voltages(found), expected, rtol=1e-9, atol=1e-12)
     assert not np.allclose(voltages(flow(method=method, inhibitory_fraction=fraction)), expected, rtol=0.1)
-    assert torch.equal(found.K.block_labels, torch.arange(N).repeat(5))
+    assert torch.equal(found.K.block_labels(), torch.arange(N).repeat(5))
     largest = np.linalg.eigvalsh(expected.reshape(12 * N, -1))[-3:]
     np.testing.assert_allclose(np.sort(eigsh(found.K, k=3).eigenvalues), largest, rtol=1e-9)
 
