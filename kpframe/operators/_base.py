@@ -250,7 +250,7 @@ class Operator(ABC):
         return False
 
     def block_labels(self) -> torch.Tensor | None:  # [n], int64
-        """Return a label ``[n]`` for each entry of the last axis; the operator has no entry between two labels.
+        """Return labels ``[n]`` of the last axis's entries; the operator has no entry between two labels.
 
         None where there is no such structure, or none that is known. Eigenpairs then come from each block
         alone. It may be found by products, as that of K from about 2 log2 H of J*, the first time.

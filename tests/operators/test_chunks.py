@@ -66,6 +66,20 @@ def test_short_steps_are_filled(counted, monkeypatch) -> None:
     assert chunks.even_share(no_steps, 100) == 1
 
 
+def test_what_is_made_of_a_larger_operator_works_on_its_vectors(monkeypatch) -> None:
+    space = Space.of(batch=50, hidden=2)
+    op = MatrixOperator(torch.eye(100, dtype=torch.float64), space)
+    small = Space.of(hidden=2)
+    monkeypatch.setattr(chunks, "STEP_BYTES", 0)
+    into = MatrixOperator(torch.ones(2, 100, dtype=torch.float64), space, small)
+    alone = MatrixOperator(torch.eye(2, dtype=torch.float64), small)
+    made = [op.mean("batch"), 2 * op.mean("batch"), op.partial_trace("batch"), op.mean("batch") + alone]
+    made += [into @ into.T, (into @ into.T).declare(positive=True)]
+    wide = chunks.working_bytes(op)
+    assert [chunks.working_bytes(one) / wide for one in made] == [1, 1, 1, 1, 102 / 200, 102 / 200]
+    assert chunks.working_bytes(alone) == wide / 50
+
+
 def test_what_would_not_fit_is_refused(counted) -> None:
     op, seen = counted
     q = torch.zeros(1, 2, 3, dtype=torch.float64).expand(2**42, 2, 3)
