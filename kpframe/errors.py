@@ -154,7 +154,7 @@ def one_line(text: object, width: int | None = None) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value on one line, cut short, and its type, for a message."""
+    """Return ``value`` on one line, cut short, and its type, for a message."""
     return f"{one_line(repr(value)):.80} ({type(value).__name__})"
 
 
@@ -185,12 +185,12 @@ def mismatch(argument: str, expected: object, got: object) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the nearest of ``known``, an empty string where none is near."""
+    """Return what is nearest to ``name`` among ``known``, an empty string where none is near."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), "")
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the nearest of ``known``, or an empty string."""
+    """Return ``"; did you mean 'x'?"`` for what is nearest to ``name`` in ``known``, or an empty string."""
     near = nearest(name, known)
     return f"; did you mean {near!r}?" if near else ""
 
@@ -239,5 +239,5 @@ def whole(
 
 
 def check_seed(value: object, argument: str = "seed") -> int:
-    """Return a seed of torch's generators; raises ``ArgumentError``."""
+    """Return ``value`` as a seed of torch's generators; raises ``ArgumentError``, naming ``argument``."""
     return whole(value, argument, 0, 2**63 - 1, expected="a whole number in [0, 2**63)")

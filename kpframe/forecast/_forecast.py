@@ -62,7 +62,7 @@ class Forecast:
         converged: ``[n]`` bool, whether that is within the tolerance.
         law: ``descent`` or ``flow``.
         learning_rate: eta.
-        stable_rate: the largest stable one, see ``kpframe.forecast.stable_rate``.
+        stable_rate: the largest stable eta, see ``kpframe.forecast.stable_rate``.
         num_matvecs: products with Theta.
         method: how it was found.
     """

@@ -34,7 +34,7 @@ class StableRate:
     """The largest stable learning rate of gradient descent, to first order in the network.
 
     Attributes:
-        rate: ``2 / curvature``; infinite where nothing moves the outputs.
+        rate: the largest eta, ``2 / curvature``; infinite where nothing moves the outputs.
         curvature: ``lambda_max(H^1/2 Theta H^1/2)``, per unit of learning rate.
         residual: of its eigenvector: some eigenvalue is that near.
         converged: whether it has been shown to be the largest one, within the tolerance.
@@ -73,7 +73,7 @@ def stable_rate(
         readout: its readout; see ``output_kernel``.
         trials: those the flow was made along.
         loss: ``mse`` or ``cross_entropy``.
-        budget: as in ``kpframe.eigsh``.
+        budget: number of products with Theta, as in ``kpframe.eigsh``.
         tol: as in ``kpframe.eigsh``.
         generator: as in ``kpframe.eigsh``.
 

@@ -15,7 +15,7 @@ def uniform_(
     """Fill a tensor with numbers drawn uniformly from ``[low, high)``, and return it.
 
     Args:
-        tensor: a parameter or buffer of any dtype, on any device; no gradient follows.
+        tensor: a parameter or buffer of any shape and dtype, on any device; no gradient follows.
         low: the lower bound.
         high: the upper bound.
         generator: on the CPU; torch's own when left out.
@@ -28,7 +28,10 @@ def uniform_(
 def normal_(
     tensor: torch.Tensor, mean: float, std: float, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """Fill a tensor with normal numbers, and return it; see ``uniform_``."""
+    """Fill ``tensor`` with normal numbers of mean ``mean`` and standard deviation ``std``; return it.
+
+    See ``uniform_`` for the tensor and the ``generator``.
+    """
     drawn = torch.empty(tensor.shape, dtype=torch.float32, device="cpu")
     with torch.no_grad():
         return tensor.copy_(drawn.normal_(mean, std, generator=generator))

@@ -95,7 +95,7 @@ def linearize(
             one more roll-out in each pass over time (two of them in Phi). The operators are the same;
             ``trajectory.states`` rolls out each time it is asked for. Models that vary in time have A and J
             by automatic differentiation then, but for those of weight sites that are the same at each step.
-        max_bytes: largest memory that recording may take, about; most of what is free when left out.
+        max_bytes: about the most bytes that recording may take; most of what is free when left out.
 
     Raises:
         RankError: for ranks that disagree, are gone, or were never started; says which rank and what.

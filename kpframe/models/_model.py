@@ -43,6 +43,9 @@ class Model(torch.nn.Module, ABC):
         input_size: width of the input.
         state: the state's named components and their widths, in order: ``{"h": 32, "c": 32}``.
         trainable_initial_state: makes ``h_0`` a parameter ``h0`` ``[H]``, shared by all trials.
+
+    Raises:
+        ArgumentError: for a state without components, or a width that is no whole number >= 1.
     """
 
     #: Whether ``step`` needs the step index ``t``.
@@ -101,7 +104,7 @@ class Model(torch.nn.Module, ABC):
         return sum(self.components.values())
 
     def component_slice(self, component: str) -> slice:
-        """Return where a component lies in the state; raises ``ArgumentError`` for an unknown one."""
+        """Return where ``component`` lies in the state; raises ``ArgumentError`` for an unknown one."""
         if component not in self.components:
             known = ", ".join(map(repr, self.components))
             raise ArgumentError(
@@ -114,7 +117,7 @@ class Model(torch.nn.Module, ABC):
         return slice(start, start + self.components[component])
 
     def initial_state(self, batch: int) -> torch.Tensor:  # [batch, H]
-        """Return ``h_0``: the parameter ``h0`` when it is trainable, else zeros."""
+        """Return ``h_0`` ``[batch, H]``: the parameter ``h0`` when it is trainable, else zeros."""
         if self.trainable_initial_state:
             return self.h0.expand(batch, -1)
         like = self._like()
@@ -142,16 +145,16 @@ class Model(torch.nn.Module, ABC):
         return parameter_space(shapes, self.shared_names())
 
     def unread(self, trajectory: Trajectory) -> frozenset[str]:
-        """Return the names of the parameters that nothing along a trajectory reads: a readout's, say."""
+        """Return the names of the parameters that nothing along ``trajectory`` reads: a readout's, say."""
         return unread_parameters(self, trajectory)
 
     def rollout(
         self, x: torch.Tensor, h0: torch.Tensor | None = None, mask: torch.Tensor | None = None
     ) -> Trajectory:
-        """Run the model over ``x`` ``[B, T, I]``; differentiable.
+        """Run the model over ``x`` ``[B, T, I]`` and return the trajectory; differentiable.
 
         Args:
-            x: the inputs.
+            x: the inputs ``[B, T, I]``.
             h0: the initial states ``[B, H]``; the model's own when left out.
             mask: bool ``[B, T]``; where it is False the state is held and ``x`` is not looked at.
 
@@ -167,7 +170,7 @@ class Model(torch.nn.Module, ABC):
         return self.finish(trajectory, torch.stack(states, dim=1))
 
     def propagator(self, trajectory: Trajectory) -> Propagator:
-        """Return ``P`` along a trajectory; override to return a structured one.
+        """Return ``P`` along ``trajectory``; override to return a structured one.
 
         A state of at most ``DENSE_WIDTH`` entries gets its blocks ``A_t`` written out, ``[B, T, H, H]``: that
         is at most ``DENSE_WIDTH`` trajectories, and each product is then cheap. A wider one keeps the graph
@@ -182,15 +185,15 @@ class Model(torch.nn.Module, ABC):
         return GraphPropagator(AutogradStepJacobian(self, trajectory), why=why)
 
     def parameter_operator(self, trajectory: Trajectory) -> ParameterOperator:
-        """Return ``K`` along a trajectory; override to return a structured one."""
+        """Return ``K`` along ``trajectory``; override to return a structured one."""
         return ProductParameterOperator(AutogradParameterJacobian(self, trajectory))
 
     def operators(self, trajectory: Trajectory) -> tuple[Propagator, ParameterOperator]:
-        """Return ``P`` and ``K``; override where the two can share work."""
+        """Return ``P`` and ``K`` along ``trajectory``; override where the two can share work."""
         return self.propagator(trajectory), self.parameter_operator(trajectory)
 
     def recorded_bytes(self, trajectory: Trajectory) -> int:
-        """Return about how many bytes the operators need for each step of each trial.
+        """Return about how many bytes the operators along ``trajectory`` need for each step of each trial.
 
         ``linearize`` refuses by this what would not fit; override beside ``operators``.
         """
@@ -200,6 +203,7 @@ class Model(torch.nn.Module, ABC):
         """Return a trajectory without states, its inputs checked: how a ``rollout`` of one's own starts.
 
         Padding is zero in its ``inputs``; ``initial_state`` is ``h0``, or the model's own where it is None.
+        See ``rollout`` for ``x``, ``h0`` and ``mask``.
 
         Raises:
             ShapeError, DtypeError, DeviceError, NonFiniteError: naming the argument.
@@ -234,7 +238,7 @@ class Model(torch.nn.Module, ABC):
 
     @staticmethod
     def finish(trajectory: Trajectory, states: torch.Tensor) -> Trajectory:
-        """Return the trajectory of ``begin`` with its states ``[B, T, H]``: how a ``rollout`` ends."""
+        """Return the ``trajectory`` of ``begin`` with its ``states`` ``[B, T, H]``: how a roll-out ends."""
         t = trajectory
         return Trajectory(states, t.inputs, t.initial_state, t.space, t.mask, t.given, t.first)
 
@@ -274,7 +278,7 @@ class Model(torch.nn.Module, ABC):
 
 
 def create_model(name: str, /, **settings: Any) -> Model:
-    """Return the model called ``name`` (or ``"distribution:name"``), built from its settings.
+    """Return the model called ``name`` (or ``"distribution:name"``), built from its ``settings``.
 
     Raises:
         UnknownNameError: when no plugin, or more than one, offers the name.

@@ -46,7 +46,8 @@ class PluginManager:
 
     The environment variables ``KPFRAME_DISABLE_PLUGINS`` (distributions, with commas) and
     ``KPFRAME_PLUGINS`` (the only ones allowed; empty: none) choose among the installed plugins. With
-    ``KPFRAME_STRICT_PLUGINS=1`` the first problem is an error, instead of a warning.
+    ``KPFRAME_STRICT_PLUGINS=1`` the first problem is an error, instead of a warning. ``entry_points`` returns
+    those of what is installed; the variables are read in ``environ``.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class PluginManager:
             self._lock.release()
 
     def register(self, plugin: object, *, distribution: str, version: str = "0") -> PluginInfo:
-        """Load ``plugin``, a module or object with hooks, as if ``distribution`` were installed."""
+        """Load ``plugin``, a module or object with hooks, as if ``distribution`` ``version`` were there."""
         self._refuse_while_loading()
         with self._lock:
             held = self._held
@@ -117,17 +118,17 @@ class PluginManager:
         return info
 
     def unregister(self, info: PluginInfo) -> None:
-        """Take back what ``register`` returned, with the problems it brought."""
+        """Take back ``info``, which ``register`` returned, with the problems it brought."""
         brought = [problem for owner, problem in self._brought if owner is info]
         self._brought = [pair for pair in self._brought if pair[0] is not info]
         self._held.remove(info, brought)
 
     def specs(self, kind: str) -> list[Spec]:
-        """Return every spec of a kind: ``model``, ``rule``, ``task`` ..."""
+        """Return every spec of a ``kind``: ``model``, ``rule``, ``task`` ..."""
         return [spec for _, spec in self._offers(kind)]
 
     def factory(self, spec: Spec) -> Any:
-        """Import what builds a spec; raises ``PluginError`` where that fails."""
+        """Import and return what builds ``spec``; raises ``PluginError`` where that fails."""
         try:
             return factory_of(spec)
         except Exception as error:
@@ -138,6 +139,7 @@ class PluginManager:
 
         Raises:
             UnknownNameError: when there is none, or more than one; the message says what to write instead.
+            ArgumentError: for a name that is no string.
         """
         if not isinstance(name, str):
             raise ArgumentError(mismatch("name", "a string", repr(name)))
@@ -161,7 +163,7 @@ class PluginManager:
         raise UnknownNameError(explain_ambiguous(name, ways))
 
     def plugin_of(self, spec: Spec) -> PluginInfo:
-        """Return the plugin that offers this very spec."""
+        """Return the plugin that offers this very ``spec``."""
         return next(plugin for plugin, offered in self._offers(None) if offered is spec)
 
     def create(

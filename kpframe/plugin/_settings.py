@@ -110,10 +110,19 @@ def setting(
     choices: Iterable[Any] | None = None,
     help: str = "",
 ) -> Any:
-    """Return the attrs field of one setting, keyword only; without a ``default`` it is required.
+    """Return the attrs field of one setting, keyword only.
 
     The field checks and converts by its annotation: an int is taken for ``float``, a list or an array
     for ``tuple[float, ...]``. Bounds and ``choices`` hold for each entry of a tuple, and not for None.
+
+    Args:
+        default: its value when it is not given; without one it is required.
+        ge: the lower bound, included.
+        gt: the lower bound, excluded.
+        le: the upper bound, included.
+        lt: the upper bound, excluded.
+        choices: the values allowed; None allows all within the bounds.
+        help: what it is, with its unit in brackets, ``"time step [s]"``, for ``kpframe show``.
 
     Raises:
         SettingsError: when the default itself breaks the bounds or is not among the choices.

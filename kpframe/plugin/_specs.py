@@ -80,9 +80,16 @@ def _words(name: str) -> Any:
 class Spec:
     """A name that a plugin offers; ``factory("module:attribute")`` is called with the settings' fields.
 
+    Attributes:
+        name: lower-case letters, digits and ``_``, from a letter on, at most 64.
+        factory: where the class or function that builds it is, ``"package.module:attribute"``.
+        settings: attrs class of its settings; None where it has none.
+        api: version of hooks and specs that it is written for.
+        summary: what it is, on one line.
+
     Raises:
-        PluginError: at construction, for a name, factory, settings class or api of the wrong form.
-        ApiError: for fields that this api does not have, in a spec of a later one.
+        PluginError: at construction, for a name, factory, settings class or api of the wrong form, and for
+            fields that this api does not have, in a spec of a later one.
     """
 
     kind: ClassVar[str] = "thing"
@@ -107,9 +114,10 @@ class Spec:
 class ModelSpec(Spec):
     """A recurrent model.
 
-    ``wraps`` names the foreign modules whose parameters the model takes over by their names, and for each
-    the attributes that say its settings: ``{"torch.nn.modules.rnn.GRU": ("input_size", "hidden_size")}``.
-    ``wrap`` of such a module then returns this model.
+    Attributes:
+        wraps: the foreign modules whose parameters the model takes over by their names, and for each the
+            attributes that say its settings: ``{"torch.nn.modules.rnn.GRU": ("input_size", "hidden_size")}``.
+            ``wrap`` of such a module then returns this model.
     """
 
     kind = "model"
@@ -139,9 +147,9 @@ def _check_flag(spec: Any, attribute: Attribute[Any], value: Any) -> None:
 class FormSpec(Spec):
     """A form of an operator, made of a Jacobian; a base.
 
-    ``fits`` says in plain words which Jacobians it takes and where it is fast; the class's own ``fits``
-    decides. ``automatic`` forms give the products of the core's own form to rounding, and may be taken
-    unasked.
+    Attributes:
+        fits: in plain words, which Jacobians it takes and where it is fast; the class's own ``fits`` decides.
+        automatic: whether it gives the products of the core's own form to rounding, and may be taken unasked.
     """
 
     fits: str = _words("fits")
@@ -207,7 +215,12 @@ Status = Literal["loaded", "disabled", "broken", "not loaded"]
 class PluginProblem:
     """What is wrong with one plugin, and the commands that mend it.
 
-    ``distribution`` is empty where it is not a plugin that is wrong but an environment variable.
+    Attributes:
+        distribution: the plugin's; empty where it is not a plugin that is wrong but an environment variable.
+        version: of the distribution.
+        stage: where it went wrong: ``import``, ``hooks``, ``api``, ``clash`` ...
+        message: what is wrong, on one line.
+        fix: the commands.
     """
 
     distribution: str = field(converter=one_line)
@@ -225,8 +238,16 @@ class PluginProblem:
 class PluginInfo:
     """One installed plugin and what it offers (nothing, unless it is loaded).
 
-    ``source`` is what pip was given to install it in place of its name (``-e FOLDER``, a wheel, a URL).
     What comes from its metadata is on one line and printable.
+
+    Attributes:
+        distribution: its name on the package index.
+        version: of the distribution.
+        entry_point: the module or object that has its hooks.
+        status: ``"loaded"``, ``"disabled"``, ``"broken"`` or ``"not loaded"``.
+        specs: the names it offers.
+        summary: the distribution's, from its metadata.
+        source: what pip was given to install it in place of its name (``-e FOLDER``, a wheel, a URL).
     """
 
     distribution: str = field(converter=one_line)

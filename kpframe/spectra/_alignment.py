@@ -53,7 +53,7 @@ def alignment(
         budget: number of products, of both operators together, at least 2 (one probe, infinite ``stderr``).
         rtol: when given, the budget is doubled as in ``trace``.
         generator: the source of the probes; None: a new one with seed 0.
-        max_budget: bound for ``rtol``.
+        max_budget: bound for ``rtol``, in products.
 
     Raises:
         ArgumentError: for a budget, tolerance or generator that cannot be used.

@@ -35,6 +35,13 @@ class SpectralDensity:
     """A discrete estimate of the density of eigenvalues: raw nodes and weights, one row a probe.
 
     The weights of all rows sum to one. Nothing is smoothed; ``broadened`` is for plots.
+
+    Attributes:
+        nodes: ``[p, steps]``, float64; a row that ended early is filled with 0.
+        weights: ``[p, steps]``, float64, weight 0 there.
+        dimension: of the space, so that ``dimension * weights`` count eigenvalues.
+        num_matvecs: operator products taken.
+        method: how it was found.
     """
 
     nodes: torch.Tensor  # [p, steps], float64; a row that ended early is filled with 0
@@ -44,7 +51,10 @@ class SpectralDensity:
     method: str
 
     def broadened(self, grid: torch.Tensor, sigma: float) -> torch.Tensor:  # [g] -> [g]
-        """Return the density on ``grid`` with a normal curve of width ``sigma`` in place of each node."""
+        """Return the density ``[g]`` at ``grid`` ``[g]``, a normal curve of width ``sigma`` for each node.
+
+        Raises ``ArgumentError`` for a ``sigma`` that is not positive.
+        """
         sigma = check_positive(sigma, "sigma")
         nodes, weights = self.nodes.flatten(), self.weights.flatten()
         distances = (grid.to(nodes)[:, None] - nodes) / sigma

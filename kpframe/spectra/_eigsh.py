@@ -36,11 +36,19 @@ DENSE = 256
 
 @frozen(eq=False)
 class EigenPairs:
-    """Eigenpairs, from the wanted end; ``residual_norms`` are |A v - lambda v|.
+    """Eigenpairs, from the wanted end.
 
     A residual norm shows that an eigenvalue is that near. ``converged`` says more: it is within the
     tolerance, so is that of every pair before, and no eigenvalue is missing among these, so that pair i is
     the i-th. Where that has not been shown within the budget, the flag is False.
+
+    Attributes:
+        eigenvalues: ``[k]``.
+        eigenvectors: ``[k, *domain]``, orthonormal, the largest entry positive; this rank's part.
+        residual_norms: ``[k]``, |A v - lambda v|.
+        converged: ``[k]`` bool.
+        num_matvecs: operator products taken.
+        method: how they were found.
     """
 
     eigenvalues: torch.Tensor  # [k]

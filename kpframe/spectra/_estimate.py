@@ -16,9 +16,13 @@ from kpframe.operators._cards import card
 class Estimate:
     """A number with its uncertainty; prints as ``0.123 ± 0.004 (xtrace, 60 products)``.
 
-    ``stderr`` is 0 for an exact value and infinite where one sample tells nothing of the spread. With few
-    samples it is widened to what Student's t asks for, so that the normal interval ``value ± 1.96 stderr``
-    covers the truth in 95 of 100 runs.
+    Attributes:
+        value: the estimate, a scalar.
+        stderr: its standard error: 0 for an exact value and infinite where one sample tells nothing of the
+            spread. With few samples it is widened to what Student's t asks for, so that the normal interval
+            ``value ± 1.96 stderr`` covers the truth in 95 of 100 runs.
+        num_matvecs: operator products taken.
+        method: how it was found.
     """
 
     value: float = field(converter=float)

@@ -47,7 +47,7 @@ def frobenius_norm(
         rtol: when given, the budget is doubled as in ``trace``.
         method: ``auto``, ``nystrom`` or ``hutchinson``.
         generator: the source of the probes; None: a new one with seed 0.
-        max_budget: bound for ``rtol``.
+        max_budget: bound for ``rtol``, in products.
 
     Raises:
         ArgumentError: for a budget, tolerance, method or generator that cannot be used.

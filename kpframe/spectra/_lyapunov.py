@@ -47,7 +47,7 @@ class LyapunovSpectrum:
 
     @property
     def mean(self) -> torch.Tensor:  # [k]
-        """The mean over trials."""
+        """The mean over trials ``[k]``, per unit time."""
         if self._shards is None:
             return self.exponents.mean(dim=0)
         total: torch.Tensor = self._shards.sum(self.exponents.sum(dim=0))
@@ -59,7 +59,7 @@ class LyapunovSpectrum:
 
     @property
     def stderr(self) -> torch.Tensor:  # [k]
-        """The standard error of the mean over trials; NaN for one trial, which has none."""
+        """The standard error ``[k]`` of the mean over trials; NaN for one trial, which has none."""
         count = len(self.exponents) if self._shards is None else self._shards.total
         if count < 2:
             return torch.full_like(self.exponents.sum(dim=0), torch.nan)
@@ -71,12 +71,15 @@ class LyapunovSpectrum:
 
     @property
     def expansion_rate(self) -> torch.Tensor:  # [batch]
-        """The sum of the positive exponents: the rate at which volumes stretch (Pesin's entropy rate)."""
+        """The sum ``[batch]`` of the positive exponents, per unit time: the rate at which volumes stretch.
+
+        It is Pesin's entropy rate.
+        """
         return self.exponents.clamp(min=0).sum(dim=1)
 
     @property
     def dimension(self) -> torch.Tensor:  # [batch]
-        """The Kaplan-Yorke dimension; k where the sum of all k exponents is not negative."""
+        """The Kaplan-Yorke dimension ``[batch]``; k where the sum of all k exponents is not negative."""
         rows = [_kaplan_yorke(row) for row in self.exponents]
         return torch.stack(rows) if rows else self.exponents.new_zeros(0)
 
@@ -154,7 +157,7 @@ def finite_time_exponents(
     tol: float = 1e-12,
     sweeps: int = 200,
 ) -> torch.Tensor:  # [batch, H]
-    """Return ``log(singular values of A_t ... A_{s+1}) / ((t - s) dt)`` of each trial, from the largest.
+    """Return ``log(singular values of A_t ... A_{s+1}) / ((t - s) dt)``, ``[B, H]``, from the largest.
 
     Padded steps (``A.valid``) hold the state: they are no factors and take no time, so that each trial is
     divided by the number of its own steps in the interval.

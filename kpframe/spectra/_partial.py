@@ -23,7 +23,14 @@ from kpframe.spectra._numerics.statistics import t_factor
 
 @frozen(eq=False)
 class MatrixEstimate:
-    """A dense matrix with a standard error for each entry (zero: exact)."""
+    """A dense matrix with a standard error for each entry (zero: exact).
+
+    Attributes:
+        value: ``[rows, columns]``.
+        stderr: ``[rows, columns]``.
+        num_matvecs: operator products taken.
+        method: how it was found.
+    """
 
     value: torch.Tensor  # [rows, columns]
     stderr: torch.Tensor  # [rows, columns]

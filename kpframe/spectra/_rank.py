@@ -67,7 +67,7 @@ def effective_rank(
         budget: number of operator products; a product of ``op op*`` costs two.
         rtol: when given, the budget is doubled as in ``trace``.
         generator: the source of the probes; None: a new one with seed 0.
-        max_budget: bound for ``rtol``.
+        max_budget: bound for ``rtol``, in products.
         of: G: ``op``, which must be known to be positive, ``op op*``, or ``auto``, as above.
 
     Raises:

@@ -21,10 +21,17 @@ from kpframe.spectra._numerics.small_side import WHERE, SmallSide, null_rows, sm
 
 @frozen(eq=False)
 class SingularTriplets:
-    """``A V_i = S_i U_i``, descending; ``residual_norms`` are sqrt(|A v - s u|^2 + |A* u - s v|^2).
+    """``A V_i = S_i U_i``, descending.
 
-    ``converged`` is as for ``EigenPairs``: the triplet and all before it have small residuals, and none is
-    missing before it.
+    Attributes:
+        U: ``[k, *codomain]``, orthonormal, the largest entry positive; this rank's part, as of ``V``.
+        S: ``[k]``.
+        V: ``[k, *domain]``, orthonormal.
+        residual_norms: ``[k]``, sqrt(|A v - s u|^2 + |A* u - s v|^2).
+        converged: ``[k]`` bool, as for ``EigenPairs``: the triplet and all before it have small residuals,
+            and none is missing before it.
+        num_matvecs: products with A and with A* taken.
+        method: how they were found.
     """
 
     U: torch.Tensor  # [k, *codomain], orthonormal, largest entry positive; this rank's part, as V

@@ -57,7 +57,7 @@ def trace(
             cheaper, or ``max_budget`` (default 16 times the budget) is reached, which ``method`` then says.
         method: the estimator's name.
         generator: the source of the probes; None: a new one with seed 0.
-        max_budget: bound for ``rtol``.
+        max_budget: bound for ``rtol``, in products.
 
     Raises:
         ArgumentError: for a budget, tolerance, method or generator that cannot be used.

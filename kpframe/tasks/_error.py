@@ -74,8 +74,13 @@ def output_error(
 ) -> torch.Tensor:
     """Return ``e``, d loss / d outputs ``[B, T, O]``, detached; exactly 0 at steps that are not scored.
 
-    With n scored steps: ``(softmax(y) - onehot) / n``, or ``2 (y - target) / (n O)``. With the space of a
-    flow whose trials are sharded over ranks, n is that of all trials.
+    With n scored steps: ``(softmax(y) - onehot) / n``, or ``2 (y - target) / (n O)``.
+
+    Args:
+        outputs: ``[B, T, O]``.
+        trials: with targets, and which steps are scored.
+        kind: ``"mse"`` or ``"cross_entropy"``.
+        space: that of a flow whose trials are sharded over ranks: n is that of all trials.
 
     Raises:
         ShapeError, DtypeError, DeviceError, NonFiniteError, ArgumentError: naming the argument.
@@ -100,8 +105,14 @@ def error(
 
     ``Err = W^T d loss / d y``: exactly 0 at padded and unscored steps and where the readout does not
     look; dtype and device are those of ``states``. A rule with random feedback (feedback alignment)
-    puts its own matrix in the place of W: ``output_error(readout(states), trials, kind) @ B``. With the space
-    of a flow whose trials are sharded over ranks, the loss is that of all trials.
+    puts its own matrix in the place of W: ``output_error(readout(states), trials, kind) @ B``.
+
+    Args:
+        readout: from states to outputs.
+        states: ``[B, T, H]``.
+        trials: with targets, and which steps are scored.
+        kind: ``"mse"`` or ``"cross_entropy"``.
+        space: that of a flow whose trials are sharded over ranks: the loss is that of all trials.
 
     Raises:
         ShapeError, DtypeError, DeviceError, NonFiniteError, ArgumentError: naming the argument.
@@ -119,12 +130,16 @@ def error(
 
 @in_isolation
 def accuracy(outputs: torch.Tensor, trials: Trials, space: Space | None = None) -> float:
-    """Return how good outputs ``[B, T, O]`` are; the targets' dtype says which figure applies.
+    """Return how good outputs are; the targets' dtype says which figure applies.
 
     Classes: the fraction of scored steps whose largest output is the target's (0 to 1). Regression:
     ``R^2 = 1 - sum (y - target)^2 / sum (target - mean)^2`` over scored steps and outputs, with the
-    mean of each output over the scored steps; 1 is perfect, 0 is as good as that mean. With the space of a
-    flow whose trials are sharded over ranks, it is that of all trials.
+    mean of each output over the scored steps; 1 is perfect, 0 is as good as that mean.
+
+    Args:
+        outputs: ``[B, T, O]``.
+        trials: with targets, and which steps are scored.
+        space: that of a flow whose trials are sharded over ranks: the figure is that of all trials.
 
     Raises:
         ShapeError, DtypeError, DeviceError, NonFiniteError, ArgumentError: naming the argument;

@@ -54,7 +54,7 @@ class Readout(torch.nn.Module):
         self.bias = torch.nn.Parameter(drawn[:, width].clone())
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """Return the outputs ``[..., O]`` of states ``[..., H]``.
+        """Return the outputs ``[..., O]`` of ``states`` ``[..., H]``.
 
         Raises:
             ShapeError, DtypeError, DeviceError: nothing is reshaped, cast or moved silently.

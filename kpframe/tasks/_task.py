@@ -248,7 +248,7 @@ class Task(ABC):
 
     @abstractmethod
     def draw(self, batch_size: int, generator: torch.Generator, split: Split) -> Trials:
-        """Return ``batch_size`` trials as a function of ``generator`` alone, in float64 on the CPU."""
+        """Return ``batch_size`` trials of ``split``, by ``generator`` alone, in float64 on the CPU."""
 
     def sample(
         self,
@@ -294,7 +294,7 @@ class Task(ABC):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Trials:
-        """Return every trial of a finite data set, in a fixed order.
+        """Return every trial of a finite data set, in a fixed order; see ``sample`` for the arguments.
 
         Raises:
             ArgumentError: if the task has no end of trials.
@@ -302,7 +302,7 @@ class Task(ABC):
         raise ArgumentError(f"dataset: {type(self).__name__} has no end of trials; draw some with sample()")
 
     def num_trials(self, split: Split = "train") -> int | None:
-        """Return how many different trials there are, or None when there is no end of them."""
+        """Return how many different trials ``split`` has, or None when there is no end of them."""
         return None
 
 
@@ -333,6 +333,6 @@ def _check_tensor(name: str, tensor: object, inputs: object) -> None:
 
 
 def create_task(name: str, /, **settings: Any) -> Task:
-    """Return the task called ``name``; raises like ``create_model``."""
+    """Return the task called ``name``, of its ``settings``; raises like ``create_model``."""
     made: Task = create("task", name, settings, Task)
     return made

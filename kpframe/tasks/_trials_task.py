@@ -56,7 +56,7 @@ class TrialsTask(Task):
         self._split = split
 
     def num_trials(self, split: Split = "train") -> int:
-        """Return the number of trials in a split."""
+        """Return the number of trials in ``split``."""
         return self._split[check_split(split)].num_trials
 
     def dataset(
@@ -70,7 +70,11 @@ class TrialsTask(Task):
         return self._split[check_split(split)].to(device=device, dtype=dtype or torch.get_default_dtype())
 
     def draw(self, batch_size: int, generator: torch.Generator, split: Split) -> Trials:
-        """Return ``batch_size`` different trials of a split, in random order."""
+        """Return ``batch_size`` different trials of a split, in random order.
+
+        Raises:
+            ArgumentError: for more than there are.
+        """
         trials = self._split[split]
         if batch_size > trials.num_trials:
             expected = f"at most {trials.num_trials}, the trials of the {split} split"

@@ -56,8 +56,8 @@ class Linearization:
     A graph can be neither copied nor pickled. A copy has the recipe, and records with its first product.
 
     Args:
-        output: a tensor with a graph, or a constant (then the Jacobian is zero).
-        inputs: leaf tensors that require gradients.
+        output: a tensor of any shape with a graph, or a constant (then the Jacobian is zero).
+        inputs: leaf tensors of any shape that require gradients.
         again: how to record the same again: a function that can be pickled (``functools.partial`` of one of a
             module). Without, the linearization can be neither copied nor pickled.
         careful: checks the products before the first one; otherwise before the first ``J d``.
@@ -76,7 +76,7 @@ class Linearization:
 
     @classmethod
     def of(cls, recipe: Recipe, device: torch.device) -> Linearization:
-        """Return what a recipe records, undisturbed by what surrounds the call."""
+        """Return what ``recipe`` records on ``device``, undisturbed by what surrounds the call."""
         return cls(*_record(recipe, device), again=recipe)
 
     def _hold(self, output: torch.Tensor, inputs: Sequence[torch.Tensor]) -> None:
@@ -105,7 +105,7 @@ class Linearization:
         return self.__dict__[name]
 
     def vjp(self, cotangents: torch.Tensor, only: slice = slice(None)) -> tuple[torch.Tensor, ...]:
-        """Return ``J* r`` for cotangents ``[k, *output]``, one tensor ``[k, *input]`` for each input.
+        """Return ``J* r`` for ``cotangents`` ``[k, *output]``, one tensor ``[k, *input]`` for each input.
 
         ``only`` some inputs cost only the passes to them.
 
@@ -123,6 +123,7 @@ class Linearization:
         """Return ``J* r`` as autograd gives it: not checked, and in no unit but the cotangents' own.
 
         Some derivatives lose digits with the scale of the cotangent, that of a matrix exponential for one.
+        See ``vjp`` for the arguments.
         """
         inputs = self.inputs[only]
         if not self.output.requires_grad or not inputs:
@@ -131,7 +132,7 @@ class Linearization:
             return _gradients((self.output,), inputs, (cotangents,), self._batches)
 
     def jvp(self, tangents: Sequence[torch.Tensor | None]) -> torch.Tensor:
-        """Return ``J d`` for tangents ``[k, *input]``, one tensor for each input: ``[k, *output]``.
+        """Return ``J d`` for ``tangents`` ``[k, *input]``, one tensor for each input: ``[k, *output]``.
 
         None stands for an input that does not move. Raises like ``vjp``.
         """
@@ -150,7 +151,9 @@ class Linearization:
             return moved_by if unit == 1 else multiplied(unit, moved_by)
 
     def check(self, r: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
-        """Record what ``J d`` needs, check both products with one cotangent ``[*output]``; return ``J* r``.
+        """Record what ``J d`` needs, check both products with one cotangent ``r`` ``[*output]``.
+
+        Returns ``J* r``.
 
         Raises:
             UnsupportedError: see ``check_products``.

@@ -67,7 +67,7 @@ class Site:
         return self.source not in (None, INPUT)
 
     def read(self, source: torch.Tensor) -> torch.Tensor:
-        """Return the columns of a source ``[..., w]`` that the site reads."""
+        """Return the columns of ``source`` ``[..., w]`` that the site reads."""
         return source if self.columns is None else source[..., self.columns]
 
     def __deepcopy__(self, memo: dict[int, object]) -> Site:
@@ -108,7 +108,12 @@ class Stage:
 
 
 def component_widths(components: Sequence[str], stages: Sequence[Stage], input_size: int) -> dict[str, int]:
-    """Return the widths of the state's components, the declarations checked.
+    """Return the widths of the state's ``components``, the declarations checked.
+
+    Args:
+        components: their names, in order.
+        stages: what makes up a step, in order.
+        input_size: width of the input.
 
     Raises:
         ArgumentError: naming the site or stage that does not fit.

@@ -96,7 +96,7 @@ class SiteModel(Model):
     def combine(
         self, u: Mapping[str, torch.Tensor], h: Mapping[str, torch.Tensor], t: torch.Tensor | None = None
     ) -> Mapping[str, torch.Tensor]:
-        """Return the next state's components from preactivations and components, each ``[N, n]``.
+        """Return the next state's components from preactivations ``u`` and components ``h``, each ``[N, n]``.
 
         It acts unit by unit: entry i of the result depends on entry i of the arguments only. The
         conformance checks compare what follows from this with automatic differentiation. The step
@@ -106,7 +106,7 @@ class SiteModel(Model):
         raise NotImplementedError(f"{type(self).__name__} must define combine")
 
     def site_weight(self, name: str) -> torch.Tensor:
-        """Return the matrix of a site; override for sites that declare ``parameters``.
+        """Return a site's matrix ``name`` ``[rows, columns]``; override where sites declare ``parameters``.
 
         It is a differentiable function of those parameters and of buffers: ``self.mask * self.weight``.
         """

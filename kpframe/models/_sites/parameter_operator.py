@@ -80,14 +80,14 @@ class SiteParameterJacobian(ParameterJacobian):
         return made
 
     def groups(self, names: Iterable[str]) -> list[SiteGroup]:
-        """Return the sites of the named parameters, those of the same targets together."""
+        """Return the sites of the parameters ``names``, those of the same targets together."""
         key = frozenset(names)
         if key not in self._groups:
             self._groups[key] = group_sites(self.gains, key)
         return self._groups[key]
 
     def gram_groups(self, names: Iterable[str]) -> list[SiteGroup | GramGroup]:
-        """Return the sites of the named parameters for K, see the function of this name."""
+        """Return the sites of the parameters ``names`` for K, see the function of this name."""
         key = frozenset(names)
         if key not in self._gram_groups:
             self._gram_groups[key] = gram_groups(self.groups(key))
@@ -140,12 +140,12 @@ class SiteParameterJacobian(ParameterJacobian):
         return torch.cat(flat, dim=-1) if flat else r.new_zeros(*probes, 0)
 
     def forward(self, moved: Mapping[str, torch.Tensor], probes: torch.Size) -> torch.Tensor:
-        """Return how the state ``[..., B, T, H]`` moves within each step when named parameters move."""
+        """Return how the state ``[*probes, B, T, H]`` moves by tangents ``moved`` ``[*probes, *shape]``."""
         groups = self.groups(moved)
         return self.push(groups, [group.weight(moved, probes) for group in groups], moved.get("h0"), probes)
 
     def backward(self, r: torch.Tensor, names: Collection[str]) -> dict[str, torch.Tensor]:
-        """Return the gradients ``[..., *parameter]`` of the named parameters for a state vector."""
+        """Return the gradients ``[..., *shape]`` of the parameters ``names`` for ``r`` ``[..., B, T, H]``."""
         groups = self.groups(names)
         out: dict[str, torch.Tensor] = {}
         for group, total in zip(groups, self.pull(groups, r), strict=True):
@@ -163,7 +163,10 @@ class SiteParameterJacobian(ParameterJacobian):
         start: torch.Tensor | None,
         probes: torch.Size,
     ) -> torch.Tensor:  # [..., B, T, H]
-        """Return how the state moves within each step with the groups' weights and ``h_0`` ``[..., H]``."""
+        """Return how the state ``[*probes, B, T, H]`` moves by tangents of weights and ``h_0``.
+
+        They are ``weights`` ``[*probes, G n, m]`` (or None) for ``groups`` and ``start`` ``[*probes, H]``.
+        """
         batch, time, hidden = self.codomain.shape
         count, dims = math.prod(probes), len(probes)
         out = self.gains.like.new_empty(time, count, batch, hidden)  # as scans want it
@@ -191,7 +194,7 @@ class SiteParameterJacobian(ParameterJacobian):
         return out.reshape(time, *probes, batch, hidden).movedim(0, -2)
 
     def pull(self, groups: Sequence[Reads], r: torch.Tensor) -> list[torch.Tensor | None]:
-        """Return what reaches the groups' weights for a state vector ``[..., B, T, H]``; None: nothing."""
+        """Return what of ``r`` ``[..., B, T, H]`` reaches the weights ``[..., G n, m]`` of ``groups``."""
         probes = r.shape[:-3]
         turned = r.reshape(-1, *self.codomain.shape).transpose(-3, -2)  # [p, T, B, H]
         pieces = self._pieces(len(turned))
@@ -240,7 +243,7 @@ class SiteParameterJacobian(ParameterJacobian):
         return lambda group, room: gather(group.targets, pulled)
 
     def pull_start(self, r: torch.Tensor) -> torch.Tensor:  # [..., B, T, H] -> [..., H]
-        """Return what reaches a trainable initial state through the first step."""
+        """Return what of ``r`` ``[..., B, T, H]`` reaches a trainable ``h_0``, ``[..., H]``."""
         assert self.first_step is not None
         return self.first_step.step_adjoint(0, r[..., 0, :]).sum(dim=-2)
 

@@ -136,6 +136,10 @@ class SiteStepJacobian(StepJacobian):
 
         Args:
             weights: name of a site's weight -> matrix of the same shape.
+
+        Raises:
+            ArgumentError: for an unknown name, and for a weight of another dtype or on another device.
+            ShapeError: for one of another shape.
         """
         known = self.weights
         check_weights(weights, list(known))

@@ -24,6 +24,14 @@ _STATE = ("hidden_size", "state_size", "hidden_dim")
 class WrappedCell(Model):
     """A cell's module as a model; made by ``wrap``.
 
+    Args:
+        cell: the module itself.
+        input_size: width of the input.
+        signature: how the module is called, and the parts of its state.
+        constants: what it is called with besides, by name.
+        trainable_initial_state: makes ``h_0`` a parameter.
+        initial_state: makes ``h_0`` of the module; None: zeros, or the parameter.
+
     Attributes:
         cell: the module itself.
         shapes: component of the state -> shape of the module's tensor ``[N, *shape]``; on the axis ``hidden``
@@ -71,7 +79,7 @@ class WrappedCell(Model):
         return self._signature.invoke(self.cell, x, h, t, {**self._constants, **tensors})
 
     def initial_state(self, batch: int) -> torch.Tensor:  # [batch, H]
-        """Return ``h_0``: what the function given to ``wrap`` makes of the module, ``h0``, or zeros.
+        """Return ``h_0`` ``[batch, H]``: what the function given to ``wrap`` makes of it, ``h0``, or zeros.
 
         Raises:
             ShapeError, DtypeError: for what the function returns in another form.

@@ -56,13 +56,21 @@ def probes(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:  # [num, *space]
-    """Return ``num`` independent random vectors of a space with E[z z*] = I.
+    """Return ``num`` independent random vectors of a space, ``[num, *space]``, with E[z z*] = I.
 
-    ``gaussian``: standard normal entries; ``rademacher``: entries ±1; ``sphere``: uniform directions of
-    length sqrt(dimension). They are drawn one after the other on the generator's device, so drawing 5 and
+    They are drawn one after the other on the generator's device, so drawing 5 and
     then 3 gives the same vectors as drawing 8; a CPU generator gives the same vectors on every device, a
     generator of the operator's own device saves the transfer. On a space with trials each trial has a stream
     of its own, by its global index: so the vectors do not depend on how trials are sharded over ranks.
+
+    Args:
+        space: where they lie.
+        num: how many.
+        generator: the source of the draws; None: a new one with seed 0.
+        kind: ``gaussian``: standard normal entries; ``rademacher``: entries ±1; ``sphere``: uniform
+            directions of length sqrt(dimension).
+        dtype: of the vectors.
+        device: where they live.
 
     Raises:
         ArgumentError: for an unknown kind, a number below 0, or something that is no space or no generator.
