@@ -50,11 +50,11 @@ class Probe:
 
     @classmethod
     def of(cls, trials: Trials) -> Self:
-        """Return the probe of trials."""
+        """Return the probe of ``trials``."""
         return cls(trials.inputs, trials.mask, trials)
 
     def part(self, chosen: range) -> Probe:
-        """Return the probe of some of the trials."""
+        """Return the probe of the ``chosen`` trials."""
         own = slice(chosen.start, chosen.stop)
         mask = None if self.mask is None else self.mask[own]
         trials = None if self.trials is None else self.trials.select(own)
@@ -98,7 +98,7 @@ class Moment:
         step: updates made.
         first: returns the moment of the network before training.
         previous: returns that of the step recorded before.
-        learning_rate: of the training; None where it is not known.
+        learning_rate: eta of the training; None where it is not known.
         optimizer: what makes its updates: ``sgd`` for plain gradient descent; None where it is not known.
         group: of ``torch.distributed``, over whose ranks the trials of ``around`` are shared out, a part
             in a row for each; None where this process has them all.
@@ -130,7 +130,11 @@ class Moment:
         self._along: dict[str, Moment] = {self.inputs: self}
 
     def along(self, inputs: str) -> Moment:
-        """Return this moment along another of the sets of inputs."""
+        """Return this moment along another of the sets of ``inputs``, by name.
+
+        Raises:
+            ArgumentError: for a name that no set has.
+        """
         if inputs not in self.around.probes:
             expected = f"one of {', '.join(self.around.probes)}"
             raise ArgumentError(
@@ -180,16 +184,19 @@ class Moment:
         return Shards(self.group, distributed.get_rank(self.group), tuple(np.diff(edges).tolist()))
 
     def summed(self, own: torch.Tensor) -> torch.Tensor:
-        """Return the sum over ranks of what each has summed over its own trials; one all-reduce."""
+        """Return the sum over ranks of ``own``, of any shape: what each has summed over its own trials.
+
+        One all-reduce.
+        """
         return own if self.shards is None else self.shards.sum(own)
 
     def largest(self, own: torch.Tensor) -> float:
-        """Return the largest magnitude among what ranks know of their own trials, 0 of nothing."""
+        """Return the largest magnitude in ``own``, of any shape, on all ranks; 0 of nothing."""
         most = own.abs().max() if own.numel() else own.new_zeros(())
         return float(most if self.shards is None else self.shards.max(most))
 
     def every_trial(self, own: torch.Tensor) -> torch.Tensor:
-        """Return what ranks know of their own trials ``[B, ...]``, of all trials: the same on each rank.
+        """Return ``own``, what ranks know of their own trials ``[B, ...]``, of all trials: the same on each.
 
         It is one all-reduce of all of it: for what is small. Where this process holds all trials, it is
         what was given.

@@ -35,8 +35,10 @@ class Quantity(ABC):
 
     @abstractmethod
     def measure(self, moment: Moment) -> xr.Dataset:
-        """Return what is recorded: dims named and with coordinates, each variable with its attributes
-        ``long_name`` and ``units``; the standard error of ``x`` is called ``x_stderr``.
+        """Return what is recorded of ``moment``: dims named and with coordinates.
+
+        Each variable has its attributes ``long_name`` and ``units``; the standard error of ``x`` is called
+        ``x_stderr``.
 
         Raises:
             KpframeError: when it cannot be measured; it costs this quantity's figures at this step, which
@@ -44,7 +46,7 @@ class Quantity(ABC):
         """
 
     def check(self, moment: Moment) -> None:  # noqa: B027 - most have nothing to check
-        """Raise ``KpframeError`` for a moment before training on which it could never be measured."""
+        """Raise ``KpframeError`` for a ``moment`` before training on which it could never be measured."""
 
     def across(self, recorded: xr.Dataset) -> xr.Dataset | None:
         """Return what follows from the records of all steps of one training together, None for nothing.

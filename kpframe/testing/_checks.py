@@ -260,7 +260,7 @@ class Check:
 
 
 def check_model(spec: object, *, examples: int | None = None) -> Report:
-    """Run every check of models on ``spec``, with a fixed seed: the same report each time.
+    """Return the report of every check of models on ``spec``; the seed is fixed, so it is the same each time.
 
     Args:
         spec: a registered name, ``"package.module:Class"``, a checkpoint's path, a ``ModelSpec``, a
@@ -271,17 +271,19 @@ def check_model(spec: object, *, examples: int | None = None) -> Report:
 
 
 def check_rule(spec: object, *, examples: int | None = None) -> Report:
-    """Run every check of learning rules on ``spec``; see ``check_model``."""
+    """Return the report of every check of learning rules on ``spec``; see ``check_model``."""
     return check_source(source_of(spec, "rule"), examples, "rule")
 
 
 def check_reducer(spec: object, *, examples: int | None = None) -> Report:
-    """Run every check of reducers on ``spec``; see ``check_model``."""
+    """Return the report of every check of reducers on ``spec``; see ``check_model``."""
     return check_source(source_of(spec, "reducer"), examples, "reducer")
 
 
 def check_propagator(spec: object, *, examples: int | None = None) -> Report:
-    """Run every check of propagators on ``spec``: a name, ``"package.module:Class"``, a spec or a class.
+    """Return the report of every check of propagators on ``spec``.
+
+    That is a name, ``"package.module:Class"``, a spec or a class.
 
     It is made of the step Jacobians that it fits, among those of small models and of the models that its own
     plugin offers. See ``check_model``.
@@ -290,12 +292,14 @@ def check_propagator(spec: object, *, examples: int | None = None) -> Report:
 
 
 def check_parameter_operator(spec: object, *, examples: int | None = None) -> Report:
-    """Run every check of parameter operators on ``spec``; see ``check_propagator``."""
+    """Return the report of every check of parameter operators on ``spec``; see ``check_propagator``."""
     return check_source(source_of(spec, "parameter_operator"), examples, "parameter_operator")
 
 
 def check_quantity(spec: object, *, examples: int | None = None) -> Report:
-    """Run every check of quantities on ``spec``: a name, ``"package.module:Class"``, a spec or a class.
+    """Return the report of every check of quantities on ``spec``.
+
+    That is a name, ``"package.module:Class"``, a spec or a class.
 
     It is measured of small networks at a step of a training, with readout, trials and rules. See
     ``check_model``.
@@ -304,7 +308,9 @@ def check_quantity(spec: object, *, examples: int | None = None) -> Report:
 
 
 def check_on_ranks(spec: object, ranks: int = 2, *, examples: int | None = None) -> Report:
-    """Run the checks of flows whose trials several ranks of this machine share, beside one process.
+    """Return the report of checks of flows whose trials several ranks of this machine share.
+
+    They are held to those of one process.
 
     Each rank is a process of its own, in a gloo group, that lives on for further checks. Products, adjoints,
     inner products, reductions, an estimate and what is sent are checked for models, updates for rules, and

@@ -17,7 +17,11 @@ def _parameter(*shape: int) -> torch.nn.Parameter:
 
 
 class Elman(SiteModel):
-    """``h' = (1-a) h + a tanh(W x + U h + b + c)`` from weight sites, with torch's parameter names."""
+    """``h' = (1-a) h + a tanh(W x + U h + b + c)`` from weight sites, with torch's parameter names.
+
+    Of ``input_size`` inputs and ``hidden_size`` units; ``trainable_initial_state`` makes h_0 a parameter.
+    Source: Elman 1990, with a leak.
+    """
 
     leak = 0.6
 
@@ -43,7 +47,10 @@ class Elman(SiteModel):
 
 
 class Gated(SiteModel):
-    """The gated recurrent unit (reset after the product), from weight sites."""
+    """The gated recurrent unit (reset after the product), from weight sites.
+
+    Of ``input_size`` inputs and ``hidden_size`` units. Source: Cho et al. 2014, as ``torch.nn.GRU`` has it.
+    """
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(
@@ -74,7 +81,10 @@ class Gated(SiteModel):
 
 
 class Plain(Model):
-    """Only ``step``, two components that interact beyond a weight site: everything is derived."""
+    """Only ``step``, two components that interact beyond a weight site: everything is derived. Ours.
+
+    Of ``input_size`` inputs and ``hidden_size`` units in each component.
+    """
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, {"v": hidden_size, "w": 1})

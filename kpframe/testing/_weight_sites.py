@@ -72,7 +72,7 @@ class WeightSites:
 
 
 def weight_sites(name: str, settings: Mapping[str, Any] | None = None) -> WeightSites:
-    """Return what holds of a registered model with the given settings, sizes small where not given.
+    """Return what holds of the registered model ``name`` with ``settings``, sizes small where not given.
 
     Raises:
         CheckFailure, KpframeError: when the model cannot be built or run.

@@ -84,7 +84,7 @@ def write_dataset(data: xr.Dataset, path: Path, attributes: Mapping[str, Any] | 
 
 
 def read_dataset(path: Path) -> xr.Dataset:
-    """Read a dataset into memory.
+    """Read the dataset in the file ``path`` into memory.
 
     Raises:
         ArgumentError: for a file that is missing, corrupt or no netCDF.

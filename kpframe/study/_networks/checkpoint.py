@@ -63,7 +63,7 @@ class Checkpoint:
     """What a checkpoint file holds.
 
     Attributes:
-        tensors: ``model.<name>`` and ``readout.<name>`` -> tensor.
+        tensors: ``model.<name>`` and ``readout.<name>`` -> tensor, of its shape.
         model: registered name of the model, None for an unregistered one.
         settings: the settings the model was created with.
         step: number of updates made.
@@ -81,7 +81,7 @@ class Checkpoint:
     fixed: Sequence[str] = ()
 
     def build_model(self) -> Model:
-        """Create the registered model and load its parameters; raises ``CheckpointError``.
+        """Create the registered model, load its parameters and return it; raises ``CheckpointError``.
 
         Parameters that were shared are so again, and those that did not learn do not.
         """
@@ -106,7 +106,10 @@ class Checkpoint:
         return model
 
     def load_into(self, module: torch.nn.Module, prefix: str = "model") -> None:
-        """Load the tensors under ``prefix``; raises ``CheckpointError`` listing all that do not fit."""
+        """Load the tensors under ``prefix`` into ``module``.
+
+        Raises ``CheckpointError``, listing all that do not fit.
+        """
         load_tensors(module, _under(self.tensors, prefix), prefix, "checkpoint")
 
 
@@ -120,7 +123,7 @@ def save_checkpoint(
     step: int = 0,
     extra: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a checkpoint, whole or not at all, with a checksum of all that is in it.
+    """Write a checkpoint, whole or not at all, with a checksum of all that is in it; return its path.
 
     Args:
         path: the file, usually ``*.safetensors``.
@@ -166,7 +169,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint that ``save_checkpoint`` wrote onto the CPU.
+    """Read the checkpoint that ``save_checkpoint`` wrote to ``path``, onto the CPU.
 
     Raises:
         CheckpointError: for a file that is missing, corrupt, or was not written by kpframe.
@@ -188,7 +191,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a file of any program, by name, on the CPU.
+    """Return the tensors of a file of any program, by name, in their shapes, on the CPU.
 
     Args:
         path: a safetensors file, or one of ``torch.save``: a ``state_dict``, or a dict with one under

@@ -36,7 +36,11 @@ def alignments(
     step_axis: str = "true",
     **selection: Any,
 ) -> np.ndarray:
-    """Alignment of each operator with itself at the first step (``"previous"``, ``"final"``)."""
+    """Alignment of each operator with itself at another step.
+
+    Args:
+        reference: ``"first"``, ``"previous"`` or ``"final"``.
+    """
     name = f"alignment_with_{one_of('reference', reference, _WITH)}"
     text = {"first": "at the first step", "previous": "at the step before", "final": "at the last step"}
     look = lines.Look(
@@ -58,8 +62,11 @@ def operator_alignments(
 ) -> np.ndarray:
     """Alignment of operators with each other, of ``P P*`` with ``Phi = P K P*`` ..., along the training.
 
-    ``x`` names an axis of a sweep to draw them along instead, ``x="gain"``; steps are lines then. The pair is
-    chosen by ``operator="P P*", operator_other="Phi"``; that of an operator with itself is not drawn.
+    The pair is chosen by ``operator="P P*", operator_other="Phi"``; that of an operator with itself is not
+    drawn.
+
+    Args:
+        x: ``"step"``, or an axis of a sweep to draw them along instead, ``"gain"``; steps are lines then.
     """
     values = data.operator_alignment
     same = values.operator == values.operator_other

@@ -70,6 +70,10 @@ def signal_dimensions(
 def limit_errors(
     data: xr.Dataset, /, *, axes: Panels = None, x: str = "step", step_axis: str = "true", **selection: Any
 ) -> np.ndarray:
-    """Distance of each operator from its limit of infinite width; ``x="hidden_size"`` for a sweep of it."""
+    """Distance of each operator from its limit of infinite width.
+
+    Args:
+        x: ``"step"``, or an axis of a sweep: ``"hidden_size"``.
+    """
     look = lines.Look(ylabel="relative distance\nfrom the limit", step_axis=step_axis, most_steps=1)
     return lines.draw_lines(data, "limit_error", x, axes=axes, own=["operator"], look=look)

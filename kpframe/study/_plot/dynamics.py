@@ -54,12 +54,8 @@ def random_action(
     """What ``K``, ``P K`` and ``P K P*`` make of random input.
 
     Args:
-        data: a run.
-        axes: to draw on.
         what: ``"norm"`` of the action by step of a trial, or ``"dimension"``, the effective dimension of the
             action over units, along the training.
-        step_axis: ``"true"`` or ``"index"``.
-        selection: of the data.
     """
     name = f"action_{one_of('what', what, ('norm', 'dimension'))}"
     if what == "dimension":

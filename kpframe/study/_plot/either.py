@@ -46,7 +46,7 @@ def spectrum(data: Source, /, *, axes: Panels = None, **selection: Any) -> np.nd
 
 
 def spectrum(data: Source | Operator, /, **how: Any) -> Axes | np.ndarray:
-    """Leading singular values, of one operator or of those that a run has recorded.
+    """Leading singular values, of one operator or of those that a run has recorded; ``how`` depends on which.
 
     Of an operator: ``spectrum(op, ax=None, k=16, budget=None, generator=None)``. Eigenvalues of the largest
     magnitude where it is self-adjoint, otherwise singular values; those that did not converge within
@@ -82,7 +82,7 @@ def eigenfunctions(
 
 
 def eigenfunctions(data: Source | Operator, /, **how: Any) -> np.ndarray:
-    """Leading eigenfunctions, of one operator or of those that a run has recorded.
+    """Leading eigenfunctions, of one operator or of those that a run has recorded; ``how`` depends on which.
 
     Of an operator: ``eigenfunctions(op, axes=None, k=3, budget=None, generator=None)``. Eigenvectors where it
     is self-adjoint, otherwise left singular vectors: lines over a space of one axis (reduce the operator to

@@ -28,13 +28,8 @@ def predicted_changes(
     """How well the changes of states and outputs were predicted, since the step recorded before.
 
     Args:
-        data: a run.
-        axes: to draw on.
         what: ``"cosine"`` with the actual change, ``"norm_ratio"`` of predicted and actual, or ``"error"``
             relative to the actual change.
-        panels: dims each of whose places has a panel.
-        step_axis: ``"true"`` or ``"index"``.
-        selection: of the data.
     """
     name = f"change_{one_of('what', what, ('cosine', 'norm_ratio', 'error'))}"
     text = {
@@ -63,12 +58,7 @@ def contributions(
     """What each parameter contributes to the descent of the loss, or to the trace of ``Phi``.
 
     Args:
-        data: a run.
-        axes: to draw on.
         of: ``"descent_rate"`` or ``"tangent_trace"``.
-        panels: dims each of whose places has a panel.
-        step_axis: ``"true"`` or ``"index"``.
-        selection: of the data.
     """
     look = lines.Look(step_axis=step_axis, ylabel=_of(of), scale="linear", level=0.0)
     name = f"{of}_by_parameter"
@@ -85,7 +75,11 @@ def contributions_by_time(
     panels: Dims = None,
     **selection: Any,
 ) -> np.ndarray:
-    """The descent of the loss by the step of the error, or the trace of ``Phi`` by that of the state."""
+    """The descent of the loss by the step of the error, or the trace of ``Phi`` by that of the state.
+
+    Args:
+        of: ``"descent_rate"`` or ``"tangent_trace"``.
+    """
     look = lines.Look(ylabel=_of(of), scale="linear", level=0.0)
     trainings = _trainings(data[f"{of}_by_time"], "time") if panels is None else panels
     return lines.draw_lines(data, f"{of}_by_time", "time", axes=axes, panels=trainings, look=look)
@@ -95,7 +89,11 @@ def contributions_by_time(
 def contributions_by_epoch(
     data: xr.Dataset, /, *, axes: Panels = None, acting: bool = False, **selection: Any
 ) -> np.ndarray:
-    """The descent of the loss in each epoch by the errors of another one; ``acting``: where they act."""
+    """The descent of the loss in each epoch by the errors of another one.
+
+    Args:
+        acting: the descent by the errors of each epoch and the epoch in which parameters act, instead.
+    """
     name = "descent_rate_by_acting_epoch" if acting else "descent_rate_by_epoch"
     whose = ("error arises in", "parameters act in") if acting else ("loss falls in", "error arises in")
     look = maps.Look(bar=_DESCENT, rows=whose[0], columns=whose[1])
@@ -116,12 +114,9 @@ def interference(
     """What learning one group of trials, a sub-task, does to the others.
 
     Args:
-        data: a run.
-        axes: to draw on.
         what: ``"gradient_cosine"`` of two groups; ``"loss_change"`` of the column's group by a step for the
             row's, per unit learning rate, or ``"loss_change_per_length"`` of the step; ``"overlap"`` of the
             blocks of Phi; ``"jacobian_cosine"``.
-        selection: of the data.
     """
     known = {
         "gradient_cosine": "cosine of gradients",
@@ -180,13 +175,8 @@ def parameters(
     """How far each parameter has moved from the first network, or its size or rank.
 
     Args:
-        data: a run.
-        axes: to draw on.
         what: ``"distance_relative"`` to the initial norm, ``"distance"``, ``"norm"``, the effective
             ``"rank"``, or that of the change, ``"change_rank"``.
-        panels: dims each of whose places has a panel.
-        step_axis: ``"true"`` or ``"index"``.
-        selection: of the data.
     """
     known = {
         "distance_relative": "$|W - W_0|\\ /\\ |W_0|$",

@@ -150,7 +150,14 @@ def time_kernels(data: xr.Dataset, /, *, axes: Panels = None, **selection: Any) 
 def trial_kernels(
     data: xr.Dataset, /, *, axes: Panels = None, operator: str = "Phi", **selection: Any
 ) -> np.ndarray:
-    """How alike the updates that two trials ask for are: the trial kernel as cosines, before and after."""
+    """How alike the updates that two trials ask for are: the trial kernel as cosines, before and after.
+
+    Args:
+        operator: of which operator; one at a time.
+
+    Raises:
+        ArgumentError: for an operator that is not recorded.
+    """
     known = [str(name) for name in data.operator.values]
     if operator not in known:
         raise ArgumentError(mismatch("operator", f"one of {', '.join(known)}", repr(operator)))

@@ -87,7 +87,7 @@ def figure(
 
 
 def figures_of(data: Source) -> list[str]:
-    """Return the names of the figures that data can give, as ``kpframe.plot`` has them.
+    """Return the names of the figures that ``data`` can give, as ``kpframe.plot`` has them.
 
     Raises:
         ArgumentError: for something that is no dataset, no run and no folder of one.

@@ -26,10 +26,7 @@ def trajectories(
     seeds the first.
 
     Args:
-        data: a run.
-        axes: to draw on.
         components: the two, counted from 1.
-        selection: of the data.
 
     Raises:
         ArgumentError: for components that are not recorded, or the same twice.

@@ -31,12 +31,7 @@ def series(
     """Any variable along the training, with 95% intervals.
 
     Args:
-        data: a run.
         name: of the variable.
-        axes: to draw on.
-        panels: dims each of whose places has a panel; all others are told apart by lines.
-        step_axis: ``"true"``, or ``"index"`` for steps evenly spaced.
-        selection: of the data.
 
     Raises:
         ArgumentError: for a variable that is not there, or not along steps.
@@ -53,12 +48,9 @@ def curves(
     """Any variable along a dim ``x``: steps of a trial, places in a spectrum; few of the steps as lines.
 
     Args:
-        data: a run.
         name: of the variable.
         x: dim along which it is drawn.
-        axes: to draw on.
         panels: dims each of whose places has a panel; all but the steps when left out.
-        selection: of the data.
 
     Raises:
         ArgumentError: for a variable or a dim that is not there.
@@ -79,12 +71,9 @@ def heat_maps(
     others: ``heat_maps(run, "effective_rank", "input_size", "output_size", operator="K", step=1000)``.
 
     Args:
-        data: a run.
         name: of the variable.
         rows: dim along the rows.
         columns: dim along the columns.
-        axes: to draw on.
-        selection: of the data.
 
     Raises:
         ArgumentError: for a variable or a dim that is not there, and for the same dim twice.
@@ -110,14 +99,10 @@ def sweep(
     """Any variable over an axis of a sweep, at the last step unless ``step`` selects others.
 
     Args:
-        data: a run.
         name: of the variable, ``"effective_rank"``.
         over: axis of the sweep, ``"gain"``.
-        axes: to draw on.
-        panels: dims each of whose places has a panel.
         theory: what the values are expected to be: a function of the places on the axis, or a value for each
             of them; drawn as a dashed black line.
-        selection: of the data.
 
     Raises:
         ArgumentError: for a variable or an axis that is not there, and a theory of another length.

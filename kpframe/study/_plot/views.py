@@ -23,10 +23,7 @@ def views(data: xr.Dataset, /, *, axes: Panels = None, modes: int = 3, **selecti
     each seed's own. A line's label has the share of the trace that it explains.
 
     Args:
-        data: a run.
-        axes: to draw on.
-        modes: that are drawn.
-        selection: of the data.
+        modes: how many are drawn.
 
     Raises:
         ArgumentError: for operators of which no axis, or more than two, were left.
@@ -74,11 +71,7 @@ def view_alignments(
     quantity ``views``.
 
     Args:
-        data: a run.
-        axes: to draw on.
         mode: place of the eigenfunction, from 1.
-        step_axis: ``"true"`` or ``"index"``.
-        selection: of the data.
 
     Raises:
         ArgumentError: for a place that is not recorded.

@@ -47,12 +47,12 @@ _LONG_NAMES = {
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    """Return a tensor's values as an array of the same dtype, on the CPU, apart from autograd."""
+    """Return the values of ``tensor`` as an array of its shape and dtype, on the CPU, apart from autograd."""
     return tensor.detach().cpu().numpy()
 
 
 def named_array(tensor: torch.Tensor, space: Space, *leading: str, name: str | None = None) -> xr.DataArray:
-    """Return a tensor ``[*leading, *space]`` as an array whose dims are the names of its axes.
+    """Return ``tensor`` ``[*leading, *space]`` as an array called ``name``, its dims the names of its axes.
 
     The parts of an axis (components of a state, parameters) become the coordinate ``<axis>_part``.
 
@@ -141,7 +141,7 @@ def to_xarray(result: object, operator: Operator | None = None) -> xr.Dataset:
 
 
 def to_curvlinops(operator: Operator) -> Any:
-    """Return the operator as a ``curvlinops`` ``PyTorchLinearOperator`` between tensors of its spaces.
+    """Return ``operator`` as a ``curvlinops`` ``PyTorchLinearOperator`` between tensors of its spaces.
 
     Raises:
         MissingDependencyError: when curvlinops is not installed.
@@ -178,7 +178,7 @@ def to_curvlinops(operator: Operator) -> Any:
 
 
 def dsa_arrays(trajectory: Trajectory) -> list[np.ndarray[Any, Any]]:
-    """Return one array ``[steps, hidden]`` for each trial, padding left out, as DSA takes trials."""
+    """Return an array ``[steps, hidden]`` for each trial of ``trajectory``, without padding, as for DSA."""
     states = to_numpy(trajectory.states)
     if trajectory.mask is None:
         return list(states)
@@ -186,7 +186,7 @@ def dsa_arrays(trajectory: Trajectory) -> list[np.ndarray[Any, Any]]:
 
 
 def netrep_array(trajectory: Trajectory) -> np.ndarray[Any, Any]:
-    """Return the valid states of all trials ``[samples, hidden]``, one after the other, for netrep."""
+    """Return the valid states ``[samples, hidden]`` of all trials of ``trajectory``, in a row, for netrep."""
     states = trajectory.states
     rows = states.reshape(-1, states.shape[-1]) if trajectory.mask is None else states[trajectory.mask]
     return to_numpy(rows)

@@ -54,7 +54,7 @@ class TrainingSettings:
 
 @frozen
 class Progress:
-    """What one update leaves to report: its number from 1 and the loss before it."""
+    """What one update leaves to report: its number ``step`` from 1 and the ``loss`` before it."""
 
     step: int
     loss: float
@@ -166,7 +166,7 @@ class Trainer:
         return TrainerState(self.made, kept, plain)
 
     def restore(self, state: TrainerState) -> None:
-        """Go on from a state of a trainer that was made in the same way: ``run`` makes the updates left.
+        """Go on from ``state``, of a trainer that was made in the same way: ``run`` makes the updates left.
 
         Raises:
             CheckpointError: for a state of another network or training; nothing is changed then.
@@ -258,7 +258,14 @@ def _check_loss(loss: torch.Tensor) -> None:
 
 @in_isolation
 def backward_gradient(model: Model, readout: Readout, trials: Trials, task: Task) -> torch.Tensor:
-    """Fill the gradients of model and readout by ``loss.backward()``; return the loss."""
+    """Fill the gradients of model and readout by ``loss.backward()``; return the loss, a scalar.
+
+    Args:
+        model: rolled out over the trials.
+        readout: from its states to outputs.
+        trials: a batch.
+        task: says which loss.
+    """
     with torch.enable_grad():
         states = model.rollout(trials.inputs, mask=trials.mask).states
         loss = task_loss(readout(states), trials, task.loss)
@@ -272,7 +279,11 @@ def operator_gradient(
 ) -> torch.Tensor:
     """Fill the model's gradient by a rule, ``g = update_operator(Err)``, and the readout's by autograd.
 
-    With backpropagation through time this is the gradient of ``loss.backward()``. Returns the loss.
+    With backpropagation through time this is the gradient of ``loss.backward()``. Returns the loss, a
+    scalar. See ``backward_gradient`` for the other arguments.
+
+    Args:
+        rule: what makes the model's gradient.
     """
     flow = linearize(model, trials.inputs, mask=trials.mask)
     states = flow.trajectory.states

@@ -96,7 +96,7 @@ class TrackerCallback:
         return _anew, (self._model, self._inputs, given)
 
     def on_train_start(self, trainer: Any, pl_module: torch.nn.Module) -> None:
-        """Begin, with the untrained network."""
+        """Begin, with the untrained network; see ``on_train_batch_end``."""
         folder = self._output
         if folder is None:  # all processes ask, as they must
             folder = Path(trainer.log_dir or trainer.default_root_dir) / "kpframe-track"
@@ -121,7 +121,12 @@ class TrackerCallback:
     ) -> None:
         """Tell the tracker of the step that a batch has come to; batches that are accumulated share one.
 
-        What Lightning hands on is the loss over the number of batches that it accumulates.
+        Args:
+            trainer: Lightning's, which calls this.
+            pl_module: the module that it trains.
+            outputs: of its ``training_step``: the loss over the number of batches that Lightning accumulates.
+            batch: is not looked at.
+            batch_idx: is not looked at.
         """
         if not self._open or self.tracker is None:
             return
@@ -132,11 +137,11 @@ class TrackerCallback:
             self._step, self._loss = trainer.global_step, None
 
     def on_train_end(self, trainer: object, pl_module: object) -> None:
-        """End, with all that there is."""
+        """End, with all that there is; see ``on_train_batch_end``."""
         self._close(None)
 
     def on_exception(self, trainer: object, pl_module: object, exception: BaseException) -> None:
-        """Leave the run as interrupted; the exception goes on."""
+        """Leave the run as interrupted; the ``exception`` goes on. See ``on_train_batch_end``."""
         self._close(exception)
 
     def _close(self, error: BaseException | None) -> None:

@@ -87,7 +87,7 @@ class Tracker:
         readout: ``kpframe.Readout``, or ``torch.nn.Linear`` on the state or on its output ``h``. Without one,
             quantities that need it are left out.
         loss: ``"mse"`` or ``"cross_entropy"``; by the kind of the targets when left out.
-        targets: those of ``inputs``, as ``Trials.from_tensors`` takes them.
+        targets: ``[B, T, O]`` or classes ``[B, T]``, as ``Trials.from_tensors`` takes them.
         test: trials on which loss and accuracy are given.
         unseen: further inputs; all is recorded along both, with a dimension ``inputs``.
         output: the folder; made when it does not exist.
@@ -102,7 +102,7 @@ class Tracker:
         seed: of the random probes.
         title: of the run.
         rules: learning rules to compare with the exact gradient: texts, or rules by label.
-        learning_rate: of plain gradient descent, for what it is predicted to change and to reach.
+        learning_rate: eta of plain gradient descent, for what it is predicted to change and to reach.
         overwrite: replace what a run has left in the folder.
         resume: go on with what a tracker has left there. Steps up to the first that comes now are kept, later
             ones are of a course that the training has left, and are removed.
@@ -237,7 +237,7 @@ class Tracker:
         self._come_to(step, loss, always=False)
 
     def record(self, step: int, loss: object = None) -> None:
-        """Record a step whatever the schedule says; otherwise as a call."""
+        """Record ``step`` whatever the schedule says; otherwise as a call with it and ``loss``."""
         self._come_to(step, loss, always=True)
 
     def _come_to(self, step: int, loss: object, *, always: bool) -> None:
