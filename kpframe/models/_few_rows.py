@@ -62,7 +62,7 @@ def few_rows(model: Recorded, trajectory: Trajectory) -> Iterator[FewRows]:
 
 def _record(model: Recorded, trajectory: Trajectory) -> FewRows:
     places = _places(trajectory)
-    x, h = trajectory.inputs[places].detach(), trajectory.previous[places].detach().requires_grad_()
+    x, h = trajectory.inputs[places].detach(), _starts(trajectory, *places).requires_grad_()
     mask = None if trajectory.mask is None else trajectory.mask[places]
     t = trajectory.first + places[1] if model.time_varying else None
     try:
@@ -115,6 +115,12 @@ def unread_parameters(model: Recorded, trajectory: Trajectory) -> frozenset[str]
             with recording(piece.states.device, "step"):
                 strike(_rows_of(model, piece, slice(start, start + _CHUNK)))
     return frozenset(left.values())
+
+
+def _starts(trajectory: Trajectory, trials: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:  # [N, H]
+    """Return the states that some steps of some trials start from, without those of all the others."""
+    before = trajectory.states[trials, (steps - 1).clamp(min=0)]
+    return torch.where((steps == 0).unsqueeze(-1), trajectory.initial_state[trials], before).detach()
 
 
 def _rows_of(model: Recorded, trajectory: Trajectory, part: slice) -> torch.Tensor:  # [n, H]

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from attrs import evolve
 
-from kpframe.errors import ArgumentError, mismatch, say
+from kpframe.errors import ArgumentError, MemoryBudgetError, mismatch, say
 from kpframe.flow._flow import (
     FASTEST,
     Flow,
@@ -37,6 +37,7 @@ from kpframe.models._kept import ModelSegments, check_keep, counts_steps, segmen
 from kpframe.models._model import Model
 from kpframe.models._ranks import shards_of
 from kpframe.models._sites.parameter_operator import GramParameterOperator
+from kpframe.models._sites.pointwise import recording_steps
 from kpframe.models._spread import check_whole
 from kpframe.models._step_check import check_hooks, check_kept, check_parameters, check_start, check_step
 from kpframe.operators._finite import check_finite
@@ -188,11 +189,12 @@ def _linearize(
         segments = ModelSegments(model, begun, segment_length(keep, x.shape[1]), forms)
         segments.run(record)
         return segments.flow()
-    with torch.no_grad():
-        run = model.rollout(x, h0, mask)
-    trajectory = _own(evolve(run, states=run.states.detach()), shards)
-    check_finite(trajectory.states, "roll-out", trajectory.space)
-    P, K = record(trajectory)
+    with recording_steps(budget.allows):
+        with torch.no_grad():
+            run = model.rollout(x, h0, mask)
+        trajectory = _own(run, shards)
+        check_finite(trajectory.states, "roll-out", trajectory.space)
+        P, K = record(trajectory)
     if shards is not None:
         form = GramParameterOperator if isinstance(K, GramParameterOperator) else ProductParameterOperator
         K = form(ShardedParameterJacobian(K.jacobian), K.metric, name=K.name)
@@ -217,8 +219,10 @@ def _compiled(flow: Flow) -> Flow:
 
 def _own(trajectory: Trajectory, shards: Shards | None) -> Trajectory:
     """Return a trajectory in which what the caller may still write to is copied, and nothing has a graph."""
+    states = trajectory.states
     return evolve(
         trajectory,
+        states=states.detach() if states.requires_grad else states,
         inputs=trajectory.inputs.detach().clone(),
         initial_state=trajectory.initial_state.detach().clone(),
         mask=None if trajectory.mask is None else trajectory.mask.clone(),
@@ -306,6 +310,14 @@ class _Budget:
             f"{fewer}, float32 instead of float64, or set max_bytes to go ahead with an estimate above what "
             "is free"
         )
+
+    def allows(self, each: int) -> bool:
+        """Return whether ``each`` more bytes for a step of a trial fit beside the states."""
+        try:
+            self.check(4 * self._state + each)
+        except MemoryBudgetError:
+            return False
+        return True
 
     def check_states(self) -> None:
         """Refuse states that would not fit, twice while they are stacked."""

@@ -12,7 +12,8 @@ import torch
 from kpframe import linearize
 from kpframe.plugin import get_manager
 from kpframe.study._bench.peers import LAYERS
-from kpframe.study._bench.products import INPUTS, WRAPPED, make
+from kpframe.study._bench.products import INPUTS, WRAPPED, Size, make
+from kpframe.study._bench.timing import Clock
 
 pytestmark = pytest.mark.slow
 NAMES = [*(spec.name for spec in get_manager().specs("model") if spec.name in LAYERS), WRAPPED]
@@ -42,6 +43,22 @@ def test_product(benchmark, problem, name, probes) -> None:
 def test_linearize(benchmark, problem) -> None:
     flow = benchmark(linearize, *problem)
     assert flow.P.domain.shape[:2] == (20, 90)
+
+
+@pytest.mark.parametrize("size", [Size(20, 90, 256), Size(100, 100, 100)], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_linearize_beside_the_roll_out(benchmark, device, name, size) -> None:
+    """Times of ``linearize``; ``ratio`` in the extra info is to the model's own roll-out, pair by pair."""
+    model = make(name, size.hidden, torch.float32, device)
+    x = torch.randn(size.batch, size.time, INPUTS, device=device)
+
+    def rollout() -> None:
+        with torch.no_grad():
+            model.rollout(x)
+
+    pairs = Clock(device).paired(lambda: linearize(model, x), rollout, 15)
+    benchmark.extra_info["ratio"] = round(pairs.ratio, 2)
+    benchmark.pedantic(linearize, (model, x), rounds=5, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("probes", [1, 16])

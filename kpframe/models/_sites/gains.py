@@ -8,10 +8,11 @@ steps run the scans of P and P*, at the end of the file.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate as accumulated
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from attrs import evolve, frozen
@@ -23,6 +24,8 @@ from kpframe.operators._spaces import Space
 
 #: Derivatives by name; an absent one is zero.
 Gain = Mapping[str, torch.Tensor]
+Name = TypeVar("Name", bound=Hashable)
+NOTHING: frozenset[str] = frozenset()
 
 
 @frozen(eq=False)
@@ -326,26 +329,15 @@ class SiteGains:
         return back, pulled
 
 
-def pointwise_gains(
-    new: torch.Tensor, u: Mapping[str, torch.Tensor], h: Mapping[str, torch.Tensor]
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Return the derivatives of one output by each preactivation and component it depends on."""
-    if not new.requires_grad:
-        return {}, {}
-    sources = [*u.values(), *h.values()]
-    gradients = torch.autograd.grad(new.sum(), sources, retain_graph=True, allow_unused=True)
-    by_target = {name: g for name, g in zip(u, gradients, strict=False) if g is not None}
-    by_source = {name: g for name, g in zip(h, gradients[len(u) :], strict=True) if g is not None}
-    return by_target, by_source
-
-
-def scatter(targets: Sequence[str], y: torch.Tensor, du: dict[str, torch.Tensor]) -> None:
+def scatter(
+    targets: Sequence[str], y: torch.Tensor, du: dict[str, torch.Tensor], in_place: Collection[str] = ()
+) -> None:
     """Add the blocks of ``y`` ``[..., G n]``, side by side, to their targets in ``du``."""
     if len(targets) == 1:
-        add(du, targets[0], y)
+        add(du, targets[0], y, in_place=targets[0] in in_place)
         return
     for target, block in zip(targets, y.chunk(len(targets), dim=-1), strict=True):
-        add(du, target, block)
+        add(du, target, block, in_place=target in in_place)
 
 
 def gather(targets: Sequence[str], parts: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
@@ -365,9 +357,14 @@ def accumulate(total: torch.Tensor | None, gain: torch.Tensor, value: torch.Tens
     return gain * value if total is None else torch.addcmul(total, gain, value)
 
 
-def add(total: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> None:
+def add(total: dict[Name, torch.Tensor], name: Name, value: torch.Tensor, *, in_place: bool = False) -> None:
     """Add a value to a named sum; no sum yet counts as zero."""
-    total[name] = total[name] + value if name in total else value
+    if name not in total:
+        total[name] = value
+    elif in_place:
+        total[name].add_(value)
+    else:
+        total[name] = total[name] + value
 
 
 # -- the scans of P and P*, for cells of one stage -----------------------------------------------------------

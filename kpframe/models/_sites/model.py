@@ -24,8 +24,9 @@ from kpframe.models._few_rows import saved_by_a_row
 from kpframe.models._model import Model
 from kpframe.models._padding import starts, where_valid
 from kpframe.models._sites.declaration import INPUT, PRIME, Site, Stage, check_weights, component_widths
-from kpframe.models._sites.gains import Gain, PlacedSite, PlacedStage, SiteGains, pointwise_gains, scatter
+from kpframe.models._sites.gains import NOTHING, PlacedSite, PlacedStage, SiteGains, add, scatter
 from kpframe.models._sites.parameter_operator import GramParameterOperator, SiteParameterJacobian
+from kpframe.models._sites.pointwise import StepRecord, Values, pointwise_derivatives, recorded, step_record
 from kpframe.models._sites.step_jacobian import SiteStepJacobian
 from kpframe.operators._isolation import in_isolation
 
@@ -132,17 +133,22 @@ class SiteModel(Model):
         weights = self._weights()
         check_weights(self.stages, {INPUT: self.input_size, **self.components}, self.steps, weights)
         inputs = trajectory.inputs
-        drives = {targets: y.unbind(1) for targets, y in self._drive(weights, inputs).items()}
+        whole = self._drive(weights, inputs.transpose(0, 1))  # [T, B, G n]
+        drives = {targets: y.unbind() for targets, y in whole.items()}
+        record = None if mask is not None else step_record(x, self.stages, whole)
 
         def step(t: int, h: torch.Tensor, x: torch.Tensor, *drive: torch.Tensor) -> torch.Tensor:
-            return self._next(weights, dict(zip(drives, drive, strict=True)), x, h, t)
+            return self._next(weights, dict(zip(drives, drive, strict=True)), x, h, t, record)
 
         h, states = trajectory.initial_state, []
         for t in range(x.shape[1]):
             valid = None if mask is None else mask[:, t]
             h = where_valid(valid, partial(step, t), h, inputs[:, t], *(y[t] for y in drives.values()))
             states.append(h)
-        return self.finish(trajectory, torch.stack(states, dim=1))
+        trajectory = self.finish(trajectory, torch.stack(states, dim=1))
+        if record is not None:
+            record.finish(trajectory.states)
+        return trajectory
 
     def propagator(self, trajectory: Trajectory) -> Propagator:
         """Return ``P`` with the structured step Jacobian."""
@@ -226,12 +232,16 @@ class SiteModel(Model):
         x: torch.Tensor,
         h: torch.Tensor,
         t: When | None,
+        record: StepRecord | None = None,
     ) -> torch.Tensor:  # [N, H]
         """Return the next state from the input's drive and the state ``[N, H]``."""
         known = self._split(h)
         index = torch.full((len(h),), t, device=h.device) if isinstance(t, int) and self.time_varying else t
-        for stage in self.stages:
-            u = self._preactivations(stage, weights, drive, {INPUT: x, **known}, t)
+        for place, stage in enumerate(self.stages):
+            keep = NOTHING if record is None else record.driven
+            u = self._preactivations(stage, weights, drive, {INPUT: x, **known}, t, keep)
+            if record is not None and isinstance(t, int):
+                record.put(place, t, u)
             new = self._combine(stage, u, known, index)
             known |= {name + PRIME: new[name] for name in stage.outputs}
         pieces = [known[name + PRIME] for name in self.components]
@@ -251,7 +261,9 @@ class SiteModel(Model):
         drive: Mapping[tuple[str, ...], torch.Tensor],
         known: Mapping[str, torch.Tensor],
         t: When | None,
+        keep: frozenset[str] = NOTHING,
     ) -> dict[str, torch.Tensor]:  # target -> [..., n]
+        """Return the preactivations of a stage; those to ``keep`` are added up in the memory of the drive."""
         sums: dict[tuple[str, ...], torch.Tensor] = {}
         for site in stage.sites:
             if site.targets in drive:
@@ -259,10 +271,10 @@ class SiteModel(Model):
         for site in stage.sites:
             if site.per_step or site.recurrent:
                 y = self._product(site, weights[str(site.weight)], known[str(site.source)], t)
-                sums[site.targets] = sums[site.targets] + y if site.targets in sums else y
+                add(sums, site.targets, y, in_place=keep.issuperset(site.targets))
         u: dict[str, torch.Tensor] = {}
         for targets, y in sums.items():
-            scatter(targets, y, u)
+            scatter(targets, y, u, keep)
         return u
 
     def _product(
@@ -303,57 +315,42 @@ class SiteModel(Model):
         with torch.enable_grad():
             weights = self._weights()
         fixed = {name: weight.detach() for name, weight in weights.items()}
+        record = recorded(trajectory.states)
         with torch.no_grad():
-            drive = self._drive(fixed, x)
+            drive = {} if record is not None else self._drive(fixed, x)
         known = {INPUT: x, **self._split(previous)}  # name -> [T, B, n]
-        x, previous = (rows.detach().transpose(0, 1) for rows in (trajectory.inputs, trajectory.previous))
-        there = {INPUT: x, **self._split(previous)}  # the same, of padded steps what stands there
-        index = trajectory.indices.repeat_interleave(batch) if self.time_varying else None
+        there = known  # of padded steps what stands there
+        if trajectory.mask is not None:
+            x, previous = (rows.detach().transpose(0, 1) for rows in (trajectory.inputs, trajectory.previous))
+            there = {INPUT: x, **self._split(previous)}
+        indices = trajectory.indices if self.time_varying else None
         held = None if trajectory.mask is None else (~trajectory.mask.T.unsqueeze(-1)).to(x)
         theta = {id(parameter): name for name, parameter in self.trainable().items()}
         stages, acting = [], set[int]()
-        for stage in self.stages:
-            with torch.no_grad():
-                u = self._preactivations(stage, fixed, drive, known, slice(None))
-            new, gains, read = self._linearize_stage(stage, u, known, index)
+        for place, stage in enumerate(self.stages):
+
+            def combine(u: Values, h: Values, steps: slice, stage: Stage = stage) -> Values:
+                at = None if indices is None else indices[steps].repeat_interleave(batch)
+                return self._combine(stage, u, h, at)
+
+            if record is not None:
+                u = record.preactivations(place)
+            else:
+                with torch.no_grad():
+                    u = self._preactivations(stage, fixed, drive, known, slice(None))
+            last = place == len(self.stages) - 1  # nothing reads what it puts out
+            found = pointwise_derivatives(stage, combine, u, known, outputs=not last)
             placed = [self._place(site, weights, known | there, theta) for site in stage.sites]
-            acting = acting.union(read, *(strays for _, strays in placed))
+            acting = acting.union(found.others, *(strays for _, strays in placed))
             sites, shape = [site for site, _ in placed], (time, batch, stage.units)
-            stages.append(PlacedStage.of(sites, gains, shape, held, tuple(self.components)))
-            known |= {name + PRIME: value.reshape(shape) for name, value in new.items()}
+            stages.append(PlacedStage.of(sites, found.gains, shape, held, tuple(self.components)))
+            known |= {name + PRIME: value for name, value in found.outputs.items()}
         if acting - set(theta):
             expected = "nothing that learns but the model's own parameters in combine, transforms and weights"
             raise ArgumentError(mismatch(type(self).__name__, expected, "a function that holds another's"))
         return SiteGains(
             trajectory.space, dict(self.components), tuple(stages), trajectory.states, bool(acting)
         )
-
-    def _linearize_stage(
-        self,
-        stage: Stage,
-        u: Mapping[str, torch.Tensor],
-        known: Mapping[str, torch.Tensor],
-        index: torch.Tensor | None,
-    ) -> tuple[dict[str, torch.Tensor], dict[str, tuple[Gain, Gain]], set[int]]:
-        """Return a stage's outputs ``[T * B, n]`` and their derivatives by targets and by what it reads.
-
-        Also the ids of the leaves of autograd that ``combine`` reads.
-        """
-
-        def leaf(value: torch.Tensor) -> torch.Tensor:
-            return value.flatten(0, 1).detach().requires_grad_()
-
-        with torch.enable_grad():
-            u = {name: leaf(value) for name, value in u.items()}
-            h = {name: leaf(value) for name, value in known.items() if name != INPUT}
-            new = self._combine(stage, u, h, index)
-            read = {name: value for name, value in h.items() if value.shape[-1] == stage.units}
-            gains: dict[str, tuple[Gain, Gain]] = {}
-            for name in stage.outputs:
-                gains[name] = pointwise_gains(new[name], u, read)
-            own = {id(value) for value in (*u.values(), *h.values())}
-            others = {id(found) for found in leaves(*(new[name] for name in stage.outputs))} - own
-        return {name: new[name].detach() for name in stage.outputs}, gains, others
 
     def _place(
         self,
