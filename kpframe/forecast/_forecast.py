@@ -127,6 +127,8 @@ def forecast(
         NonFiniteError: where the forecast leaves the range of numbers, at rates above the stable one.
         MemoryBudgetError: for trials that are too many to keep vectors of.
         RankError: where ranks share the trials, for settings or a readout that are not the same on all.
+
+    Sources: Jacot, Gabriel, Hongler 2018 (the linear law); Saad 1992; Botchev, Grimm, Hochbruck 2013.
     """
     theta = output_kernel(flow, readout)
     space, eps = theta.domain, torch.finfo(theta.dtype).eps

@@ -87,6 +87,8 @@ def output_kernel(flow: Flow, readout: Readout) -> OutputKernel:
     Raises:
         ArgumentError, ShapeError, DtypeError, DeviceError: for a readout that does not fit the flow.
         RankError: for a readout that is not the same on all ranks.
+
+    Source: Jacot, Gabriel, Hongler 2018.
     """
     check_flow(flow)
     flow.P.domain.agree("readout", _described(readout))

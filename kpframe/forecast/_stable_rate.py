@@ -81,6 +81,8 @@ def stable_rate(
         ArgumentError, ShapeError, DtypeError, DeviceError, NonFiniteError: naming the argument, what was
             expected and what came; also where no step is scored.
         RankError: where ranks share the trials, for settings or a readout that are not the same on all.
+
+    Sources: LeCun, Simard, Pearlmutter 1993; Cohen et al. 2021, arXiv 2103.00065.
     """
     theta = output_kernel(flow, readout)
     agree(theta.domain, loss, budget, tol)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: Names of the axes that are used everywhere.
 BATCH, TIME, HIDDEN, PARAMETER, OUTPUT = "batch", "time", "hidden", "parameter", "output"
 
 

@@ -191,6 +191,7 @@ class QuantitySpec(Spec):
     kind = "quantity"
 
 
+#: The class of spec of each kind of thing that plugins offer.
 KINDS: dict[str, type[Spec]] = {
     cls.kind: cls
     for cls in (

@@ -126,6 +126,8 @@ def lyapunov_exponents(
     Raises:
         ArgumentError: for a ``k`` outside [1, H], a ``dt`` that is not positive, a ``discard`` that
             leaves no step, or a trial that has none.
+
+    Sources: Benettin et al. 1980; Engelken, Wolf, Abbott 2023 (for recurrent networks).
     """
     check_step_jacobian(A)
     batch, steps, width = A.domain.shape
@@ -177,6 +179,8 @@ def finite_time_exponents(
 
     Raises:
         ArgumentError: for an index out of range, an empty interval, or one in which a trial has no step.
+
+    Source: Demmel, Veselic 1992 (the rotations); the sweeps are ours.
     """
     check_step_jacobian(A)
     batch, steps, width = A.domain.shape

@@ -23,6 +23,7 @@ Loss: TypeAlias = Literal["cross_entropy", "mse"]
 Split: TypeAlias = Literal["train", "test"]
 
 LOSSES: tuple[str, ...] = get_args(Loss)
+#: Names of the parts of a task's trials.
 SPLITS: tuple[str, ...] = get_args(Split)
 
 

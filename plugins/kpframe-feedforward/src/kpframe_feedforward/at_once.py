@@ -14,7 +14,7 @@ from kpframe_feedforward.layers import at_first_step
 
 
 class AtOnce(Task):
-    """The trials of another task, each given whole at the first step and answered at the last.
+    """The trials of another task, each given whole at the first step and answered at the last. Ours.
 
     A trial of T steps of I channels becomes one sample of ``T I`` entries, step after step: an image that
     ``digits`` reads row by row becomes its pixels. It is the input of the first of ``steps`` steps, zeros

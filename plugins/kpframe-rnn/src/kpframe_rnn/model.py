@@ -251,7 +251,10 @@ def _of_rank(drawn: torch.Tensor, rank: int) -> torch.Tensor:
 
 
 class NoisyRNN(RNN):
-    """The network that reads ``input_size`` signals and columns of noise beside them; see ``RNN``."""
+    """The network that reads ``input_size`` signals and columns of noise beside them; see ``RNN``.
+
+    Sources: Song, Yang & Wang 2016; Yang et al. 2019.
+    """
 
     @takes_settings(NoisyRNNSettings)
     def __init__(self, settings: NoisyRNNSettings) -> None:

@@ -29,9 +29,9 @@ class Duhamel(LearningRule):
 
     Each term lets the error take what A_0 leaves out once more; in between it travels through P_0 as far
     as it likes. With ``k >= T`` it is P, and in general ``P - P^(k) = (P_0 R)^k P``. ``base="zero"`` is the
-    Neumann series, the sliding window of k steps. (Duhamel's principle in discrete time; the identity is
-    that of the resolvents.) A trainable initial state is reached from the first step by ``A_0`` where P is
-    ``P_0`` alone, with one term, and by all of ``A_1`` else.
+    Neumann series, the sliding window of k steps. (Ours, by Duhamel's principle in discrete time; the
+    identity is that of the resolvents.) A trainable initial state is reached from the first step by
+    ``A_0`` where P is ``P_0`` alone, with one term, and by all of ``A_1`` else.
     Cost: k scans with A_0, and ``k - 1`` products with ``A - A_0`` over all steps at once.
 
     With ``order=1`` the rule is ``P_0`` itself: ``rflo`` for ``base="leak"``, the model's constant leak;

@@ -10,8 +10,9 @@ from kpframe_rules.specs_structural import FrozenSettings
 class Frozen(LearningRule):
     """Some parameters do not learn: ``g = M J* P* Err`` with ``M`` zero on them and one elsewhere.
 
-    Freezing the recurrent and input weights leaves a reservoir. The operators of the parameters one by
-    one add up to K, and with all of them frozen nothing moves. Cost: that of the parameters left.
+    Freezing the recurrent and input weights leaves a reservoir (Jaeger 2001, GMD report 148). The
+    operators of the parameters one by one add up to K, and with all of them frozen nothing moves. Cost: that
+    of the parameters left.
 
     Raises:
         SettingsError: for a string in place of a list.

@@ -15,7 +15,7 @@ from kpframe_rules.specs_structural import GateStopSettings, HDetachSettings
 
 
 class GateStop(LearningRule):
-    """Errors do not travel through some gates, or other paths of a step.
+    """Errors do not travel through some gates, or other paths of a step. Ours.
 
     The path is cut in A, as ``detach()`` on the state in that one product would do: ``paths=["z"]`` makes
     the update gate of a GRU a constant of the state, ``["weight_hh_l0"]`` leaves what goes around that

@@ -21,7 +21,7 @@ class LearningRates(LearningRule):
 
     Where there is another metric already (``learning_rates @ natural_gradient``), it is taken in the
     coordinates that the rates stretch: ``M^1/2 M_inner M^1/2``. Frozen parameters stay frozen. A rate of 0
-    freezes a parameter. Cost: that of the rule.
+    freezes a parameter. Cost: that of the rule. Ours.
 
     Of several patterns that match a parameter the last one counts: ``{"*": 0.1, "weight_hh*": 0.01}``.
 

@@ -18,6 +18,6 @@ _CLASSES: dict[str, type[Model]] = {"lti": LTI, "s4d": S4D, "s5": S5, "lru": LRU
 
 @takes_settings(SSMSettings)
 def ssm(settings: SSMSettings) -> Model:
-    """Return a model of a kind, with the settings that all kinds share."""
+    """Return a model of a kind, with the settings that all kinds share. Ours; the kinds have sources."""
     shared = asdict(settings)
     return _CLASSES[shared.pop("kind")](**shared)

@@ -30,6 +30,9 @@ class LRU(MatrixModes):
 
     Raises:
         SettingsError: for settings that are out of bounds or do not go together.
+
+    Source: Orvieto et al. (2023), Resurrecting recurrent neural networks for long sequences, arXiv
+    2303.06349.
     """
 
     nu_log: torch.Tensor

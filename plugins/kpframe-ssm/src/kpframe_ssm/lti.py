@@ -28,6 +28,8 @@ class LTI(SiteModel):
 
     Raises:
         SettingsError: for settings that are out of bounds or do not go together.
+
+    Source: textbook linear systems (Kailath 1980, Linear Systems).
     """
 
     A: torch.Tensor

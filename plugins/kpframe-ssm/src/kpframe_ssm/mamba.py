@@ -49,6 +49,9 @@ class Mamba(ScanModel):
 
     Raises:
         SettingsError: for settings that are out of bounds or do not go together.
+
+    Source: Gu & Dao (2023), Mamba: linear-time sequence modeling with selective state spaces, arXiv
+    2312.00752.
     """
 
     @takes_settings(MambaSettings)

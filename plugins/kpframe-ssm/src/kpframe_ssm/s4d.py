@@ -39,6 +39,9 @@ class S4D(DiagonalModel):
 
     Warns:
         StabilityWarning: for a ``real`` of 0 or more.
+
+    Source: Gu, Gupta, Goel & Re (2022), On the parameterization and initialization of diagonal state space
+    models, arXiv 2206.11893.
     """
 
     log_dt: torch.Tensor

@@ -32,6 +32,9 @@ class S5(MatrixModes):
 
     Raises:
         SettingsError: for settings that are out of bounds or do not go together.
+
+    Source: Smith, Warrington & Linderman (2023), Simplified state space layers for sequence modeling, arXiv
+    2208.04933.
     """
 
     log_dt: torch.Tensor

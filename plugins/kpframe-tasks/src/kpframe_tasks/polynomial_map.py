@@ -15,7 +15,7 @@ from kpframe_tasks import PolynomialMapSettings
 
 
 class PolynomialMap(Task):
-    """Answer with q polynomials of the p latent variables that the inputs show.
+    """Answer with q polynomials of the p latent variables that the inputs show. Ours.
 
     Latent variables s_1 ... s_p are independent and uniform on [-sqrt(3), sqrt(3)], of variance 1.
     Inputs, in the ``stimulus``, are ``C s`` (and noise); targets, in the ``response``, ``D f(s)``. The q
