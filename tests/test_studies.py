@@ -66,5 +66,7 @@ def test_the_table_of_findings_has_each_study(maker: ModuleType) -> None:
     text = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
     assert maker.ROWS.search(text)[0] == maker.rows()
     assert re.findall(r"\(studies/(\w+)\.md\)", text) == NAMES
+    theory = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
+    assert maker.CLAIMS.search(theory)[0] == maker.claims()
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert sorted(re.findall(r"- studies/(\w+)\.md", nav)) == NAMES

@@ -9,8 +9,8 @@ with
     LEFT_OUT = "..."                         # what was not done, markdown
 
 ``run`` is what ``kpframe.open_run`` returns, ``folder`` the path of the run. Written are ``NAME.json`` (the
-numbers), ``NAME.svg``, ``NAME.md`` and the table in ``docs/findings.md``; without RUN the page and the table
-alone, from the numbers that are kept.
+numbers), ``NAME.svg``, ``NAME.md``, the table in ``docs/findings.md`` and the claims in ``docs/theory.md``;
+without RUN all but the numbers, from those that are kept.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from kpframe.study._study_file.reading import load_study, parse_study, to_table
 HERE = Path(__file__).parent
 TABLE = HERE.parent / "findings.md"
 ROWS = re.compile(r"(?<=<!-- made by studies/make_page.py -->\n).*?(?=<!-- end of table -->)", re.DOTALL)
+THEORY = HERE.parent / "theory.md"
+CLAIMS = re.compile(r"(?<=<!-- made by studies/make_page.py -->\n).*?(?=<!-- end of claims -->)", re.DOTALL)
 #: Significant digits of numbers that are kept.
 DIGITS = 7
 
@@ -213,6 +215,23 @@ def rows() -> str:
     return "\n".join([*lines, "", ""])
 
 
+def claims() -> str:
+    """Return what is published of each question, and what was found of it."""
+    lines = [""]
+    for name in names():
+        if (HERE / f"{name}.json").exists():
+            study = study_of(name)
+            said = (study.title, " ".join(study.published.split()), first_sentence(finding(name, read(name))))
+            title, published, found = map(_stars_kept, said)
+            lines += [f"**[{title}](studies/{name}.md).** *Published:* {published} *Found:* {found}", ""]
+    return "\n".join([*lines, ""])
+
+
+def _stars_kept(text: str) -> str:
+    """Return Markdown in which the stars of adjoints are no emphasis; those in code are none anyway."""
+    return "`".join(part if at % 2 else part.replace("*", r"\*") for at, part in enumerate(text.split("`")))
+
+
 def read(name: str) -> dict[str, Any]:
     """Return what is kept of the run of a study."""
     kept: dict[str, Any] = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
@@ -252,7 +271,9 @@ def main() -> None:
     draw(name, kept_numbers(kept), output / f"{name}.svg")
     (output / f"{name}.md").write_text(page(name, kept), encoding="utf-8")
     if output == HERE:
-        TABLE.write_text(ROWS.sub(lambda _: rows(), TABLE.read_text(encoding="utf-8")), encoding="utf-8")
+        for path, place, text in ((TABLE, ROWS, rows()), (THEORY, CLAIMS, claims())):
+            page_text = path.read_text(encoding="utf-8")
+            path.write_text(place.sub(lambda _, text=text: text, page_text), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ PROGRAMS = ["estimates", "idea", "index", "models", "rules", "theory"]
 #: Those that take longer.
 LONG = ["performance"]
 #: Pages whose blocks are parts of files. The propagator of ``plugins`` is run by tests/testing/test_forms.py
-#: and in a notebook, the files of ``tutorial`` by its example's tests; ``studies`` shows where lines go.
-PARTS = {"plugins", "studies", "tutorial"}
+#: and in a notebook; ``studies`` shows where lines go.
+PARTS = {"plugins", "studies"}
 #: The page whose program runs on two ranks.
 RANKS = "distributed"
 READMES = sorted(path.parent.name for path in ROOT.glob("plugins/*/README.md"))

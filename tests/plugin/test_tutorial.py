@@ -1,4 +1,4 @@
-"""The tutorial quotes the files of its example, letter by letter."""
+"""The tutorial writes the files of its example, letter by letter."""
 
 from __future__ import annotations
 
@@ -9,29 +9,25 @@ import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLE = DOCS / "examples" / "kpframe-fitzhugh-nagumo"
-BLOCKS = re.findall(
-    r'^```\w+ title="(?P<path>[^"]+)"\n(?P<text>.*?)^```$',
-    (DOCS / "tutorial.md").read_text(encoding="utf-8"),
+WRITTEN = re.findall(
+    r"^# %%\n# %%writefile (\S+)\n(.*?)(?=^# %%[ \n])",
+    (DOCS / "tutorials" / "own_model.py").read_text(encoding="utf-8"),
     flags=re.MULTILINE | re.DOTALL,
 )
 
 
-def test_every_file_of_the_plugin_is_quoted():
+def test_every_file_of_the_plugin_is_written():
     source = "src/kpframe_fitzhugh_nagumo"
-    assert sorted(path for path, _ in BLOCKS) == sorted(
-        [
-            "pyproject.toml",
-            f"{source}/__init__.py",
-            f"{source}/model.py",
-            f"{source}/structured.py",
-            "tests/test_conformance.py",
-        ]
-    )
+    names = ("__init__.py", "model.py", "structured.py")
+    assert sorted(path for path, _ in WRITTEN) == [
+        *(f"{source}/{name}" for name in names),
+        "tests/test_conformance.py",
+    ]
 
 
-@pytest.mark.parametrize(("path", "text"), BLOCKS, ids=[path for path, _ in BLOCKS])
-def test_a_quotation_is_the_file(path, text):
-    assert text == (EXAMPLE / path).read_text(encoding="utf-8")
+@pytest.mark.parametrize(("path", "text"), WRITTEN, ids=[path for path, _ in WRITTEN])
+def test_a_cell_is_the_file(path, text):
+    assert text.rstrip("\n") + "\n" == (EXAMPLE / path).read_text(encoding="utf-8")
 
 
 def test_the_plain_model_fits_a_screen():
