@@ -4,6 +4,7 @@ A (``_step_jacobian``), J (``_parameter_jacobian``), P and Z (``_propagator``), 
 (``_parameter_operator``), Phi and G (``_neural_tangent``), and the trajectory that they belong to.
 """
 
+from kpframe.flow._cuda_graph import CudaGraphPropagator
 from kpframe.flow._eligibilities import eligibilities
 from kpframe.flow._flow import Flow
 from kpframe.flow._named_parameters import (
@@ -26,6 +27,7 @@ from kpframe.flow._propagator import (
     shift,
     unshift,
 )
+from kpframe.flow._repeatable import repeatable
 from kpframe.flow._sharded_jacobian import ShardedParameterJacobian, local_jacobian
 from kpframe.flow._step_jacobian import (
     DenseStepJacobian,
@@ -41,6 +43,7 @@ from kpframe.flow._trajectory import Trajectory
 from kpframe.flow._weighted_steps import WeightedPath, WeightedRead, WeightedSteps
 
 __all__ = [
+    "CudaGraphPropagator",
     "DensePropagator",
     "DenseStepJacobian",
     "DiagonalStepJacobian",
@@ -73,6 +76,7 @@ __all__ = [
     "match_parameters",
     "neural_tangent",
     "parameter_values",
+    "repeatable",
     "shift",
     "split_parameters",
     "total_jacobian",

@@ -142,10 +142,10 @@ class ScanPropagator(Propagator):
         return self.A.method
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        return self.A.scan(_time_outermost(q)).movedim(0, -2)
+        return self.A.scan(time_outermost(q)).movedim(0, -2)
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        return self.A.scan_adjoint(_time_outermost(r)).movedim(0, -2)
+        return self.A.scan_adjoint(time_outermost(r)).movedim(0, -2)
 
 
 class StepwisePropagator(Propagator):
@@ -160,10 +160,10 @@ class StepwisePropagator(Propagator):
         return "stepwise"
 
     def _apply(self, q: torch.Tensor) -> torch.Tensor:
-        return StepJacobian.scan(self.A, _time_outermost(q)).movedim(0, -2)
+        return StepJacobian.scan(self.A, time_outermost(q)).movedim(0, -2)
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
-        return StepJacobian.scan_adjoint(self.A, _time_outermost(r)).movedim(0, -2)
+        return StepJacobian.scan_adjoint(self.A, time_outermost(r)).movedim(0, -2)
 
 
 class DensePropagator(Propagator):
@@ -368,7 +368,7 @@ class TransitionOperator(TrialwiseOperator):
         return out
 
 
-def _time_outermost(q: torch.Tensor) -> torch.Tensor:  # [..., B, T, H] -> [T, ..., B, H]
+def time_outermost(q: torch.Tensor) -> torch.Tensor:  # [..., B, T, H] -> [T, ..., B, H]
     """Return a copy in which each step is contiguous, for a scan to work in."""
     return q.movedim(-2, 0).clone(memory_format=torch.contiguous_format)
 

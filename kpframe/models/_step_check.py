@@ -21,6 +21,7 @@ from kpframe.models._autograd.linearization import Linearization, recording
 from kpframe.models._few_rows import FewRows
 from kpframe.models._held import describe_foreign, held_tensors
 from kpframe.models._model import Model
+from kpframe.operators._isolation import product_precision
 
 PURE = "a step that depends on its arguments, parameters and buffers alone, row by row"
 
@@ -203,5 +204,5 @@ def mixes(moved: torch.Tensor) -> bool:
 
 def _rounding(tensor: torch.Tensor) -> tuple[float, float]:
     values, derivatives = _ROUNDING[tensor.dtype]
-    coarse = tensor.is_cuda or torch.get_float32_matmul_precision() != "highest"
+    coarse = tensor.is_cuda or product_precision()
     return (2e-2 if coarse and tensor.dtype == torch.float32 else values), derivatives

@@ -5,6 +5,7 @@ from kpframe.operators._algebra import AdjointOperator, Composition, ScaledOpera
 from kpframe.operators._base import MEMORY_BUDGET, Operator, SelfAdjointOperator, compose
 from kpframe.operators._blocks import BlockOperator, KroneckerOperator, direct_sum
 from kpframe.operators._contractions import BlockDiagonalOperator, PartialTraceOperator
+from kpframe.operators._deferred import deferred_checks
 from kpframe.operators._draws import trial_generators
 from kpframe.operators._elementary import (
     DiagonalOperator,
@@ -86,6 +87,7 @@ __all__ = [
     "chunk_size",
     "compose",
     "create_reducer",
+    "deferred_checks",
     "direct_sum",
     "in_isolation",
     "in_transform",

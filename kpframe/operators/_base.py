@@ -24,6 +24,7 @@ from kpframe.errors import (
     shown,
 )
 from kpframe.operators._cards import operator_card
+from kpframe.operators._deferred import pending_checks
 from kpframe.operators._finite import check_finite, is_finite
 from kpframe.operators._formula import ATOM, latex
 from kpframe.operators._isolation import constant, isolated
@@ -146,7 +147,8 @@ class Operator(ABC):
         Args:
             q: the vectors.
             chunk: how many probes go together; by default shares of about 192 MiB, larger for short steps.
-            check: False returns a product that is not finite as it is.
+            check: False returns a product that is not finite as it is. To look at it, the host waits for an
+                accelerator once a product; ``kpframe.operators.deferred_checks`` looks at many at once.
 
         Raises:
             ShapeError, DtypeError, DeviceError: when ``q`` does not lie in the domain.
@@ -169,6 +171,13 @@ class Operator(ABC):
 
     def _check_product(self, q: torch.Tensor, out: torch.Tensor) -> None:
         """Raise for a product that is not finite: on all ranks alike, as they go on together."""
+        pending = pending_checks()
+        if pending is not None and (self.domain.shards or self.codomain.shards) is None:
+            pending.add(self, q, out, self._look)
+            return
+        self._look(q, out)
+
+    def _look(self, q: torch.Tensor, out: torch.Tensor) -> None:
         bad = not is_finite(out)
         own = self.codomain.shards  # a product in a space that is not sharded is the same on all ranks
         if not (bad if own is None else own.any(bad, self.device)):

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch.autograd import forward_ad
@@ -57,6 +57,17 @@ def isolated(device: torch.device | None, what: object) -> AbstractContextManage
 def in_transform() -> bool:
     """Return whether a call is inside a transform of ``torch.func`` (vmap, grad, jacrev ...)."""
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def product_precision() -> frozenset[str]:
+    """Return how torch is told to round what float32 matrix products multiply: empty where it is not."""
+    try:
+        found = {torch.get_float32_matmul_precision()}
+    except RuntimeError:  # set for a backend of its own, by the names of torch 2.9
+        all_of: Any = torch.backends
+        places = {"": all_of, "cuda": all_of.cuda.matmul, "mkldnn": all_of.mkldnn.matmul}
+        found = {f"{name} {place.fp32_precision}" for name, place in places.items()}
+    return frozenset(one for one in found if one.split()[-1] not in ("highest", "ieee", "none"))
 
 
 def in_isolation(function: Callable[P, R]) -> Callable[P, R]:

@@ -89,6 +89,17 @@ class Memory:
     max_bytes: int = setting(2 * 2**30, ge=1, help="largest memory that the matrices may take [bytes]")
 
 
+@frozen
+class Graphs:
+    """How many graphs are held."""
+
+    max_graphs: int = setting(
+        8,
+        ge=1,
+        help="graphs held at once, each with memory for its vectors",
+    )
+
+
 @hookimpl
 def kpframe_propagators() -> Iterator[PropagatorSpec]:
     """Yield the propagators that any step Jacobian or model has."""
@@ -120,6 +131,13 @@ def kpframe_propagators() -> Iterator[PropagatorSpec]:
             None,
             "derivatives of the graph of the whole roll-out",
             "the A that automatic differentiation makes of a model; fast for wide states",
+        ),
+        (
+            "cuda_graph",
+            "kpframe.flow:CudaGraphPropagator",
+            Graphs,
+            "the step Jacobian's own pass through time as CUDA graphs, one launch in place of several a step",
+            "on a CUDA device, an A that is repeatable, as those of weight sites, blocks and diagonals are",
         ),
     ):
         yield PropagatorSpec(name, factory, settings=settings, summary=summary, fits=fits)

@@ -22,7 +22,10 @@ RULES = (
     "kf_rtrl",
 )
 FORMS = [
-    f"{kind}:{one.name}" for kind in ("propagator", "parameter_operator") for one in get_manager().specs(kind)
+    f"{kind}:{one.name}"
+    for kind in ("propagator", "parameter_operator")
+    for one in get_manager().specs(kind)
+    if one.name != "cuda_graph"  # these ranks have no card
 ]
 
 

@@ -18,7 +18,7 @@ from kpframe.plugin._core import core
 from kpframe.plugin._settings import describe
 
 NAMES = {
-    "propagator": {"scan", "stepwise", "dense", "graph"},
+    "propagator": {"scan", "stepwise", "dense", "graph", "cuda_graph"},
     "parameter_operator": {"product", "gram"},
     "reducer": {"mean", "sum", "bin", "select", "last_valid", "project", "partial_trace", "block_diagonal"},
 }

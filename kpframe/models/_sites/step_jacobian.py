@@ -18,6 +18,7 @@ from attrs import evolve
 
 from kpframe.errors import ArgumentError, ShapeError, mismatch
 from kpframe.flow._named_parameters import check_weights, match_paths
+from kpframe.flow._repeatable import repeatable
 from kpframe.flow._scans import Scans
 from kpframe.flow._step_jacobian import DiagonalStepJacobian, StepJacobian
 from kpframe.flow._weighted_steps import WeightedSteps
@@ -215,6 +216,12 @@ class SiteStepJacobian(StepJacobian):
         (stage,) = kept.gains.stages
         outputs = tuple(evolve(output, direct={}) for output in stage.outputs)
         return self._with(evolve(kept.gains, stages=(evolve(stage, outputs=outputs),)), name)
+
+
+@repeatable.register
+def _(A: SiteStepJacobian) -> bool:
+    """Each step is the same products and sums, whatever the numbers."""
+    return True
 
 
 class UnitStepJacobian(SiteStepJacobian):
