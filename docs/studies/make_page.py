@@ -223,7 +223,7 @@ def claims() -> str:
             study = study_of(name)
             said = (study.title, " ".join(study.published.split()), first_sentence(finding(name, read(name))))
             title, published, found = map(_stars_kept, said)
-            lines += [f"**[{title}](studies/{name}.md).** *Published:* {published} *Found:* {found}", ""]
+            lines += [f"[{title}](studies/{name}.md). *Published:* {published} *Found:* {found}", ""]
     return "\n".join([*lines, ""])
 
 
