@@ -19,6 +19,7 @@ from kpframe.spectra._estimate import Estimate, within_budget
 from kpframe.spectra._numerics.linalg import orthonormal_rows
 from kpframe.spectra._numerics.matvecs import Matvecs, Sampler
 from kpframe.spectra._numerics.nystrom import F64, Sketch, inner_samples, trace_samples
+from kpframe.spectra._numerics.one_sided_pair import one_sided_pair_first
 from kpframe.spectra._numerics.probes import agreed, new_generator, random_rows
 from kpframe.spectra._numerics.ranks import any_entry, basis_rows, largest_entry
 from kpframe.spectra._numerics.small_side import WHERE, SmallSide, small_side
@@ -42,9 +43,12 @@ def alignment(
     Two positive operators meet the same probes and are compared by their leave-one-out Nystrom sketches, a
     product of each a probe. Others are compared as Hutch++ does: exactly on a few leading right directions
     of both (half of the budget), and by the mean of <A z, B z> and the norms for random z orthogonal to them.
-    The bias of the ratio is removed by the jackknife. A budget of at least twice the smaller dimension gives
-    the exact value, also one of three times that of the inner spaces through which both are known to go (of
-    the larger and twice the smaller, where they differ); that of an operator with itself is 1 by definition.
+    The bias of the ratio is removed by the jackknife. With an ``rtol``, operators known as X X* and Y Y* (K,
+    Phi, P P*) are first tried by products with X* and Y* alone, half of a product each, which are taken where
+    ``budget`` is enough and sketches of as many products do worse ("one-sided"). A budget of at least twice
+    the smaller dimension gives the exact value, also one of three times that of the inner spaces through
+    which both are known to go (of the larger and twice the smaller, where they differ); that of an operator
+    with itself is 1 by definition.
     The alignment with a zero operator is not defined: NaN.
 
     Args:
@@ -60,7 +64,8 @@ def alignment(
         SpaceMismatchError, DtypeError, DeviceError: when the operators do not fit each other.
         NonFiniteError: when a product is not finite.
 
-    Sources: Epperly, Tropp, Webber 2024; Meyer, Musco, Musco, Woodruff 2021; Hutchinson 1990.
+    Sources: Epperly, Tropp, Webber 2024; Meyer, Musco, Musco, Woodruff 2021; Hutchinson 1990; one-sided:
+    arXiv 2511.10796.
     """
     check_operator(a, "a")
     check_operator(b, "b")
@@ -94,14 +99,18 @@ def alignment(
             return exact_alignment(a, b)
         return _alignment_of(first, second, through)
 
-    found = within_budget(
-        estimate,
-        exact,
-        budget=budget,
-        exact_cost=cost if through is None else min(cost, through),
-        rtol=rtol,
-        max_budget=max_budget,
-    )
+    exact_cost = cost if through is None else min(cost, through)
+
+    def rest() -> Estimate:
+        return within_budget(
+            estimate, exact, budget=budget, exact_cost=exact_cost, rtol=rtol, max_budget=max_budget
+        )
+
+    if a is b or budget >= exact_cost:
+        found = rest()
+    else:
+        found = one_sided_pair_first(a, b, source, _cosine, rest, rtol=rtol, budget=budget)
+        found = found if math.isnan(found.value) else evolve(found, value=clamped(found.value))
     if a is b and not math.isnan(found.value):  # NaN: a zero operator
         return evolve(found, value=1.0, stderr=0.0, method="exact")
     return found

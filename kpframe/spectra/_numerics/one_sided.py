@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from attrs import evolve
@@ -108,6 +109,11 @@ class OneSided:
         return sum(map(len, self._vectors))
 
     @property
+    def block_diagonal(self) -> bool:
+        """Whether the operator has no entry between two trials: only pairs within trials tell of it."""
+        return self._to_the_end
+
+    @property
     def first(self) -> int:
         """How many probes make the first estimate."""
         trials = self._op.domain[BATCH].size if self._apart else 1
@@ -123,10 +129,24 @@ class OneSided:
         """Return the moments from ``num`` probes, at least 3."""
         missing = num - self._known
         if missing > 0:
-            probes = random_rows(self._op, missing, self._generator, "rademacher")
-            for part in torch.split(probes, chunk_size(self._outer, missing)):
-                self._add(self._products(part))
-        return PairMoments(self._gram.reshape(num, self._trials, num, self._trials))
+            self.take(random_rows(self._op, missing, self._generator, "rademacher"))
+        return PairMoments(self.gram)
+
+    @property
+    def gram(self) -> torch.Tensor:  # [m, B, m, B]
+        """The inner products of all vectors so far."""
+        return self._gram.reshape(self._known, self._trials, self._known, self._trials)
+
+    def take(self, probes: torch.Tensor) -> None:  # [m, size]
+        """Add the vectors of further probes."""
+        for part in torch.split(probes, chunk_size(self._outer, len(probes))):
+            self._add(self._products(part))
+
+    def join_trials(self) -> None:
+        """Forget all vectors, and tell those of different trials apart no more."""
+        self._apart, self._trials = False, 1
+        self._to_the_end = False
+        self._vectors, self._gram = [], self._gram.new_empty(0, 0)
 
     def _products(self, rows: torch.Tensor) -> torch.Tensor:  # [m, size] -> [m, B, n]
         op = self._op
@@ -183,34 +203,42 @@ class OneSided:
         return out.reshape(shape)
 
 
-class PairMoments:
-    """``tr X X*`` and ``|X X*|_F^2``, and both without one vector of one trial.
+def mean_over_pairs(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the sum over pairs of trials of the mean over pairs of vectors, and without each vector.
 
     Args:
-        gram: the inner products ``[m, B, m, B]`` of all vectors, m at least 3.
+        values: of each pair ``[m, B, m, B]``, symmetric, m at least 3; a vector with itself is no pair.
+
+    Returns:
+        ``[]``, and ``[m, B]`` without vector i of trial b.
+    """
+    m, trials = values.shape[:2]
+    rows = values.sum(2)  # [m, B, B]: sums over the vectors of another trial
+    rows.diagonal(dim1=1, dim2=2).sub_(values.reshape(m * trials, -1).diagonal().reshape(m, trials))
+    pairs = values.new_full((trials, trials), m * m).fill_diagonal_(m * (m - 1))
+    fewer = values.new_full((trials, trials), m * (m - 1)).fill_diagonal_((m - 1) * (m - 2))
+    sums = rows.sum(0)  # [B, B]
+    means = sums / pairs
+    # Without vector i of trial b only the means of row and column b change; its pairs within the trial
+    # stand in the sum twice.
+    within = sums.diagonal() - 2 * rows.diagonal(dim1=1, dim2=2)  # [m, B]
+    across = (sums - rows) / fewer  # [m, B, B]
+    across.diagonal(dim1=1, dim2=2).zero_()
+    apart = means - torch.diag(means.diagonal())
+    whole = means.sum()
+    return whole, whole + 2 * (across.sum(2) - apart.sum(1)) + within / fewer.diagonal() - means.diagonal()
+
+
+class VectorMoments:
+    """Means over vectors of each trial, or pairs of them, and the same without one vector of one trial.
+
+    Attributes:
+        whole: the moments ``[q]``.
+        without: the same ``[m, B, q]`` without vector i of trial b.
     """
 
-    def __init__(self, gram: torch.Tensor) -> None:
-        m, trials = gram.shape[:2]
-        own = gram.reshape(m * trials, -1).diagonal().reshape(m, trials)  # |w_ib|^2
-        total = own.sum(0) / m
-        rows = gram.square().sum(2)  # [m, B, B]: sums over the vectors of another trial
-        rows.diagonal(dim1=1, dim2=2).sub_(own.square())  # a vector with itself is no pair
-        pairs = gram.new_full((trials, trials), m * m).fill_diagonal_(m * (m - 1))
-        fewer = gram.new_full((trials, trials), m * (m - 1)).fill_diagonal_((m - 1) * (m - 2))
-        sums = rows.sum(0)  # [B, B]
-        means = sums / pairs
-        # Without vector i of trial b only the means of row and column b change; its pairs within the trial
-        # stand in the sum twice.
-        within = sums.diagonal() - 2 * rows.diagonal(dim1=1, dim2=2)  # [m, B]
-        across = (sums - rows) / fewer  # [m, B, B]
-        across.diagonal(dim1=1, dim2=2).zero_()
-        apart = means - torch.diag(means.diagonal())
-        whole = means.sum()
-        row_change = 2 * (across.sum(2) - apart.sum(1)) + within / fewer.diagonal() - means.diagonal()
-        self.whole = torch.stack([total.sum(), whole])  # [2]
-        trace = total.sum() + (total * m - own) / (m - 1) - total
-        self.without = torch.stack([trace, whole + row_change], dim=-1)  # [m, B, 2]
+    whole: torch.Tensor
+    without: torch.Tensor
 
     def estimate(self, function: SmoothFunction) -> tuple[float, float]:
         """Return a function of both without its bias of order 1/m, and the standard error."""
@@ -224,6 +252,42 @@ class PairMoments:
             return corrected, 0.0
         freedom = total**2 / float((variance.square() / (m - 1)).sum())  # Satterthwaite 1946
         return corrected, math.sqrt(total) * t_factor(1 + freedom)
+
+
+class PairMoments(VectorMoments):
+    """``tr X X*`` and ``|X X*|_F^2``.
+
+    Args:
+        gram: the inner products ``[m, B, m, B]`` of all vectors, m at least 3.
+    """
+
+    def __init__(self, gram: torch.Tensor) -> None:
+        m, trials = gram.shape[:2]
+        own = gram.reshape(m * trials, -1).diagonal().reshape(m, trials)  # |w_ib|^2
+        total = own.sum(0) / m
+        square, less = mean_over_pairs(gram.square())
+        self.whole = torch.stack([total.sum(), square])  # [2]
+        trace = total.sum() + (total * m - own) / (m - 1) - total
+        self.without = torch.stack([trace, less], dim=-1)  # [m, B, 2]
+
+
+class Source(Protocol):
+    """Where moments come from: ``OneSided``, or a pair of them."""
+
+    @property
+    def count(self) -> int:
+        """Products spent."""
+
+    @property
+    def first(self) -> int:
+        """How many probes make the first estimate."""
+
+    @property
+    def most(self) -> int:
+        """How many probes there may be."""
+
+    def moments(self, num: int) -> VectorMoments:
+        """Return the moments from ``num`` probes."""
 
 
 def one_sided_first(
@@ -255,22 +319,40 @@ def one_sided_first(
         return rest()
     number, factors = known
     source = OneSided(op, factors, generator)
-    num, rounding = source.first, 64 * torch.finfo(op.dtype).eps
-    while num <= 2 * budget:
+    found = within(rtol, source, function, 2 * budget, torch.finfo(op.dtype).eps)
+    if found is None:
+        other = rest()
+        return evolve(other, num_matvecs=other.num_matvecs + source.count)
+    scale = number * source.unit if function in SCALED else 1.0
+    return Estimate(scale * found[0], scale * found[1], source.count, f"{label}{NAME}")
+
+
+def within(
+    rtol: float, source: Source, function: SmoothFunction, most: int, eps: float
+) -> tuple[float, float] | None:
+    """Return a function of the moments to ``rtol`` and its standard error, or None where it needs too much.
+
+    Args:
+        rtol: the largest standard error, relative to the value.
+        source: of the moments.
+        function: of the moments.
+        most: the most probes. Where the first say that far more would be needed, no more are taken.
+        eps: of the dtype, below a multiple of which no error is stated.
+    """
+    num = source.first
+    while num <= most:
         value, stderr = source.moments(num).estimate(function)
-        stderr = max(stderr, rounding * abs(value))
+        stderr = max(stderr, 64 * eps * abs(value))
         goal = min(rtol, WIDEST) * abs(value)
         if stderr <= goal:
-            scale = number * source.unit if function in SCALED else 1.0
-            return Estimate(scale * value, scale * stderr, source.count, f"{label}{NAME}")
+            return value, stderr
         needed = math.ceil(1.1 * num * (stderr / goal) ** 2) if goal > 0 else math.inf
-        if needed > 2 * FAR * budget:  # fewer may do, as pairs grow faster than probes
+        if needed > FAR * most:  # fewer may do, as pairs grow faster than probes
             break
         num = min(max(num + 1, int(needed)), 2 * num)
         if num > source.most:
             break
-    found = rest()
-    return evolve(found, num_matvecs=found.num_matvecs + source.count)
+    return None
 
 
 def trace_of_moments(means: torch.Tensor) -> torch.Tensor:  # [..., 2] -> [...]
