@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -193,3 +194,17 @@ def test_pages_link_to_what_exists_and_to_no_page_of_others() -> None:
                 there = written.exists() or (written.parent.name == "tutorials" and notebook.exists())
                 assert there, f"{page.relative_to(ROOT)} links to {target}"
     assert inside > 30
+
+
+def test_a_folder_of_the_same_name_does_not_hide_the_package(tmp_path: Path) -> None:
+    """As for a script that lies beside a clone of the repository."""
+    (tmp_path / "kpframe").mkdir()
+    said = "import sys; assert sys.path[0] == ''; import kpframe; print(kpframe.__version__)"
+    done = subprocess.run(
+        [sys.executable, "-c", said], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == kpframe.__version__
+    hidden = subprocess.run(
+        [sys.executable, "-S", "-c", said], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "no attribute '__version__'" in hidden.stderr  # where nothing is installed it is that folder
