@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import inspect
 import re
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 
 import kpframe
 from kpframe.errors import ArgumentError, ShapeError, UnknownNameError
+from kpframe.plugin import get_manager
 
 from .public_docstrings import SOURCE, Entry, elsewhere, faults, listed, public, public_values, raised_by
 
@@ -216,3 +218,36 @@ def test_how_docstrings_are_read() -> None:
 )
 def test_what_counts_as_a_source(text: str, named: bool) -> None:
     assert bool(SOURCE.search(text)) == named
+
+
+# -- examples -----------------------------------------------------------------------------------------------
+
+
+def examples() -> dict[str, doctest.DocTest]:
+    """Return the examples of docstrings by the name that they are of."""
+    parse = doctest.DocTestParser().get_doctest
+    found = {name: parse(entry.text, {}, name, None, None) for name, entry in public().items()}
+    return {name: test for name, test in found.items() if test.examples}
+
+
+@pytest.mark.parametrize("name", sorted(examples()))
+def test_examples_of_docstrings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = examples()[name]
+    for kind, offered in re.findall(r"(?:create|parse)_(model|rule|task)\(\"(\w+)", public()[name].text):
+        if offered not in {spec.name for spec in get_manager().specs(kind)}:
+            pytest.skip(f"the {kind} {offered} is offered by a plugin that is not installed")
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.REPORT_NDIFF)
+    with torch.random.fork_rng(devices=[]):
+        runner.run(test, out=said.append)
+    assert not runner.failures, "".join(said)
+    assert runner.tries == len(test.examples)
+
+
+def test_examples_are_there_and_are_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(examples()) >= 30
+    assert {"kpframe.linearize", "kpframe.Flow", "kpframe.trace", "kpframe.study.Tracker"} <= set(examples())
+    wrong = doctest.DocTestParser().get_doctest(">>> 1 + 1\n3\n", {}, "wrong", None, None)
+    assert doctest.DocTestRunner().run(wrong).failed == 1
+    assert "Expected:\n    3" in capsys.readouterr().out

@@ -77,6 +77,17 @@ class Flow:
         trajectory: the roll-out, detached.
         P: the propagator ``(I - A Z)^{-1}``.
         K: the parameter operator ``J M J*``.
+
+    Example:
+        >>> import kpframe, torch
+        >>> generator = torch.manual_seed(0)
+        >>> flow = kpframe.linearize(kpframe.wrap(torch.nn.RNNCell(3, 4)), torch.randn(2, 5, 3))
+        >>> print(flow.A, flow.J, flow.P, flow.K, flow.Phi, flow.G)
+        A J P K P K P* P J
+        >>> print(flow.P.domain, flow.J.domain, sep="; ")
+        batch=2, time=5, hidden=4; parameter=36
+        >>> flow.P.inverse(flow.P(flow.trajectory.states)).allclose(flow.trajectory.states, atol=1e-6)
+        True
     """
 
     def __init__(self, model: Dynamics, trajectory: Trajectory, P: Propagator, K: ParameterOperator) -> None:
@@ -127,6 +138,13 @@ class Flow:
             UnknownNameError: for an unknown name; lists those there are.
             UnsupportedError: for a form that does not fit A; says why.
             ArgumentError: for a factory that makes something else than a propagator on A's space.
+
+        Example:
+            >>> import kpframe, torch
+            >>> generator = torch.manual_seed(0)
+            >>> flow = kpframe.linearize(kpframe.wrap(torch.nn.RNNCell(3, 4)), torch.randn(2, 5, 3))
+            >>> flow.with_propagator("dense").P.method
+            'dense'
         """
         if propagator == FASTEST:
             preferred = preferred_form(self.A)

@@ -129,6 +129,19 @@ def forecast(
         RankError: where ranks share the trials, for settings or a readout that are not the same on all.
 
     Sources: Jacot, Gabriel, Hongler 2018 (the linear law); Saad 1992; Botchev, Grimm, Hochbruck 2013.
+
+    Example:
+        >>> import kpframe, torch
+        >>> generator = torch.manual_seed(0)
+        >>> x = torch.randn(2, 5, 3, dtype=torch.float64)
+        >>> flow = kpframe.linearize(kpframe.wrap(torch.nn.RNNCell(3, 4).double()), x)
+        >>> readout = kpframe.Readout(4, 1, generator=0, dtype=torch.float64)
+        >>> trials = kpframe.Trials.from_tensors(x, torch.ones(2, 5, 1, dtype=torch.float64))
+        >>> ahead = kpframe.forecast.forecast(
+        ...     flow, readout, trials, "mse", learning_rate=0.01, updates=[0, 10, 100]
+        ... )
+        >>> bool(ahead.converged.all()), bool((ahead.losses.diff() < 0).all())
+        (True, True)
     """
     theta = output_kernel(flow, readout)
     space, eps = theta.domain, torch.finfo(theta.dtype).eps

@@ -110,6 +110,18 @@ def linearize(
             needs less.
         ArgumentError: for a ``keep`` that names nothing, or is more than one state a step.
         UnsupportedError: inside a transform of ``torch.func``; for parameters that are spread over processes.
+
+    Example:
+        >>> import kpframe, torch
+        >>> generator = torch.manual_seed(0)
+        >>> flow = kpframe.linearize(kpframe.wrap(torch.nn.GRUCell(3, 4)), torch.randn(2, 5, 3))
+        >>> flow
+        Flow(WrappedCell, batch=2, time=5, hidden=4, parameters=108, P: ..., K: autograd)
+        >>> flow.Phi
+        P K P*
+        >>> dh = flow.Phi(torch.ones(2, 5, 4))
+        >>> torch.allclose(dh, (flow.P @ flow.J @ flow.J.T @ flow.P.T)(torch.ones(2, 5, 4)))
+        True
     """
     if not isinstance(model, Model):
         raise ArgumentError(

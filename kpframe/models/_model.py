@@ -46,6 +46,20 @@ class Model(torch.nn.Module, ABC):
 
     Raises:
         ArgumentError: for a state without components, or a width that is no whole number >= 1.
+
+    Example:
+        >>> import kpframe, torch
+        >>> class Leaky(kpframe.Model):
+        ...     def __init__(self, input_size, hidden_size):
+        ...         super().__init__(input_size, {"h": hidden_size})
+        ...         self.weight = torch.nn.Parameter(0.1 * torch.ones(hidden_size, hidden_size))
+        ...     def step(self, x, h, t=None):
+        ...         return 0.5 * h + torch.tanh(h @ self.weight.T) + x.sum(1, keepdim=True)
+        >>> flow = kpframe.linearize(Leaky(2, 3), torch.zeros(1, 4, 2))
+        >>> flow.A.blocks()[0, 0]  # at h = 0: 0.5 I + W
+        tensor([[0.6000, 0.1000, 0.1000],
+                [0.1000, 0.6000, 0.1000],
+                [0.1000, 0.1000, 0.6000]])
     """
 
     #: Whether ``step`` needs the step index ``t``.
@@ -284,6 +298,12 @@ def create_model(name: str, /, **settings: Any) -> Model:
         UnknownNameError: when no plugin, or more than one, offers the name.
         SettingsError: listing everything that is wrong with the settings.
         PluginError: when the plugin's factory cannot be used, or returns something else.
+
+    Example:
+        >>> import kpframe
+        >>> model = kpframe.create_model("gru", input_size=3, hidden_size=4, seed=0)
+        >>> model.components
+        {'h': 4}
     """
 
     made: Model = create("model", name, settings, Model)

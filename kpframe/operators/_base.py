@@ -73,6 +73,15 @@ class Operator(ABC):
         codomain: the space it maps to.
         dtype: of the tensors it takes, float32 or float64; raises ``DtypeError`` for another.
         device: where they live.
+
+    Example:
+        >>> import kpframe, torch
+        >>> space = kpframe.Space.of(time=3, hidden=2)
+        >>> A = kpframe.MatrixOperator(torch.arange(36.0).reshape(6, 6), space, space, name="A")
+        >>> A @ A.T + 2 * A
+        A A* + 2 A
+        >>> (A @ A.T).mean("time")
+        <A A*>_time
     """
 
     _adjoint: weakref.ReferenceType[Operator] | None = None

@@ -161,6 +161,13 @@ def create_reducer(name: str, /, **settings: Any) -> Reducer:
     Raises:
         SettingsError: when the settings are not those of the reducer.
         UnknownNameError, PluginError: as ``create_model``.
+
+    Example:
+        >>> import kpframe, torch
+        >>> op = kpframe.DiagonalOperator(torch.ones(4, 2), kpframe.Space.of(time=4, hidden=2))
+        >>> kpframe.create_reducer("mean", axes=["time"])(op).to_dense()
+        tensor([[0.2500, 0.0000],
+                [0.0000, 0.2500]])
     """
     made: Reducer = create("reducer", name, settings, Reducer)
     return made

@@ -137,6 +137,14 @@ class Space:
 
     Dimensions in front of the space's own are *probes*: independent vectors that are carried through
     every product in one batched call. Raises ``AxisError`` for two axes of one name or two that are sharded.
+
+    Example:
+        >>> import kpframe
+        >>> space = kpframe.Space.of(batch=2, time=5, hidden=3)
+        >>> print(space)
+        batch=2, time=5, hidden=3
+        >>> space.without("time").shape, space.dim("time")
+        ((2, 3), -2)
     """
 
     axes: tuple[Axis, ...]

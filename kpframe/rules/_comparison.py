@@ -95,6 +95,17 @@ def compare_update(
             ``Update.incoming``.
         NotLinearError, UnsupportedError: for a rule without an operator, or without what it needs.
         ShapeError, DtypeError, DeviceError, NonFiniteError: when the error does not fit.
+
+    Example:
+        >>> import kpframe, torch
+        >>> class Recent(kpframe.LearningRule):
+        ...     def change(self, update):
+        ...         return update.replace(P=update.propagator.truncated(1))
+        >>> generator = torch.manual_seed(0)
+        >>> flow = kpframe.linearize(kpframe.wrap(torch.nn.RNNCell(3, 4)), torch.randn(2, 5, 3))
+        >>> compared = kpframe.comparison.compare_update(flow, torch.randn(2, 5, 4), Recent())
+        >>> 0 < compared.cosine < 1, compared.by_lag.shape
+        (True, torch.Size([5]))
     """
     check_flow(flow)
     rule.check_linear()

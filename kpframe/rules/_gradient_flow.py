@@ -54,6 +54,16 @@ def loss_rate(
     Raises:
         ArgumentError, ShapeError, DtypeError, DeviceError: as ``Update.incoming``.
         NotLinearError, UnsupportedError: for a rule without an operator, or without what it needs.
+
+    Example:
+        >>> import kpframe, torch
+        >>> generator = torch.manual_seed(0)
+        >>> flow = kpframe.linearize(kpframe.wrap(torch.nn.RNNCell(3, 4)), torch.randn(2, 5, 3))
+        >>> err = torch.randn(2, 5, 4)
+        >>> g = (flow.J.T @ flow.P.T)(err)  # the gradient
+        >>> rate = kpframe.gradient_flow.loss_rate(flow, err)
+        >>> bool(torch.isclose(torch.tensor(rate), -g.square().sum()))
+        True
     """
     check_flow(flow)
     hidden = Update.exact(flow, readout).incoming(err, output_err)
@@ -182,6 +192,15 @@ def taylor_test(
 
     Raises:
         ArgumentError: for fewer than two step sizes, one that is not positive, or a zero update.
+
+    Example:
+        >>> import kpframe, torch
+        >>> generator = torch.manual_seed(0)
+        >>> x = torch.randn(2, 5, 3, dtype=torch.float64)
+        >>> flow = kpframe.linearize(kpframe.wrap(torch.nn.RNNCell(3, 4).double()), x)
+        >>> test = kpframe.gradient_flow.taylor_test(flow, torch.ones(36, dtype=torch.float64))
+        >>> round(test.slope, 1)  # errors fall with the square of the step
+        2.0
     """
     if len(etas) < 2 or any(not eta > 0 for eta in etas):
         raise ArgumentError(mismatch("etas", "two or more positive step sizes", etas))

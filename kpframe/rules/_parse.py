@@ -16,6 +16,11 @@ def parse_rule(text: str) -> LearningRule:
     Raises:
         ArgumentError: for text of another form.
         UnknownNameError, SettingsError: as ``create_rule``.
+
+    Example:
+        >>> import kpframe
+        >>> kpframe.rules.parse_rule("frozen(parameters=['bias*']) @ bptt")
+        Frozen(parameters=['bias*']) @ BPTT()
     """
     return _rule(parse_expression(text, "rule", _FORM), text)
 

@@ -46,6 +46,18 @@ class LearningRule(ABC):
     A rule that is no composition of operators defines ``gradient`` itself. What a caller has switched on in
     torch (inference mode, autocast ...) changes nothing in it; where it does not take ``output_err``, it is
     given the hidden error that this makes.
+
+    Example:
+        >>> import kpframe, torch
+        >>> class Recent(kpframe.LearningRule):
+        ...     def change(self, update):
+        ...         return update.replace(P=update.propagator.truncated(2))
+        >>> generator = torch.manual_seed(0)
+        >>> flow = kpframe.linearize(kpframe.wrap(torch.nn.RNNCell(3, 4)), torch.randn(2, 5, 3))
+        >>> Recent().flow_operator(flow)
+        P K P_2*
+        >>> {name: tuple(g.shape) for name, g in Recent().gradient(flow, torch.ones(2, 5, 4)).items()}
+        {'weight_ih': (4, 3), 'weight_hh': (4, 4), 'bias_ih': (4,), 'bias_hh': (4,)}
     """
 
     #: Whether the update is linear in the error; a rule that is not pretends no operator.
@@ -340,6 +352,12 @@ class StochasticRule(LearningRule):
 
 
 def create_rule(name: str, /, **settings: Any) -> LearningRule:
-    """Return the learning rule called ``name``, of its ``settings``; raises like ``create_model``."""
+    """Return the learning rule called ``name``, of its ``settings``; raises like ``create_model``.
+
+    Example:
+        >>> import kpframe
+        >>> kpframe.create_rule("truncated_bptt", window=5)
+        TruncatedBPTT(window=5, mode='sliding', offset=0)
+    """
     made: LearningRule = create("rule", name, settings, LearningRule)
     return made

@@ -66,6 +66,13 @@ def alignment(
 
     Sources: Epperly, Tropp, Webber 2024; Meyer, Musco, Musco, Woodruff 2021; Hutchinson 1990; one-sided:
     arXiv 2511.10796.
+
+    Example:
+        >>> import kpframe, torch
+        >>> a = kpframe.DiagonalOperator(torch.tensor([1.0, 0.0]))
+        >>> b = kpframe.DiagonalOperator(torch.tensor([1.0, 1.0]))
+        >>> round(kpframe.alignment(a, b, budget=4).value, 4)
+        0.7071
     """
     check_operator(a, "a")
     check_operator(b, "b")

@@ -91,6 +91,14 @@ def spectral_density(
         NonFiniteError: when a product is not finite.
 
     Source: Ubaru, Chen, Saad 2017.
+
+    Example:
+        >>> import kpframe, torch
+        >>> density = kpframe.spectral_density(kpframe.DiagonalOperator(torch.tensor([1.0, 1.0, 3.0])))
+        >>> density.nodes.round(decimals=3).tolist()
+        [[1.0, 1.0, 3.0]]
+        >>> density.weights.sum()
+        tensor(1., dtype=torch.float64)
     """
     check_square(op, "spectral_density")
     budget = check_count(budget, "budget")

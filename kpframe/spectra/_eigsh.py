@@ -112,6 +112,14 @@ def eigsh(
         NonFiniteError: when a product is not finite.
 
     Sources: Golub, Underwood 1977; Musco, Musco 2015.
+
+    Example:
+        >>> import kpframe, torch
+        >>> pairs = kpframe.eigsh(kpframe.DiagonalOperator(torch.arange(100.0)), k=2)
+        >>> pairs.eigenvalues.round(decimals=3).tolist(), pairs.converged.tolist()
+        ([99.0, 98.0], [True, True])
+        >>> pairs.eigenvectors.shape
+        torch.Size([2, 100])
     """
     check_square(op, "eigsh")
     k = check_rank(k, op)

@@ -23,6 +23,15 @@ class Estimate:
             ``value ± 1.96 stderr`` covers the truth in 95 of 100 runs.
         num_matvecs: operator products taken.
         method: how it was found.
+
+    Example:
+        >>> import kpframe
+        >>> estimate = kpframe.Estimate(0.123, 0.004, 60, "xtrace")
+        >>> estimate
+        0.123 ± 0.004 (xtrace, 60 products)
+        >>> low, high = estimate.interval()
+        >>> round(low, 3), round(high, 3)
+        (0.115, 0.131)
     """
 
     value: float = field(converter=float)

@@ -20,6 +20,8 @@ class EstimateTable(Mapping[str, Estimate]):
         ArgumentError: for anything else than a mapping of names to estimates.
 
     Example:
+        >>> from kpframe import Estimate
+        >>> from kpframe.spectra import EstimateTable
         >>> EstimateTable({"P": Estimate(12.25, 0.25, 30, "xtrace"), "K": Estimate(3, 0, 8, "exact")})
            value       95% interval    method  products
         P  12.2 ± 0.2  11.76 to 12.74  xtrace  30

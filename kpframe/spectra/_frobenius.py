@@ -55,6 +55,12 @@ def frobenius_norm(
 
     Sources: Epperly, Tropp, Webber 2024 (the sketch, here for A^2 too); Hutchinson 1990; one-sided: arXiv
     2511.10796.
+
+    Example:
+        >>> import kpframe, torch
+        >>> op = kpframe.DiagonalOperator(torch.tensor([3.0, 4.0]))
+        >>> kpframe.frobenius_norm(op, budget=2)
+        5 ± 0 (exact, 2 products)
     """
     check_operator(op)
     budget, max_budget = check_budget(budget, max_budget)

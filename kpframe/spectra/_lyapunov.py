@@ -128,6 +128,12 @@ def lyapunov_exponents(
             leaves no step, or a trial that has none.
 
     Sources: Benettin et al. 1980; Engelken, Wolf, Abbott 2023 (for recurrent networks).
+
+    Example:
+        >>> import kpframe, torch
+        >>> A = kpframe.flow.DiagonalStepJacobian(torch.full((1, 50, 2), 0.5))
+        >>> kpframe.lyapunov_exponents(A).mean  # log(1/2), twice
+        tensor([-0.6931, -0.6931])
     """
     check_step_jacobian(A)
     batch, steps, width = A.domain.shape

@@ -75,6 +75,14 @@ def effective_rank(
             or a budget, threshold, tolerance or generator that cannot be used; ``op op*`` needs a budget of 2
             or more.
         NonFiniteError: when a product is not finite.
+
+    Example:
+        >>> import kpframe, torch
+        >>> op = kpframe.DiagonalOperator(torch.tensor([2.0, 2.0, 0.0]))
+        >>> kpframe.effective_rank(op, budget=3)
+        2 ± 0 (participation of op, exact, 3 products)
+        >>> kpframe.effective_rank(op, kind="entropy", budget=3).value
+        2.0
     """
     check_operator(op)
     check_name(kind, KINDS, "kind")

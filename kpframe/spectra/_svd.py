@@ -76,6 +76,13 @@ def svd(
         NonFiniteError: when a product is not finite.
 
     Sources: Golub, Luk, Overton 1981; Musco, Musco 2015.
+
+    Example:
+        >>> import kpframe, torch
+        >>> op = kpframe.MatrixOperator(torch.tensor([[3.0, 0.0], [0.0, -2.0], [0.0, 0.0]]))
+        >>> triplets = kpframe.svd(op, k=2)
+        >>> triplets.S.round(decimals=3).tolist(), triplets.U.shape, triplets.V.shape
+        ([3.0, 2.0], torch.Size([2, 3]), torch.Size([2, 2]))
     """
     check_operator(op)
     k = check_rank(k, op)

@@ -66,6 +66,15 @@ def trace(
 
     Sources: Hutchinson 1990; Hutch++: Meyer, Musco, Musco, Woodruff 2021; XTrace and XNysTrace: Epperly,
     Tropp, Webber 2024; one-sided: arXiv 2511.10796.
+
+    Example:
+        >>> import kpframe, torch
+        >>> op = kpframe.DiagonalOperator(1 / torch.arange(1.0, 1001.0) ** 2)
+        >>> kpframe.trace(op, budget=60)
+        1.64... ± 0.00... (xnystrace, 60 products)
+        >>> exact = kpframe.trace(op, budget=1000)
+        >>> exact.exact, round(exact.value, 4)
+        (True, 1.6439)
     """
     check_square(op, "trace")
     budget, max_budget = check_budget(budget, max_budget)

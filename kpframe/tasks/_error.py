@@ -116,6 +116,14 @@ def error(
 
     Raises:
         ShapeError, DtypeError, DeviceError, NonFiniteError, ArgumentError: naming the argument.
+
+    Example:
+        >>> import kpframe, torch
+        >>> readout = kpframe.Readout(4, 2, generator=0)
+        >>> trials = kpframe.Trials.from_tensors(torch.zeros(3, 5, 1), torch.ones(3, 5, 2))
+        >>> err = kpframe.readout.error(readout, torch.zeros(3, 5, 4), trials, "mse")
+        >>> err.shape
+        torch.Size([3, 5, 4])
     """
     expected = [*trials.mask.shape, readout.hidden_size]
     if list(states.shape) != expected:

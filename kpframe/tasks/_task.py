@@ -152,6 +152,12 @@ class Trials:
             ShapeError, DtypeError, DeviceError, NonFiniteError, ArgumentError: naming the argument, what was
                 expected and what came; also for numbers ``[B, T]``, which could be T outputs of a trial, and
                 for negative classes at scored steps.
+
+        Example:
+            >>> import kpframe, torch
+            >>> trials = kpframe.Trials.from_tensors(torch.zeros(3, 5, 1), torch.tensor([0, 1, 1]))
+            >>> trials.targets.shape, trials.scored.sum(1).tolist()
+            (torch.Size([3, 5]), [1, 1, 1])
         """
         own = read_own_data(x, y, mask, scored)
         labels = {} if own.labels is None else {"label": own.labels}
@@ -334,6 +340,13 @@ def _check_tensor(name: str, tensor: object, inputs: object) -> None:
 
 
 def create_task(name: str, /, **settings: Any) -> Task:
-    """Return the task called ``name``, of its ``settings``; raises like ``create_model``."""
+    """Return the task called ``name``, of its ``settings``; raises like ``create_model``.
+
+    Example:
+        >>> import kpframe
+        >>> task = kpframe.create_task("flip_flop")
+        >>> task.sample(2, generator=0).inputs.shape
+        torch.Size([2, 50, 3])
+    """
     made: Task = create("task", name, settings, Task)
     return made

@@ -194,6 +194,22 @@ def wrap(
         ArgumentError: (of which ShapeError) naming the argument that is missing or unusable.
         DtypeError: when the cell returns a state of another dtype than it was given.
         UnsupportedError: for parameters that are spread over processes.
+
+    Example:
+        >>> import kpframe, torch
+        >>> model = kpframe.wrap(torch.nn.LSTMCell(3, 4))
+        >>> model.components
+        {'h': 4, 'c': 4}
+        >>> model.rollout(torch.zeros(2, 5, 3))
+        Trajectory(batch=2, time=5, hidden=8)
+        >>> class Cell(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.weight = torch.nn.Parameter(torch.eye(4, 3))
+        ...     def forward(self, h, x):
+        ...         return torch.tanh(0.9 * h + x @ self.weight.T)
+        >>> kpframe.wrap(Cell(), call="h,x", input_size=3, state=4).components
+        {'h': 4}
     """
     if isinstance(module, torch.nn.Module):
         check_whole(module, "module")

@@ -137,6 +137,14 @@ def save_checkpoint(
     Raises:
         CheckpointError: for a folder that does not exist, settings or extras that JSON cannot hold.
         OutputError: for a file that cannot be written; an older one is left as it was.
+
+    Example:
+        >>> import kpframe.checkpoint, tempfile, torch
+        >>> model = kpframe.wrap(torch.nn.GRUCell(3, 4))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = kpframe.checkpoint.save_checkpoint(f"{folder}/net.safetensors", model, step=7)
+        ...     kpframe.checkpoint.load_checkpoint(path).step
+        7
     """
     path = Path(path)
     if not path.parent.is_dir():

@@ -56,6 +56,12 @@ def spectrum(data: Source | Operator, /, **how: Any) -> Axes | np.ndarray:
     Raises:
         ArgumentError: for a run without the quantity ``spectrum``, a selection that is not there, and a
             budget that does not suffice.
+
+    Example:
+        >>> import kpframe.plot, torch
+        >>> axes = kpframe.plot.spectrum(kpframe.DiagonalOperator(torch.tensor([3.0, 2.0, 1.0])), k=3)
+        >>> axes.get_xlabel(), axes.get_yscale()
+        ('k', 'linear')
     """
     if isinstance(data, Operator):
         how = _of_operator("spectrum", how, ax=None, k=16, budget=None, generator=None)

@@ -158,6 +158,13 @@ def matrix(op: Operator, /, *, ax: Axes | None = None, budget: int = MATRIX) -> 
     Raises:
         ArgumentError: for something that is no operator.
         MemoryBudgetError: for a matrix over the budget; it says how many bytes it needs.
+
+    Example:
+        >>> import kpframe.plot, torch
+        >>> space = kpframe.Space.of(time=2, hidden=3)
+        >>> axes = kpframe.plot.matrix(kpframe.DiagonalOperator(torch.ones(2, 3), space))
+        >>> axes.get_ylabel()
+        'time 2 × hidden 3'
     """
     if not isinstance(op, Operator):
         raise ArgumentError(mismatch("op", "an Operator", shown(op)))

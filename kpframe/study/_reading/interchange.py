@@ -58,6 +58,12 @@ def named_array(tensor: torch.Tensor, space: Space, *leading: str, name: str | N
 
     Raises:
         ShapeError: when the tensor does not have these dimensions.
+
+    Example:
+        >>> import kpframe.interchange, torch
+        >>> space = kpframe.Space.of(time=2, hidden=3)
+        >>> kpframe.interchange.named_array(torch.zeros(4, 2, 3), space, "probe").dims
+        ('probe', 'time', 'hidden')
     """
     if tensor.ndim != len(leading) + len(space.axes) or tuple(tensor.shape[len(leading) :]) != space.shape:
         expected = ", ".join([*leading, str(space)])

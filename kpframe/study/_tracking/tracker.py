@@ -112,6 +112,19 @@ class Tracker:
         ArgumentError: (of which ShapeError, NonFiniteError) naming the argument; DtypeError, DeviceError,
             UnsupportedError, UnknownNameError, SettingsError: all before the training, here or on entering.
         OutputError: on entering, for a folder that cannot be written, is in use, or holds a run.
+
+    Example:
+        >>> import kpframe.study, tempfile, torch
+        >>> generator = torch.manual_seed(0)
+        >>> cell, x = torch.nn.RNNCell(3, 4), torch.randn(2, 5, 3)
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> with kpframe.study.Tracker(cell, x, output=folder.name, quantities=["trace"]) as track:
+        ...     track(0)
+        ...     track(1, 0.5)
+        >>> with kpframe.open_run(folder.name) as run:
+        ...     print(run["trace"].dims, run.step.values)
+        ('network', 'seed', 'step', 'operator') [0 1]
+        >>> folder.cleanup()
     """
 
     def __init__(
