@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from kpframe.study._disk.folder import RunFolder
+    from kpframe.study._helper import Helpers
     from kpframe.study._running.executor import Executor
     from kpframe.study._settings import StudySettings
 
@@ -24,6 +25,7 @@ def carry_out(
     jobs: int = 1,
     executor: Executor | None = None,
     text: str | None = None,
+    helpers: Helpers | None = None,
 ) -> None:
     """Run a study, or go on with it; write its page, and what came of it to the terminal.
 
@@ -36,11 +38,11 @@ def carry_out(
         jobs: trainings at the same time.
         executor: makes a job of each training.
         text: the file of the study, as it was given, which is kept.
+        helpers: processes that train and draw beside this one.
     """
     from kpframe.cli._progress import duration, training_progress
     from kpframe.cli._trainings import show_trainings
     from kpframe.study._cells import expand, training_file
-    from kpframe.study._disk.results import read_dataset
     from kpframe.study._running.run_study import keep_study, run_study
 
     started, cells = time.monotonic(), expand(study)
@@ -52,9 +54,8 @@ def carry_out(
         own = [cell for cell in cells if cell.same_as is None]
         left = [cell for cell in own if not (folder.path / training_file(cell.name)).exists()]
         with training_progress([cell.label for cell in left]) as report:
-            run_study(study, folder, jobs=jobs, executor=executor, report=report)
-        data = read_dataset(folder.path / "results.nc")
-        page = write_page(folder, data)
+            data = run_study(study, folder, jobs=jobs, executor=executor, report=report, helpers=helpers)
+        page = write_page(folder, data, helpers)
     good = show_demo(data) if folder.command == "demo" else show_trainings(data, cells)
     show_probe(data)
     click.echo(f"results: {folder.path / 'results.nc'}  ({duration(time.monotonic() - started)})")
@@ -63,11 +64,11 @@ def carry_out(
         ctx.exit(1)
 
 
-def write_page(folder: RunFolder, data: xr.Dataset) -> Path:
-    """Write the page of a run; return its path."""
+def write_page(folder: RunFolder, data: xr.Dataset, helpers: Helpers | None = None) -> Path:
+    """Write the page of a run, with what helps to draw it; return its path."""
     from kpframe.study._report.run import page_of_run
 
-    return page_of_run(data, folder.command, folder.cells, folder.path)
+    return page_of_run(data, folder.command, folder.cells, folder.path, helpers=helpers)
 
 
 def show_probe(data: xr.Dataset) -> None:

@@ -7,6 +7,10 @@ from pathlib import Path
 import click
 
 from kpframe.cli._options import output_option, overwrite_option, seed_option
+from kpframe.cli._terminal import loading
+
+#: What a helper imports while it waits, in the order in which it is needed.
+MODULES = ("torch", "xarray", "kpframe.study._running.processes", "kpframe.study._report.run")
 
 
 @click.command()
@@ -21,12 +25,19 @@ def demo(ctx: click.Context, quick: bool, output: Path, seed: int, overwrite: bo
     Writes OUTPUT/report.html (open it in a browser), OUTPUT/results.nc (every number, with named
     dimensions), and the checkpoints. The same command goes on with a run that was ended.
     """
-    from attrs import evolve
+    from kpframe.study._helper import helpers
 
-    from kpframe.cli._carry_out import carry_out
-    from kpframe.study._running.run_study import study_folder
-    from kpframe.study._study_file.reading import bundled_study, check_plugins
+    with helpers(*MODULES) as found:  # which import what they need while this process does
+        with loading():
+            from attrs import evolve
 
-    study = evolve(bundled_study("demo", quick=quick), seeds=(seed,))
-    check_plugins(study)
-    carry_out(ctx, study, study_folder(study, output, command="demo", overwrite=overwrite))
+            from kpframe.cli._carry_out import carry_out
+            from kpframe.study._running.run_study import study_folder
+            from kpframe.study._study_file.reading import bundled_study, check_plugins
+            from kpframe.study._workers import torch_threads
+
+        with torch_threads(1):  # two processes with threads of their own would wait for each other
+            study = evolve(bundled_study("demo", quick=quick), seeds=(seed,))
+            check_plugins(study)
+            folder = study_folder(study, output, command="demo", overwrite=overwrite)
+            carry_out(ctx, study, folder, helpers=found)

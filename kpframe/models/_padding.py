@@ -13,7 +13,7 @@ def where_valid(
     valid: torch.Tensor | None, step: Callable[..., torch.Tensor], h: torch.Tensor, *others: torch.Tensor
 ) -> torch.Tensor:  # [N], [N, H], [N, ...] each -> [N, H]
     """Return ``step(h, *others)``, the rows of ``h`` held that are not valid."""
-    if valid is None:
+    if valid is None or bool(valid.all()):
         return step(h, *others)
     if not bool(valid.any()):
         return h.clone()

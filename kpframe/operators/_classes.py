@@ -15,6 +15,7 @@ import torch
 from attrs import frozen
 
 from kpframe.operators._base import Operator
+from kpframe.operators._spaces import places_of
 
 
 @frozen(eq=False)
@@ -37,7 +38,7 @@ class Classes:
     def members(self, start: int, stop: int) -> torch.Tensor:  # [stop - start, *axes], bool
         """Return which entries lie in each of some classes."""
         device = self.of_axes[0].device
-        places = torch.unravel_index(torch.arange(start, stop, device=device), self.counts)
+        places = places_of(torch.arange(start, stop, device=device), self.counts)
         found = torch.ones((stop - start, *(1,) * len(self.counts)), dtype=torch.bool, device=device)
         for dim, (own, place) in enumerate(zip(self.of_axes, places, strict=True), start=1):
             inside = place[:, None] == own

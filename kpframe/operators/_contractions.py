@@ -24,7 +24,7 @@ from kpframe.operators._classes import Classes, classes_of
 from kpframe.operators._congruences import check_same_axes
 from kpframe.operators._formula import ATOM, subscript
 from kpframe.operators._memory import chunk_size
-from kpframe.operators._spaces import Space, check_axes
+from kpframe.operators._spaces import Space, check_axes, places_of
 from kpframe.operators._tagged import TaggedAsInner
 
 
@@ -55,7 +55,7 @@ class _Contraction(TaggedAsInner):
         step = chunk_size(inner, max(count, 1), held=held)
         for start in range(0, count, step):
             rows = torch.arange(min(step, count - start), device=self.device)
-            yield len(rows), self._own((rows, *torch.unravel_index(rows + start, sizes)), inner.domain)
+            yield len(rows), self._own((rows, *places_of(rows + start, sizes)), inner.domain)
 
     def _own(self, places: tuple[torch.Tensor, ...], space: Space) -> tuple[torch.Tensor, ...]:
         """Return those of rows and global indices that this rank holds, with its own indices."""

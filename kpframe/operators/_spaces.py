@@ -9,7 +9,7 @@ A ``Space`` is an ordered set of named axes. Three are used everywhere: the stat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
@@ -302,6 +302,18 @@ def unflatten(rows: torch.Tensor, probes: torch.Size, space: Space) -> torch.Ten
         return rows
     # sizes one by one are faster than a tuple of them, but reshape does not take none at all
     return rows.reshape(*probes, *space.shape) if space.axes else rows.squeeze(-1)
+
+
+def places_of(index: torch.Tensor, sizes: Sequence[int]) -> tuple[torch.Tensor, ...]:  # int64
+    """Return the place along each axis of entries by their number in row-major order.
+
+    As ``torch.unravel_index``, which imports sympy to check its arguments.
+    """
+    places = []
+    for size in reversed(sizes):
+        places.append(index % size)
+        index = index // size
+    return tuple(reversed(places))
 
 
 def check_tensor(value: object, argument: str, *, swapped: str = "") -> None:

@@ -248,7 +248,7 @@ def test_kills_at_any_time(tmp_path: Path, command: str, kills: int) -> None:
             time.sleep(0.005)  # an unfinished run keeps its id
         counted += kill_when(process, folder, after=draw.uniform(0, seconds))
         seen |= check(folder, killed=True)
-        assert len(parts(folder)) <= 1
+        assert len(parts(folder)) <= (2 if command == "demo" else 1)  # which two processes write
     last = start(*arguments, "--overwrite")
     _, said = last.communicate(timeout=600)
     assert last.returncode == 0, said

@@ -237,9 +237,19 @@ def _batch(
 def _gradient(
     outputs: tuple[torch.Tensor, ...], inputs: tuple[torch.Tensor, ...], vectors: tuple[torch.Tensor, ...]
 ) -> tuple[torch.Tensor, ...]:
-    return torch.autograd.grad(
-        outputs, inputs, vectors, retain_graph=True, allow_unused=True, materialize_grads=True
-    )
+    """Return the vector-Jacobian products of vectors ``[*output]``, as the gradient of one number.
+
+    It is the same to the last bit. For vectors of their own torch imports sympy, to compare shapes, which
+    takes longer than most of what is asked for.
+    """
+    with torch.enable_grad():
+        number = torch.stack([(o * _kept(v)).sum() for o, v in zip(outputs, vectors, strict=True)]).sum()
+    return torch.autograd.grad(number, inputs, retain_graph=True, allow_unused=True, materialize_grads=True)
+
+
+def _kept(vector: torch.Tensor) -> torch.Tensor:
+    """Return a vector that a graph may keep."""
+    return vector.clone() if vector.is_inference() else vector
 
 
 def _batches(output: torch.Tensor, known: dict[object, bool]) -> bool:

@@ -100,8 +100,8 @@ def _gradients(new: torch.Tensor, sources: Sequence[torch.Tensor]) -> Sequence[t
     """Return the derivatives of one output by each source, None by what it does not depend on."""
     if not new.requires_grad:
         return [None] * len(sources)
-    along = new.new_ones(()).expand_as(new)
-    return torch.autograd.grad(new, sources, along, retain_graph=True, allow_unused=True)
+    # of their sum: for vectors of their own torch imports sympy
+    return torch.autograd.grad(new.sum(), sources, retain_graph=True, allow_unused=True)
 
 
 @define(eq=False)

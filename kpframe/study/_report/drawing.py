@@ -20,17 +20,23 @@ _IDS = re.compile(r'\s+id="([^"]*)"')
 _USES = re.compile(r'(?:href="#|url\(#)([^")]+)')
 
 
-def inline(figure: Figure, anchor: str, alt: str) -> Markup:
-    """Return a figure for a page, which may hold many.
+def inline(figure: Figure | str, anchor: str, alt: str) -> Markup:
+    """Return a figure, or what ``on_no_paper`` made of it, for a page, which may hold many.
 
     Greys between black and white become mixtures of the page's own ink and paper; colours of data stay, and
     so do texts on them. Ids begin with the anchor.
     """
+    text = figure if isinstance(figure, str) else on_no_paper(figure)
+    return Markup(_described(_themed(_unique(text, anchor)), alt))
+
+
+def on_no_paper(figure: Figure) -> str:
+    """Return a figure as SVG text, with no ground of its own."""
     _keep_texts_on(figure)
     figure.patch.set_visible(False)
     text = svg(figure)
     figure.patch.set_visible(True)
-    return Markup(_described(_themed(_unique(text, anchor)), alt))
+    return text
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[str]:

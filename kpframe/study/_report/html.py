@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 from attrs import frozen
+from matplotlib.figure import Figure
 
+from kpframe.study._helper import Helpers
 from kpframe.study._plot import either, operators, rules, training
 from kpframe.study._plot.look import drawable, on
 from kpframe.study._plot.training import SCORES
 from kpframe.study._report import captions_of_operators, captions_of_rules
 from kpframe.study._report.captions import Caption, of_estimates
+from kpframe.study._report.drawing import on_no_paper
 from kpframe.study._report.page import Section, Table, page_about, write_page
 from kpframe.study._report.words import joined, plus_minus
 
 
-def write_report(data: xr.Dataset, path: Path, *, files: bool = False) -> Path:
-    """Write the report of a study's dataset, as ``run_study`` returns it; return its path."""
+def write_report(
+    data: xr.Dataset, path: Path, *, files: bool = False, helpers: Helpers | None = None
+) -> Path:
+    """Write the report of a study's dataset, as ``run_study`` returns it; return its path.
+
+    Args:
+        data: of a study of few networks.
+        path: of the page.
+        files: whether its figures are written as files, too; all are drawn here then.
+        helpers: processes that draw some of the figures.
+    """
     seen = drawable(data, width=40)
+    places = [place for place, known in enumerate(known_sections()) if known.needs[0] in data]
+    if helpers and not files:
+        drawn: Sequence[Figure | str] = helpers.share([partial(_text, at, seen) for at in places])
+    else:
+        drawn = [_figure(at, seen) for at in places]
     tables = [Table("Ranks, traces and singular values", _RANKS, _rank_rows(data))]
     notes = []
     if "rule" in data.dims:
@@ -35,7 +53,10 @@ def write_report(data: xr.Dataset, path: Path, *, files: bool = False) -> Path:
             data,
             title=data.attrs["title"],
             done=[_lead(data)],
-            sections=[section(known, data, seen) for known in known_sections() if known.needs[0] in data],
+            sections=[
+                Section(known.title, figure, known.say(data))
+                for known, figure in zip([known_sections()[at] for at in places], drawn, strict=True)
+            ],
             tables=tables,
             notes=notes,
             file="results.nc",
@@ -43,6 +64,15 @@ def write_report(data: xr.Dataset, path: Path, *, files: bool = False) -> Path:
         ),
         files=files,
     )
+
+
+def _figure(place: int, seen: xr.Dataset) -> Figure:
+    """Return the figure of a section, by its place among those that there are."""
+    return on(known_sections()[place].draw(seen))
+
+
+def _text(place: int, seen: xr.Dataset) -> str:
+    return on_no_paper(_figure(place, seen))
 
 
 @frozen(eq=False)

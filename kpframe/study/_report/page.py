@@ -29,14 +29,14 @@ class Section:
 
     Attributes:
         title: what it is of, in words.
-        figure: that is drawn.
+        figure: that is drawn; as SVG text (see ``on_no_paper``) where another process has drawn it.
         caption: the sentences.
         name: by which what it shows is registered, which stands beside the title; empty for none.
         anchor, drawing, files: where and how it stands on its page.
     """
 
     title: str
-    figure: Figure
+    figure: Figure | str
     caption: Caption
     name: str = ""
     anchor: str = ""
@@ -210,7 +210,10 @@ def write_page(path: Path, page: Page, *, files: bool = False) -> Path:
     for place, (section, name) in enumerate(zip(page.sections, names, strict=True)):
         if told is not None:
             told(f"drawing {section.heading}", place, len(names))
-        written = save(section.figure, path.parent / FOLDER, name) if files else ()
+        written: Sequence[str] = ()
+        if files:
+            assert isinstance(section.figure, Figure)
+            written = save(section.figure, path.parent / FOLDER, name)
         drawing = inline(section.figure, name, f"Figure: {section.title}")
         sections.append(evolve(section, anchor=name, drawing=drawing, files=written))
     under = anchors([table.title for table in page.tables], {*_OWN, *names})

@@ -14,6 +14,7 @@ import xarray as xr
 from kpframe.errors import ArgumentError
 from kpframe.study._disk.folder import resume_command
 from kpframe.study._disk.results import read_dataset
+from kpframe.study._helper import Helpers
 from kpframe.study._plot import recorded
 from kpframe.study._plot.grouped import Grouped, Variable, grouped, variables_of
 from kpframe.study._plot.look import after, drawable, unit_of
@@ -83,6 +84,7 @@ def page_of_run(
     path: Path,
     *,
     files: bool = False,
+    helpers: Helpers | None = None,
 ) -> Path:
     """Write the page of a run from its figures, ``report.html``; return its path.
 
@@ -92,13 +94,14 @@ def page_of_run(
         cells: its trainings as ``run.json`` has them; None for those of a run that has no such list.
         path: folder of the run.
         files: whether its figures are written as files, too.
+        helpers: processes that draw some of the figures of a demo.
     """
     finished = data.attrs.get("state", "finished") == "finished"
     data = data.copy()
     if finished:
         data.attrs.pop("state", None)
     if cells is None or (command == "demo" and finished):
-        return html.write_report(data, path / "report.html", files=files)
+        return html.write_report(data, path / "report.html", files=files, helpers=helpers)
     return _write(data, list(cells[0]["coordinates"]), path, finished=finished, files=files)
 
 

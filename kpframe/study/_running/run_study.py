@@ -12,6 +12,7 @@ from kpframe.errors import ArgumentError, KpframeError, mismatch, whole
 from kpframe.study._cells import Cell, described_cells, expand
 from kpframe.study._disk.files import write_text
 from kpframe.study._disk.folder import STUDIES, STUDY, RunFolder, again, resume_command
+from kpframe.study._helper import Helpers
 from kpframe.study._ranks.measure import check_on_ranks
 from kpframe.study._reading.merge import merged, record_of
 from kpframe.study._running.build import network_of, quantities_of, task_of
@@ -37,6 +38,7 @@ def run_study(
     overwrite: bool = False,
     report: ProgressCallback | None = None,
     tell: Tell | None = None,
+    helpers: Helpers | None = None,
 ) -> xr.Dataset:
     """Run a study and write its files below ``output``; an unfinished run of the same study goes on.
 
@@ -52,6 +54,7 @@ def run_study(
         report: called after each update, and before a step is recorded.
         tell: called with a line for each file that was found damaged and is made anew; by default
             ``report.tell`` where there is one, and else a warning.
+        helpers: processes that wait for something to do, which train beside this one where ``jobs`` is 1.
 
     Returns:
         The dataset of ``results.nc``: see ``merged``.
@@ -66,14 +69,16 @@ def run_study(
     jobs = whole(jobs, "jobs")
     if isinstance(output, Path):
         with study_folder(study, output, overwrite=overwrite) as folder:
-            return run_study(study, folder, jobs=jobs, executor=executor, report=report, tell=tell)
+            return run_study(
+                study, folder, jobs=jobs, executor=executor, report=report, tell=tell, helpers=helpers
+            )
     cells = [cell for cell in expand(study) if cell.same_as is None]
     for cell in {repr(cell.quantities): cell for cell in cells}.values():
         check_on_ranks(quantities_of(cell))
     tell = tell or getattr(report, "tell", _warn)
     with ended_by_signals():
         if executor is None:
-            failures = train_cells(cells, output.writer(), jobs, report, tell)
+            failures = train_cells(cells, output.writer(), jobs, report, tell, helpers)
         else:
             failures = train_as_jobs(cells, output.writer(), executor, report, tell)
         if len(failures) < len(cells):

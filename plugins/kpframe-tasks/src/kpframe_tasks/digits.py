@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+import gzip
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.plugin import takes_settings
 from kpframe.tasks import SPLITS, Split, Task, Trials, check_split, seeded_generator
 from kpframe_tasks import DigitsSettings
+
+#: Images, and what a line of the table holds: 64 pixels and the digit.
+_SHAPE = (1797, 65)
+
+
+@cache
+def _table() -> np.ndarray:
+    """Return scikit-learn's table of digits ``[1797, 65]``, float64: pixels row by row, then the digit.
+
+    Its file is read without the library, whose import takes longer than all else that a small study imports
+    beside torch. Where the file is not as it is known, the library is asked.
+    """
+    for folder in getattr(find_spec("sklearn"), "submodule_search_locations", None) or ():
+        path = Path(folder, "datasets", "data", "digits.csv.gz")
+        if path.is_file():
+            with gzip.open(path, "rt", encoding="ascii") as file:
+                found = np.loadtxt(file, delimiter=",")
+            if found.shape == _SHAPE:
+                return found
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    return np.column_stack([data.data, data.target])
 
 
 class Digits(Task):
@@ -35,9 +62,9 @@ class Digits(Task):
     @takes_settings(DigitsSettings)
     def __init__(self, settings: DigitsSettings) -> None:
         super().__init__(input_size=8, output_size=10, loss="cross_entropy", seed=settings.seed)
-        data = load_digits()
-        self._images = torch.from_numpy(data.images / 16)  # [1797, 8, 8], exact in float32 as well
-        self._labels = torch.from_numpy(data.target.astype(np.int64))
+        table = torch.from_numpy(_table())
+        self._images = table[:, :64].reshape(-1, 8, 8) / 16  # [1797, 8, 8], exact in float32 as well
+        self._labels = table[:, 64].to(torch.int64)
         self._rows = self._split(settings.test_fraction)
 
     def _split(self, test_fraction: float) -> dict[str, torch.Tensor]:
