@@ -11,6 +11,7 @@ import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from types import ModuleType
 
@@ -23,6 +24,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as of what a shell runs
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(kpframe.__file__).parents[1]
+TESTS = Path(__file__).parent
 
 GOOD = """
     from attrs import frozen
@@ -55,6 +57,48 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.dist = "loadfile"
         # those of plugins, which are short, last: no process waits long for another one's last file
         config.option.loadscopereorder = False
+
+
+class Backwards(pytest.Dir):
+    """A folder from its last file to the first."""
+
+    def collect(self) -> Iterator[pytest.Item | pytest.Collector]:
+        return reversed(list(super().collect()))
+
+
+def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Dir | None:
+    """Let every other process of pytest-xdist collect backwards.
+
+    In a fresh clone, processes that went the same way would each compile every file at the same time; so
+    they meet in the middle, and read from there what another one has compiled.
+    """
+    return Backwards.from_parent(parent, path=path) if _is_backwards(parent.config) else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest puts tests together that share what is made for many
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put tests that were collected backwards into the order that all processes have."""
+    if _is_backwards(config):
+        folders = groupby(items, lambda item: _folder(item.path))
+        items[:] = [item for folder, found in folders for item in _turned(found, folder)]
+
+
+def _folder(path: Path) -> str:
+    """Return the folder here that a file is below, or nothing: what is here itself is not turned."""
+    parts = path.parts[len(TESTS.parts) :] if path.is_relative_to(TESTS) else ()
+    return parts[0] if len(parts) > 1 else ""
+
+
+def _turned(items: Iterator[pytest.Item], folder: str) -> list[pytest.Item]:
+    files = [[*file] for _, file in groupby(items, lambda item: item.path)]
+    return [item for file in (reversed(files) if folder else files) for item in file]
+
+
+def _is_backwards(config: pytest.Config) -> bool:
+    given = [config.invocation_params.dir / argument for argument in config.args]
+    if any(TESTS in path.parents for path in given):  # some of them, in an order of their own
+        return False
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2 == 1
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -188,6 +232,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Here]:
 def site(tmp_path: Path) -> Site:
     """An empty folder of installed distributions."""
     return Site(tmp_path)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the drawings of pages empty, which take most of the time of many commands; texts stay."""
+    page = importlib.import_module("kpframe.study._report.page")
+    monkeypatch.setattr(page, "inline", lambda figure, anchor, alt: page.Markup("<svg></svg>"))
+    monkeypatch.setattr(page, "save", lambda figure, folder, name: [])
 
 
 @pytest.fixture

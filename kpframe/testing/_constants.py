@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-
-import torch
+from importlib.util import find_spec
 
 
 def look_for_constants_in_own_code() -> None:
@@ -15,7 +14,10 @@ def look_for_constants_in_own_code() -> None:
     """
     from hypothesis.internal.conjecture import providers
 
-    installed = os.path.join(os.path.dirname(os.path.dirname(torch.__file__)), "")
+    torch = find_spec("torch")
+    assert torch is not None
+    assert torch.origin is not None
+    installed = os.path.join(os.path.dirname(os.path.dirname(torch.origin)), "")
     name = "is_local_module_file"
     is_local: Callable[[str], bool] | None = getattr(providers, name, None)
     if is_local is not None and not hasattr(is_local, "installed"):

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from kpframe.models._model import Model
+if TYPE_CHECKING:  # imported where they are used: a process that gives tests out to others needs no torch
+    import torch
+
+    from kpframe.models._model import Model
 
 
 @pytest.fixture
 def draw() -> Callable[..., torch.Tensor]:
     """A maker of float64 normal values: ``draw(*shape, seed=0)``."""
+
+    import torch
 
     def normal(*shape: int, seed: int = 0) -> torch.Tensor:
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -27,6 +32,8 @@ def draw() -> Callable[..., torch.Tensor]:
 @pytest.fixture
 def close() -> Callable[..., None]:
     """``close(actual, expected, rtol)`` asserts that float64 tensors agree, relative to the larger norm."""
+
+    import torch
 
     def check(actual: torch.Tensor, expected: torch.Tensor, rtol: float) -> None:
         assert actual.shape == expected.shape
@@ -54,6 +61,8 @@ def differ() -> Callable[..., None]:
 @pytest.fixture
 def total_jacobian() -> Callable[..., torch.Tensor]:
     """``total_jacobian(model, x, h0=None, mask=None)`` is the dense ``dh/dtheta`` ``[B T H, M]``."""
+
+    import torch
 
     def jacobian(
         model: Model, x: torch.Tensor, h0: torch.Tensor | None = None, mask: torch.Tensor | None = None

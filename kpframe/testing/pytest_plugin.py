@@ -17,30 +17,19 @@ import os
 import re
 from collections.abc import Generator
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import pytest
-import torch
-from hypothesis import HealthCheck, settings
 
-from kpframe.testing._constants import look_for_constants_in_own_code
 from kpframe.testing._fixtures import close, differ, draw, total_jacobian  # noqa: F401
 
-settings.register_profile("default", deadline=None, max_examples=10)
-settings.register_profile("ci", deadline=None, max_examples=10, derandomize=True, print_blob=True)
-settings.register_profile(
-    "thorough", deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow]
-)
-
+if TYPE_CHECKING:
+    import torch
 
 #: How many slow tests were left out, and what that is called between processes.
 _LEFT_OUT = pytest.StashKey[int]()
 _NAME = "kpframe_slow_tests_left_out"
-
-
-look_for_constants_in_own_code()
-settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,10 +43,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("check_examples", "cases of a conformance check, unless slow tests are asked for")
 
 
+@pytest.hookimpl(tryfirst=True)  # before that of Hypothesis, which loads the profile that somebody chose
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker; few cases, and one thread: small tensors lose more to waiting than they gain."""
+    """Declare the markers; few cases, and one thread: small tensors lose more to waiting than they gain."""
     config.addinivalue_line("markers", "slow: takes more than a few seconds; run with --slow")
-    torch.set_num_threads(1)
     config.addinivalue_line(
         "markers", "rows(n): run about every n-th row of a parametrised test; --slow runs all"
     )
@@ -69,6 +58,25 @@ def pytest_configure(config: pytest.Config) -> None:
     few = config.getini("check_examples")
     if few and not (config.getoption("--slow") or config.getoption("--slow-part")):
         os.environ.setdefault("KPFRAME_CHECK_EXAMPLES", few)
+    if config.getoption("dist", "no") == "no":  # not where pytest-xdist gives the tests out to processes
+        _prepare()
+
+
+def _prepare() -> None:
+    """Make a process ready to run tests: import what takes seconds, register the profiles."""
+    import torch
+    from hypothesis import HealthCheck, settings
+
+    from kpframe.testing._constants import look_for_constants_in_own_code
+
+    torch.set_num_threads(1)
+    settings.register_profile("default", deadline=None, max_examples=10)
+    settings.register_profile("ci", deadline=None, max_examples=10, derandomize=True, print_blob=True)
+    settings.register_profile(
+        "thorough", deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow]
+    )
+    look_for_constants_in_own_code()
+    settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -119,6 +127,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> torch.device:
     """The device that ``--device`` names."""
+    import torch
+
     return torch.device(request.config.getoption("--device"))
 
 
@@ -150,16 +160,18 @@ def _axes(rows: list[pytest.Item]) -> list[list[int]]:
 
 
 #: What tells rows apart by what it is, not by its place in a list: with several arguments it is in many rows.
-_NAMED = (str, int, float, torch.dtype, type, FunctionType)
+_NAMED = (str, int, float, type, FunctionType)
 
 
 def _differs_by(item: pytest.Item) -> dict[str, object]:
+    import torch
+
     call = getattr(item, "callspec", None)
     given = getattr(call, "params", {})
     found: dict[str, object] = {}
     for name, index in getattr(call, "indices", {}).items():
         value = given.get(name)
-        found[name] = (type(value), value) if isinstance(value, _NAMED) else index
+        found[name] = (type(value), value) if isinstance(value, (*_NAMED, torch.dtype)) else index
     check: Any = given.get("check")
     if hasattr(check, "name"):
         found |= {"check": check.name, "subject": repr(check).removesuffix(check.name)}

@@ -50,7 +50,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
-def _offered(offered: object) -> Iterator[None]:
+def _offered(offered: object, undrawn: None) -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

@@ -163,7 +163,7 @@ def test_a_dry_run_counts_and_writes_nothing(run: Command, here: Path) -> None:
     assert [path.name for path in here.iterdir()] == ["study.toml"]
 
 
-@pytest.mark.usefixtures("toys")
+@pytest.mark.usefixtures("toys", "undrawn")
 def test_a_run_says_what_came_of_each_training(run: Command, here: Path) -> None:
     (here / "my study.toml").write_text(STUDY)
     code, out, err = run("my study.toml")
@@ -206,7 +206,7 @@ training.rules = ["cli_exact"]
 )
 
 
-@pytest.mark.usefixtures("toys")
+@pytest.mark.usefixtures("toys", "undrawn")
 def test_the_quick_form_runs_into_a_folder_of_its_own(run: Command, here: Path) -> None:
     (here / "s.toml").write_text(QUICK)
     code, out, _ = run("s.toml", "--quick", "--dry-run")

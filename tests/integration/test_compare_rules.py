@@ -267,6 +267,7 @@ def test_a_page_shows_four_checkpoints_at_most(tmp_path: Path) -> None:
         assert f"<h2>RNN-{step:06d}: Spectra</h2>" in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_figures_that_a_rule_does_not_have_are_told_as_none(capsys, tmp_path) -> None:
     """Feedback of more outputs than units is no operator on states, so its flow has no figures."""
     task = create_task("digits")

@@ -87,7 +87,7 @@ def test_no_figure_changes(name: str, context: str, reference) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.rows(6)
+@pytest.mark.rows(12)
 def test_models_and_inputs_made_in_inference_mode(name: str, reference) -> None:
     figures, expected = reference(name)
     figures = copy.copy(figures)

@@ -45,7 +45,9 @@ def totals(group: Any, name: str) -> tuple[dict[str, tuple[int, int, int]], int 
     }, found.peak_bytes
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "large")) for name in STUDIES]
+)
 @pytest.mark.parametrize("ranks", [2, *(pytest.param(ranks, marks=pytest.mark.slow) for ranks in (3, 4))])
 def test_products_and_bytes_are_those_of_a_record_on_ranks(name: str, ranks: int) -> None:
     (cell, *_) = expand(parse_study(STUDIES[name], "here"))

@@ -95,7 +95,7 @@ MANY = ("attention", "mamba", "gru of layers", "lstm of layers", "rnn in current
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=[pytest.mark.slow] * (case in MANY)) for case in CASES]
 )
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_every_pair_of_one_shape_that_becomes_one_parameter(case: str) -> None:
     model, x = made(case)
     found = pairs(model)

@@ -450,7 +450,9 @@ class Field(nn.Module):
         return torch.tanh(self.net(h)) - h
 
 
-@pytest.mark.parametrize("options", [{}, {"method": "rk4", "options": {"step_size": 0.25}}])
+@pytest.mark.parametrize(
+    "options", [pytest.param({}, marks=pytest.mark.slow), {"method": "rk4", "options": {"step_size": 0.25}}]
+)
 def test_adjoint_solvers_are_refused_and_solvers_are_not(options) -> None:
     torchdiffeq = pytest.importorskip("torchdiffeq")
     torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -9,6 +10,10 @@ import subprocess
 import sys
 
 import pytest
+
+from kpframe.cli import _app as app
+from kpframe.cli import _plugins as plugins
+from kpframe.plugin import PluginManager
 
 FUTURE_FIELD = """
     from kpframe.plugin import ModelSpec, hookimpl
@@ -41,13 +46,37 @@ FORK = """
 
 
 @pytest.fixture
-def listed(site):
+def said(site, monkeypatch, capsys):
+    """A function that runs a command in this process, as if just begun, and returns (code, output, errors).
+
+    That a process of its own finds and tells the same is tests/cli/test_plugins_command.py's.
+    """
+
+    def call(*arguments, env=None):
+        for name in [name for name in sys.modules if name.startswith("kpf_")]:
+            del sys.modules[name]
+        environ = {"KPFRAME_PLUGINS": ",".join(site.names), **(env or {})}
+        folders = environ.pop("PYTHONPATH", str(site.folder)).split(os.pathsep)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "path", [*filter(None, folders), *sys.path])
+            importlib.invalidate_caches()
+            manager = PluginManager(environ=environ)
+            patch.setattr(plugins, "get_manager", lambda: manager)
+            patch.setattr(sys, "dont_write_bytecode", True)  # the next source may be as long and as old
+            code = app.run(arguments)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def listed(said):
     """A function that runs ``kpframe plugins --json`` and returns (infos by distribution, problems)."""
 
     def call(*arguments, env=None):
-        done = site.kpframe("plugins", "--json", *arguments, env=env or {})
-        assert (done.returncode, done.stderr) == (0, "")
-        document = json.loads(done.stdout)
+        code, out, err = said("plugins", "--json", *arguments, env=env)
+        assert (code, err) == (0, "")
+        document = json.loads(out)
         own = [info for info in document["plugins"] if info["distribution"].lower().startswith("kpf-")]
         infos = {info["distribution"]: info for info in own}
         assert len(infos) == len(own)
@@ -57,7 +86,7 @@ def listed(site):
 
 
 @pytest.fixture
-def one_problem(site, good, listed):
+def one_problem(site, good, said, listed):
     """A function that says what is wrong with ``kpf-bad``, once following the advice has proved to help."""
 
     def call():
@@ -68,11 +97,11 @@ def one_problem(site, good, listed):
         assert disable == "KPFRAME_DISABLE_PLUGINS=kpf-bad"
         after, none = listed(env=dict([disable.split("=")]))
         assert (after["kpf-bad"]["status"], none) == ("disabled", [])
-        strict = site.kpframe("plugins", env={"KPFRAME_STRICT_PLUGINS": "1"})
-        assert (strict.returncode, strict.stdout) == (2, "")
-        assert strict.stderr.startswith("Error: plugin kpf-bad")
-        without = site.kpframe("plugins", "--no-load")
-        assert (without.returncode, without.stderr) == (0, "")
+        code, out, err = said("plugins", env={"KPFRAME_STRICT_PLUGINS": "1"})
+        assert (code, out) == (2, "")
+        assert err.startswith("Error: plugin kpf-bad")
+        code, _, err = said("plugins", "--no-load")
+        assert (code, err) == (0, "")
         return infos["kpf-bad"], problem
 
     site.install("kpf-good", good)

@@ -34,7 +34,7 @@ def seeded() -> Callable[[int], torch.Generator]:
     return generator
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def symmetric() -> MatrixOperator:
     """An indefinite symmetric operator on (batch=3, time=10, hidden=10) with a decaying spectrum."""
     basis = torch.linalg.qr(torch.randn(300, 300, generator=generator(7), dtype=torch.float64))[0]
@@ -45,7 +45,7 @@ def symmetric() -> MatrixOperator:
     return MatrixOperator((matrix + matrix.T) / 2, Space.of(batch=3, time=10, hidden=10))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def positive() -> MatrixOperator:
     """A positive operator on (batch=3, time=10, hidden=10) with eigenvalues 1/i."""
     basis = torch.linalg.qr(torch.randn(300, 300, generator=generator(8), dtype=torch.float64))[0]
@@ -53,7 +53,7 @@ def positive() -> MatrixOperator:
     return MatrixOperator((matrix + matrix.T) / 2, Space.of(batch=3, time=10, hidden=10))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rectangular() -> MatrixOperator:
     """An operator from (parameter=350) to (time=10, hidden=32) with decaying singular values."""
     left = torch.linalg.qr(torch.randn(320, 320, generator=generator(9), dtype=torch.float64))[0]

@@ -53,7 +53,7 @@ def test_copies_beyond_the_start_vectors_are_found(solver: str, block_size: int)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_within_any_budget_flags_are_true_of_right_pairs_alone(solver: str) -> None:
     expected = torch.tensor(HEAD[:8], dtype=F64)
     flagged = []
@@ -153,6 +153,7 @@ def test_a_randomised_decomposition_of_a_wide_range() -> None:
 
 
 @pytest.mark.parametrize(("top", "power"), [(1.05, 2), (1.05, 5), (1.2, 2)])
+@pytest.mark.rows(3)
 def test_a_random_direction_that_hardly_sees_the_first_vector_does_not_converge_to_the_second(
     top: float, power: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

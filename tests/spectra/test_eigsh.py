@@ -25,6 +25,7 @@ F64 = torch.float64
 @pytest.mark.parametrize(
     ("which", "scipy_name"), [("largest", "LA"), ("smallest", "SA"), ("magnitude", "LM")]
 )
+@pytest.mark.rows(3)
 def test_against_scipy_and_numpy(which: str, scipy_name: str, symmetric: MatrixOperator) -> None:
     pairs = eigsh(symmetric, k=6, which=which)
     assert pairs.method.startswith("block Lanczos")

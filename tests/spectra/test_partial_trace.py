@@ -58,6 +58,16 @@ def test_two_sides_that_differ_elsewhere() -> None:
     op = MatrixOperator(matrix, Space.of(a=5, time=6), Space.of(time=6, b=4))
     truth = torch.einsum("tbat->ba", matrix.reshape(6, 4, 5, 6))
     torch.testing.assert_close(partial_trace(op, "time", budget=30).value, truth)
+    one = partial_trace(op, "time", budget=25, generator=generator)
+    assert float((one.value - truth).abs().max()) > 0.6  # what the mean of many is below
+
+
+@pytest.mark.slow
+def test_the_mean_of_many_estimates_on_two_sides_that_differ_is_right() -> None:
+    generator = torch.Generator().manual_seed(2)
+    matrix = torch.randn(24, 30, generator=generator, dtype=F64)
+    op = MatrixOperator(matrix, Space.of(a=5, time=6), Space.of(time=6, b=4))
+    truth = torch.einsum("tbat->ba", matrix.reshape(6, 4, 5, 6))
     mean = torch.stack(
         [partial_trace(op, "time", budget=25, generator=generator).value for _ in range(400)]
     ).mean(0)

@@ -73,6 +73,7 @@ def test_budget_and_flags(rectangular: MatrixOperator) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("solver", [svd, randomized_svd])
+@pytest.mark.rows(2)
 def test_degenerate_operators(solver, dtype: torch.dtype) -> None:  # type: ignore[no-untyped-def]
     space, other = Space.of(index=300), Space.of(row=400)
     u = torch.randn(300, generator=torch.Generator().manual_seed(5), dtype=dtype)

@@ -120,7 +120,7 @@ def test_the_exact_gradient_has_no_negative_end() -> None:
     assert bool(few.symmetric_smallest_converged)
 
 
-@pytest.mark.parametrize("budget", [16, 400])
+@pytest.mark.parametrize("budget", [16, pytest.param(400, marks=pytest.mark.slow)])
 def test_singular_values_and_norms_carry_flags(budget: int) -> None:
     data, flags = compared(budget, values=8), []
     model, _ = network()

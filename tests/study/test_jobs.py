@@ -32,6 +32,7 @@ TABLE = {
     "network": [{"name": "small"}],
     "training": {"steps": 3, "batch_size": 3},
     "measure": {"steps": [0, 3], "trials": 3, "budget": 8},
+    "quantity": [{"name": "own_noise"}],
 }
 
 

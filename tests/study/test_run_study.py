@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import xarray as xr
@@ -160,8 +161,7 @@ def test_what_a_sweep_varies_nothing_of_is_trained_once_with_the_figures_of_each
 
 
 def test_what_was_damaged_is_made_anew(tmp_path: Path, undisturbed: Path) -> None:
-    path, said = tmp_path / "run", []
-    run_study(study(), path)
+    path, said = Path(copytree(undisturbed, tmp_path / "run")), []
     identity = read_record(path)["id"]
     resume_run(path, tell=said.append)
     assert said == []
@@ -183,8 +183,7 @@ def test_what_was_damaged_is_made_anew(tmp_path: Path, undisturbed: Path) -> Non
 def test_results_say_of_each_number_of_ranks_that_made_them(
     tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "run"
-    run_study(study(), path)
+    path = Path(copytree(undisturbed, tmp_path / "run"))
     lost = sorted((path / "steps").iterdir())[1]
     lost.unlink()
     monkeypatch.setattr(Launch, "under_way", Launch(0, 3, 3, "", 0))

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path, PurePath
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -231,7 +232,7 @@ def test_ended_within_a_step(
     check_equal(tmp_path, undisturbed("adam"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_in_the_midst_of_an_update(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -258,8 +259,10 @@ def test_ctrl_c_in_the_midst_of_an_update(
     check_equal(tmp_path, undisturbed("adam"))
 
 
-def test_what_has_ended_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train_cell(toy_cell(), writer(tmp_path))
+def test_what_has_ended_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Callable[[str], Path]
+) -> None:
+    copytree(undisturbed("adam"), tmp_path, dirs_exist_ok=True)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     monkeypatch.setattr(Trainer, "_update", None)
     said: list[object] = []
@@ -350,7 +353,7 @@ def test_a_file_that_is_damaged_when_all_has_ended(
     name: object,
     said: list[str],
 ) -> None:
-    train_cell(toy_cell(), writer(tmp_path))
+    copytree(undisturbed("adam"), tmp_path, dirs_exist_ok=True)
     damage(tmp_path / str(name))
     told: list[str] = []
     train_cell(toy_cell(), writer(tmp_path), tell=told.append)

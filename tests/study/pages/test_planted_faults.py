@@ -38,7 +38,7 @@ LONG = (
         for fault in FAULTS
     ],
 )
-@pytest.mark.rows(10)
+@pytest.mark.rows(20)
 def test_it_is_noticed(fault: Fault) -> None:
     assert noticed(fault), f"{fault.file} can say {fault.what}, and no check fails"
 
@@ -50,7 +50,7 @@ def test_it_is_noticed(fault: Fault) -> None:
         for check in dict.fromkeys(fault.check for fault in FAULTS)
     ],
 )
-@pytest.mark.rows(4)
+@pytest.mark.rows(9)
 def test_the_check_passes_without_a_fault(check: Callable[[], None]) -> None:
     check()
 

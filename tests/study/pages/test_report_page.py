@@ -28,7 +28,8 @@ def made(kind: str) -> tuple[Page, xr.Dataset]:
 
 
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("kind", DATA)
-@pytest.mark.rows(4)
+@pytest.mark.parametrize(  # each draws a page of its own
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (place > 0)) for place, kind in enumerate(DATA)]
+)
 def test_the_page_says_what_the_dataset_says(check: Callable[[Page, xr.Dataset], None], kind: str) -> None:
     check(*made(kind))
