@@ -44,6 +44,7 @@ def test_a_study_says_what_it_asks_and_has_a_quick_form(maker: ModuleType, name:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.rows(4)
 def test_a_page_is_what_its_numbers_give(maker: ModuleType, name: str) -> None:
     kept = maker.read(name)
     assert kept["settings"] == maker.digest(maker.study_of(name))  # else its numbers are of another study

@@ -44,7 +44,7 @@ def test_Phi_is_G_Gstar(lab, toy, start, mask) -> None:
     mask=st.booleans(),
     trains=st.booleans(),
 )
-@pytest.mark.rows(6)
+@pytest.mark.rows(14)
 def test_structured_equals_autograd(lab, toy, seed, sizes, mask, trains) -> None:
     batch, time, hidden, inputs = sizes
     model = lab.make(toy, seed, inputs, hidden, trainable_initial_state=trains)

@@ -55,7 +55,7 @@ TOYS = [
 
 @pytest.mark.parametrize("keep", ["sqrt", 1, 6])
 @pytest.mark.parametrize(("toy", "settings"), TOYS)
-@pytest.mark.rows(3)
+@pytest.mark.rows(6)
 def test_all_operators_are_the_same(lab, toy, settings, keep) -> None:
     flow, kept = both(lab, toy, keep, time=6, **settings)
     for name in ("A", "J", "P", "K", "Phi", "G"):

@@ -33,7 +33,7 @@ def test_P_is_the_inverse_of_I_minus_AZ(lab, seed, sizes) -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
-@pytest.mark.rows(6)
+@pytest.mark.rows(10)
 def test_P_of_every_toy(lab, toy, method) -> None:
     model = lab.make(toy, seed=2)
     flow = linearize(model, **lab.trials(model, h0=True, mask=True), method=method)

@@ -61,7 +61,7 @@ def case(request):
 
 @pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize(("weight", "bias"), [(True, True), (False, True), (False, False)])
-@pytest.mark.rows(4)
+@pytest.mark.rows(6)
 def test_a_forecast_is_the_linearised_network_trained(case, monkeypatch, dense, weight, bias) -> None:
     loss, trials, model, flow = case
     if not dense:
@@ -111,6 +111,7 @@ def test_the_flow_is_the_limit_of_small_updates(case, monkeypatch, dense) -> Non
             assert float((got - left).norm()) < 1e-8 * float((left - error).norm())
 
 
+@pytest.mark.rows(2)
 def test_the_kernel_of_the_outputs_is_that_of_dense_matrices(case) -> None:
     _, trials, model, flow = case
     for weight, bias in ((True, True), (True, False), (False, False)):

@@ -44,6 +44,7 @@ def hessian(model: Cell, readout: Readout, trials: Trials, loss: str) -> torch.T
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 @pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.rows(2)
 def test_curvatures_are_those_of_dense_matrices(loss: str, learned: bool) -> None:
     trials, model, readout = trials_of(loss), Cell(), readout_of(weight=learned, bias=learned)
     flow = linearize(model, trials.inputs, mask=trials.mask)

@@ -43,6 +43,7 @@ def dense_Phi(tensors: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor
 
 
 @pytest.mark.parametrize("model", ["function", "registered"])
+@pytest.mark.rows(2)
 def test_a_gru_of_torch_in_files_of_lightning(tmp_path: Path, model: str) -> None:
     """The same figures through ``wrap`` of the module and through the registered model of its equations."""
     folder = tmp_path / "lightning logs"

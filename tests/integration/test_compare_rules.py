@@ -134,6 +134,7 @@ def test_what_a_rule_leaves_out_is_zero(compared) -> None:
     assert bool((data.loss_rate_by_parameter.sel(rule="bptt", parameter=biases) < 0).all())
 
 
+@pytest.mark.slow
 def test_seeds(compared) -> None:
     model, readout = network()
     task = create_task("memory_pro", **TASK)

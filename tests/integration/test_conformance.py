@@ -19,7 +19,7 @@ RULES = ["rule:bptt", "rule:frozen", "rule:truncated_bptt"]
 
 
 @parametrize_with_checks(["rnn", *RULES, *REDUCERS])
-@pytest.mark.rows(4)
+@pytest.mark.rows(10)
 def test_conformance(check) -> None:
     check()
 

@@ -30,6 +30,6 @@ FORMS = [
 
 
 @parametrize_with_checks([*MODELS, *(f"rule:{name}" for name in RULES), *FORMS], ranks=2)
-@pytest.mark.rows(60)
+@pytest.mark.rows(100)
 def test_conformance(check) -> None:
     check()

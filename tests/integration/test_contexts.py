@@ -74,7 +74,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "context"), CASES)
-@pytest.mark.rows(10)
+@pytest.mark.rows(20)
 def test_no_figure_changes(name: str, context: str, reference) -> None:
     figures, expected = reference(name)
     outside = figures.flow()

@@ -18,6 +18,6 @@ def offered() -> list[str]:
 
 
 @parametrize_with_checks(offered())
-@pytest.mark.rows(8)
+@pytest.mark.rows(15)
 def test_conformance(check) -> None:
     check()

@@ -19,7 +19,7 @@ def away(first: torch.Tensor, second: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", [*MODELS, *CELLS])
-@pytest.mark.rows(4)
+@pytest.mark.rows(8)
 def test_every_model_has_the_same_operators(name: str) -> None:
     model = model_of(name).double()
     x = normal(2, model.steps or 7, model.input_size, seed=2)

@@ -25,7 +25,7 @@ def make(name: str, dtype: torch.dtype = torch.float64, hidden_size: int = 16, t
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.rows(4)
+@pytest.mark.rows(9)
 def test_no_installed_model_is_refused_for_rounding(name, dtype) -> None:
     model, x = make(name, dtype)
     for method in ("auto", "graph"):

@@ -35,6 +35,7 @@ def losses(made: Trainer) -> np.ndarray:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.rows(2)
 def test_digits_by_operators_are_digits_by_autograd(optimizer) -> None:
     rate = {"adam": 5e-3, "sgd": 0.5}[optimizer]
     settings = {"steps": 20, "optimizer": optimizer, "learning_rate": rate}

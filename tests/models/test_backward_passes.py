@@ -265,6 +265,7 @@ class Halved(torch.autograd.Function):
 
 @pytest.mark.parametrize("use", [clamp, normalize, rectify, rounded, Clips.apply])
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.rows(2)
 def test_a_backward_that_is_not_linear(use, method) -> None:
     for dtype in (torch.float32, F64):
         message = LINEAR + ".* clips, rounds or normalizes; do that to the"
@@ -292,6 +293,7 @@ def test_a_linear_hook_is_honoured() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.rows(2)
 def test_derivatives_that_lose_digits_with_the_scale_are_no_fault(dtype) -> None:
     """That of a matrix exponential takes the exponential of a matrix in which the cotangent is a block."""
     x = drawn(2, 4, 2).to(dtype)
@@ -346,6 +348,7 @@ class Unit(nn.Module):
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.rows(2)
 def test_gradients_that_are_rounding_are_no_fault(dtype, alone) -> None:
     """Nor do they hide one: what the other parameters lose is still seen."""
     x, d, eps = drawn(2, 5, 2).to(dtype), drawn(1 if alone else 3).to(dtype), torch.finfo(dtype).eps
@@ -399,6 +402,7 @@ class Made(SiteModel):
 @pytest.mark.parametrize(
     ("make", "message"), [(Once.apply, TWICE), (Numpy.apply, TWICE), (lambda w: clamp(1 * w), LINEAR)]
 )
+@pytest.mark.rows(3)
 def test_weights_made_of_parameters(make, message) -> None:
     x, q = drawn(2, 4, 2), drawn(2, 4, 3)
     for product in (lambda flow: flow.J.T(q), lambda flow: flow.K(q), lambda flow: flow.Phi(q)):

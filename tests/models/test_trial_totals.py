@@ -28,6 +28,7 @@ def flow_of(name: str, trials: int = 4, steps: int = 5) -> kpframe.Flow:
 
 
 @pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
+@pytest.mark.rows(3)
 def test_k_over_trials(name, monkeypatch) -> None:
     flow = flow_of(name)
     for K in (flow.K, flow.K.restrict(["weight_hh"]), flow.K.freeze(["bias*"])):

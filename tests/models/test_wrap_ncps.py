@@ -136,7 +136,7 @@ def cfc(input_size: int, hidden_size: int) -> Model:
 
 
 @parametrize_with_checks([cfc])
-@pytest.mark.rows(10)
+@pytest.mark.rows(20)
 def test_the_kit(check) -> None:
     check()
 

@@ -72,6 +72,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.rows(2)
 def test_forms_of_a_state(form) -> None:
     container, begin = FORMS[form]
     cell = Two()

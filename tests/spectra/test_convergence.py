@@ -45,6 +45,7 @@ SOLVERS: dict[str, Callable[..., EigenPairs | SingularTriplets]] = {
 
 @pytest.mark.parametrize("block_size", [1, 2, 3])
 @pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.rows(3)
 def test_copies_beyond_the_start_vectors_are_found(solver: str, block_size: int) -> None:
     found = SOLVERS[solver](block_size=block_size)
     expected = torch.tensor(HEAD[:8], dtype=F64)

@@ -65,7 +65,7 @@ def coverage(call: Call, truth: float, budget: int, runs: int) -> float:
 @pytest.mark.parametrize(("name", "spectrum"), [
     ("trace", "linear"), ("norm", "exponential"), ("rank", "inverse"), ("alignment", "linear"),
 ])  # fmt: skip
-@pytest.mark.rows(4)
+@pytest.mark.rows(8)
 def test_probes_that_nearly_span_the_space(name: str, spectrum: str, missing: int) -> None:
     call, truth = quantity(name, SPECTRA[spectrum])
     assert coverage(call, truth, SIZE - missing, 100) >= 0.90

@@ -65,6 +65,7 @@ def test_the_sketch_beats_plain_probes(rectangular: Operator) -> None:
     assert abs(plain.value - float(rectangular.to_dense().norm())) < 4 * plain.stderr
 
 
+@pytest.mark.slow
 def test_rtol(positive: Operator) -> None:
     big = DiagonalOperator(torch.arange(1, 3001, dtype=F64) ** -0.5)
     for estimate in (frobenius_norm(big, budget=20, rtol=0.01), effective_rank(big, budget=20, rtol=0.01)):

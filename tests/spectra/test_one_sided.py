@@ -125,6 +125,7 @@ def test_what_is_left_out() -> None:
     [(effective_rank, 0.1), (trace, 0.03), (frobenius_norm, 0.06)],
     ids=lambda v: str(v)[:12],
 )
+@pytest.mark.rows(3)
 def test_taken_where_it_is_cheaper(figure, rtol: float) -> None:
     flow = flow_of(24, 12, torch.float32)
     op, G = flow.Phi, flow.G.to_dense().double()

@@ -101,7 +101,7 @@ def test_a_change_is_since_the_checkpoint_before(tmp_path: Path, offered) -> Non
 
 def test_an_analysis_goes_on_where_it_was_ended(tmp_path: Path, offered) -> None:
     source, output = saved(tmp_path / "nets", offered), tmp_path / "o"
-    options = {**OPTIONS, "quantities": ["effective_rank", "predicted_change"]}
+    options = {**OPTIONS, "budget": 16, "quantities": ["effective_rank", "predicted_change"]}
     whole = analyze(source, tmp_path / "whole", **options)
     seen: list[str] = []
 

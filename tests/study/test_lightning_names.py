@@ -43,6 +43,7 @@ X = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0))
 
 @pytest.mark.usefixtures("absent")
 @pytest.mark.parametrize("name", ["lightning.pytorch", "pytorch_lightning"])
+@pytest.mark.rows(2)
 def test_it_records_under_either_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     base = stand_in(monkeypatch, name)
     track = TrackerCallback(

@@ -141,6 +141,7 @@ def test_what_is_not_measured_is_like_the_mean_of_the_same_network() -> None:
     assert few[1].products == few[0].products > 0
 
 
+@pytest.mark.slow
 def test_a_learning_rate_makes_no_other_cost() -> None:
     study = study_of(sweep={"training.learning_rate": [0.1, 0.2], "training.batch_size": [2, 3]})
     assert [cost.point for cost in plan(study).costs[:2]] == [

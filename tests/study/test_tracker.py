@@ -57,7 +57,7 @@ def no_results_at_the_end(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("kind", MODULES)
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_the_training_is_the_same_bit_for_bit(kind: str, tmp_path: Path) -> None:
     alone, watched = Loop(kind), None
     alone.run()
@@ -88,6 +88,7 @@ def test_a_tracker_that_draws_from_the_global_generators_would_be_seen(tmp_path:
 
 
 @pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu")])
+@pytest.mark.rows(3)
 def test_what_is_switched_on_around_a_call_changes_no_figure(around, tmp_path: Path) -> None:
     loop, found = Loop(), []
     for name in ("plain", "inside"):
@@ -152,6 +153,7 @@ def test_the_losses_and_what_recording_cost_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loss", [0.25, np.float32(0.25), torch.tensor([0.25], requires_grad=True), 1])
+@pytest.mark.rows(2)
 def test_losses_of_every_kind(loss, tmp_path: Path) -> None:
     loop = Loop()
     with tracker(loop, tmp_path) as track:

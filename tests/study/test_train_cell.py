@@ -162,7 +162,7 @@ def test_a_stochastic_rule_draws_anew_for_each_update(undisturbed: Callable[[str
 # -- ended at any time ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.rows(4)
+@pytest.mark.rows(5)
 @pytest.mark.parametrize(("kind", "every"), [*((kind, 0.0) for kind in CELLS), ("adam", 30.0)])
 def test_killed_at_each_moment(
     tmp_path: Path,

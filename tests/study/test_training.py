@@ -175,6 +175,7 @@ def test_one_step_of_sgd_by_hand() -> None:
 
 
 @pytest.mark.parametrize("rule", [None, Exact()], ids=["autograd", "operators"])
+@pytest.mark.rows(2)
 def test_seeds(rule) -> None:
     settings = {"learning_rate": 0.01, "steps": 10}
     first = losses(trainer(rule, **settings))

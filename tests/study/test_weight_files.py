@@ -56,6 +56,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.rows(3)
 def test_what_a_file_is_does_not_depend_on_its_name(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     WRITERS[name](path)

@@ -77,6 +77,7 @@ SURROUNDINGS = {
 
 
 @pytest.mark.parametrize("name", SURROUNDINGS)
+@pytest.mark.rows(3)
 def test_what_surrounds_a_recording_changes_no_figure_of_threads(offered, name: str) -> None:
     names = ("effective_rank", "views", "time_kernel")
     plain, _ = recorded(moment_of(offered), 3, names=names)

@@ -13,7 +13,7 @@ HERE = [mutant for mutant in MUTANTS if not mutant.ranks]
 
 
 @pytest.mark.parametrize("mutant", HERE, ids=lambda mutant: mutant.name)
-@pytest.mark.rows(20)
+@pytest.mark.rows(40)
 def test_every_mutant_is_caught_by_its_check(mutant: Mutant) -> None:
     result = mutant.result()
     assert result.verdict == "failed", f"{mutant.check} lets {mutant.wrong} pass"
@@ -32,6 +32,7 @@ def test_every_check_has_a_mutant() -> None:
 @pytest.mark.parametrize(
     "check", ["A_equals_jacrev", "phi_equals_total_jacobian", "gradient_equals_backward"]
 )
+@pytest.mark.rows(3)
 def test_a_sign_error_in_one_gate_shrinks(check: str) -> None:
     case = Mutant(flows.SignSlip, check, "").result().case
     assert "batch=1" in case

@@ -37,6 +37,6 @@ MODELS = [
 
 
 @parametrize_with_checks(MODELS)
-@pytest.mark.rows(10)
+@pytest.mark.rows(20)
 def test_conformance(check) -> None:
     check()

@@ -23,6 +23,7 @@ def trainer(steps: int, dtype: torch.dtype, **settings) -> Trainer:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.rows(2)
 def test_it_trains_as_torch_does(reference, close, differ, layers) -> None:
     made, other = (trainer(10, torch.float64, num_layers=layers) for _ in range(2))
     twin = reference(made.model)

@@ -89,7 +89,7 @@ def pulled(model, x, h0, err) -> torch.Tensor:
     ],
     ids=["hh", "hh mixed", "ml"],
 )
-@pytest.mark.rows(6)
+@pytest.mark.rows(12)
 def test_gradients_and_curvatures_are_central_differences(make, draw, settings, start) -> None:
     """Also from the voltages at which a rate is 0/0: the first step starts at them exactly."""
     model = make(**settings)

@@ -33,6 +33,7 @@ def trainer(steps: int, dtype: torch.dtype, **settings) -> Trainer:
 @pytest.mark.parametrize(
     "form", [{}, {"num_layers": 2, "proj_size": 8}], ids=["one layer", "projected layers"]
 )
+@pytest.mark.rows(2)
 def test_it_trains_as_torch_does(reference, close, differ, form) -> None:
     made = trainer(10, torch.float64, **form)
     twin, other = reference(made.model), trainer(10, torch.float64, **form)

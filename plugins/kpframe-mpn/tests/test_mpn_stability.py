@@ -79,6 +79,7 @@ def test_what_is_told_happens(case) -> None:
 
 
 @pytest.mark.parametrize("case", SILENT)
+@pytest.mark.rows(3)
 def test_what_is_not_told_does_not(case) -> None:
     sizes = lengths(make(SILENT[case]))
     assert np.isfinite(sizes).all()

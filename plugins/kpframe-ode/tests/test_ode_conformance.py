@@ -51,7 +51,7 @@ class Rotor(ODEModel):
 
 
 @parametrize_with_checks(["neural_ode", "hopfield", "soft_spin"])
-@pytest.mark.rows(10)
+@pytest.mark.rows(20)
 def test_conformance(check) -> None:
     check()
 

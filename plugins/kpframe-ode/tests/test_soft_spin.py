@@ -115,6 +115,7 @@ def mean_and_error(values: torch.Tensor) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0])
+@pytest.mark.rows(2)
 def test_one_spin_is_boltzmann_distributed(temperature) -> None:
     def variance(temperature: float) -> float:
         def weight(h: float) -> float:

@@ -37,7 +37,7 @@ def every_way(hidden_size: int, row: int, column: int) -> Model:
 
 
 @parametrize_with_checks([every_way])
-@pytest.mark.rows(4)
+@pytest.mark.rows(8)
 def test_every_way(check) -> None:
     check()
 

@@ -189,6 +189,7 @@ def growth(form: str, gain: float, seed: int, **settings) -> float:
 
 @pytest.mark.parametrize("form", ["vanilla", "rate", "current"])
 @pytest.mark.filterwarnings("ignore::kpframe.errors.StabilityWarning")
+@pytest.mark.rows(3)
 def test_activity_grows_above_the_gains_that_are_warned_of(form) -> None:
     for gain, sign in ((1.25, -1), (1.6, 1)):  # below and above sqrt(2), for networks of 200 units
         rates = torch.tensor([growth(form, gain, seed) for seed in range(8)])

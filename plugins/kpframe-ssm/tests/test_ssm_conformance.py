@@ -35,13 +35,13 @@ SPECS = [
 
 
 @parametrize_with_checks(SPECS)
-@pytest.mark.rows(10)
+@pytest.mark.rows(20)
 def test_conformance(check) -> None:
     check()
 
 
 @parametrize_with_checks([f"propagator:modes{form}" for form in ("", "_sequential", "_chunked", "_fft")])
-@pytest.mark.rows(10)
+@pytest.mark.rows(15)
 def test_conformance_of_propagators(check) -> None:
     check()
 

@@ -37,6 +37,7 @@ def check(name: str, data: xr.Dataset, **how) -> Figure:
 
 
 @pytest.mark.parametrize("name", QUICK)
+@pytest.mark.rows(3)
 def test_one_of_everything_has_three_ticks_on_each_axis_and_can_be_seen(name: str) -> None:
     data = recorded(**ONE)
     figure = check(name, data)

@@ -40,6 +40,7 @@ def ink_within(figure: Figure, margin: float) -> bool:
 
 
 @pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.rows(2)
 def test_nothing_is_cut_off(name: str) -> None:
     figure = figure_of(name, LONG)
     assert not ink_within(figure, 0.6 * MARGIN)

@@ -61,6 +61,7 @@ def close(found: xr.DataArray, right: torch.Tensor) -> None:
     assert right.ndim == 0 or float(right.std()) > 1e-2 * scale  # the parts differ from each other
 
 
+@pytest.mark.rows(2)
 def test_rates_are_products_of_gradients_of_parts(moment, data, G, err) -> None:
     g = torch.einsum("bthsm,bth->m", G, err)
     close(data.descent_rate, g @ g)

@@ -145,6 +145,7 @@ def test_another_network_moves_the_figures() -> None:
 
 
 @pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
+@pytest.mark.rows(2)
 def test_a_short_descent_from_here_beside_its_forecast(kind: str) -> None:
     moment = copy.copy(course(kind)[1])
     moment.optimizer = "adam"  # of no matter

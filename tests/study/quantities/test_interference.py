@@ -100,6 +100,7 @@ def right_kernels(moment: Moment) -> tuple[torch.Tensor, torch.Tensor]:
     return overlap, unit @ unit.T
 
 
+@pytest.mark.rows(2)
 def test_kernels_are_those_of_dense_blocks(moment, data) -> None:
     overlap, cosines = right_kernels(moment)
     np.testing.assert_allclose(data.group_overlap, overlap, rtol=1e-9)

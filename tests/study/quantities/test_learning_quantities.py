@@ -153,7 +153,7 @@ def test_their_variables_have_names_of_their_own() -> None:
     ],
     ids=["autocast", "inference mode", "default device"],
 )
-@pytest.mark.rows(2)
+@pytest.mark.rows(4)
 def test_what_surrounds_a_record_changes_no_figure(plain, surroundings) -> None:
     made = moments(torch.float32)[1]
     with surroundings():
@@ -187,6 +187,7 @@ def test_inputs_alone_serve_what_needs_no_more() -> None:
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+@pytest.mark.rows(2)
 def test_one_trial_of_two_steps(loss: str) -> None:
     """The smallest that has a scored step: figures, and NaN for errors over trials that there are not."""
     trials = trials_of(loss).select([0])
