@@ -267,6 +267,7 @@ def test_what_a_plugin_prints_does_not_spoil_json(site, good):
     ],
 )
 @pytest.mark.parametrize("arguments", ["plugins --no-load", "plugins --no-load --json"])
+@pytest.mark.rows(2)
 def test_where_nobody_reads(where, code, said, arguments):
     """One line at most, and no traceback of the process's end."""
     if where == "| true" and "--json" in arguments:

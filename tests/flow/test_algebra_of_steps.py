@@ -56,7 +56,7 @@ SORTS += ["multiple of a cut", "cut of a sum", "switched", "switched multiple"]
 @pytest.mark.parametrize("sort", SORTS)
 @pytest.mark.parametrize("toy", ["leaky current", "gru", "lstm", "clocked"])
 @pytest.mark.parametrize("ask", ASK)
-@pytest.mark.rows(10)
+@pytest.mark.rows(24)
 def test_what_rules_ask_for(lab, toy, sort, ask) -> None:
     A = step_jacobian(lab, toy)
     made, of = sorts(A)[sort]

@@ -21,7 +21,7 @@ def build(lab, toy, start, mask, seed=1, **sizes):
 
 @pytest.mark.parametrize("mask", [False, True])
 @pytest.mark.parametrize("start", STARTS)
-@pytest.mark.rows(10)
+@pytest.mark.rows(14)
 def test_Phi_is_G_Gstar(lab, toy, start, mask) -> None:
     model, data = build(lab, toy, start, mask)
     G = lab.total_jacobian(model, **data)
@@ -61,7 +61,7 @@ def test_structured_equals_autograd(lab, toy, seed, sizes, mask, trains) -> None
 
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
-@pytest.mark.rows(10)
+@pytest.mark.rows(14)
 def test_every_operator_of_a_flow_is_proper(lab, toy, method) -> None:
     model, data = build(lab, toy, "trainable", True)
     flow = linearize(model, **data, method=method)

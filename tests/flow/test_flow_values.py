@@ -17,7 +17,7 @@ def products(flow, q) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
-@pytest.mark.rows(4)
+@pytest.mark.rows(8)
 def test_training_the_model_does_not_change_a_flow(lab, toy, method) -> None:
     model = lab.make(toy, trainable_initial_state=True)
     data = lab.trials(model)
@@ -36,7 +36,7 @@ def test_training_the_model_does_not_change_a_flow(lab, toy, method) -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
-@pytest.mark.rows(6)
+@pytest.mark.rows(12)
 def test_refilling_the_arguments_does_not_change_a_flow(lab, toy, method) -> None:
     model = lab.make(toy)
     data = lab.trials(model, h0=True, mask=True)
@@ -130,7 +130,7 @@ def test_what_stands_in_padding_is_not_looked_at(lab, toy, method, filling) -> N
 
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
-@pytest.mark.rows(4)
+@pytest.mark.rows(8)
 def test_float32_follows_float64(lab, toy, method) -> None:
     single = lab.make(toy, dtype=torch.float32)
     double = lab.make(toy)

@@ -39,7 +39,7 @@ def inverse(lab, blocks: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("method", ["auto", "autograd", "dense"])
 @pytest.mark.parametrize("toy", ["rnn", "lstm", "extra", "clocked"])
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.rows(4)
+@pytest.mark.rows(8)
 def test_P_in_every_form(lab, form, toy, method) -> None:
     model = lab.make(toy, seed=2)
     A = linearize(model, **lab.trials(model, h0=True, mask=True), method=method).A

@@ -12,7 +12,7 @@ from kpframe.flow._step_jacobian import DenseStepJacobian, DiagonalStepJacobian
 
 @pytest.mark.parametrize("method", ["auto", "autograd"])
 @pytest.mark.parametrize("mask", [False, True])
-@pytest.mark.rows(6)
+@pytest.mark.rows(14)
 def test_A_and_J_equal_jacrev_of_step(lab, toy, method, mask) -> None:
     model = lab.make(toy, seed=1)
     flow = linearize(model, **lab.trials(model, h0=True, mask=mask), method=method)

@@ -28,7 +28,7 @@ def cases(rule: str) -> st.SearchStrategy[RuleCase]:
 @pytest.mark.parametrize("rule", ANY_MODEL + PATHS)
 @settings(max_examples=3, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-@pytest.mark.rows(4)
+@pytest.mark.rows(10)
 def test_identities(rule, data) -> None:
     case = data.draw(cases(rule))
     held = set()

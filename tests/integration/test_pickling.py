@@ -87,7 +87,7 @@ OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name 
 
 @pytest.mark.parametrize("way", COPIES)
 @pytest.mark.parametrize("name", [*FEW, *OTHERS])
-@pytest.mark.rows(4)
+@pytest.mark.rows(7)
 def test_a_flow_keeps_its_numbers(name: str, way: str) -> None:
     again = COPIES[way]
     flow = flow_of(name)

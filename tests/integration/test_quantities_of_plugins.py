@@ -21,8 +21,8 @@ MODELS = [("gru", None), ("lstm", "h"), ("lru", None)]
 
 def moments(name: str, reads: str | None, method: str) -> Moment:
     """Return the second of two moments, operators made by ``method``."""
-    task = create_task("contextual_integration", jitter=3, fixation=2, stimulus=3, delay=2, response=2)
-    trials = task.sample(5, generator=0, dtype=F64)
+    task = create_task("contextual_integration", jitter=3, fixation=1, stimulus=2, delay=1, response=1)
+    trials = task.sample(4, generator=0, dtype=F64)
     assert len(set(trials.lengths.tolist())) > 1
     test = task.sample(12, generator=3, split="test", dtype=F64)
     around = Surroundings({"test": Probe.of(trials)}, task.loss, test=test, budget=16)

@@ -830,7 +830,7 @@ def page() -> str:
 
 #: Where a row is about all models, those tried with every change; the others are with the slow tests, as the
 #: conformance kit tries contexts, copies, shared parameters and scale on each model too.
-FEW = ("rnn", "gru", "hh")
+FEW = ("gru", "hh")
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_a_sparse_reservoir() -> None:
 @pytest.mark.parametrize(
     ("method", "used"), [("auto", False), ("auto", True), ("graph", True), ("autograd", True)]
 )
-@pytest.mark.rows(8)
+@pytest.mark.rows(18)
 def test_nothing_is_kept_of_a_flow_that_is_gone(toy, lab, method, used) -> None:
     model = lab.make(toy)
     flow = linearize(model, **lab.trials(model), method=method)

@@ -203,7 +203,7 @@ def differ(one: torch.Tensor, other: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("given", [False, True], ids=["own start", "given start"])
-@pytest.mark.rows(10)
+@pytest.mark.rows(14)
 def test_structured_is_autograd_is_total(model, masked, given) -> None:
     x = draw(3, 5, model.input_size, seed=7)
     h0 = draw(3, model.width, seed=8) if given else None

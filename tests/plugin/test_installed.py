@@ -26,7 +26,7 @@ def test_a_good_plugin_is_found(site, good):
     assert done.stdout.splitlines() == ["('good', 3, 0.5)", "[]"]
 
 
-@pytest.mark.rows(6)
+@pytest.mark.rows(16)
 def test_a_broken_plugin_warns_and_is_left_out(site, good, broken):
     source, _, message = broken
     site.install("kpf-good", good)

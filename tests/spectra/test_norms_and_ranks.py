@@ -207,6 +207,7 @@ def test_products_that_are_not_finite() -> None:
 
 
 @pytest.mark.parametrize("kind", ["participation", "entropy", "threshold"])
+@pytest.mark.rows(3)
 def test_which_operator_a_rank_is_of(kind: str, positive: MatrixOperator, strip: Strip) -> None:
     """An operator known to be positive, and the same one not known to be: two ranks under two names."""
     values = torch.linalg.eigvalsh(positive.matrix)

@@ -163,6 +163,7 @@ def test_which_operators_have_two_equal_sides() -> None:
 
 
 @pytest.mark.parametrize("size", [1e-25, 1e25])
+@pytest.mark.rows(2)
 def test_scale(size: float) -> None:
     flow = flow_of(24, 12, torch.float32)
     J = MatrixOperator((size * flow.G.to_dense()).float(), flow.G.domain, flow.G.codomain)

@@ -165,8 +165,8 @@ def test_losses_and_scores_stand_at_their_own_update(offered: ModuleType, tmp_pa
             "network": [{"name": "small"}],
             "rule": [{"name": "own_window"}],
             "training": {"steps": steps, "batch_size": 7, "learning_rate": 0.05},
-            "measure": {"steps": [0, 2, steps], "trials": 3, "budget": 16, "values": 2},
-            "quantity": [{"name": "scores"}],
+            "measure": {"steps": [0, 2, steps], "trials": 3, "budget": 16},
+            "quantity": [{"name": "scores"}, {"name": "rules"}],
         },
         "here",
     )

@@ -13,6 +13,6 @@ def reset_before_layers(input_size: int, hidden_size: int) -> GRU:
 
 
 @parametrize_with_checks(["gru", reset_before_layers])
-@pytest.mark.rows(10)
+@pytest.mark.rows(20)
 def test_conformance(check) -> None:
     check()

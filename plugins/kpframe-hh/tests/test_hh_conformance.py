@@ -9,7 +9,7 @@ from kpframe.testing import parametrize_with_checks
 
 @pytest.mark.filterwarnings("ignore::kpframe.errors.StabilityWarning")
 @parametrize_with_checks(["hh"])
-@pytest.mark.rows(10)
+@pytest.mark.rows(20)
 def test_conformance(check) -> None:
     check()
 

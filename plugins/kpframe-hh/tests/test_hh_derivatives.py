@@ -47,7 +47,7 @@ def test_step_jacobians(make, inputs, active, close, differ, form) -> None:
 
 
 @pytest.mark.parametrize(("given", "masked"), [(False, False), (True, True)], ids=["own h0", "given, masked"])
-@pytest.mark.rows(10)
+@pytest.mark.rows(12)
 def test_structured_is_autograd_is_total(
     total_jacobian, make, inputs, active, close, differ, mask, form, given, masked
 ) -> None:

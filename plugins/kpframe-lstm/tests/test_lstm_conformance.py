@@ -14,6 +14,6 @@ def projected_layers(input_size: int, hidden_size: int) -> LSTM:
 
 
 @parametrize_with_checks(["lstm", projected_layers])
-@pytest.mark.rows(10)
+@pytest.mark.rows(20)
 def test_conformance(check) -> None:
     check()

@@ -38,7 +38,7 @@ def test_step_jacobians(make, draw, close, differ, x, form) -> None:
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("initial", ["zero", "given", "trainable"])
-@pytest.mark.rows(10)
+@pytest.mark.rows(14)
 def test_structured_is_autograd_is_total(
     make, draw, close, differ, total_jacobian, x, mask, form, masked, initial
 ) -> None:

@@ -366,6 +366,6 @@ RULES = [FeedbackAlignment, DirectFeedbackAlignment, Direct, Broadcast, Feedback
 
 
 @parametrize_with_checks(RULES, kind="rule")
-@pytest.mark.rows(6)
+@pytest.mark.rows(9)
 def test_conformance(check) -> None:
     check()

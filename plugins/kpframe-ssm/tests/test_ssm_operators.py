@@ -50,7 +50,7 @@ def test_step_jacobians(make, draw, close, differ, form) -> None:
     [("zero", False), ("given", True), ("trainable", False), ("trainable", True)],
     ids=["zero", "given, masked", "trainable", "trainable, masked"],
 )
-@pytest.mark.rows(10)
+@pytest.mark.rows(16)
 def test_structured_is_autograd_is_total(
     make, draw, close, differ, total_jacobian, form, mask, masked, initial
 ) -> None:

@@ -16,6 +16,7 @@ def dimension(rows: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize(("p", "q"), [(1, 4), (4, 1), (3, 8), (8, 3)])
+@pytest.mark.rows(2)
 def test_inputs_and_targets_have_the_dimensions_that_are_set(p, q):
     task = PolynomialMap(input_dimension=p, target_dimension=q)
     trials = task.sample(20_000, generator=0, dtype=torch.float64)

@@ -57,6 +57,7 @@ DRAWN = (
 
 
 @pytest.mark.parametrize(("name", "variable", "selection", "label", "one", "x"), DRAWN, ids=lambda v: str(v))
+@pytest.mark.rows(2)
 def test_lines_are_what_is_recorded(name, variable, selection, label, one, x) -> None:
     recorded = data()
     panel = getattr(plot, name)(recorded, **selection).flat[0]

@@ -207,7 +207,7 @@ class KroneckerWhereItApplies(KFRTRL):
 
 
 @parametrize_with_checks(["artbp", "uoro", "node_perturbation", KroneckerWhereItApplies], kind="rule")
-@pytest.mark.rows(6)
+@pytest.mark.rows(9)
 def test_conformance(check) -> None:
     check()
 
