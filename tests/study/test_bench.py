@@ -41,6 +41,10 @@ def test_flops_and_rate() -> None:
     a, b = torch.ones(3, 5), torch.ones(5, 7)
     assert flops(lambda: a @ b) == 2 * 3 * 5 * 7
     assert flops(lambda: a + a) == 0
+    assert flops(lambda: torch.ones(3, 7).addmm_(a, b)) == 2 * 3 * 5 * 7
+    stack = torch.ones(2, 3, 7)
+    assert flops(lambda: stack.baddbmm_(a.expand(2, 3, 5), b.expand(2, 5, 7))) == 2 * 2 * 3 * 5 * 7
+    assert flops(lambda: torch.bmm(a.expand(2, 3, 5), b.expand(2, 5, 7), out=stack)) == 2 * 2 * 3 * 5 * 7
     assert matmul_rate(torch.float32, CPU, size=64) > 1e6
 
 

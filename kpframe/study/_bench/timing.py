@@ -17,6 +17,15 @@ from torch.utils.flop_counter import FlopCounterMode
 Call = Callable[[], object]
 
 
+def _added(_: object, left: Sequence[int], right: Sequence[int], **others: object) -> int:
+    """Return the operations of a matrix product ``[..., n, k]`` by ``[..., k, m]`` that is added to one."""
+    return 2 * math.prod(left) * right[-1]
+
+
+#: Products in place, which the counter of torch does not know.
+_IN_PLACE: dict[Any, Any] = {torch.ops.aten.addmm_: _added, torch.ops.aten.baddbmm_: _added}
+
+
 @frozen
 class Timing:
     """A call's median time and how it compares with another, called right after it.
@@ -88,7 +97,7 @@ def peak_bytes(call: Call, device: torch.device) -> int:
 
 def flops(call: Call) -> int:
     """Return the floating-point operations in the matrix products of a call."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_IN_PLACE) as counter:
         call()
     return int(counter.get_total_flops())
 
