@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,12 @@ import kpframe
 from kpframe import LearningRule, Readout, Trials, Update
 from kpframe.testing._toys import Elman
 
+from .test_house import FLOORS
+
 ROOT = Path(kpframe.__file__).parent
-PAGE = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "architecture.md").read_text(encoding="utf-8")
+DRAWN = runpy.run_path(str(DOCS / "images" / "draw_architecture.py"))
 F64 = torch.float64
 BATCH, TIME, INPUTS, UNITS = 4, 10, 3, 8
 
@@ -113,3 +118,49 @@ def test_every_file_that_the_page_names_is_there() -> None:
     named = set(re.findall(r"`([\w/]+\.py)`", PAGE))
     assert len(named) > 40
     assert not {file for file in named if not (ROOT / file).is_file()}
+
+
+def test_the_picture_and_the_table_are_those_of_the_imports() -> None:
+    graph = DRAWN["imports"]()
+    opened = DRAWN["doors"](graph)
+    again = "run: python docs/images/draw_architecture.py"
+    assert (DOCS / "images" / "architecture.svg").read_text("utf-8") == DRAWN["drawing"](graph, opened), again
+    assert DRAWN["TABLE"].search(PAGE)[0] == DRAWN["table"](graph, opened), again
+    more = {**graph, "rules": graph["rules"] | {"spectra"}}
+    assert DRAWN["drawing"](graph, opened) != DRAWN["drawing"](more, opened)
+    assert DRAWN["table"](graph, opened) != DRAWN["table"](more, opened)
+
+
+def test_every_arrow_of_the_picture_goes_down_the_floors() -> None:
+    graph = DRAWN["imports"]()
+    floor = {name: level for level, names in enumerate(FLOORS) for name in names}
+    assert set(graph) == set(floor)
+    assert all(floor[other] < floor[name] for name, found in graph.items() for other in found)
+    kept = DRAWN["arrows"](graph)
+    assert sum(map(len, kept.values())) < sum(map(len, graph.values()))  # and yet no import is lost
+    assert all(DRAWN["reached"](kept, name) == DRAWN["reached"](graph, name) for name in graph)
+    with pytest.raises(ValueError, match="imports go round among errors, operators, plugin"):
+        DRAWN["rows"]({"errors": {"operators"}, "operators": {"plugin"}, "plugin": {"errors"}})
+
+
+def test_imports_of_every_kind_are_seen(tmp_path: Path) -> None:
+    (tmp_path / "high").mkdir()
+    (tmp_path / "high" / "__init__.py").write_text("import kpframe.low\n")
+    (tmp_path / "middle").mkdir()
+    text = (
+        "def f():\n    from kpframe import low\n\n\nif TYPE_CHECKING:\n    from kpframe.errors import Error\n"
+    )
+    (tmp_path / "middle" / "_file.py").write_text(text)
+    (tmp_path / "low").mkdir()
+    (tmp_path / "low" / "_file.py").write_text("import torch\nfrom kpframe.low._other import x\n")
+    (tmp_path / "errors.py").write_text("")
+    (tmp_path / "door.py").write_text("from kpframe.middle import f\nfrom kpframe.low import x\n")
+    graph = DRAWN["imports"](tmp_path)
+    assert graph == {
+        "high": {"low"},
+        "middle": {"low", "errors"},
+        "low": set(),
+        "errors": set(),
+        "door": {"middle", "low"},
+    }
+    assert DRAWN["doors"](graph, tmp_path) == {"door": "middle"}

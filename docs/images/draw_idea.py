@@ -148,8 +148,8 @@ def parameters(flow: kpframe.Flow) -> Figure:
     """Draw K along one trial, and which steps of all trials it ties together."""
     figure, (left, right) = canvas(2)
     matrix(left, flow.K, 0)
-    tied = flow.K.partial_trace("hidden").to_dense()
-    top = float(tied.abs().max())
+    tied = flow.K.partial_trace("hidden").to_dense().numpy()
+    top = float(abs(tied).max())
     shown = right.imshow(tied, cmap="RdBu_r", vmin=-top, vmax=top)
     edges = [STEPS * trial - 0.5 for trial in range(1, TRIALS)]
     for edge in edges:
@@ -203,8 +203,8 @@ def learning(model: kpframe.Model, x: torch.Tensor, flow: kpframe.Flow) -> tuple
 
 def matrix(panel: Axes, operator: kpframe.Operator, trial: int) -> None:
     """Draw an operator between the states of one trial as a matrix, with a line at each step."""
-    dense = operator.select(batch=trial).to_dense()
-    top = float(dense.abs().max())
+    dense = operator.select(batch=trial).to_dense().numpy()
+    top = float(abs(dense).max())
     panel.imshow(dense, cmap="RdBu_r", norm=SymLogNorm(top / 30, vmin=-top, vmax=top))
     for edge in range(UNITS, UNITS * STEPS, UNITS):
         panel.axhline(edge - 0.5, color="0.85", lw=0.4)
@@ -237,7 +237,7 @@ def sentence(off: dict[str, float]) -> str:
     """Return what the page says of the last picture."""
     return (
         f"\nIn the picture the change of all states is as Phi says to {off['Phi']:.0%} of its size: what is\n"
-        f"left is of second order in `η`. K alone, without the ways through time, is "
+        f"left is of second order in `η`. K alone, without the way through time, is "
         f"off by {off['K']:.0%}.\n\n"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from html import escape
 from pathlib import Path
 
 from kpframe.plugin import KINDS, get_manager
@@ -79,7 +80,14 @@ def row(info: SettingInfo) -> str:
         f"`{info.bounds}`" if info.bounds else ""
     )
     cells = [f"`{info.name}`", f"`{info.type}`", default, bounds, plain(info.help)]
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(map(in_a_table, cells))} |"
+
+
+def in_a_table(cell: str) -> str:
+    """Return a cell in which no ``|`` ends it; code shows a backslash in front of one as it is."""
+    return re.sub(r"`([^`]*\|[^`]*)`", lambda code: f"<code>{escape(code[1])}</code>", cell).replace(
+        "|", "&#124;"
+    )
 
 
 if __name__ == "__main__":

@@ -156,6 +156,16 @@ def test_what_is_damaged_is_told_and_mended(call: Command, folder: Path) -> None
     ]
 
 
+def test_a_record_that_a_finished_run_has_no_more_is_told(call: Command, folder: Path) -> None:
+    assert call("run", folder.parent / "study.toml", "--output", folder)[0] == 0
+    record = sorted((folder / "steps").iterdir())[1]
+    record.unlink()
+    assert call("status", folder)[1].splitlines()[-2:] == [
+        f"damaged: steps/{record.name} (it is missing)",
+        f"go on with: kpframe resume {shlex.quote(str(folder))}",
+    ]
+
+
 def test_a_training_that_stopped(call: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gradient = Trainer._gradient
 

@@ -56,7 +56,7 @@ class RunStatus:
         process: number of the process that works on it, or did last.
         seconds: how long processes have worked on it.
         cells: its trainings.
-        damaged: files that cannot be read, and why.
+        damaged: files that cannot be read, or that a finished run has no more, and why.
         go_on: the command that goes on with it; empty where there is nothing to go on with.
     """
 
@@ -90,6 +90,14 @@ def run_status(path: Path) -> RunStatus:
         state, seconds = "running", record.get("seconds", 0.0) + seconds_between(record.get("began"), now)
     elif state in ("running", "beginning"):
         state = "killed"
+    if state == "finished":  # all was there once
+        damaged |= {
+            str(record_file(cell.name, step)): "it is missing"
+            for cell in cells
+            if cell.state == "trained"
+            for step in cell.steps
+            if step not in cell.recorded and str(record_file(cell.name, step)) not in damaged
+        }
     whole = state == "finished" and not damaged
     return RunStatus(
         id=record["id"],
