@@ -1,16 +1,15 @@
 """Figures of recorded data, and of one operator, as matplotlib ``Axes``.
 
 Figures of a run share what is said here. Each returns the panels it has drawn, an array of ``Axes`` of shape
-``[rows, columns]``, or its only ``Axes`` where it takes ``ax``.
+``[rows, columns]``, or its only ``Axes`` where it takes ``ax``. They take:
 
-Args:
-    data: a run: its folder, what ``kpframe.open_run`` returns, or a dataset of it.
-    axes: to draw on, as many as there are panels, row by row; a new figure when left out.
-    ax: to draw on, of a figure of one panel; a new figure when left out.
-    panels: dims each of whose places has a panel; places of the others are lines.
-    step_axis: ``"true"``, or ``"index"`` for steps evenly spaced.
-    selection: labels of dims, one or several: ``step=1000``, ``operator=["K", "Phi"]``; and ``label``, the
-        name that a study gave the quantity.
+- ``data``: a run: its folder, what ``kpframe.open_run`` returns, or a dataset of it.
+- ``axes``: to draw on, as many as there are panels, row by row; a new figure when left out.
+- ``ax``: to draw on, of a figure of one panel; a new figure when left out.
+- ``panels``: dims each of whose places has a panel; places of the others are lines.
+- ``step_axis``: ``"true"``, or ``"index"`` for steps evenly spaced.
+- ``selection``: labels of dims, one or several: ``step=1000``, ``operator=["K", "Phi"]``; and ``label``, the
+  name that a study gave the quantity.
 
 Raises:
     ArgumentError: for data that do not have what the figure is made of; says which quantity records it. For

@@ -166,8 +166,8 @@ def said_of(entry: Entry, parameter: str, depth: int = 3) -> list[str]:
         text += "\n\n" + inspect.cleandoc(vars(entry.value)["__init__"].__doc__ or "")
     found = [said for name, said in listed(text, "Args", "Attributes").items() if name == parameter]
     found += [setting_help(entry.value, parameter)] if isinstance(entry.value, type) else []
-    if inspect.ismodule(entry.value):
-        return found
+    if inspect.ismodule(entry.value):  # a list of what its functions share
+        return re.findall(rf"^- ``{parameter}``: (.+)", text, re.MULTILINE)
     if len(parameters_of(entry)) <= IN_TEXT:
         found += [sentence for sentence in SENTENCE.findall(text) if parameter in in_text(sentence)]
     for other in elsewhere(entry) if depth else ():
@@ -262,6 +262,13 @@ def _of_parameters(entry: Entry) -> Iterator[str]:
         for pattern, units in UNITS.items():
             if re.fullmatch(pattern, name) and not re.search(units, said):
                 yield f"does not say the unit of {name}"
+
+    if function_of(entry.value):
+        for line in re.findall(r"^    (\*{0,2}\w[\w, *]*): ", section(entry.text, "Args"), re.MULTILINE):
+            if "," in line:
+                yield f"has {line} in one line, which the site cannot tell apart"
+            elif line.strip("*") not in {"cls", *parameters_of(entry)}:
+                yield f"lists {line}, which it does not take"
 
 
 def _of_return(entry: Entry) -> Iterator[str]:

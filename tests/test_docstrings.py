@@ -79,6 +79,15 @@ def listless(a: int, b: int, c: int, d: int, e: int) -> None:
     """Do it with ``a``, ``b``, ``c``, ``d`` and ``e``."""
 
 
+def doubled(a: int, b: int) -> None:
+    """Do it.
+
+    Args:
+        a, b: two.
+        c: a third.
+    """
+
+
 def silent(values: list[float]) -> float:
     """The sum of ``values``."""
 
@@ -165,6 +174,10 @@ class Given(Taken):
         (shapeless, ["does not say the shape of values", "does not say the shape of what it returns"]),
         (shapely, []),
         (listless, [f"does not say what {name} is" for name in "abcde"]),
+        (
+            doubled,
+            ["has a, b in one line, which the site cannot tell apart", "lists c, which it does not take"],
+        ),
         (silent, ["does not say what it returns"]),
         (unitless, ["does not say the unit of max_bytes"]),
         (united, []),

@@ -78,7 +78,7 @@ class Flow:
         P: the propagator ``(I - A Z)^{-1}``.
         K: the parameter operator ``J M J*``.
 
-    Example:
+    Examples:
         >>> import kpframe, torch
         >>> generator = torch.manual_seed(0)
         >>> flow = kpframe.linearize(kpframe.wrap(torch.nn.RNNCell(3, 4)), torch.randn(2, 5, 3))
@@ -139,7 +139,7 @@ class Flow:
             UnsupportedError: for a form that does not fit A; says why.
             ArgumentError: for a factory that makes something else than a propagator on A's space.
 
-        Example:
+        Examples:
             >>> import kpframe, torch
             >>> generator = torch.manual_seed(0)
             >>> flow = kpframe.linearize(kpframe.wrap(torch.nn.RNNCell(3, 4)), torch.randn(2, 5, 3))

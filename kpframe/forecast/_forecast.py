@@ -130,7 +130,7 @@ def forecast(
 
     Sources: Jacot, Gabriel, Hongler 2018 (the linear law); Saad 1992; Botchev, Grimm, Hochbruck 2013.
 
-    Example:
+    Examples:
         >>> import kpframe, torch
         >>> generator = torch.manual_seed(0)
         >>> x = torch.randn(2, 5, 3, dtype=torch.float64)

@@ -111,7 +111,7 @@ def linearize(
         ArgumentError: for a ``keep`` that names nothing, or is more than one state a step.
         UnsupportedError: inside a transform of ``torch.func``; for parameters that are spread over processes.
 
-    Example:
+    Examples:
         >>> import kpframe, torch
         >>> generator = torch.manual_seed(0)
         >>> flow = kpframe.linearize(kpframe.wrap(torch.nn.GRUCell(3, 4)), torch.randn(2, 5, 3))

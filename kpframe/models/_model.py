@@ -47,7 +47,7 @@ class Model(torch.nn.Module, ABC):
     Raises:
         ArgumentError: for a state without components, or a width that is no whole number >= 1.
 
-    Example:
+    Examples:
         >>> import kpframe, torch
         >>> class Leaky(kpframe.Model):
         ...     def __init__(self, input_size, hidden_size):
@@ -299,7 +299,7 @@ def create_model(name: str, /, **settings: Any) -> Model:
         SettingsError: listing everything that is wrong with the settings.
         PluginError: when the plugin's factory cannot be used, or returns something else.
 
-    Example:
+    Examples:
         >>> import kpframe
         >>> model = kpframe.create_model("gru", input_size=3, hidden_size=4, seed=0)
         >>> model.components

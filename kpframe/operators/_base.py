@@ -74,7 +74,7 @@ class Operator(ABC):
         dtype: of the tensors it takes, float32 or float64; raises ``DtypeError`` for another.
         device: where they live.
 
-    Example:
+    Examples:
         >>> import kpframe, torch
         >>> space = kpframe.Space.of(time=3, hidden=2)
         >>> A = kpframe.MatrixOperator(torch.arange(36.0).reshape(6, 6), space, space, name="A")

@@ -162,7 +162,7 @@ def create_reducer(name: str, /, **settings: Any) -> Reducer:
         SettingsError: when the settings are not those of the reducer.
         UnknownNameError, PluginError: as ``create_model``.
 
-    Example:
+    Examples:
         >>> import kpframe, torch
         >>> op = kpframe.DiagonalOperator(torch.ones(4, 2), kpframe.Space.of(time=4, hidden=2))
         >>> kpframe.create_reducer("mean", axes=["time"])(op).to_dense()

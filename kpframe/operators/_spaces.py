@@ -138,7 +138,7 @@ class Space:
     Dimensions in front of the space's own are *probes*: independent vectors that are carried through
     every product in one batched call. Raises ``AxisError`` for two axes of one name or two that are sharded.
 
-    Example:
+    Examples:
         >>> import kpframe
         >>> space = kpframe.Space.of(batch=2, time=5, hidden=3)
         >>> print(space)

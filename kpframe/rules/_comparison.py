@@ -96,7 +96,7 @@ def compare_update(
         NotLinearError, UnsupportedError: for a rule without an operator, or without what it needs.
         ShapeError, DtypeError, DeviceError, NonFiniteError: when the error does not fit.
 
-    Example:
+    Examples:
         >>> import kpframe, torch
         >>> class Recent(kpframe.LearningRule):
         ...     def change(self, update):

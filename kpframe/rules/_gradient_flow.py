@@ -55,7 +55,7 @@ def loss_rate(
         ArgumentError, ShapeError, DtypeError, DeviceError: as ``Update.incoming``.
         NotLinearError, UnsupportedError: for a rule without an operator, or without what it needs.
 
-    Example:
+    Examples:
         >>> import kpframe, torch
         >>> generator = torch.manual_seed(0)
         >>> flow = kpframe.linearize(kpframe.wrap(torch.nn.RNNCell(3, 4)), torch.randn(2, 5, 3))
@@ -193,7 +193,7 @@ def taylor_test(
     Raises:
         ArgumentError: for fewer than two step sizes, one that is not positive, or a zero update.
 
-    Example:
+    Examples:
         >>> import kpframe, torch
         >>> generator = torch.manual_seed(0)
         >>> x = torch.randn(2, 5, 3, dtype=torch.float64)

@@ -17,7 +17,7 @@ def parse_rule(text: str) -> LearningRule:
         ArgumentError: for text of another form.
         UnknownNameError, SettingsError: as ``create_rule``.
 
-    Example:
+    Examples:
         >>> import kpframe
         >>> kpframe.rules.parse_rule("frozen(parameters=['bias*']) @ bptt")
         Frozen(parameters=['bias*']) @ BPTT()

@@ -47,7 +47,7 @@ class LearningRule(ABC):
     torch (inference mode, autocast ...) changes nothing in it; where it does not take ``output_err``, it is
     given the hidden error that this makes.
 
-    Example:
+    Examples:
         >>> import kpframe, torch
         >>> class Recent(kpframe.LearningRule):
         ...     def change(self, update):
@@ -354,7 +354,7 @@ class StochasticRule(LearningRule):
 def create_rule(name: str, /, **settings: Any) -> LearningRule:
     """Return the learning rule called ``name``, of its ``settings``; raises like ``create_model``.
 
-    Example:
+    Examples:
         >>> import kpframe
         >>> kpframe.create_rule("truncated_bptt", window=5)
         TruncatedBPTT(window=5, mode='sliding', offset=0)

@@ -67,7 +67,7 @@ def alignment(
     Sources: Epperly, Tropp, Webber 2024; Meyer, Musco, Musco, Woodruff 2021; Hutchinson 1990; one-sided:
     arXiv 2511.10796.
 
-    Example:
+    Examples:
         >>> import kpframe, torch
         >>> a = kpframe.DiagonalOperator(torch.tensor([1.0, 0.0]))
         >>> b = kpframe.DiagonalOperator(torch.tensor([1.0, 1.0]))

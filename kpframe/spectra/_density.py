@@ -92,7 +92,7 @@ def spectral_density(
 
     Source: Ubaru, Chen, Saad 2017.
 
-    Example:
+    Examples:
         >>> import kpframe, torch
         >>> density = kpframe.spectral_density(kpframe.DiagonalOperator(torch.tensor([1.0, 1.0, 3.0])))
         >>> density.nodes.round(decimals=3).tolist()

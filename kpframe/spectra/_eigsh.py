@@ -113,7 +113,7 @@ def eigsh(
 
     Sources: Golub, Underwood 1977; Musco, Musco 2015.
 
-    Example:
+    Examples:
         >>> import kpframe, torch
         >>> pairs = kpframe.eigsh(kpframe.DiagonalOperator(torch.arange(100.0)), k=2)
         >>> pairs.eigenvalues.round(decimals=3).tolist(), pairs.converged.tolist()

@@ -24,7 +24,7 @@ class Estimate:
         num_matvecs: operator products taken.
         method: how it was found.
 
-    Example:
+    Examples:
         >>> import kpframe
         >>> estimate = kpframe.Estimate(0.123, 0.004, 60, "xtrace")
         >>> estimate

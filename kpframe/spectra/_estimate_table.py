@@ -19,7 +19,7 @@ class EstimateTable(Mapping[str, Estimate]):
     Raises:
         ArgumentError: for anything else than a mapping of names to estimates.
 
-    Example:
+    Examples:
         >>> from kpframe import Estimate
         >>> from kpframe.spectra import EstimateTable
         >>> EstimateTable({"P": Estimate(12.25, 0.25, 30, "xtrace"), "K": Estimate(3, 0, 8, "exact")})

@@ -56,7 +56,7 @@ def frobenius_norm(
     Sources: Epperly, Tropp, Webber 2024 (the sketch, here for A^2 too); Hutchinson 1990; one-sided: arXiv
     2511.10796.
 
-    Example:
+    Examples:
         >>> import kpframe, torch
         >>> op = kpframe.DiagonalOperator(torch.tensor([3.0, 4.0]))
         >>> kpframe.frobenius_norm(op, budget=2)

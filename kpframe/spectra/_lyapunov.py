@@ -129,7 +129,7 @@ def lyapunov_exponents(
 
     Sources: Benettin et al. 1980; Engelken, Wolf, Abbott 2023 (for recurrent networks).
 
-    Example:
+    Examples:
         >>> import kpframe, torch
         >>> A = kpframe.flow.DiagonalStepJacobian(torch.full((1, 50, 2), 0.5))
         >>> kpframe.lyapunov_exponents(A).mean  # log(1/2), twice

@@ -76,7 +76,7 @@ def effective_rank(
             or more.
         NonFiniteError: when a product is not finite.
 
-    Example:
+    Examples:
         >>> import kpframe, torch
         >>> op = kpframe.DiagonalOperator(torch.tensor([2.0, 2.0, 0.0]))
         >>> kpframe.effective_rank(op, budget=3)

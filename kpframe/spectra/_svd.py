@@ -77,7 +77,7 @@ def svd(
 
     Sources: Golub, Luk, Overton 1981; Musco, Musco 2015.
 
-    Example:
+    Examples:
         >>> import kpframe, torch
         >>> op = kpframe.MatrixOperator(torch.tensor([[3.0, 0.0], [0.0, -2.0], [0.0, 0.0]]))
         >>> triplets = kpframe.svd(op, k=2)

@@ -67,7 +67,7 @@ def trace(
     Sources: Hutchinson 1990; Hutch++: Meyer, Musco, Musco, Woodruff 2021; XTrace and XNysTrace: Epperly,
     Tropp, Webber 2024; one-sided: arXiv 2511.10796.
 
-    Example:
+    Examples:
         >>> import kpframe, torch
         >>> op = kpframe.DiagonalOperator(1 / torch.arange(1.0, 1001.0) ** 2)
         >>> kpframe.trace(op, budget=60)

@@ -117,7 +117,7 @@ def error(
     Raises:
         ShapeError, DtypeError, DeviceError, NonFiniteError, ArgumentError: naming the argument.
 
-    Example:
+    Examples:
         >>> import kpframe, torch
         >>> readout = kpframe.Readout(4, 2, generator=0)
         >>> trials = kpframe.Trials.from_tensors(torch.zeros(3, 5, 1), torch.ones(3, 5, 2))

@@ -153,7 +153,7 @@ class Trials:
                 expected and what came; also for numbers ``[B, T]``, which could be T outputs of a trial, and
                 for negative classes at scored steps.
 
-        Example:
+        Examples:
             >>> import kpframe, torch
             >>> trials = kpframe.Trials.from_tensors(torch.zeros(3, 5, 1), torch.tensor([0, 1, 1]))
             >>> trials.targets.shape, trials.scored.sum(1).tolist()
@@ -342,7 +342,7 @@ def _check_tensor(name: str, tensor: object, inputs: object) -> None:
 def create_task(name: str, /, **settings: Any) -> Task:
     """Return the task called ``name``, of its ``settings``; raises like ``create_model``.
 
-    Example:
+    Examples:
         >>> import kpframe
         >>> task = kpframe.create_task("flip_flop")
         >>> task.sample(2, generator=0).inputs.shape

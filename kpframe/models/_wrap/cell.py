@@ -195,7 +195,7 @@ def wrap(
         DtypeError: when the cell returns a state of another dtype than it was given.
         UnsupportedError: for parameters that are spread over processes.
 
-    Example:
+    Examples:
         >>> import kpframe, torch
         >>> model = kpframe.wrap(torch.nn.LSTMCell(3, 4))
         >>> model.components

@@ -70,7 +70,8 @@ def analyze(
         readout: front of the names of a linear readout in the files, ``"head"``; kpframe's own is known.
         reads: component of the state that it reads, where several have its width.
         dtype: ``"float32"`` or ``"float64"``; that of the weights, at least ``"float32"``, when left out.
-        task, task_settings: along whose trials operators are built; kpframe's own files name theirs.
+        task: along whose trials operators are built; kpframe's own files name theirs.
+        task_settings: keywords of the task.
         inputs: a file of inputs instead, ``.npy``, ``.npz`` or ``.safetensors``; targets may be in it, too.
         sets: trials of which sets of the task, ``"test"`` and ``"train"``.
         operators: products of P, K, Phi, J, G and their adjoints.

@@ -138,7 +138,7 @@ def save_checkpoint(
         CheckpointError: for a folder that does not exist, settings or extras that JSON cannot hold.
         OutputError: for a file that cannot be written; an older one is left as it was.
 
-    Example:
+    Examples:
         >>> import kpframe.checkpoint, tempfile, torch
         >>> model = kpframe.wrap(torch.nn.GRUCell(3, 4))
         >>> with tempfile.TemporaryDirectory() as folder:

@@ -57,7 +57,7 @@ def spectrum(data: Source | Operator, /, **how: Any) -> Axes | np.ndarray:
         ArgumentError: for a run without the quantity ``spectrum``, a selection that is not there, and a
             budget that does not suffice.
 
-    Example:
+    Examples:
         >>> import kpframe.plot, torch
         >>> axes = kpframe.plot.spectrum(kpframe.DiagonalOperator(torch.tensor([3.0, 2.0, 1.0])), k=3)
         >>> axes.get_xlabel(), axes.get_yscale()

@@ -159,7 +159,7 @@ def matrix(op: Operator, /, *, ax: Axes | None = None, budget: int = MATRIX) -> 
         ArgumentError: for something that is no operator.
         MemoryBudgetError: for a matrix over the budget; it says how many bytes it needs.
 
-    Example:
+    Examples:
         >>> import kpframe.plot, torch
         >>> space = kpframe.Space.of(time=2, hidden=3)
         >>> axes = kpframe.plot.matrix(kpframe.DiagonalOperator(torch.ones(2, 3), space))

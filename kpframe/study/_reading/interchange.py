@@ -59,7 +59,7 @@ def named_array(tensor: torch.Tensor, space: Space, *leading: str, name: str | N
     Raises:
         ShapeError: when the tensor does not have these dimensions.
 
-    Example:
+    Examples:
         >>> import kpframe.interchange, torch
         >>> space = kpframe.Space.of(time=2, hidden=3)
         >>> kpframe.interchange.named_array(torch.zeros(4, 2, 3), space, "probe").dims

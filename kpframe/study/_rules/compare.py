@@ -106,7 +106,8 @@ def compare_rules(
     """Return what each rule does beside backpropagation through time.
 
     Args:
-        model, readout: the network.
+        model: the network.
+        readout: its readout.
         trials: the trials along which the rules are compared.
         loss: the task's loss.
         rules: label -> rule, linear in the error.

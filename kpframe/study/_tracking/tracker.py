@@ -113,7 +113,7 @@ class Tracker:
             UnsupportedError, UnknownNameError, SettingsError: all before the training, here or on entering.
         OutputError: on entering, for a folder that cannot be written, is in use, or holds a run.
 
-    Example:
+    Examples:
         >>> import kpframe.study, tempfile, torch
         >>> generator = torch.manual_seed(0)
         >>> cell, x = torch.nn.RNNCell(3, 4), torch.randn(2, 5, 3)
