@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kpframe import linearize
 from kpframe.errors import ArgumentError, UnsupportedError
 from kpframe.flow import CudaGraphPropagator, DiagonalStepJacobian, StepJacobian, repeatable
-from kpframe.flow._cuda_graph import CudaRecorder
+from kpframe.flow._cuda_graph import CudaRecorder, recorder_of
 from kpframe.operators import Space
 from kpframe.testing import parametrize_with_checks
 
@@ -415,6 +416,25 @@ def test_what_is_asked_of_cuda() -> None:
     assert recorder.hindrance() is None
     cuda.capturing = True
     assert recorder.hindrance() == "a graph of the caller's is being captured"
+
+
+def test_threads_take_turns_on_a_device() -> None:
+    recorder = CudaRecorder(torch.device("cuda:1"), FakeCuda())
+    entered = threading.Event()
+
+    def other() -> None:
+        with recorder.turn():
+            entered.set()
+
+    thread = threading.Thread(target=other)
+    with recorder.turn():
+        thread.start()
+        assert not entered.wait(0.05)
+    assert entered.wait(300)
+    thread.join()
+    one = torch.device("cuda:0")
+    assert recorder_of(one) is recorder_of(torch.device("cuda:0"))
+    assert recorder_of(one) is not recorder_of(torch.device("cuda:1"))
 
 
 # -- on a card ---------------------------------------------------------------------------------------------
