@@ -21,7 +21,7 @@ from kpframe import errors
 IN_TEXT = 4
 #: Parameters that are quantities with a unit, and the words of which the text on one has one.
 UNITS = {
-    r"(max_)?bytes|memory(_budget)?": r"\b([KMG]i?B|bytes?)\b",
+    r"(\w+_)?bytes|memory(_budget)?": r"\b([KMG]i?B|bytes?)\b",
     r"(max_)?budget|num_matvecs": r"\b(products?|bytes)\b",
     r"(\w+_)?seconds|timeout|limit_s": r"\b(seconds?|s)\b",
     r"dt|time_step": r"\[[^\]]+\]|\btime\b|\bunits?\b",
@@ -280,6 +280,11 @@ def _of_return(entry: Entry) -> Iterator[str]:
     nothing = returned in ("None", "NoReturn", str(inspect.Signature.empty))
     if not nothing and not is_property(entry.value) and not any(map(RETURNS.search, texts)):
         yield "does not say what it returns"
+    for pattern, units in UNITS.items():
+        number = returned in ("int", "float") or TENSOR.search(returned)
+        named = re.fullmatch(pattern, entry.name.rpartition(".")[2])
+        if number and named and not any(re.search(units, text) for text in texts):
+            yield "does not say the unit of what it returns"
     if TENSOR.search(returned) and not any(map(SHAPE.search, texts)):
         yield "does not say the shape of what it returns"
 

@@ -100,6 +100,10 @@ def united(max_bytes: int) -> None:
     """Refuse more than ``max_bytes`` bytes."""
 
 
+def loss_rate(descent: float) -> float:
+    """Return how fast it falls, by ``descent``."""
+
+
 def quiet(number: int) -> None:
     """Take ``number``."""
     if number < 0:
@@ -181,6 +185,7 @@ class Given(Taken):
         (silent, ["does not say what it returns"]),
         (unitless, ["does not say the unit of max_bytes"]),
         (united, []),
+        (loss_rate, ["does not say the unit of what it returns"]),
         (quiet, ["does not say that it raises ArgumentError"]),
         (loud, []),  # a ShapeError is an ArgumentError
         (precise, ["does not say that it raises ArgumentError"]),

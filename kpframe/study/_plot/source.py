@@ -81,6 +81,8 @@ def figure(
             finish(flat(panels))
             return panels
 
+        said = (draw.__doc__ or "").rstrip()
+        drawn.__doc__ = f"{said}\n\n    ``help(kpframe.plot)`` has what all figures take and raise."
         return drawn
 
     return made
