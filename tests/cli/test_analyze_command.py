@@ -48,6 +48,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sys.modules.pop("kpf_mynets", None)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_folder_of_ones_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--model", "kpf_mynets:Cell", "--map", "rnn.=", "--quantity", "effective_rank"]
     given += ["--quantity", "long:spectrum(k=3)"]

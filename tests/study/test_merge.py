@@ -89,8 +89,8 @@ def test_it_is_the_same_each_time_to_the_last_bit(run: Path) -> None:
     first = content()
     assert content() == first
     file = run / "steps" / "GRU-000030.nc"
-    data = read_dataset(file)
-    write_dataset(data.assign(test_loss=data.test_loss * (1 + 1e-15)), file)
+    with h5py.File(file, "r+") as data:
+        data["test_loss"][()] *= 1 + 1e-15
     assert content() != first
 
 

@@ -10,6 +10,7 @@ import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -37,8 +38,8 @@ def tracker(loop: Loop, path: Path, **options: object) -> Tracker:
 def recorded(path: Path, name: str = "weight_sum") -> dict[int, float]:
     found = {}
     for file in sorted((path / "steps").glob("*.nc")):
-        data = read_dataset(file)
-        found[int(data.attrs["step"])] = float(data[name])
+        with h5py.File(file) as data:  # one number, in a tenth of the time that the whole takes
+            found[data.attrs["step"].item()] = float(data[name][()])
     return found
 
 
