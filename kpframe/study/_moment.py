@@ -20,7 +20,7 @@ from kpframe.models._model import Model
 from kpframe.operators._base import Operator
 from kpframe.operators._shards import Shards
 from kpframe.rules._rule import LearningRule
-from kpframe.study._remembered import Remembered
+from kpframe.study._remembered import Begun, Remembered
 from kpframe.tasks._error import output_error
 from kpframe.tasks._readout import Readout
 from kpframe.tasks._task import Loss, Trials
@@ -221,7 +221,12 @@ class Moment:
     @cached_property
     def remembered(self) -> dict[str, Remembered]:
         """The operators, each of which multiplies a vector once: for estimates from the same probes."""
-        return {name: Remembered(operator) for name, operator in self.operators.items()}
+        begun = Begun(self.flow.P.T)
+        alike = [name for name, operator in self.operators.items() if begun.begins(operator)]
+        return {
+            name: Remembered(operator, begun if name in alike and len(alike) > 1 else None)
+            for name, operator in self.operators.items()
+        }
 
     @cached_property
     def output_err(self) -> torch.Tensor:

@@ -11,6 +11,7 @@ import xarray as xr
 from attrs import field, frozen
 
 from kpframe.operators._base import Operator
+from kpframe.spectra._numerics.probes import drawn_once
 from kpframe.study._moment import Moment
 from kpframe.study._quantity import Quantity
 from kpframe.study._remembered import Remembered
@@ -108,5 +109,6 @@ def found_of(wanted: Sequence[tuple[OperatorQuantity, Moment]]) -> list[Found]:
     tasks = [partial(work, queue) for queue in queues.values()]
     # ranks meet in one order
     in_turn = devices != {"cpu"} or any(moment.group is not None for _, moment in wanted)
-    side_by_side(tasks, 1 if in_turn else workers(), longest_first)
+    with drawn_once():
+        side_by_side(tasks, 1 if in_turn else workers(), longest_first)
     return found

@@ -1,13 +1,20 @@
-"""``Remembered``: an operator that multiplies a vector once, for all quantities that ask for its product."""
+"""``Remembered``: an operator that multiplies a vector once, for all quantities that ask for its product.
+
+Operators that begin alike, as ``P P*`` and ``Phi = P K P*`` do by P*, take the product with that first factor
+from one memory: a scan back over the steps for both.
+"""
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
+from typing import TypeGuard
 
 import torch
 from attrs import frozen
 
+from kpframe.operators._algebra import Composition
 from kpframe.operators._base import Operator
 from kpframe.operators._shards import Shards
 from kpframe.operators._tagged import TaggedAsInner
@@ -34,10 +41,15 @@ class Remembered(TaggedAsInner):
 
     A product is the operator's own, to the last bit: it is kept with the vectors that went in together. On
     several ranks it is remembered where it is on all of them, so that all or none go on without it.
+
+    Args:
+        inner: the operator.
+        begun: its first factor, if it begins by it and others do, too.
     """
 
-    def __init__(self, inner: Operator) -> None:
+    def __init__(self, inner: Operator, begun: Begun | None = None) -> None:
         super().__init__(inner)
+        self._begun = begun
         self._kept: dict[tuple[int, ...], list[_Kept]] = {}
         self._bytes = 0
         #: Where the operator goes through a smaller space, whose eigenvalues are found once.
@@ -49,14 +61,26 @@ class Remembered(TaggedAsInner):
         same = (one for one in kept if one.is_of(q, head))
         known = next(same if shards is None else _on_all(kept, [*same], shards), None)
         if known is not None:
-            return known.product.clone()
-        product = self.inner._apply(q)
+            return self._copy(known.product)
+        vectors = self._copy(q)
+        product = self._product(vectors)
         probes = math.prod(q.shape[: q.ndim - len(self.domain.axes)])
         size = probes * (self.domain.largest + self.codomain.largest) * q.itemsize  # the same on all ranks
         if self._bytes + size <= KEPT_BYTES:
             self._bytes += size
-            kept.append(_Kept(q.clone(), product.clone(), head))
+            kept.append(_Kept(vectors, self._copy(product), head))
         return product
+
+    def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.clone()
+
+    def _product(self, q: torch.Tensor) -> torch.Tensor:
+        if self._begun is None or not self._begun.begins(self.inner):
+            return self.inner._apply(q)
+        q = self._begun._apply(q)
+        for factor in reversed(self.inner.factors[:-1]):
+            q = factor._apply(q)
+        return q
 
     def _apply_adjoint(self, r: torch.Tensor) -> torch.Tensor:
         return self._apply(r) if self.inner.self_adjoint else self.inner._apply_adjoint(r)
@@ -67,6 +91,30 @@ class Remembered(TaggedAsInner):
 
     def _formula(self) -> tuple[str, int]:
         return self.inner._formula()
+
+
+class Begun(Remembered):
+    """The first factor of several operators, whose products they share also where threads meet.
+
+    They keep the vectors themselves and write to none: nothing is copied here.
+    """
+
+    def __init__(self, inner: Operator) -> None:
+        super().__init__(inner)
+        self._turn = threading.Lock()
+
+    def begins(self, operator: Operator) -> TypeGuard[Composition]:
+        """Return whether an operator is a product that begins by it."""
+        if not isinstance(operator, Composition) or operator.factors[-1] is not self.inner:
+            return False
+        return all(number == 1 for number in operator.numbers)
+
+    def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        with self._turn:
+            return super()._apply(q)
 
 
 def _on_all(kept: list[_Kept], same: list[_Kept], shards: Shards) -> Iterator[_Kept]:

@@ -8,7 +8,8 @@ from kpframe.errors import ArgumentError
 from kpframe.operators import FunctionOperator, Operator
 from kpframe.operators import _memory as chunks
 from kpframe.operators._spaces import Space
-from kpframe.spectra._numerics.probes import KINDS
+from kpframe.spectra._numerics import probes as sampler
+from kpframe.spectra._numerics.probes import KINDS, drawn_once
 
 SPACE = Space.of(time=5, hidden=7)
 
@@ -98,3 +99,32 @@ def test_the_seed_decides_and_batching_does_not(positive: Operator, monkeypatch:
         torch.testing.assert_close(value, small[name], rtol=1e-6, atol=1e-8, msg=name)
         if name not in ("eigsh", "svd"):  # those converge to the same
             assert not torch.allclose(value, other[name], rtol=1e-6, atol=0), name
+
+
+def test_what_is_asked_for_again_is_drawn_once(monkeypatch) -> None:
+    draws, drawn = [], sampler._drawn
+    monkeypatch.setattr(sampler, "_drawn", lambda *what: draws.append(what) or drawn(*what))
+
+    def draw(seed: int, num: int = 4, kind: str = "gaussian") -> tuple[torch.Tensor, torch.Tensor]:
+        source = torch.Generator().manual_seed(seed)
+        return spectra.probes(SPACE, num, generator=source, kind=kind), source.get_state()
+
+    alone = draw(1)
+    with drawn_once():
+        first, again = draw(1), draw(1)
+        assert len(draws) == 2
+        again[0].zero_()  # a tensor of one's own
+        third, others = draw(1), [draw(2), draw(1, 3), draw(1, kind="sphere")]
+        assert len(draws) == 5
+        monkeypatch.setattr(sampler, "KNOWN", 0)
+        draw(1), draw(1)
+        assert len(draws) == 5  # the latest is kept in any case
+        draw(2), draw(1)
+        assert len(draws) == 7  # and no other
+    for vectors, state in (first, third):
+        assert torch.equal(vectors, alone[0])
+        assert torch.equal(state, alone[1])
+    assert not torch.equal(others[0][0], alone[0])
+    assert torch.equal(others[1][0], alone[0][:3])
+    draw(1)
+    assert len(draws) == 8  # not beyond

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
+from attrs import frozen
 
 from kpframe.errors import ArgumentError, as_whole, closest, mismatch, whole
 from kpframe.operators import Operator
@@ -82,13 +88,70 @@ def probes(
     check_space(space, "space")
     num = whole(num, "num", 0)
     source = new_generator(generator)
+    known = _KNOWN.get()
+    if known is None or space.shards is not None:
+        return _drawn(space, num, source, kind, dtype).to(device)
+    return known.get(space, num, source, kind, dtype).to(device)
+
+
+def _drawn(
+    space: Space, num: int, source: torch.Generator, kind: str, dtype: torch.dtype
+) -> torch.Tensor:  # [num, *space]
     out = torch.empty(num, *space.shape, dtype=dtype, device=source.device)
     for row in out:
         draw(row, space, source, kind)
     if kind == "sphere":
         lengths = space.norms(out.flatten(1))
         out *= (space.dimension**0.5 / lengths).reshape(-1, *(1 for _ in space.axes))
-    return out.to(device)
+    return out
+
+
+@frozen(eq=False)
+class _Draw:
+    vectors: torch.Tensor
+    after: torch.Tensor  # the generator's state
+
+
+class _KnownDraws:
+    """The latest draws, by the state of the generator and by what was asked for."""
+
+    def __init__(self) -> None:
+        self._draws: dict[Hashable, _Draw] = {}
+        self._lock = threading.Lock()
+
+    def get(
+        self, space: Space, num: int, source: torch.Generator, kind: str, dtype: torch.dtype
+    ) -> torch.Tensor:  # [num, *space]
+        """Return the vectors, a tensor of the caller's own, and advance the generator."""
+        state = source.get_state().cpu().numpy().tobytes()
+        key = (state, str(source.device), space, num, kind, dtype)
+        with self._lock:
+            found = self._draws.pop(key, None)
+            if found is None:
+                vectors = _drawn(space, num, source, kind, dtype)
+                found = _Draw(vectors, source.get_state())
+            else:
+                source.set_state(found.after)
+            self._draws[key] = found  # the latest one last
+            while len(self._draws) > 1 and sum(one.vectors.nbytes for one in self._draws.values()) > KNOWN:
+                self._draws.pop(next(iter(self._draws)))
+            return found.vectors.clone()
+
+
+#: Most bytes of vectors that are kept in ``drawn_once``, but for the latest.
+KNOWN = 2**27
+
+_KNOWN: ContextVar[_KnownDraws | None] = ContextVar("known", default=None)
+
+
+@contextmanager
+def drawn_once() -> Iterator[None]:
+    """Within it, vectors that are asked for again, in any thread that inherits it, are copied, not drawn."""
+    token = _KNOWN.set(_KnownDraws())
+    try:
+        yield
+    finally:
+        _KNOWN.reset(token)
 
 
 def draw(out: torch.Tensor, space: Space, source: torch.Generator, kind: str) -> None:  # [*space]

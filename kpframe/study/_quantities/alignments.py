@@ -41,7 +41,7 @@ class Alignment(OperatorQuantity):
     def of(self, moment: Moment, place: int, operator: Operator) -> OperatorSketch:
         """Return the sketch of an operator."""
         source = moment.generator if moment.around.same_probes else moment.shared_generator
-        return OperatorSketch.of(operator, moment.around.budget, source(place))
+        return OperatorSketch.of(operator, moment.around.budget, source())  # the same for all operators
 
     def together(self, moment: Moment, kept: Sequence[OperatorSketch]) -> xr.Dataset:
         """Return the sketches ``[operator, probe, probe_other]`` and ``[operator, direction, ...]``."""

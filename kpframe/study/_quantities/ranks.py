@@ -14,11 +14,15 @@ from kpframe.study._moment import Moment
 from kpframe.study._operator_quantity import OperatorQuantity
 from kpframe.study._quantities.dims import attributes, operator_coordinate
 
+#: What is said of the probes of estimates of several operators.
+SHARED = "all operators of a step meet the same random probes"
+
 
 class OperatorEstimate(OperatorQuantity):
     """A number of each operator, ``[operator]``, with its standard error and how it was found.
 
-    The operators draw from ``moment.generator(0)``, ``(1)``, ...
+    All operators draw from ``moment.generator(0)``, so that those that begin by the same factor share its
+    products: errors of different operators go together.
 
     Attributes:
         name: of the variable; ``<name>_stderr`` and ``<name>_method`` go with it.
@@ -40,13 +44,14 @@ class OperatorEstimate(OperatorQuantity):
     def of(self, moment: Moment, place: int, operator: Operator) -> Estimate:
         """Return the estimate of one operator."""
         estimate: Callable[..., Estimate] = type(self).estimate
-        return estimate(operator, budget=moment.around.budget, generator=moment.generator(place))
+        return estimate(operator, budget=moment.around.budget, generator=moment.generator())
 
     def together(self, moment: Moment, found: Sequence[Estimate]) -> xr.Dataset:
         """Return the estimates."""
         values = np.array([one.value for one in found])
         errors = np.array([one.stderr for one in found])
         methods = [one.method for one in found]
+        how = f"how {self.noun} was found; {SHARED}"
         return xr.Dataset(
             {
                 self.name: ("operator", values, attributes(self.text)),
@@ -54,7 +59,11 @@ class OperatorEstimate(OperatorQuantity):
             },
             coords={
                 "operator": operator_coordinate(moment.operators),
-                f"{self.name}_method": ("operator", methods, attributes(f"how {self.noun} was found")),
+                f"{self.name}_method": (
+                    "operator",
+                    methods,
+                    attributes(how),
+                ),
             },
         )
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import xarray as xr
 
-from kpframe import Readout, frobenius_norm
+from kpframe import Readout, frobenius_norm, trace
 from kpframe.errors import ArgumentError
 from kpframe.operators._count import counted_products
 from kpframe.study import Moment, Probe, Surroundings, create_quantity
@@ -100,10 +100,11 @@ def test_all_products_make_them_exact(moment, dense) -> None:
         assert not data[f"{name}_stderr"].any()
 
 
-def test_the_operators_draw_from_their_places_and_steps_from_their_numbers(moment) -> None:
+def test_the_operators_draw_the_same_and_steps_from_their_numbers(moment) -> None:
     data = create_quantity("norm").measure(moment)
-    for place, (name, operator) in enumerate(moment.operators.items()):
-        generator = torch.Generator().manual_seed(1000 * (5 + 7) + place)
+    assert "the same random probes" in data.norm_method.attrs["long_name"]
+    for name, operator in moment.operators.items():
+        generator = torch.Generator().manual_seed(1000 * (5 + 7))
         assert (
             float(data.norm.sel(operator=name))
             == frobenius_norm(operator, budget=20, generator=generator).value
@@ -128,6 +129,25 @@ def test_a_product_is_computed_once_and_is_the_operator_s_own(moment) -> None:
     other = Remembered(moment.operators["P K"])
     assert not torch.equal(other(q), other.T(q))
     torch.testing.assert_close(other.T(q), moment.operators["P K"].T(q))
+
+
+@pytest.mark.parametrize(("operators", "scans"), [(("P P*", "K", "Phi"), 1), (("P P*", "2 Phi"), 2)])
+def test_operators_that_begin_by_the_same_factor_go_back_once(moment, operators, scans) -> None:
+    around = Surroundings(moment.around.probes, operators=("P P*", "K", "Phi"), budget=20, seed=5)
+    here = Moment(moment.model, None, around, step=7)
+    here.operators = {
+        name: 2 * here.flow.Phi if name == "2 Phi" else here.operators[name] for name in operators
+    }
+    back, P = [], here.flow.P
+    scan = P._apply_adjoint
+    P._apply_adjoint = lambda r: back.append(len(r)) or scan(r)
+    data = create_quantity("trace").measure(here)
+    del P._apply_adjoint
+    assert back == [20] * scans
+    for name, operator in here.operators.items():
+        alone = trace(operator, budget=20, generator=torch.Generator().manual_seed(1000 * (5 + 7)))
+        assert float(data.trace.sel(operator=name)) == alone.value
+        assert float(data.trace_stderr.sel(operator=name)) == alone.stderr
 
 
 def test_spectra_are_singular_values(moment, dense) -> None:
