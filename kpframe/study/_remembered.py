@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from attrs import frozen
@@ -101,6 +101,15 @@ class Begun(Remembered):
 
     def __init__(self, inner: Operator) -> None:
         super().__init__(inner)
+        self._turn = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        del state["_turn"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
         self._turn = threading.Lock()
 
     def begins(self, operator: Operator) -> TypeGuard[Composition]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -148,6 +150,15 @@ def test_operators_that_begin_by_the_same_factor_go_back_once(moment, operators,
         alone = trace(operator, budget=20, generator=torch.Generator().manual_seed(1000 * (5 + 7)))
         assert float(data.trace.sel(operator=name)) == alone.value
         assert float(data.trace_stderr.sel(operator=name)) == alone.stderr
+
+
+def test_operators_that_share_a_factor_can_be_pickled(moment) -> None:
+    around = Surroundings(moment.around.probes, operators=("P P*", "Phi"), budget=20, seed=5)
+    kept = Moment(moment.model, None, around).remembered
+    q = torch.randn(3, B, T, H, generator=torch.Generator().manual_seed(0), dtype=F64)
+    for name, again in pickle.loads(pickle.dumps(kept)).items():
+        assert torch.equal(again(q), kept[name](q))
+        assert not torch.equal(again(q), q)
 
 
 def test_spectra_are_singular_values(moment, dense) -> None:
