@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import kpframe
@@ -99,9 +99,19 @@ def public_classes() -> frozenset[type]:
 def public_values() -> Iterator[tuple[str, str, Any]]:
     """Yield the module, name and value of all that ``__all__`` of kpframe and its public modules has."""
     for room in ("", *kpframe._MODULES):
-        module = import_module(f"kpframe.{room}".rstrip("."))
-        for name in module.__all__:
-            yield module.__name__, name, getattr(module, name)
+        yield from _values_of(import_module(f"kpframe.{room}".rstrip(".")))
+
+
+def _values_of(module: ModuleType, within: bool = True) -> Iterator[tuple[str, str, Any]]:
+    own = [
+        name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__
+    ]
+    for name in getattr(module, "__all__", own):
+        value = getattr(module, name)
+        if name[0] != "_":
+            yield module.__name__, name, value
+        if inspect.ismodule(value) and within:
+            yield from _values_of(value, within=False)
 
 
 # -- what a docstring says ------------------------------------------------------------------------------

@@ -84,12 +84,14 @@ class Identity:
         return self.function(case) or Residual(0.0)
 
     def differs(self, function: Function) -> Function:
-        """Register the partner: a variant on the same draw that must not satisfy the identity."""
+        """Register and return the partner, ``function``: on the same draw, it must not hold."""
         self.partner = function
         return function
 
     def verify(self, case: Any, tally: Tally | None = None) -> Residual:
-        """Evaluate the identity and its partner.
+        """Return how far the identity is from holding for ``case``, after its partner was seen to differ.
+
+        ``tally`` counts what came of it.
 
         Raises:
             CheckFailure: when the identity does not hold, or its partner does.
@@ -130,7 +132,7 @@ class Identity:
         return residual
 
     def explain(self, text: str) -> str:
-        """Return a message that leads to the fault: the check's name, what is wrong, and where to look."""
+        """Return ``text`` as a message that leads to the fault: the check's name, what is wrong, where."""
         return f"{self.name}: {text}\n  look at: {self.look}\n  source: {self.source}"
 
 
@@ -142,7 +144,10 @@ def rejects(error: BaseException) -> bool:
 def identity(
     kind: str, /, *, source: str, look: str, gate: bool = False, **fixed: Any
 ) -> Callable[[Function], Identity]:
-    """Return a decorator that makes an identity of a function and registers it under its name."""
+    """Return a decorator that makes an identity of a function and registers it under its name.
+
+    See ``Identity`` for the arguments.
+    """
 
     def make(function: Function) -> Identity:
         made = Identity(function.__name__, kind, function, source, look, fixed, gate)
@@ -153,7 +158,7 @@ def identity(
 
 
 def identity_named(kind: str, name: str) -> Identity:
-    """Return an identity by name; raises ``ArgumentError`` for an unknown one."""
+    """Return the identity called ``name`` of a ``kind``; raises ``ArgumentError`` for an unknown one."""
     known = REGISTRY[kind]
     if name not in known:
         raise ArgumentError(f"no {kind} check {name!r} (there are {', '.join(known)}){closest(name, known)}")

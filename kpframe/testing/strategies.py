@@ -39,7 +39,7 @@ _AXES = ("time", "batch", "hidden")
 
 
 def sizes(low: int = 1, high: int = LARGEST) -> st.SearchStrategy[int]:
-    """Return small sizes."""
+    """Return small sizes, from ``low`` to ``high``."""
     return st.integers(low, high)
 
 
@@ -59,7 +59,7 @@ def spaces() -> st.SearchStrategy[Space]:
 
 
 def tensors(space: Space) -> st.SearchStrategy[TensorCase]:
-    """Return tensors of a space, as cases; ``build(dtype)`` makes one."""
+    """Return tensors of ``space``, as cases; ``build(dtype)`` makes one."""
     return st.builds(TensorCase, shape=st.just(space.shape), seed=seeds(), kind=kinds())
 
 
@@ -97,7 +97,10 @@ def settings_for(spec: Any) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def models(spec: Any, **fixed: Any) -> st.SearchStrategy[FlowCase]:
-    """Return a model's cases with one trial and one step; ``build_model()`` makes the model alone."""
+    """Return the cases of a model with one trial and one step; ``build_model()`` makes the model alone.
+
+    ``spec`` is what ``kpframe.testing.check_model`` takes; ``fixed`` fields of the flow are not drawn.
+    """
     return flows(spec, **{"batch": 1, "time": 1, **fixed})
 
 
@@ -124,7 +127,7 @@ def flows(spec: Any, **fixed: Any) -> st.SearchStrategy[FlowCase]:
 
 
 def rules(spec: Any, **fixed: Any) -> st.SearchStrategy[RuleCase]:
-    """Return a rule, with settings, on flows of small models; ``fixed`` fields of the flow are not drawn."""
+    """Return the rule ``spec``, with settings, on flows of small models; ``fixed`` fields are not drawn."""
     source = source_of(spec, "rule")
     return st.builds(
         RuleCase,
@@ -135,7 +138,7 @@ def rules(spec: Any, **fixed: Any) -> st.SearchStrategy[RuleCase]:
 
 
 def quantities(spec: Any, **fixed: Any) -> st.SearchStrategy[QuantityCase]:
-    """Return a quantity, with settings, on small networks; ``fixed`` fields of the flow are not drawn."""
+    """Return the quantity ``spec``, with settings, on small networks; ``fixed`` fields are not drawn."""
     source = source_of(spec, "quantity")
     flow = {"batch": sizes(2, 3), "time": sizes(2, 4), "kind": "normal", "h0": "own", **fixed}
     return st.builds(
@@ -150,18 +153,19 @@ def quantities(spec: Any, **fixed: Any) -> st.SearchStrategy[QuantityCase]:
 
 
 def propagators(spec: Any, **fixed: Any) -> st.SearchStrategy[PropagatorCase]:
-    """Return a form of propagator, with settings, on step Jacobians that it fits.
+    """Return the form of propagator ``spec``, with settings, on step Jacobians that it fits.
 
-    They belong to small models of the kit, and to those that the plugin of the form offers. With a fixed
-    ``step`` (``"own"``, ``"autograd"``, ``"dense"`` ..., or a strategy of them) it need not fit.
+    They belong to small models of the kit, and to those that the plugin of the form offers. ``fixed``
+    fields are not drawn; with a fixed ``step`` (``"own"``, ``"autograd"``, ``"dense"`` ..., or a strategy of
+    them) it need not fit.
     """
     return _forms(source_of(spec, "propagator"), PropagatorCase, STEPS, "step", fixed)
 
 
 def parameter_operators(spec: Any, **fixed: Any) -> st.SearchStrategy[ParameterOperatorCase]:
-    """Return a form of parameter operator, with settings, on parameter Jacobians that it fits.
+    """Return the form of parameter operator ``spec``, with settings, on parameter Jacobians that it fits.
 
-    See ``propagators``; what is fixed without regard to fit is ``jacobian``.
+    See ``propagators``; what is ``fixed`` without regard to fit is ``jacobian``.
     """
     source = source_of(spec, "parameter_operator")
     metric = fixed.pop("metric", st.sampled_from(METRICS))
@@ -270,7 +274,7 @@ def on_ranks(spec: Any, ranks: int, **fixed: Any) -> st.SearchStrategy[RanksCase
 
 
 def reducers(spec: Any, **fixed: Any) -> st.SearchStrategy[ReducerCase]:
-    """Return a reducer, with settings, and operators to reduce."""
+    """Return the reducer ``spec``, with settings, and operators to reduce; ``fixed`` fields are not drawn."""
     return _reducers(source_of(spec, "reducer"), fixed)
 
 

@@ -25,8 +25,11 @@ from kpframe.testing.identities import (
     trust,
 )
 
+#: The identities of each kind, by name.
 OPERATOR, MODEL, RULE, REDUCER = (REGISTRY[kind] for kind in ("operator", "model", "rule", "reducer"))
+#: Those of forms of operators.
 PROPAGATOR, PARAMETER_OPERATOR = REGISTRY["propagator"], REGISTRY["parameter_operator"]
+#: Those of quantities.
 QUANTITY = REGISTRY["quantity"]
 
 __all__ = [

@@ -50,6 +50,6 @@ class Mutant:
         return Subject(self.source, self.ranks)
 
     def result(self, examples: int = 20) -> Result:
-        """Run the check that must catch it."""
+        """Return what the check that must catch it says, after as many ``examples``."""
         with self.patch():
             return Check(self.subject, identity_named(self.subject.kind, self.check)).result(examples)
