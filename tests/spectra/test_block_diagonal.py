@@ -120,3 +120,24 @@ def test_kernels_whose_parameters_act_on_several_units_name_no_blocks() -> None:
     assert K.block_labels() is None
     assert K.freeze(["h0"]).block_labels() is not None
     assert linearize(model, torch.randn(2, 3, 3, dtype=F64), method="autograd").K.block_labels() is None
+
+
+@pytest.mark.parametrize(("apart", "copies"), [(0.5, 1), (0.02, 1), (0.5, 2)])
+def test_values_just_below_in_other_blocks_cost_no_products(apart: float, copies: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    units = torch.arange(10).repeat(40)
+    tops = 100 - apart * torch.arange(10, dtype=F64)
+    matrix = torch.zeros(400, 400, dtype=F64)
+    for unit in range(10):
+        turned = torch.linalg.qr(torch.randn(40, 40, generator=generator, dtype=F64))[0]
+        repeats = copies if unit == 0 else 1
+        values = torch.cat([tops[unit].expand(repeats), torch.linspace(60, 0, 40 - repeats, dtype=F64)])
+        inside = torch.where(units == unit)[0]
+        matrix[inside[:, None], inside] = (turned * values) @ turned.T
+    op = Labelled(matrix, SPACE)
+    op.labels = torch.arange(10)
+    pairs = eigsh(op, k=5, tol=1e-3)
+    assert pairs.converged.all()
+    exact = torch.cat([tops[:1].expand(copies), tops[1:]])[:5]
+    torch.testing.assert_close(pairs.eigenvalues, exact, rtol=1e-6, atol=0)
+    assert pairs.num_matvecs <= (25 if copies == 1 else 60)

@@ -125,19 +125,24 @@ def _run(
     def lengths(row: torch.Tensor) -> torch.Tensor:  # [U, 1, n / U] -> [U, 1, 1]
         return space.norms(row[:, 0])[:, None, None]
 
-    def missing(level: float) -> Answer:
-        """Look for values above ``level`` outside the Ritz vectors that are known, in all blocks."""
+    def missing(level: float, asked: torch.Tensor) -> Answer:
+        """Look for values above ``level`` outside the Ritz vectors that are known, in the blocks ``asked``.
+
+        Copies are of one block each. In others lie values just below the level, which take many products to
+        tell from those above it.
+        """
         low, taken = lowest_key(op, key, scale), torch.zeros_like(values, dtype=torch.bool)
         taken.view(-1)[chosen] = True
-        out, level = to_deflate(key(values), bounds, taken, level, low)
-        found = (vectors * out[:, None]).mT.to(op.dtype) @ rows  # [U, size, n / U], zero where not known
+        out, level = to_deflate(key(values)[asked], bounds[asked], taken[asked], level, low)
+        found = (vectors[asked] * out[:, None]).mT.to(op.dtype) @ rows[asked]  # zero where not known
 
-        def beyond(given: torch.Tensor) -> torch.Tensor:  # [U, n / U]
-            images = blocks.split(matvec(blocks.join(given[:, None])))
-            return outside(images, found, space)[:, 0]
+        def beyond(given: torch.Tensor) -> torch.Tensor:  # [asked, n / U]
+            parts = given.new_zeros(blocks.count, 1, blocks.size)
+            parts[asked, 0] = given
+            return outside(blocks.split(matvec(blocks.join(parts)))[asked], found, space)[:, 0]
 
-        start_rows = outside(draw(), found, space)[:, 0]
-        return exists_above(beyond, start_rows, key, level, low, left(), space)
+        start_rows = outside(draw()[asked], found, space)[:, 0]
+        return exists_above(beyond, start_rows, key, level, low, left(), space, blocks.dimension)
 
     def passed_over() -> torch.Tensor:  # [k]
         """Say before which of the chosen pairs another one may be missing that the start hardly saw."""
@@ -218,7 +223,7 @@ def _run(
         settled = settled and not bool(passed_over().any())
         found = Answer.NO
         if settled and doubts.level is not None:
-            found = missing(doubts.level)
+            found = missing(doubts.level, torch.unique(places[doubts.causes.to(places.device)]))
             doubts = MultiplicityDoubts.none(k) if found is Answer.NO else doubts
         if settled or size == most or left() <= 0:
             break

@@ -96,16 +96,19 @@ class MultiplicityDoubts:
 
     Attributes:
         pairs: ``[k]``, bool; the pairs in doubt.
+        causes: ``[k]``, bool; the pairs of which there may be more copies, none where nothing is in doubt.
         level: missing copies have keys above this; None where nothing is in doubt.
     """
 
     pairs: torch.Tensor
+    causes: torch.Tensor
     level: float | None
 
     @classmethod
     def none(cls, k: int) -> MultiplicityDoubts:
         """Return no doubts about k pairs."""
-        return cls(torch.zeros(k, dtype=torch.bool), None)
+        nothing = torch.zeros(k, dtype=torch.bool)
+        return cls(nothing, nothing, None)
 
     @classmethod
     def of(
@@ -124,7 +127,7 @@ class MultiplicityDoubts:
         below = crowded[:, None] & (apart > limits[:, None])
         causes = below.any(1)
         level = float((keys - limits)[causes].min()) if bool(causes.any()) else None
-        return cls(below.any(0), level)
+        return cls(below.any(0), causes, level)
 
 
 def converged_flags(
@@ -242,10 +245,12 @@ def exists_above(
     low: float,
     budget: int,
     space: Space,
+    dimension: int | None = None,
 ) -> Answer:  # starts: [U, n]
     """Say whether any of U self-adjoint operators has an eigenvalue with a key above ``level``.
 
-    ``space`` is that of all of them, which says how rows are shared by ranks. ``matvec`` multiplies a row for
+    ``space`` says how rows are shared by ranks, and is of the ``dimension`` of each operator, unless this is
+    given. ``matvec`` multiplies a row for
     each operator, in at most ``budget`` calls. Lanczos runs from the random
     ``starts``; a Ritz value above the level proves that there is one. For the other answer, suppose there is
     one, with the eigenvector u. A random unit vector v has a part <u, v>^2 >= w = ``RISK^2 / n`` in it, but
@@ -263,7 +268,7 @@ def exists_above(
     Source: J. Kuczynski, H. Wozniakowski, "Estimating the largest eigenvalue by the power and Lanczos
     algorithms with a random start", SIAM J. Matrix Anal. Appl. 1992, for the argument.
     """
-    count, size = len(starts), space.dimension // len(starts)
+    count, size = len(starts), space.dimension if dimension is None else dimension
     eps = torch.finfo(starts.dtype).eps
     lengths = space.norms(starts)[:, None]
     if not bool((lengths > 0).any()):
