@@ -30,7 +30,7 @@ from kpframe.cli._app import COMMANDS, cli
 FOLDER = Path(__file__).parents[1] / "commands"
 COLUMNS = 108
 #: Of pages whose tables need more.
-WIDE = {"bench": 132, "verify": 120}
+WIDE = {"bench": 190, "verify": 120}
 #: Where the examples are said to be run.
 HOME = "/home/you/work"
 #: All commands, in the order in which their examples are run.
