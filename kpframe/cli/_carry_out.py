@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kpframe.cli._terminal import loading
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -40,10 +42,11 @@ def carry_out(
         text: the file of the study, as it was given, which is kept.
         helpers: processes that train and draw beside this one.
     """
-    from kpframe.cli._progress import duration, training_progress
-    from kpframe.cli._trainings import show_trainings
-    from kpframe.study._cells import expand, training_file
-    from kpframe.study._running.run_study import keep_study, run_study
+    with loading():
+        from kpframe.cli._progress import duration, training_progress
+        from kpframe.cli._trainings import show_trainings
+        from kpframe.study._cells import expand, training_file
+        from kpframe.study._running.run_study import keep_study, run_study
 
     started, cells = time.monotonic(), expand(study)
     with folder:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kpframe.cli._options import budget_option, output_option, overwrite_option, seed_option, trials_option
+from kpframe.cli._terminal import loading
 
 if TYPE_CHECKING:
     from kpframe.study._rules.run_comparison import Comparison
@@ -65,7 +66,8 @@ def compare(
     recorded as such, and the others go on; the exit code is then 1, and so it is for a rule that
     applies to none of the models. The same command goes on where it was stopped.
     """
-    from kpframe.study._rules.run_comparison import Comparison
+    with loading():
+        from kpframe.study._rules.run_comparison import Comparison
 
     labels = tuple(part.strip() for text in texts for part in text.split(";") if part.strip())
     comparison = Comparison(sources, labels, last, task_name, trials, budget, seed)
@@ -88,12 +90,13 @@ def carry_out(
     mend: bool = False,
 ) -> None:
     """Compare, and write what came of it to the terminal; after a failure the exit code is 1."""
-    import torch
+    with loading():
+        import torch
 
-    from kpframe.cli._carry_out import show_probe
-    from kpframe.cli._progress import duration, step_progress
-    from kpframe.study._report.comparison import failed_comparisons, skipped_comparisons
-    from kpframe.study._rules.run_comparison import run_comparison
+        from kpframe.cli._carry_out import show_probe
+        from kpframe.cli._progress import duration, step_progress
+        from kpframe.study._report.comparison import failed_comparisons, skipped_comparisons
+        from kpframe.study._rules.run_comparison import run_comparison
 
     started = time.monotonic()
     torch.set_num_threads(1)  # small networks lose more to waiting threads than they gain

@@ -15,6 +15,7 @@ from kpframe.cli._options import (
     output_option,
     overwrite_option,
 )
+from kpframe.cli._terminal import loading
 
 if TYPE_CHECKING:
     from kpframe.study._settings import StudySettings
@@ -62,7 +63,8 @@ def run(
 
     kpframe run --template > STUDY.toml writes a file to start from.
     """
-    from kpframe.study._study_file.reading import load_study, template_text
+    with loading():
+        from kpframe.study._study_file.reading import load_study, template_text
 
     if template:
         click.echo(template_text(), nl=False)
@@ -79,8 +81,9 @@ def run(
         check_study(settings, str(study))
         show_plan(settings, plan(settings, jobs=jobs), jobs, output)
         return
-    from kpframe.cli._carry_out import carry_out
-    from kpframe.study._running.run_study import study_folder
+    with loading():
+        from kpframe.cli._carry_out import carry_out
+        from kpframe.study._running.run_study import study_folder
 
     folder = study_folder(settings, output, overwrite=overwrite)
     carry_out(ctx, settings, folder, jobs=jobs, executor=made_by, text=study.read_text(encoding="utf-8-sig"))

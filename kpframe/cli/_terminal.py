@@ -59,14 +59,15 @@ def loading() -> Iterator[None]:
 
     That is a quarter of the time that importing torch and xarray takes.
     """
-    if gc.get_freeze_count() or not gc.isenabled():  # it is so already
+    if not gc.isenabled():
         yield
         return
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        if not gc.get_freeze_count():  # once: what is garbage by then is never freed
+            gc.freeze()
         gc.enable()
 
 

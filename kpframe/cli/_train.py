@@ -17,6 +17,7 @@ from kpframe.cli._options import (
     seed_option,
     trials_option,
 )
+from kpframe.cli._terminal import loading
 
 if TYPE_CHECKING:
     from kpframe.study._rules.experiment import Experiment
@@ -98,9 +99,10 @@ def train(
     With one seed the standard errors and bars are those of the estimates alone. What other initial
     weights and other trials would give, only --seeds shows.
     """
-    from kpframe.cli._pairs import read_pairs
-    from kpframe.study._rules.experiment import Experiment
-    from kpframe.study._running.training import TrainingSettings
+    with loading():
+        from kpframe.cli._pairs import read_pairs
+        from kpframe.study._rules.experiment import Experiment
+        from kpframe.study._running.training import TrainingSettings
 
     labels = [text.strip() for text in texts]
     experiment = Experiment(
@@ -145,16 +147,17 @@ def carry_out(
     mend: bool = False,
 ) -> None:
     """Train, write the page, and what came of it to the terminal; after a failure the exit code is 1."""
-    import torch
+    with loading():
+        import torch
 
-    from kpframe.cli._carry_out import show_probe
-    from kpframe.cli._progress import duration, training_progress
-    from kpframe.rules._parse import parse_rule
-    from kpframe.study._disk.labels import check_labels
-    from kpframe.study._disk.results import read_dataset
-    from kpframe.study._report.training import failed_rules, write_training
-    from kpframe.study._rules.experiment import training_folder
-    from kpframe.study._rules.train_rules import train_rules
+        from kpframe.cli._carry_out import show_probe
+        from kpframe.cli._progress import duration, training_progress
+        from kpframe.rules._parse import parse_rule
+        from kpframe.study._disk.labels import check_labels
+        from kpframe.study._disk.results import read_dataset
+        from kpframe.study._report.training import failed_rules, write_training
+        from kpframe.study._rules.experiment import training_folder
+        from kpframe.study._rules.train_rules import train_rules
 
     started = time.monotonic()
     check_labels(labels, "--rule")
