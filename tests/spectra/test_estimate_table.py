@@ -24,7 +24,7 @@ def test_it_reads_as_a_mapping() -> None:
 
 
 def test_it_prints_as_its_documentation_says() -> None:
-    shown = (EstimateTable.__doc__ or "").split(">>> ")[1].splitlines()
+    shown = (EstimateTable.__doc__ or "").split(">>> ")[-1].splitlines()
     printed = repr(eval(shown[0], {"EstimateTable": EstimateTable, "Estimate": Estimate}))
     assert printed.splitlines() == [line.removeprefix(" " * 8) for line in shown[1:] if line.strip()]
 
