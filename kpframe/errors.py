@@ -24,6 +24,7 @@ __all__ = [
     "OutputError",
     "PluginError",
     "PluginWarning",
+    "RankError",
     "ResumeWarning",
     "SettingsError",
     "ShapeError",
