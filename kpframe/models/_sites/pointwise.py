@@ -100,8 +100,9 @@ def _gradients(new: torch.Tensor, sources: Sequence[torch.Tensor]) -> Sequence[t
     """Return the derivatives of one output by each source, None by what it does not depend on."""
     if not new.requires_grad:
         return [None] * len(sources)
-    # of their sum: for vectors of their own torch imports sympy
-    return torch.autograd.grad(new.sum(), sources, retain_graph=True, allow_unused=True)
+    with torch.enable_grad():
+        total = new.sum()  # of the sum: for cotangents torch imports sympy
+    return torch.autograd.grad(total, sources, retain_graph=True, allow_unused=True)
 
 
 @define(eq=False)
