@@ -77,6 +77,18 @@ class EstimatorSettings:
 
 
 @frozen
+class ErrorSettings:
+    """How well an estimate has to be known."""
+
+    rtol: float | None = setting(
+        None,
+        gt=0,
+        help="standard error to reach, relative to the value, by as few products as it takes, at most 16 "
+        "times the budget; unset: what the budget gives",
+    )
+
+
+@frozen
 class InfiniteWidthSettings:
     """Which weights a random network has, and of which variances."""
 
@@ -93,9 +105,9 @@ class InfiniteWidthSettings:
 
 
 _OPERATORS = (
-    ("effective_rank", "ranks:EffectiveRank", None, "effective ranks of the operators"),
-    ("trace", "ranks:Trace", None, "traces of the operators"),
-    ("norm", "ranks:Norm", None, "Frobenius norms of the operators"),
+    ("effective_rank", "ranks:EffectiveRank", ErrorSettings, "effective ranks of the operators"),
+    ("trace", "ranks:Trace", ErrorSettings, "traces of the operators"),
+    ("norm", "ranks:Norm", ErrorSettings, "Frobenius norms of the operators"),
     ("spectrum", "spectra:Spectrum", SpectrumSettings, "leading singular values of the operators"),
     (
         "time_kernel",

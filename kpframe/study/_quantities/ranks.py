@@ -9,6 +9,8 @@ import numpy as np
 import xarray as xr
 
 from kpframe.operators._base import Operator
+from kpframe.plugin._core_quantities import ErrorSettings
+from kpframe.plugin._takes import takes_settings
 from kpframe.spectra import Estimate, effective_rank, frobenius_norm, trace
 from kpframe.study._moment import Moment
 from kpframe.study._operator_quantity import OperatorQuantity
@@ -22,7 +24,8 @@ class OperatorEstimate(OperatorQuantity):
     """A number of each operator, ``[operator]``, with its standard error and how it was found.
 
     All operators draw from ``moment.generator(0)``, so that those that begin by the same factor share its
-    products: errors of different operators go together.
+    products: errors of different operators go together. With an ``rtol`` an operator ``X X*`` is estimated
+    from products with X* alone where these suffice, and shares none with other quantities.
 
     Attributes:
         name: of the variable; ``<name>_stderr`` and ``<name>_method`` go with it.
@@ -37,14 +40,19 @@ class OperatorEstimate(OperatorQuantity):
     noun: ClassVar[str]
     estimate: ClassVar[Callable[..., Estimate]]
 
+    @takes_settings(ErrorSettings)
+    def __init__(self, settings: ErrorSettings) -> None:
+        self.rtol = settings.rtol
+
     def among(self, moment: Moment) -> Mapping[str, Operator]:
-        """Return the operators, whose products are shared with other estimates."""
-        return moment.remembered
+        """Return the operators; without an ``rtol`` their products are shared with other estimates."""
+        return moment.remembered if self.rtol is None else moment.operators
 
     def of(self, moment: Moment, place: int, operator: Operator) -> Estimate:
         """Return the estimate of one operator."""
         estimate: Callable[..., Estimate] = type(self).estimate
-        return estimate(operator, budget=moment.around.budget, generator=moment.generator())
+        budget, source = moment.around.budget, moment.generator()
+        return estimate(operator, budget=budget, rtol=self.rtol, generator=source)
 
     def together(self, moment: Moment, found: Sequence[Estimate]) -> xr.Dataset:
         """Return the estimates."""

@@ -74,6 +74,29 @@ def of(matrix: torch.Tensor, name: str) -> float:
 
 
 @pytest.mark.parametrize("name", ["effective_rank", "trace", "norm"])
+def test_a_standard_error_that_is_asked_for(offered, name) -> None:
+    torch.manual_seed(2)
+    inputs = torch.randn(40, 10, 2, generator=torch.Generator().manual_seed(1), dtype=F64)
+    around = Surroundings({"test": Probe(inputs)}, operators=("P P*", "K", "Phi"), budget=20, seed=5)
+    moment = Moment(offered.Small(2).double(), None, around)
+    took, relative = [], []
+    for rtol in (0.2, 0.01, None):
+        with counted_products() as count:
+            data = create_quantity(name, rtol=rtol).measure(moment)
+        took.append(count.products)
+        relative.append(data[f"{name}_stderr"] / data[name])
+        if rtol is not None:
+            assert (relative[-1] <= rtol).all()
+            for operator in ("P P*", "K", "Phi"):
+                exact = of(moment.operators[operator].to_dense(), "rank" if "rank" in name else name)
+                one = data.sel(operator=operator)
+                assert abs(float(one[name]) - exact) <= 4 * float(one[f"{name}_stderr"]) + 1e-9 * exact
+    assert took[0] < took[1]
+    assert took[2] == 3 * 20  # what the budget gives
+    assert not (relative[0] <= 0.01).all()
+
+
+@pytest.mark.parametrize("name", ["effective_rank", "trace", "norm"])
 def test_estimates_are_within_their_standard_errors(moment, dense, name) -> None:
     data = create_quantity(name).measure(moment)
     assert list(data.operator.values) == list(NAMES)
