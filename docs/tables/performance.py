@@ -227,13 +227,9 @@ class Rows:
 
 def duration(seconds: float) -> str:
     """Return a time as text."""
-    return (
-        f"{seconds:.2g} s"
-        if seconds >= 1
-        else f"{1e3 * seconds:.2g} ms"
-        if seconds < 0.1
-        else f"{seconds:.2f} s"
-    )
+    if seconds >= 1:
+        return f"{seconds:.2g} s"
+    return f"{1e3 * seconds:.2g} ms" if seconds < 0.0995 else f"{seconds:.2f} s"
 
 
 def ratio(row: Row) -> str:
