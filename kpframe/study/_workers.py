@@ -19,6 +19,9 @@ from kpframe.operators._count import broken_off
 
 Result = TypeVar("Result")
 
+#: Seconds after which the caller looks for a signal, which ends its wait at once but for a rare race.
+WAKE = 1.0
+
 _inside = threading.local()
 _allowed = 0
 
@@ -88,7 +91,9 @@ class _Pool(Generic[Result]):
             for thread in threads:
                 thread.start()
             for _ in threads:
-                self.finished.acquire()
+                # a signal that comes just before the wait does not end it, but is seen after it
+                while not self.finished.acquire(timeout=WAKE):
+                    pass
         finally:
             self.ended.set()  # one that has not begun takes no task then
             for thread in threads:

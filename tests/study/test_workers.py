@@ -190,8 +190,10 @@ def test_an_interrupt_ends_all_threads_with_the_product_that_they_are_at() -> No
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a shell
     try:
         threading.Thread(target=interrupt).start()
+        begun = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             side_by_side([task] * 3, 2)
+        assert time.monotonic() < begun + 50  # of the 100 s that a task would take
     finally:
         signal.signal(signal.SIGINT, before)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("kpframe")]
