@@ -44,7 +44,7 @@ def _form(folder: Path, network: str) -> tuple[str, str]:
     model = load_checkpoint(path).build_model()
     x = torch.randn(2, 5, model.input_size, generator=torch.Generator().manual_seed(0))
     K = linearize(model, x).K
-    labels = K.block_labels
+    labels = K.block_labels()
     return K.method, "one" if labels is None else str(len(labels.unique()))
 
 
