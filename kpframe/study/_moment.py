@@ -221,12 +221,8 @@ class Moment:
     @cached_property
     def remembered(self) -> dict[str, Remembered]:
         """The operators, each of which multiplies a vector once: for estimates from the same probes."""
-        begun = Begun(self.flow.P.T)
-        alike = [name for name, operator in self.operators.items() if begun.begins(operator)]
-        return {
-            name: Remembered(operator, begun if name in alike and len(alike) > 1 else None)
-            for name, operator in self.operators.items()
-        }
+        begun = Begun(self.flow.P.T, self.operators.values())
+        return {name: Remembered(operator, begun) for name, operator in self.operators.items()}
 
     @cached_property
     def output_err(self) -> torch.Tensor:

@@ -1,14 +1,15 @@
 """``Remembered``: an operator that multiplies a vector once, for all quantities that ask for its product.
 
 Operators that begin alike, as ``P P*`` and ``Phi = P K P*`` do by P*, take the product with that first factor
-from one memory: a scan back over the steps for both.
+from one memory: a scan back over the steps for both. So do estimates from products with X* alone, of which P*
+is the first factor.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, TypeGuard
 
 import torch
@@ -18,7 +19,7 @@ from kpframe.operators._algebra import Composition
 from kpframe.operators._base import Operator
 from kpframe.operators._shards import Shards
 from kpframe.operators._tagged import TaggedAsInner
-from kpframe.spectra._numerics.small_side import SmallSide, small_side
+from kpframe.spectra._numerics.small_side import SmallSide, factors_of, small_side
 
 #: Most bytes of vectors and products that one operator keeps.
 KEPT_BYTES = 512 * 2**20
@@ -44,12 +45,12 @@ class Remembered(TaggedAsInner):
 
     Args:
         inner: the operator.
-        begun: its first factor, if it begins by it and others do, too.
+        begun: what it may begin by, as others do.
     """
 
     def __init__(self, inner: Operator, begun: Begun | None = None) -> None:
         super().__init__(inner)
-        self._begun = begun
+        self.begun = begun
         self._kept: dict[tuple[int, ...], list[_Kept]] = {}
         self._bytes = 0
         #: Where the operator goes through a smaller space, whose eigenvalues are found once.
@@ -75,9 +76,11 @@ class Remembered(TaggedAsInner):
         return tensor.clone()
 
     def _product(self, q: torch.Tensor) -> torch.Tensor:
-        if self._begun is None or not self._begun.begins(self.inner):
+        begun = self.begun
+        # of one operator alone the whole products are kept, and those on the way would be of no use
+        if begun is None or not begun.of_several or not begun.begins(self.inner):
             return self.inner._apply(q)
-        q = self._begun._apply(q)
+        q = begun._apply(q)
         for factor in reversed(self.inner.factors[:-1]):
             q = factor._apply(q)
         return q
@@ -97,11 +100,19 @@ class Begun(Remembered):
     """The first factor of several operators, whose products they share also where threads meet.
 
     They keep the vectors themselves and write to none: nothing is copied here.
+
+    Args:
+        inner: the factor.
+        operators: those that may begin by it.
+
+    Attributes:
+        of_several: whether more than one of them does.
     """
 
-    def __init__(self, inner: Operator) -> None:
+    def __init__(self, inner: Operator, operators: Collection[Operator]) -> None:
         super().__init__(inner)
         self._turn = threading.Lock()
+        self.of_several = sum(map(self.begins, operators)) > 1
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -117,6 +128,11 @@ class Begun(Remembered):
         if not isinstance(operator, Composition) or operator.factors[-1] is not self.inner:
             return False
         return all(number == 1 for number in operator.numbers)
+
+    def among(self, factors: list[Operator]) -> list[Operator]:
+        """Return factors of an operator with this one, and its adjoint, in place of those without memory."""
+        known = {id(self.inner): self, id(self.inner.T): self.T}
+        return [known.get(id(factor), factor) for factor in factors]
 
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor
@@ -136,3 +152,9 @@ def _on_all(kept: list[_Kept], same: list[_Kept], shards: Shards) -> Iterator[_K
 @small_side.register
 def _(op: Remembered) -> SmallSide | None:
     return op.small_side
+
+
+@factors_of.register
+def _(op: Remembered) -> tuple[tuple[float, ...], list[Operator]]:
+    numbers, factors = factors_of(op.inner)
+    return numbers, factors if op.begun is None else op.begun.among(factors)

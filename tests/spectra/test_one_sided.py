@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kpframe import MatrixOperator, Operator, linearize
+from kpframe import DiagonalOperator, MatrixOperator, Operator, linearize
 from kpframe.spectra import effective_rank, frobenius_norm, trace
 from kpframe.spectra._numerics.one_sided import (
     OneSided,
@@ -36,6 +36,8 @@ def truths(matrix: torch.Tensor) -> dict[str, float]:
 def operators(trials: int) -> dict[str, Operator]:
     flow = flow_of(trials)
     kept = flow.K.restrict(["weight_hh*"])
+    space = flow.P.domain
+    weights = DiagonalOperator(torch.linspace(0.5, 2, space.size, dtype=F64).reshape(space.shape), space)
     return {
         "Phi": flow.Phi,
         "K": flow.K,
@@ -43,6 +45,7 @@ def operators(trials: int) -> dict[str, Operator]:
         "of one weight": flow.P @ kept @ flow.P.T,
         "averaged": flow.Phi.mean("time"),
         "scaled": 3 * flow.Phi,
+        "weighted": weights @ flow.Phi @ weights,
     }
 
 
@@ -76,7 +79,7 @@ def test_errors_are_honest(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["Phi", "K", "P P*", "of one weight", "averaged", "scaled"])
+@pytest.mark.parametrize("name", ["Phi", "K", "P P*", "of one weight", "averaged", "scaled", "weighted"])
 @pytest.mark.parametrize(("trials", "num"), [(16, 4), (6, 11), (1, 160)])
 def test_errors_are_honest_for_each(name: str, trials: int, num: int) -> None:
     num = 64 if name == "averaged" else num  # trials are not kept apart there
@@ -86,9 +89,11 @@ def test_errors_are_honest_for_each(name: str, trials: int, num: int) -> None:
 def test_trials_apart_are_worth_many_probes() -> None:
     flow = flow_of(12)
     apart = samples(flow.Phi, 6, 30)["rank"]
+    weighted = samples(operators(12)["weighted"], 6, 30)["rank"]
     G = MatrixOperator(flow.G.to_dense())
     together = samples(G @ G.T, 6, 30)["rank"]
-    assert 5 * float(apart[:, 0].std()) < float(together[:, 0].std())
+    for found in (apart, weighted):
+        assert 5 * float(found[:, 0].std()) < float(together[:, 0].std())
 
 
 def test_what_is_left_out() -> None:

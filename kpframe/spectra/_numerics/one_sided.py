@@ -30,7 +30,6 @@ from attrs import evolve
 
 from kpframe.errors import NonFiniteError
 from kpframe.flow._parameter_jacobian import ParameterJacobian
-from kpframe.flow._propagator import Propagator
 from kpframe.operators import Operator
 from kpframe.operators._algebra import is_adjoint_of
 from kpframe.operators._base import compose
@@ -81,8 +80,8 @@ class OneSided:
     def __init__(self, op: Operator, factors: list[Operator], generator: torch.Generator) -> None:
         self._op, self._generator = op, generator
         scan = 0
-        while scan < len(factors) and isinstance(factors[scan], Propagator):
-            scan += 1  # block diagonal over trials
+        while scan < len(factors) and BATCH in factors[scan].separate_axes:
+            scan += 1
         self._scan, self._after = factors[:scan], factors[scan:]
         self._outer = compose(*factors)
         self._scaled = ScaledOperator(self._outer)

@@ -187,6 +187,7 @@ def null_rows(
     return completed(rows, len(rows) + num, generator, space)[len(rows) :]
 
 
+@singledispatch
 def factors_of(op: Operator) -> tuple[tuple[float, ...], list[Operator]]:
     """Return an operator as numbers and factors; what is known to be a product is opened."""
     if isinstance(op, DeclaredOperator):

@@ -25,7 +25,7 @@ class OperatorEstimate(OperatorQuantity):
 
     All operators draw from ``moment.generator(0)``, so that those that begin by the same factor share its
     products: errors of different operators go together. With an ``rtol`` an operator ``X X*`` is estimated
-    from products with X* alone where these suffice, and shares none with other quantities.
+    from products with X* alone where these suffice.
 
     Attributes:
         name: of the variable; ``<name>_stderr`` and ``<name>_method`` go with it.
@@ -45,8 +45,8 @@ class OperatorEstimate(OperatorQuantity):
         self.rtol = settings.rtol
 
     def among(self, moment: Moment) -> Mapping[str, Operator]:
-        """Return the operators; without an ``rtol`` their products are shared with other estimates."""
-        return moment.remembered if self.rtol is None else moment.operators
+        """Return the operators, whose products are shared with other estimates."""
+        return moment.remembered
 
     def of(self, moment: Moment, place: int, operator: Operator) -> Estimate:
         """Return the estimate of one operator."""

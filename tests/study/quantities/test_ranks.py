@@ -9,10 +9,11 @@ import pytest
 import torch
 import xarray as xr
 
-from kpframe import Readout, frobenius_norm, trace
+from kpframe import Readout, effective_rank, frobenius_norm, trace
 from kpframe.errors import ArgumentError
 from kpframe.operators._count import counted_products
 from kpframe.study import Moment, Probe, Surroundings, create_quantity
+from kpframe.study._operator_quantity import found_of
 from kpframe.study._remembered import Remembered
 
 F64 = torch.float64
@@ -173,6 +174,35 @@ def test_operators_that_begin_by_the_same_factor_go_back_once(moment, operators,
         alone = trace(operator, budget=20, generator=torch.Generator().manual_seed(1000 * (5 + 7)))
         assert float(data.trace.sel(operator=name)) == alone.value
         assert float(data.trace_stderr.sel(operator=name)) == alone.stderr
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+def test_products_with_one_side_alone_are_shared_between_quantities_and_operators(
+    offered, remembered
+) -> None:
+    torch.manual_seed(2)
+    inputs = torch.randn(100, 5, 2, generator=torch.Generator().manual_seed(1), dtype=F64)
+    around = Surroundings({"test": Probe(inputs)}, operators=("P P*", "Phi"), budget=20, seed=5)
+    here = Moment(offered.Small(2).double(), None, around)
+    if not remembered:
+        here.remembered = here.operators
+    met, P, estimates = [], here.flow.P, {"effective_rank": effective_rank, "trace": trace}
+    scan = P._apply_adjoint
+    P._apply_adjoint = lambda r: met.append(r.clone()) or scan(r)
+    found = [one() for one in found_of([(create_quantity(name, rtol=0.05), here) for name in estimates])]
+    del P._apply_adjoint
+    again = sum(torch.equal(r, other) for place, r in enumerate(met) for other in met[:place])
+    assert (again == 0) if remembered else (again >= 3)  # one scan for two operators and two quantities
+    for data, (name, estimate) in zip(found, estimates.items(), strict=True):
+        for text, operator in here.operators.items():
+            alone = estimate(
+                operator, budget=20, rtol=0.05, generator=torch.Generator().manual_seed(1000 * 5)
+            )
+            one = data.sel(operator=text)
+            assert (float(one[name]), float(one[f"{name}_stderr"])) == (alone.value, alone.stderr)
+            assert one[f"{name}_method"].item() == alone.method
+        assert "one-sided" in data[f"{name}_method"].values[0]
+        assert len(set(data[name].values.tolist())) == 2
 
 
 def test_operators_that_share_a_factor_can_be_pickled(moment) -> None:
