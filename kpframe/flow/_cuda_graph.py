@@ -131,7 +131,6 @@ class CudaGraphPropagator(Propagator):
         UnsupportedError: for a step Jacobian on another device, or one that is not ``repeatable``.
     """
 
-    #: What the graphs are of.
     device_type = "cuda"
 
     def __init__(
@@ -162,14 +161,13 @@ class CudaGraphPropagator(Propagator):
     @classmethod
     def fits(cls, A: StepJacobian) -> str | None:
         """Return why the scan of a step Jacobian cannot be recorded, or None where it can."""
-        if A.device.type != cls.device_type:
-            return f"graphs are recorded on {cls.device_type}, and A is on {A.device}"
-        if not repeatable(A):
+        reason = super().fits(A)
+        if reason is None and not repeatable(A):
             return (
                 "its scan is not known to be the same operations on the same memory at each call "
                 "(kpframe.flow.repeatable)"
             )
-        return None
+        return reason
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -55,10 +55,15 @@ class ParameterOperator(Operator):
         metric: ``M``; the identity when left out.
         name: how it prints.
 
+    Attributes:
+        device_type: of the devices that the form is for, such as ``"cuda"``; None for any.
+
     Raises:
         SpaceMismatchError: for a metric that is not on the space of the parameters.
         UnsupportedError: for a parameter Jacobian that the form does not fit; says why.
     """
+
+    device_type: ClassVar[str | None] = None
 
     def __init__(
         self, jacobian: ParameterJacobian, metric: Operator | None = None, *, name: str = "K"
@@ -98,8 +103,13 @@ class ParameterOperator(Operator):
 
     @classmethod
     def fits(cls, jacobian: ParameterJacobian) -> str | None:
-        """Return why this form cannot take a parameter ``jacobian``, or None where it can."""
-        return None
+        """Return why this form cannot take a parameter ``jacobian``, or None where it can.
+
+        Unless a form says more, that is a J on a device of another type than its own.
+        """
+        if cls.device_type in (None, jacobian.device.type):
+            return None
+        return f"it is for {cls.device_type} devices, and J is on {jacobian.device}"
 
     @property
     def settings(self) -> dict[str, Any]:

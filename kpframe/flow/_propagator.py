@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -40,9 +40,14 @@ class Propagator(TrialwiseOperator):
         name: how it prints.
         why: why the products are computed as ``method`` says.
 
+    Attributes:
+        device_type: of the devices that the form is for, such as ``"cuda"``; None for any.
+
     Raises:
         UnsupportedError: for a step Jacobian that the form does not fit; says why.
     """
+
+    device_type: ClassVar[str | None] = None
 
     def __init__(self, A: StepJacobian, *, name: str = "P", why: str = "asked for") -> None:
         reason = self.fits(A)
@@ -60,8 +65,13 @@ class Propagator(TrialwiseOperator):
 
     @classmethod
     def fits(cls, A: StepJacobian) -> str | None:
-        """Return why this form cannot take a step Jacobian ``A``, or None where it can."""
-        return None
+        """Return why this form cannot take a step Jacobian ``A``, or None where it can.
+
+        Unless a form says more, that is A on a device of another type than its own.
+        """
+        if cls.device_type in (None, A.device.type):
+            return None
+        return f"it is for {cls.device_type} devices, and A is on {A.device}"
 
     @classmethod
     def prefers(cls, A: StepJacobian) -> bool:

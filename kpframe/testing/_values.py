@@ -10,6 +10,8 @@ import torch
 #: What numbers a tensor is filled with; the first is what a failing case shrinks to.
 KINDS = ("normal", "ones", "one-hot", "zeros", "tiny", "huge")
 TINY, HUGE = 1e-6, 1e3
+#: Type of the device that they are on.
+DEVICE = "cpu"
 
 
 @contextmanager

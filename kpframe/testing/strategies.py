@@ -22,9 +22,9 @@ from kpframe.testing._forms import JACOBIANS, METRICS, STEPS, ParameterOperatorC
 from kpframe.testing._moments import QuantityCase
 from kpframe.testing._ranks.cases import RanksCase
 from kpframe.testing._residual import CheckFailure, NotApplicable
-from kpframe.testing._sources import Source, show, source_of
+from kpframe.testing._sources import FORMS, Source, class_of, show, source_of
 from kpframe.testing._trees import BINARY, LEAVES, ROOTS, UNARY, Node, OperatorCase
-from kpframe.testing._values import KINDS
+from kpframe.testing._values import DEVICE, KINDS
 
 #: Models that rules and quantities are checked on.
 TOYS = tuple(source_of(f"kpframe.testing._toys:{name}") for name in ("Elman", "Plain"))
@@ -158,6 +158,10 @@ def propagators(spec: Any, **fixed: Any) -> st.SearchStrategy[PropagatorCase]:
     They belong to small models of the kit, and to those that the plugin of the form offers. ``fixed``
     fields are not drawn; with a fixed ``step`` (``"own"``, ``"autograd"``, ``"dense"`` ..., or a strategy of
     them) it need not fit.
+
+    Raises:
+        NotApplicable: for a form that needs another device than the CPU, which cases are on, unless it need
+            not fit.
     """
     return _forms(source_of(spec, "propagator"), PropagatorCase, STEPS, "step", fixed)
 
@@ -165,7 +169,7 @@ def propagators(spec: Any, **fixed: Any) -> st.SearchStrategy[PropagatorCase]:
 def parameter_operators(spec: Any, **fixed: Any) -> st.SearchStrategy[ParameterOperatorCase]:
     """Return the form of parameter operator ``spec``, with settings, on parameter Jacobians that it fits.
 
-    See ``propagators``; what is ``fixed`` without regard to fit is ``jacobian``.
+    See ``propagators``, also for what it raises; what is ``fixed`` without regard to fit is ``jacobian``.
     """
     source = source_of(spec, "parameter_operator")
     metric = fixed.pop("metric", st.sampled_from(METRICS))
@@ -192,6 +196,7 @@ def _forms(
             value if isinstance(value, st.SearchStrategy) else st.just(value),
         )
     else:
+        _check_device(source)
         pairs = st.sampled_from(_fitting(source, case, models, names, what))
     return pairs.flatmap(
         lambda pair: st.builds(
@@ -203,6 +208,16 @@ def _forms(
             **{name: st.just(value) for name, value in fixed.items()},
         )
     )
+
+
+def _check_device(source: Source) -> None:
+    """Raise ``NotApplicable`` for a form that needs a device of another type than that of cases."""
+    try:
+        needed = getattr(class_of(source.kind, source.reference), "device_type", None)
+    except Exception:  # a check says it better
+        return
+    if needed not in (None, DEVICE):
+        raise NotApplicable(f"not here: it needs a {needed} device, and cases are on {DEVICE}")
 
 
 def _models_beside(source: Source) -> list[Source]:
@@ -253,8 +268,13 @@ def on_ranks(spec: Any, ranks: int, **fixed: Any) -> st.SearchStrategy[RanksCase
         spec: see ``kpframe.testing.check_model``.
         ranks: how many.
         fixed: see ``flows``, ``rules``, ``propagators`` and ``parameter_operators``.
+
+    Raises:
+        NotApplicable: for a form that needs another device than the CPU.
     """
     source = source_of(spec)
+    if source.kind in FORMS:
+        _check_device(source)
     drawn: dict[str, Callable[..., st.SearchStrategy[Any]]] = {
         "model": flows,
         "rule": rules,

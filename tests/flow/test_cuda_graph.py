@@ -290,9 +290,9 @@ def test_a_replay_that_departs_is_never_used(tape) -> None:
 def test_what_cannot_be_recorded_is_refused(lab) -> None:
     model = lab.make("gru")
     flow = linearize(model, **lab.trials(model))
-    with pytest.raises(UnsupportedError, match="graphs are recorded on cuda, and A is on cpu"):
+    with pytest.raises(UnsupportedError, match="it is for cuda devices, and A is on cpu"):
         flow.with_propagator("cuda_graph")
-    with pytest.raises(UnsupportedError, match="graphs are recorded on cuda, and A is on cpu"):
+    with pytest.raises(UnsupportedError, match="it is for cuda devices, and A is on cpu"):
         flow.with_propagator("cuda_graph", max_graphs=3)
     assert OnTape.fits(flow.A) is None
     assert not CudaGraphPropagator.prefers(flow.A)

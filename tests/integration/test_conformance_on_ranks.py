@@ -22,10 +22,7 @@ RULES = (
     "kf_rtrl",
 )
 FORMS = [
-    f"{kind}:{one.name}"
-    for kind in ("propagator", "parameter_operator")
-    for one in get_manager().specs(kind)
-    if one.name != "cuda_graph"  # these ranks have no card
+    f"{kind}:{one.name}" for kind in ("propagator", "parameter_operator") for one in get_manager().specs(kind)
 ]
 
 

@@ -18,7 +18,13 @@ from kpframe.flow import DiagonalStepJacobian, ScanPropagator
 from kpframe.models import GramParameterOperator
 from kpframe.plugin import ModelSpec, PropagatorSpec, hookimpl, setting, temporary
 from kpframe.plugin._core import core
-from kpframe.testing import check_parameter_operator, check_propagator, parametrize_with_checks, strategies
+from kpframe.testing import (
+    check_on_ranks,
+    check_parameter_operator,
+    check_propagator,
+    parametrize_with_checks,
+    strategies,
+)
 from kpframe.testing._cases import FlowCase
 from kpframe.testing._forms import STEPS, ParameterOperatorCase, PropagatorCase, blocks_of, inverse_of, matrix
 from kpframe.testing._sources import source_of
@@ -30,14 +36,7 @@ ELMAN = FlowCase("kpframe.testing._toys:Elman", {"input_size": 2, "hidden_size":
 KINDS = ("propagator", "parameter_operator")
 
 
-@parametrize_with_checks(
-    [
-        f"{spec.kind}:{spec.name}"
-        for spec in core().specs
-        if spec.kind in KINDS
-        and spec.name != "cuda_graph"  # tests/flow/test_cuda_graph.py checks its replays
-    ]
-)
+@parametrize_with_checks([f"{spec.kind}:{spec.name}" for spec in core().specs if spec.kind in KINDS])
 @pytest.mark.rows(4)
 def test_the_core_s_forms(check) -> None:
     check()
@@ -100,6 +99,29 @@ class OwnForm(ScanPropagator):
         return None if isinstance(A, OwnStep) else "it is not of the own model"
 
 
+class OnCard(ScanPropagator):
+    device_type = "cuda"
+
+
+class OnCpu(ScanPropagator):
+    device_type = "cpu"
+
+
+class AnywhereOnCard(OnCard):
+    """Says of itself that it fits where its device is not."""
+
+    @classmethod
+    def fits(cls, A: StepJacobian) -> str | None:
+        return None
+
+    def _apply(self, q: torch.Tensor) -> torch.Tensor:
+        return 2 * super()._apply(q)
+
+
+class GramOnCard(GramParameterOperator):
+    device_type = "cuda"
+
+
 class Plugin:
     @hookimpl
     def kpframe_models(self):
@@ -127,6 +149,30 @@ def test_a_form_is_checked_on_what_it_fits() -> None:
     whole = source_of("propagator:stepwise")
     strategies.propagators(whole).validate()
     assert {step for _, step in whole.fitting} == set(STEPS)
+
+
+@pytest.mark.parametrize(
+    ("check", "form"), [(check_propagator, OnCard), (check_parameter_operator, GramOnCard)]
+)
+def test_a_form_of_a_device_that_is_not_there_is_passed_over(check, form) -> None:
+    report = check(form, examples=4)
+    assert report["fits_is_honest"].verdict == "passed"
+    others = [result for result in report.results if result.name != "fits_is_honest"]
+    assert {result.verdict for result in others} == {"not applicable"}
+    assert {result.message for result in others} == {"not here: it needs a cuda device, and cases are on cpu"}
+    on_ranks = check_on_ranks(form, examples=4)
+    assert {result.verdict for result in on_ranks.results} == {"not applicable"}
+    assert {result.message for result in on_ranks.results} == {others[0].message}
+
+
+def test_a_form_of_the_device_that_is_there_is_checked() -> None:
+    report = check_propagator(OnCpu, examples=4)
+    assert {result.verdict for result in report.results} == {"passed"}
+
+
+def test_a_form_that_fits_where_its_device_is_not_is_caught() -> None:
+    report = check_propagator(AnywhereOnCard, examples=4)
+    assert [result.name for result in report.failures] == ["fits_is_honest"]
 
 
 @pytest.mark.slow

@@ -31,13 +31,15 @@ class NativeParameterOperator(ProductParameterOperator):
             was not built.
     """
 
+    device_type = "cpu"
     _compiled: tuple[tuple[str, ...], _Compiled] | None = None
 
     @classmethod
     def fits(cls, jacobian: ParameterJacobian) -> str | None:
         """Return why the library cannot take these parameters, or None where it can."""
-        if jacobian.device.type != "cpu":
-            return f"the library works on the CPU, and J is on {jacobian.device}"
+        reason = super().fits(jacobian)
+        if reason is not None:
+            return reason
         try:
             library()
         except (UnsupportedError, OSError) as error:

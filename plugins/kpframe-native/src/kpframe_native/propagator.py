@@ -37,6 +37,8 @@ class NativePropagator(Propagator):
             not built.
     """
 
+    device_type = "cpu"
+
     def __init__(self, A: StepJacobian, *, name: str = "P", why: str = "asked for") -> None:
         super().__init__(A, name=name, why=why)
         self._compiled: _Compiled | None = None
@@ -44,8 +46,9 @@ class NativePropagator(Propagator):
     @classmethod
     def fits(cls, A: StepJacobian) -> str | None:
         """Return why the library cannot walk these steps, or None where it can."""
-        if A.device.type != "cpu":
-            return f"the library works on the CPU, and A is on {A.device}"
+        reason = super().fits(A)
+        if reason is not None:
+            return reason
         try:
             library()
         except (UnsupportedError, OSError) as error:
