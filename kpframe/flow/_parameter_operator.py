@@ -103,7 +103,7 @@ class ParameterOperator(Operator):
 
     @classmethod
     def fits(cls, jacobian: ParameterJacobian) -> str | None:
-        """Return why this form cannot take a ``jacobian`` (by default: its device), None where it can."""
+        """Return why this form cannot take a ``jacobian``, such as its device; None where it can."""
         if cls.device_type in (None, jacobian.device.type):
             return None
         return f"it is for {cls.device_type} devices, and J is on {jacobian.device}"

@@ -65,7 +65,7 @@ class Propagator(TrialwiseOperator):
 
     @classmethod
     def fits(cls, A: StepJacobian) -> str | None:
-        """Return why this form cannot take a step Jacobian ``A`` (by default: its device), None where it can."""
+        """Return why this form cannot take a step Jacobian ``A``, such as its device; None where it can."""
         if cls.device_type in (None, A.device.type):
             return None
         return f"it is for {cls.device_type} devices, and A is on {A.device}"
