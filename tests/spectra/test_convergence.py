@@ -200,9 +200,9 @@ def test_the_dense_solution_where_iterating_costs_as_much() -> None:
         svd(DiagonalOperator(torch.linspace(0, 1, 300, dtype=F64)), k=80, budget=299)
 
 
-def look(op: Operator, level: float, low: float, room: int, seed: int) -> Answer:
+def look(op: Operator, level: float, low: float, room: int, seed: int, dimension: int = 500) -> Answer:
     start = torch.randn(1, 500, generator=torch.Generator().manual_seed(seed), dtype=F64)
-    return exists_above(op, start, lambda found: found, level, low, room, op.domain)
+    return exists_above(op, start, lambda found: found, level, low, room, op.domain, dimension)
 
 
 def test_what_a_random_vector_rules_out() -> None:
@@ -213,10 +213,15 @@ def test_what_a_random_vector_rules_out() -> None:
     assert answers.count(Answer.YES) == 200
     assert [look(op, 1.6, 0.0, 100, seed) for seed in range(20)] == [Answer.NO] * 20
     assert look(op, 1.6, 0.0, 5, 0) is Answer.UNKNOWN
+    # in more dimensions a random vector may see less of one, and more products are needed
+    assert [look(op, 1.6, 0.0, 28, 0, dimension) for dimension in (500, 10**12)] == [
+        Answer.NO,
+        Answer.UNKNOWN,
+    ]
     small = torch.zeros(1, 500, dtype=F64)
     small[0, :499] = 1.0
     small[0, 499] = 1e-9  # a start vector that hardly sees the one: no answer can help it
-    assert exists_above(op, small, lambda found: found, 1.4, 0.0, 12, op.domain) is not Answer.YES
+    assert exists_above(op, small, lambda found: found, 1.4, 0.0, 12, op.domain, 500) is not Answer.YES
 
 
 def test_doubts() -> None:

@@ -131,9 +131,9 @@ def _run(
         Copies are of one block each. In others lie values just below the level, which take many products to
         tell from those above it.
         """
-        low, taken = lowest_key(op, key, scale), torch.zeros_like(values, dtype=torch.bool)
-        taken.view(-1)[chosen] = True
-        out, level = to_deflate(key(values)[asked], bounds[asked], taken[asked], level, low)
+        low, own = lowest_key(op, key, scale), torch.arange(size, device=asked.device)
+        taken = torch.isin(asked[:, None] * size + own, chosen)
+        out, level = to_deflate(key(values[asked]), bounds[asked], taken, level, low)
         found = (vectors[asked] * out[:, None]).mT.to(op.dtype) @ rows[asked]  # zero where not known
 
         def beyond(given: torch.Tensor) -> torch.Tensor:  # [asked, n / U]

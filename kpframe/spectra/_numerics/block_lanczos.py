@@ -114,7 +114,7 @@ def block_lanczos(
         def further(rows: torch.Tensor) -> torch.Tensor:
             return outside(matvec(rows), found, space)
 
-        return exists_above(further, start_row, key, level, low, left(), space)
+        return exists_above(further, start_row, key, level, low, left(), space, space.dimension)
 
     def pairs() -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the chosen Ritz vectors and the products with them."""

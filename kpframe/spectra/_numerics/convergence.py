@@ -245,18 +245,17 @@ def exists_above(
     low: float,
     budget: int,
     space: Space,
-    dimension: int | None = None,
+    dimension: int,
 ) -> Answer:  # starts: [U, n]
     """Say whether any of U self-adjoint operators has an eigenvalue with a key above ``level``.
 
-    ``space`` says how rows are shared by ranks, and is of the ``dimension`` of each operator, unless this is
-    given. ``matvec`` multiplies a row for
-    each operator, in at most ``budget`` calls. Lanczos runs from the random
-    ``starts``; a Ritz value above the level proves that there is one. For the other answer, suppose there is
-    one, with the eigenvector u. A random unit vector v has a part <u, v>^2 >= w = ``RISK^2 / n`` in it, but
-    for a probability below RISK. Let c be the largest Ritz value, ``low`` a bound from below on all
-    eigenvalues, and p the Chebyshev polynomial T_j of degree j on [low, c], where |p| <= 1. As p(A) v lies in
-    the Krylov space, its Rayleigh quotient is at most c, hence
+    ``space`` says how rows are shared by ranks; each operator has the ``dimension`` n. ``matvec`` multiplies
+    a row for each operator, in at most ``budget`` calls. Lanczos runs from the random ``starts``; a Ritz
+    value above the level proves that there is one. For the other answer, suppose there is one, with the
+    eigenvector u. A random unit vector v has a part <u, v>^2 >= w = ``RISK^2 / n`` in it, but for a
+    probability below RISK. Let c be the largest Ritz value, ``low`` a bound from below on all eigenvalues,
+    and p the Chebyshev polynomial T_j of degree j on [low, c], where |p| <= 1. As p(A) v lies in the Krylov
+    space, its Rayleigh quotient is at most c, hence
 
         0 >= <p(A) v, (A - c) p(A) v> >= (level - c) w p(level)^2 - (c - low)
 
@@ -268,7 +267,7 @@ def exists_above(
     Source: J. Kuczynski, H. Wozniakowski, "Estimating the largest eigenvalue by the power and Lanczos
     algorithms with a random start", SIAM J. Matrix Anal. Appl. 1992, for the argument.
     """
-    count, size = len(starts), space.dimension if dimension is None else dimension
+    count = len(starts)
     eps = torch.finfo(starts.dtype).eps
     lengths = space.norms(starts)[:, None]
     if not bool((lengths > 0).any()):
@@ -277,7 +276,7 @@ def exists_above(
     basis = current[:, None]  # [U, steps, n]
     matrix = torch.zeros(count, 0, 0, dtype=torch.float64, device=starts.device)
     live = lengths > 0
-    for step in range(min(budget, size)):
+    for step in range(min(budget, dimension)):
         images = matvec(current)
         column = space.sum(basis @ images[..., None]).double()
         matrix = torch.nn.functional.pad(matrix, (0, 1, 0, 1))
@@ -291,15 +290,15 @@ def exists_above(
             return Answer.NO
         # After step + 1 products the Krylov space holds p(A) v for polynomials of degree j = step.
         gain = (level - top) / (top - low)
-        needed = math.acosh(max(1.0, (size / gain) ** 0.5 / RISK))
+        needed = math.acosh(max(1.0, (dimension / gain) ** 0.5 / RISK))
         if step * math.acosh(1 + 2 * gain) >= needed:
             return Answer.NO
         rest = outside(images[:, None], basis, space)[:, 0]
         lengths = space.norms(rest)[:, None]
         scale = float(matrix.abs().max())
-        live = live & (lengths > 8 * eps * size**0.5 * scale)
+        live = live & (lengths > 8 * eps * dimension**0.5 * scale)
         if not bool(live.any()):  # invariant subspaces, which hold a part of every eigenspace
             return Answer.NO
         current = torch.where(live, rest / lengths.clamp(min=torch.finfo(rest.dtype).tiny), 0.0)
         basis = torch.cat([basis, current[:, None]], dim=1)
-    return Answer.NO if size <= budget else Answer.UNKNOWN
+    return Answer.NO if dimension <= budget else Answer.UNKNOWN

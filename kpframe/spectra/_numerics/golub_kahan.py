@@ -89,7 +89,8 @@ def golub_kahan(
         def beyond(given: torch.Tensor) -> torch.Tensor:
             return outside(matvec.adjoint(matvec(given)), seen, space)
 
-        return exists_above(beyond, start_row, lambda found: found, level, 0.0, left_over(), space)
+        room, size = left_over(), space.dimension
+        return exists_above(beyond, start_row, lambda found: found, level, 0.0, room, space, size)
 
     first = draw(min(block, space.dimension, budget // 2))
     right = Basis(first, space)
