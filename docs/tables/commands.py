@@ -14,6 +14,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import struct
 import subprocess
 import sys
@@ -76,6 +77,19 @@ def options(command: click.Command, name: str) -> Iterator[str]:
             name = record[0].replace("|", "&#124;")  # which tables take in no other way
             yield f"| <code>{name}</code> | {meaning} |"
     yield ""
+
+
+def unknown_in(line: str) -> str | None:
+    """Return what is wrong with a line for a shell that calls kpframe, None where it can be read."""
+    _, name, *arguments = shlex.split(line, comments=True)
+    command = cli.get_command(click.Context(cli), name)
+    if command is None:
+        return f"no command {name}"
+    try:
+        command.make_parser(click.Context(command)).parse_args(arguments)
+    except click.UsageError as error:
+        return error.format_message()
+    return None
 
 
 def as_code(word: str) -> str:

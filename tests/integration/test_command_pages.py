@@ -1,14 +1,18 @@
-"""The pages of commands: their options are those that there are, and their examples say what they say now."""
+"""Pages of commands: their options are those that there are, and their lines and examples are as they say."""
 
 from __future__ import annotations
 
+import itertools
 import re
 import runpy
 from pathlib import Path
 
 import pytest
 
-MADE = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "tables" / "commands.py"))
+ROOT = Path(__file__).parents[2]
+MADE = runpy.run_path(str(ROOT / "docs" / "tables" / "commands.py"))
+#: Pages with lines for a shell.
+SHELL = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md")), *ROOT.glob("plugins/*/README.md")]
 #: Pages whose examples train nothing.
 QUICK = ["plugins", "show", "new-plugin"]
 
@@ -73,3 +77,27 @@ def test_a_failing_command_shows_its_error(tmp_path: Path) -> None:
     text = MADE["with_output"](page, tmp_path / "work")
     assert "\n$ cat a.toml\nx = 1\n$ kpframe report none\nError: " in text
     assert re.search(r"Error: .*none", text)
+
+
+def test_each_line_for_a_shell_can_be_read() -> None:
+    texts = [re.findall(r"```(?:sh|bash)\n(.*?)```", path.read_text("utf-8"), re.DOTALL) for path in SHELL]
+    lines = [
+        line
+        for text in itertools.chain.from_iterable(texts)
+        for line in text.replace("\\\n", " ").splitlines()
+        if line.startswith("kpframe ")
+    ]
+    assert len(lines) >= 25
+    assert {line: wrong for line in lines if (wrong := MADE["unknown_in"](line)) is not None} == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("kpframe rnu study.toml", "no command rnu"),
+        ("kpframe run study.toml --fast", "No such option '--fast'."),
+        ("kpframe run study.toml --quick  # a quick form", None),
+    ],
+)
+def test_lines_that_cannot_be_read_are_seen(line: str, wrong: str | None) -> None:
+    assert MADE["unknown_in"](line) == wrong
