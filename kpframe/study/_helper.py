@@ -90,7 +90,7 @@ class Helpers:
         """Return what tasks give, done by the helpers and here; here alone where there are none.
 
         What a helper cannot do, or has died of, is done here once more: an error is raised as it would be
-        here.
+        here, and ends the helpers that are still at a task.
 
         Args:
             tasks: can be pickled, as what they give.
@@ -102,24 +102,28 @@ class Helpers:
                 given[helper] = left.pop()
                 helper.ask(partial(_answer, tasks[given[helper]]))
 
-        for helper in self.every:
-            if not helper.ended:
-                hand_out(helper)
-        while left or given:
-            for helper in list(given):
-                if left and not helper.connection.poll():
-                    continue
-                place = given.pop(helper)
-                try:
-                    done, answer = helper.connection.recv()
-                except (EOFError, OSError):
+        try:
+            for helper in self.every:
+                if not helper.ended:
+                    hand_out(helper)
+            while left or given:
+                for helper in list(given):
+                    if left and not helper.connection.poll():
+                        continue
+                    place = given.pop(helper)
+                    try:
+                        done, answer = helper.connection.recv()
+                    except (EOFError, OSError):
+                        found[place] = tasks[place]()
+                        continue
+                    found[place] = answer if done else tasks[place]()
+                    hand_out(helper)
+                if left:
+                    place = left.popleft()
                     found[place] = tasks[place]()
-                    continue
-                found[place] = answer if done else tasks[place]()
-                hand_out(helper)
-            if left:
-                place = left.popleft()
-                found[place] = tasks[place]()
+        finally:
+            for helper in given:  # after an error: what it has yet to say would be the next task's answer
+                helper.end()
         return [found[place] for place in range(len(tasks))]
 
 

@@ -65,6 +65,17 @@ def test_what_fails_there_is_done_here(helper: Helper) -> None:
     assert Helpers([helper]).share([partial(number_and_process, 1)])[0][1] == helper.process.pid  # it goes on
 
 
+def test_an_answer_that_comes_after_an_error_is_no_other_task_s() -> None:
+    helper = Helper()
+    try:
+        with pytest.raises(LookupError, match="what is asked for"):
+            Helpers([helper]).share([fails, partial(time.sleep, 1)])
+        assert Helpers([helper]).share([partial(number_and_process, 1)]) == [(1, os.getpid())]
+        assert helper.ended
+    finally:
+        helper.end()
+
+
 def test_it_imports_what_it_is_told_to(helper: Helper) -> None:
     until = time.monotonic() + 30
     found: set[str] = set()
