@@ -10,7 +10,7 @@ EXTRA = {
     **dict.fromkeys(
         (
             *("click", "filelock", "h5netcdf", "h5py", "jinja2", "joblib"),
-            *("markupsafe", "matplotlib", "pandas", "rich", "safetensors", "xarray"),
+            *("markupsafe", "matplotlib", "netCDF4", "pandas", "rich", "safetensors", "xarray"),
         ),
         "study",
     ),

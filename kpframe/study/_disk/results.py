@@ -18,6 +18,7 @@ import xarray as xr
 from kpframe.errors import ArgumentError, ResumeWarning, mismatch
 from kpframe.plugin import get_manager
 from kpframe.study._disk.files import make_folder, write_bytes
+from kpframe.study._disk.netcdf import dataset_bytes, load_dataset
 
 #: What reading a damaged file may raise.
 _DAMAGE = (OSError, ValueError, KeyError, RuntimeError)
@@ -70,15 +71,12 @@ def versions() -> dict[str, str]:
 
 
 def write_dataset(data: xr.Dataset, path: Path, attributes: Mapping[str, Any] | None = None) -> Path:
-    """Write a dataset as netCDF (h5netcdf), whole or not at all; return its path.
+    """Write a dataset as netCDF, whole or not at all; return its path.
 
     Raises:
         OutputError: for a disk that is full or read-only, as ``kpframe.study._disk.files.write_bytes``.
     """
-    # of a dataset that was read it has the width of the text that was there: longer text would be cut
-    data = data.drop_encoding()
-    # HDF5 writes into memory: on a full disk it would end the process
-    content = data.assign_attrs(attributes or {}).to_netcdf(engine="h5netcdf")
+    content = dataset_bytes(data.assign_attrs(attributes or {}))
     make_folder(path.parent)
     return write_bytes(path, content)
 
@@ -91,8 +89,7 @@ def read_dataset(path: Path) -> xr.Dataset:
     """
     _check_file(path)
     try:
-        with xr.open_dataset(path, engine="h5netcdf") as data:
-            return data.load()
+        return load_dataset(path)
     except _DAMAGE as error:
         raise _corrupt(path, error) from error
 
@@ -113,9 +110,13 @@ def read_attributes(path: Path) -> dict[str, Any]:
     try:
         with h5py.File(path, "r") as file:
             file.visititems(read)
-            return dict(file.attrs)
+            return {name: _text(value) for name, value in file.attrs.items()}
     except _DAMAGE as error:
         raise _corrupt(path, error) from error
+
+
+def _text(value: Any) -> Any:  # netCDF writes text of one width
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _check_file(path: Path) -> None:
@@ -124,5 +125,6 @@ def _check_file(path: Path) -> None:
 
 
 def _corrupt(path: Path, error: Exception) -> ArgumentError:
-    reason = " ".join(str(error).split())
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    reason = " ".join(said.split())
     return ArgumentError(mismatch("path", "a netCDF file", f"{str(path)!r}, which is corrupt ({reason})"))

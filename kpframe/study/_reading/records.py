@@ -8,11 +8,11 @@ from typing import Any
 
 import h5py
 import numpy as np
-import xarray as xr
 from attrs import frozen
 from h5py import h5a, h5d, h5f, h5g, h5s
 
 from kpframe.errors import ArgumentError
+from kpframe.study._disk.netcdf import load_dataset
 
 #: What HDF5 and xarray raise for a file that is damaged.
 DAMAGED = (OSError, ValueError, KeyError, RuntimeError)
@@ -110,7 +110,8 @@ def _whole(raw: h5d.DatasetID, name: bytes) -> bytes | None:
 
 
 def _layout(path: Path) -> _Layout:
-    with xr.open_dataset(path, engine="h5netcdf") as data, h5py.File(path, "r") as file:
+    data = load_dataset(path)
+    with h5py.File(path, "r") as file:
         kinds: dict[str, tuple[tuple[str, ...], str]] | None = {}
         for name, variable in data.variables.items():
             kind = _kind(variable.dtype, file[name])
@@ -162,8 +163,7 @@ def _plain(value: Any) -> Any:
 
 
 def _decoded(path: Path) -> Record:
-    with xr.open_dataset(path, engine="h5netcdf") as lazy:
-        data = lazy.load()
+    data = load_dataset(path)
     return Record(
         path,
         {str(name): (tuple(map(str, v.dims)), v.values) for name, v in data.variables.items()},

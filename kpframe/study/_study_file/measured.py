@@ -18,6 +18,7 @@ from kpframe.operators._count import counted_products
 from kpframe.operators._shards import counted_traffic
 from kpframe.rules._parse import parse_rule
 from kpframe.study._cells import Cell
+from kpframe.study._disk.netcdf import dataset_bytes
 from kpframe.study._moment import Moment, Probe, Surroundings
 from kpframe.study._quantity import Quantity
 from kpframe.study._record import record
@@ -229,7 +230,7 @@ def _record(cell: Cell, task: Task, budget: int, problems: dict[str, None], shar
     return Recorded(
         Spent(seconds, count.products, traffic.collectives, traffic.bytes),
         {label: quantity.spent for label, quantity in watched.items()},
-        ORIGIN + len(data.drop_encoding().to_netcdf(engine="h5netcdf")),
+        ORIGIN + len(dataset_bytes(data)),
         NAMES + sum(tensor.nbytes for tensor in tensors),
         data.nbytes,
         peak,
