@@ -6,6 +6,7 @@ import re
 import runpy
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +24,7 @@ ROOT = Path(kpframe.__file__).parent
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "architecture.md").read_text(encoding="utf-8")
 DRAWN = runpy.run_path(str(DOCS / "images" / "draw_architecture.py"))
+imports = cache(DRAWN["imports"])  # all files are parsed for it
 F64 = torch.float64
 BATCH, TIME, INPUTS, UNITS = 4, 10, 3, 8
 
@@ -121,7 +123,7 @@ def test_every_file_that_the_page_names_is_there() -> None:
 
 
 def test_the_picture_and_the_table_are_those_of_the_imports() -> None:
-    graph = DRAWN["imports"]()
+    graph = imports()
     opened = DRAWN["doors"](graph)
     again = "run: python docs/images/draw_architecture.py"
     assert (DOCS / "images" / "architecture.svg").read_text("utf-8") == DRAWN["drawing"](graph, opened), again
@@ -132,7 +134,7 @@ def test_the_picture_and_the_table_are_those_of_the_imports() -> None:
 
 
 def test_every_arrow_of_the_picture_goes_down_the_floors() -> None:
-    graph = DRAWN["imports"]()
+    graph = imports()
     floor = {name: level for level, names in enumerate(FLOORS) for name in names}
     assert set(graph) == set(floor)
     assert all(floor[other] < floor[name] for name, found in graph.items() for other in found)

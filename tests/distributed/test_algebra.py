@@ -142,7 +142,7 @@ def not_finite(group: Any, counts: list[int]) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("ranks", COUNTS)
+@pytest.mark.parametrize("ranks", [*(pytest.param(r, marks=pytest.mark.slow) for r in (1, 2)), 3])
 def test_compositions_are_those_of_one_process(ranks: int) -> None:
     on_ranks(ranks, compositions, COUNTS[ranks])
 

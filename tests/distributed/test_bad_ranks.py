@@ -139,7 +139,7 @@ def gone(group: Any, counts: list[int], how: str) -> None:
     raise AssertionError("a product came out")
 
 
-@pytest.mark.parametrize("how", ["gone", "vectors"])
+@pytest.mark.parametrize("how", [pytest.param("gone", marks=pytest.mark.slow), "vectors"])
 def test_other_ranks_end_soon_and_no_wrong_product_comes_out(how: str) -> None:
     with pytest.raises(AssertionError) as caught:
         on_ranks(2, gone, [2, 3], how, timeout=60)

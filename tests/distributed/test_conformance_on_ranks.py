@@ -50,6 +50,7 @@ def checked(spec: object, name: str, number: int = 2, examples: int = 1) -> Resu
     return Check(subject, identity_named(subject.kind, name)).result(examples)
 
 
+@pytest.mark.slow
 def test_a_model_and_a_rule_pass_on_uneven_shares() -> None:
     report = check_on_ranks(Elman, examples=1)
     assert report.passed, str(report)

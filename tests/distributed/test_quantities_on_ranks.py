@@ -118,6 +118,7 @@ def every_quantity() -> dict[str, Quantity]:
     return made | {label: create_quantity(name, **settings) for label, (name, settings) in MORE.items()}
 
 
+@pytest.mark.slow
 def test_every_quantity_on_uneven_ranks_is_that_of_one_process() -> None:
     quantities = every_quantity()
     shared = {label: one for label, one in quantities.items() if one.on_ranks == "all"}
@@ -231,7 +232,7 @@ def assert_same(data: xr.Dataset, plain: xr.Dataset, rtol: float = 1e-9) -> None
             np.testing.assert_array_equal(data[name].values, expected.values, err_msg=name)
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_figures_are_those_of_one_process(ranks: int) -> None:
     names = ("ftle", "lyapunov", "credit", "contributions", "predicted_change")
     quantities = {name: create_quantity(name) for name in names}

@@ -138,7 +138,10 @@ def operators(lab, toy: str) -> dict[str, Operator]:
     }
 
 
-@pytest.mark.parametrize("toy", ["leaky current", "gru", "lstm", "clocked"])
+@pytest.mark.parametrize(
+    "toy",
+    ["gru", *(pytest.param(toy, marks=pytest.mark.slow) for toy in ("leaky current", "lstm", "clocked"))],
+)
 def test_products_wait_for_nothing(lab, toy) -> None:
     for name, op in operators(lab, toy).items():
         for one in (op, op.T):

@@ -110,7 +110,7 @@ def test_the_checkpoints_of_a_run_have_its_figures(run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["train", *(pytest.param(name, marks=pytest.mark.slow) for name in ("analyze", "compare"))]
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("train", "analyze", "compare"))]
 )
 def test_resume_goes_on_with_any_command(
     run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str

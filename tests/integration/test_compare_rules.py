@@ -238,8 +238,8 @@ def test_sources_that_cannot_be_compared(tmp_path: Path) -> None:
     assert data.update_cosine.sel(rule="bptt").item() == pytest.approx(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 12])
-@pytest.mark.rows(4)
 def test_files(tmp_path: Path, count: int) -> None:
     """The numbers come back from the file; the page has every rule, however long its name."""
     texts = [f'frozen(parameters=["bias*"]) @ truncated_bptt(window={k})' for k in range(1, count + 1)]

@@ -105,6 +105,7 @@ def loss_of(loop: Loop) -> float:
     return (loop.head(loop.model(loop.x)[0]) - loop.trials.targets).square().mean().item()
 
 
+@pytest.mark.slow
 def test_what_reads_runs_reads_it(run, tmp_path: Path) -> None:
     path, _ = run
     with open_run(path) as tree:

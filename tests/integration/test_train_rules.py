@@ -300,6 +300,7 @@ def test_a_rule_that_diverges_in_its_last_update() -> None:
     assert bool(data.test_loss.sel(rule="late").isnull())
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_where_it_was_ended(tmp_path: Path, alone: xr.Dataset) -> None:
     """Ctrl-C in the second rule's training leaves what there is; the same again ends in the same figures."""
     experiment, output = evolve(EXPERIMENT, budget=16), tmp_path / "run"

@@ -557,6 +557,7 @@ def test_distances_of_torch_are_refused() -> None:
     linearize(wrap(Far(lambda a, b: (a[:, None] - b[None]).norm(dim=-1))), x)
 
 
+@pytest.mark.slow
 def test_compiled_cells() -> None:
     torch.manual_seed(0)
     cell, x, q = nn.GRUCell(2, 3).double(), drawn(2, 4, 2), drawn(2, 4, 3)

@@ -106,6 +106,7 @@ def test_a_negative_end_beside_a_large_positive_one_keeps_its_sign() -> None:
         assert float(one.symmetric_smallest) < 0
 
 
+@pytest.mark.slow
 def test_the_exact_gradient_has_no_negative_end() -> None:
     """Phi has the rank of its parameters at most; with more of them than dimensions it has to be computed."""
     one = compared(16).sel(rule="exact")

@@ -100,6 +100,7 @@ def test_jobs_give_the_figures_of_one_process(tmp_path: Path, submitted, kind: s
     assert len({loss for _, made, _, loss, *_ in heard if made == 3}) == 3  # no two are one training
 
 
+@pytest.mark.slow
 def test_a_job_without_a_result_leaves_the_others_and_can_be_gone_on_with(tmp_path: Path, submitted) -> None:
     study, path = parse_study(TABLE, "here"), tmp_path / "run"
     submitted[1] = lambda: None  # killed: it says nothing

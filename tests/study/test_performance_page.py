@@ -66,6 +66,7 @@ def test_a_card_that_was_measured_has_its_tables(made, measured) -> None:
     assert made["written"](found, measured) == page
 
 
+@pytest.mark.slow
 def test_a_piece_of_small_sizes(made, monkeypatch) -> None:
     """What is measured, on a cell that takes no time."""
     names = made["measured"].__globals__

@@ -142,6 +142,7 @@ def t_interval(values: np.ndarray) -> tuple[float, float, float]:
     return known.mean(), low, high
 
 
+@pytest.mark.slow
 def test_a_sweep_has_means_and_t_intervals_over_its_axis() -> None:
     page, data, _ = made("swept")
     section = page.section("Figures at the last step, over gain")
