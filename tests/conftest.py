@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as of what a shell runs
 
 ROOT = Path(kpframe.__file__).parents[1]
 TESTS = Path(__file__).parent
+#: Of the tests here that run on ranks.
+_RANKS = "tests/distributed/"
 
 GOOD = """
     from attrs import frozen
@@ -60,6 +63,21 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.dist = "loadfile"
         # those of plugins, which are short, last: no process waits long for another one's last file
         config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give the tests of all files that start the same ranks to one process, too: it starts them once."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneForRanks(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return _RANKS if file.startswith(_RANKS) else file
+
+    return OneForRanks(config, log)
 
 
 def _keep_files_in_memory() -> None:

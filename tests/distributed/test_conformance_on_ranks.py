@@ -82,6 +82,7 @@ def test_what_only_one_process_keeps_is_found(told: str) -> None:
         assert re.search(r"\[batch \d, time 0, .*expected -?[\d.e-]+, got -?[\d.e-]+ \(rel", result.message)
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_ends_the_check_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "GRACE", 1)
     mutant = mutant_named("FailsAlone-phi")

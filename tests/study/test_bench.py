@@ -125,6 +125,7 @@ def test_a_peer_that_is_not_there() -> None:
         reference_package("no_such_package", WRAPPED, model, x, x)
 
 
+@pytest.mark.slow
 def test_every_product_has_a_row() -> None:
     rows = list(product_rows(WRAPPED, Size(2, 3, 4), runs=1, dtype=torch.float32, device=CPU))
     names = [row.what for row in rows]

@@ -42,7 +42,10 @@ TIMEOUT, GRACE = 120, 10
 START = 120
 
 #: What the process imports from which ranks are forked.
-_PRELOADED = ["torch.distributed", "kpframe.testing.identities.ranks"]
+_PRELOADED = [
+    *("torch.distributed", "kpframe.testing.identities.ranks"),
+    "torch.fx.experimental.symbolic_shapes",  # with sympy, which a first gradient with cotangents imports
+]
 
 #: Module -> file, for modules that another process cannot import by their names.
 Files = dict[str, str]

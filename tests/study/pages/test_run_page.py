@@ -292,6 +292,7 @@ def test_tables_have_means_and_errors_over_seeds() -> None:
     assert "± is the standard error of the mean over the seeds" in page.section("What was found").caption
 
 
+@pytest.mark.slow
 def test_few_networks_from_one_seed_have_the_sections_of_a_study() -> None:
     page, data, _ = made("few")
     names = list(page.sections)
