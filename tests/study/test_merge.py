@@ -78,6 +78,16 @@ def test_a_run_in_pieces_is_the_whole(run: Path, whole: xr.Dataset) -> None:
         xr.testing.assert_equal(merged(run, {}).drop_vars(["outcome", "stopped_at", "reason"]), whole)
 
 
+def test_a_run_goes_on_that_was_begun_with_another_library(run: Path) -> None:
+    before = merged(run, {})
+    for name in ("steps/GRU-000030.nc", "training/GRU.nc"):
+        read_dataset(run / name).to_netcdf(run / name, engine="h5netcdf")
+    xr.testing.assert_identical(merged(run, {}), before)
+    data = read_dataset(run / "steps" / "GRU-000030.nc")
+    data.assign(test_loss=data.test_loss + 1e-9).to_netcdf(run / "steps" / "GRU-000030.nc", engine="h5netcdf")
+    assert not merged(run, {}).identical(before)
+
+
 def test_it_is_the_same_each_time_to_the_last_bit(run: Path) -> None:
     def content() -> list[object]:
         data = merged(run, {})
