@@ -10,9 +10,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
-from threading import Lock
+from threading import RLock
 
 import xarray as xr
 
@@ -20,8 +24,8 @@ from kpframe.study._disk.files import refusal
 
 #: Files here are in memory, on Linux.
 _MEMORY = "/dev/shm"
-#: netCDF-C and its HDF5 are not made for threads.
-_ONE_AT_A_TIME = Lock()
+#: netCDF-C and its HDF5 are not made for threads; a signal may come between two of its calls.
+_ONE_AT_A_TIME = RLock()
 
 
 def dataset_bytes(data: xr.Dataset) -> bytes:
@@ -36,7 +40,7 @@ def dataset_bytes(data: xr.Dataset) -> bytes:
     # of a dataset that was read it has the width of the text that was there: longer text would be cut
     data = data.drop_encoding()
     folder = _roomy(2 * data.nbytes + 2**20)
-    with _ONE_AT_A_TIME, TemporaryDirectory(prefix="kpframe-", dir=folder) as place:
+    with _library(), TemporaryDirectory(prefix="kpframe-", dir=folder) as place:
         path = Path(place, "data.nc")
         data.to_netcdf(path, engine="netcdf4")
         return path.read_bytes()
@@ -48,7 +52,7 @@ def dataset_of(content: bytes) -> xr.Dataset:
     Raises:
         OSError, ValueError, KeyError, RuntimeError: for content that is damaged.
     """
-    with _ONE_AT_A_TIME:
+    with _library():
         return xr.load_dataset(content, engine="netcdf4")
 
 
@@ -59,6 +63,17 @@ def load_dataset(path: Path) -> xr.Dataset:
         OSError, ValueError, KeyError, RuntimeError: for a file that is damaged or cannot be read.
     """
     return dataset_of(path.read_bytes())
+
+
+@contextmanager
+def _library() -> Iterator[None]:
+    """Hold netCDF's library, imported: what builds with an older numpy warn of, numpy takes for harmless."""
+    with _ONE_AT_A_TIME:
+        if "netCDF4" not in sys.modules:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="numpy.ndarray size changed")
+                import netCDF4  # noqa: F401
+        yield
 
 
 def _roomy(needed: int) -> str:
