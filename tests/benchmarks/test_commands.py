@@ -53,18 +53,18 @@ def timed(name: str, folder: Path) -> dict[str, float]:
         arguments += ["--output", str(output)]
     code = "from kpframe.cli import main; main()"
     before, began = os.times(), time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
     found: dict[str, float] = {}
-    while process.poll() is None:
-        for file, ended in MARKS.items() if "demo" in arguments else ():
-            if ended not in found and (output / file).exists():
-                found[ended] = time.perf_counter() - began
-        time.sleep(0.01)
-    assert process.stderr is not None
-    said = process.stderr.read().decode()
-    assert process.returncode == 0, said
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL, stderr=said
+        )
+        while process.poll() is None:
+            for file, ended in MARKS.items() if "demo" in arguments else ():
+                if ended not in found and (output / file).exists():
+                    found[ended] = time.perf_counter() - began
+            time.sleep(0.01)
+        said.seek(0)
+        assert process.returncode == 0, said.read().decode()
     after = os.times()
     spent = after.children_user + after.children_system - before.children_user - before.children_system
     return {"clock": time.perf_counter() - began, "processors": spent} | found

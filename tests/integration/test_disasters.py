@@ -167,7 +167,7 @@ def test_a_disk_that_is_too_small_is_known_before_the_work(
 @pytest.mark.slow
 def test_a_disk_that_gets_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What was written before is whole; the line says which file, how much it needs and how much there is."""
-    with disk(tmp_path / "disk", "220k") as small:
+    with disk(tmp_path / "disk", "240k") as small:
         output = small / "out"
         line, before = failed([*TRAIN, "--output", str(output)], capsys)
         assert before[-1].startswith("truncated_bptt(window=1): update 8 of 8")
