@@ -78,7 +78,7 @@ def test_a_path_is_a_path(data: xr.Dataset, tmp_path: Path) -> None:
 def test_nothing_is_left_and_no_room_is_said(
     data: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(netcdf, "_MEMORY", str(tmp_path / "none"))  # as where there is no such folder
+    monkeypatch.setattr(netcdf, "_MEMORY", tmp_path / "none")  # as where there is no such folder
     monkeypatch.setattr(netcdf, "gettempdir", lambda: str(tmp_path))
     made: list[str] = []
     mkdir = os.mkdir

@@ -7,7 +7,6 @@ used by several threads, and netCDF's own library may not.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import sys
@@ -20,10 +19,12 @@ from threading import RLock
 
 import xarray as xr
 
-from kpframe.study._disk.files import refusal
+from kpframe.study._disk.files import check_folder
 
 #: Files here are in memory, on Linux.
-_MEMORY = "/dev/shm"
+_MEMORY = Path("/dev/shm")
+#: What reading a damaged file may raise.
+DAMAGED = (OSError, ValueError, KeyError, RuntimeError)
 #: netCDF-C and its HDF5 are not made for threads; a signal may come between two of its calls.
 _ONE_AT_A_TIME = RLock()
 
@@ -50,7 +51,7 @@ def dataset_of(content: bytes) -> xr.Dataset:
     """Return the dataset in a file's content, in memory.
 
     Raises:
-        OSError, ValueError, KeyError, RuntimeError: for content that is damaged.
+        One of ``DAMAGED``: for content that is.
     """
     with _library():
         return xr.load_dataset(content, engine="netcdf4")
@@ -60,7 +61,7 @@ def load_dataset(path: Path) -> xr.Dataset:
     """Return the dataset in a file, as ``dataset_of``; netCDF itself takes some paths for addresses.
 
     Raises:
-        OSError, ValueError, KeyError, RuntimeError: for a file that is damaged or cannot be read.
+        One of ``DAMAGED``: for a file that is, or cannot be read.
     """
     return dataset_of(path.read_bytes())
 
@@ -76,10 +77,16 @@ def _library() -> Iterator[None]:
         yield
 
 
-def _roomy(needed: int) -> str:
+def reason_of(error: Exception) -> str:
+    """Return what an error says of a damaged file, on one line, and not where in memory it lay."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(said.split())
+
+
+def _roomy(needed: int) -> Path:
     """Return a folder for a file that lasts a moment: in memory, if possible, or that of temporary files."""
-    for folder in (_MEMORY, gettempdir()):
-        if os.access(folder, os.W_OK | os.X_OK) and shutil.disk_usage(folder).free > needed:
-            return folder
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    raise refusal(Path(gettempdir()) / "data.nc", full, needed)
+    if os.access(_MEMORY, os.W_OK | os.X_OK) and shutil.disk_usage(_MEMORY).free > needed:
+        return _MEMORY
+    folder = Path(gettempdir())
+    check_folder(folder, needed)
+    return folder

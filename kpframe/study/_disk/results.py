@@ -18,11 +18,7 @@ import xarray as xr
 from kpframe.errors import ArgumentError, ResumeWarning, mismatch
 from kpframe.plugin import get_manager
 from kpframe.study._disk.files import make_folder, write_bytes
-from kpframe.study._disk.netcdf import dataset_bytes, load_dataset
-
-#: What reading a damaged file may raise.
-_DAMAGE = (OSError, ValueError, KeyError, RuntimeError)
-
+from kpframe.study._disk.netcdf import DAMAGED, dataset_bytes, load_dataset, reason_of
 
 #: What the last bits of figures depend on.
 LIBRARIES = ("torch", "numpy", "scipy", "xarray")
@@ -90,7 +86,7 @@ def read_dataset(path: Path) -> xr.Dataset:
     _check_file(path)
     try:
         return load_dataset(path)
-    except _DAMAGE as error:
+    except DAMAGED as error:
         raise _corrupt(path, error) from error
 
 
@@ -111,7 +107,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
         with h5py.File(path, "r") as file:
             file.visititems(read)
             return {name: _text(value) for name, value in file.attrs.items()}
-    except _DAMAGE as error:
+    except DAMAGED as error:
         raise _corrupt(path, error) from error
 
 
@@ -125,6 +121,5 @@ def _check_file(path: Path) -> None:
 
 
 def _corrupt(path: Path, error: Exception) -> ArgumentError:
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    reason = " ".join(said.split())
-    return ArgumentError(mismatch("path", "a netCDF file", f"{str(path)!r}, which is corrupt ({reason})"))
+    got = f"{str(path)!r}, which is corrupt ({reason_of(error)})"
+    return ArgumentError(mismatch("path", "a netCDF file", got))

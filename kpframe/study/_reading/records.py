@@ -12,10 +12,7 @@ from attrs import frozen
 from h5py import h5a, h5d, h5f, h5g, h5s
 
 from kpframe.errors import ArgumentError
-from kpframe.study._disk.netcdf import load_dataset
-
-#: What HDF5 and xarray raise for a file that is damaged.
-DAMAGED = (OSError, ValueError, KeyError, RuntimeError)
+from kpframe.study._disk.netcdf import DAMAGED, load_dataset, reason_of
 
 
 @frozen(eq=False)
@@ -85,8 +82,7 @@ class RecordReader:
                 file.close()
             return Record(path, variables, layout.coordinates, layout.about, own)
         except DAMAGED as error:
-            reason = " ".join(str(error).split())
-            raise ArgumentError(f"{str(path)!r} is damaged ({reason}); {remedy}") from error
+            raise ArgumentError(f"{str(path)!r} is damaged ({reason_of(error)}); {remedy}") from error
 
 
 def _shape(raw: h5d.DatasetID) -> tuple[Any, ...]:

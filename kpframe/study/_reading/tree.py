@@ -10,8 +10,8 @@ import xarray as xr
 
 from kpframe.errors import ArgumentError, mismatch
 from kpframe.study._disk.folder import RECORD, resume_command
+from kpframe.study._disk.netcdf import DAMAGED, reason_of
 from kpframe.study._reading.merge import TRAINING, merged, record_of
-from kpframe.study._reading.records import DAMAGED
 
 #: Where the figures of a finished run are, by its command.
 RESULTS = {"train": "training.nc", "compare": "comparison.nc"}
@@ -53,8 +53,7 @@ def _lazy(file: Path, run: str, path: Path) -> xr.Dataset:
     try:
         data = xr.open_dataset(file, engine="h5netcdf")
     except DAMAGED as error:
-        reason = " ".join(str(error).split())
-        raise ArgumentError(f"{str(file)!r} is damaged ({reason}); {remedy}") from error
+        raise ArgumentError(f"{str(file)!r} is damaged ({reason_of(error)}); {remedy}") from error
     if data.attrs.get("run_id", run) != run:
         data.close()
         raise ArgumentError(f"{str(file)!r} belongs to another run than {RECORD} names; {remedy}")
