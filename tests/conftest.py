@@ -29,7 +29,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as of what a shell runs
 ROOT = Path(kpframe.__file__).parents[1]
 TESTS = Path(__file__).parent
 #: Of the tests here that run on ranks.
-_RANKS = "tests/distributed/"
+_RANKS = ("tests/distributed/", "tests/integration/test_sharded_", "tests/integration/test_planned_ranks")
 
 GOOD = """
     from attrs import frozen
@@ -75,7 +75,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class OneForRanks(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file: str = super()._split_scope(nodeid)
-            return _RANKS if file.startswith(_RANKS) else file
+            return "ranks" if file.startswith(_RANKS) or file.endswith("_on_ranks.py") else file
 
     return OneForRanks(config, log)
 

@@ -130,8 +130,8 @@ def same_for_others(group: Any, counts: list[int], others: list[int]) -> dict[st
 
 CASES = [
     ("sites", {}),
-    ("wrapped", {"keep": "sqrt"}),
     ("wrapped", {}),
+    ("wrapped", {"keep": "sqrt"}),
     ("sites", {"keep": "sqrt"}),
     ("sites", {"method": "autograd"}),
     ("wrapped", {"method": "graph"}),
@@ -153,8 +153,8 @@ def test_every_form_is_that_of_one_process(ranks: int, name: str, settings: dict
     found = on_ranks(ranks, compared, COUNTS[ranks], name, settings)
     assert all(one == found[0] for one in found)
     assert {"scan", "stepwise", "chunked", "truncated late", "a transition", "product"} <= set(found[0])
-    if settings == {}:
-        assert "graph" in found[0] or "gram" in found[0]
+    assert ("gram" in found[0]) == (name == "sites" and settings == {})
+    assert ("graph" in found[0]) == (settings.get("method") in ("graph", "autograd"))
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
