@@ -82,6 +82,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Page, xr.Dataset]:
         "measure": {"steps": [0, 4], "trials": 12, "budget": 16, "values": 3},
     }
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # figures are drawn here, not by a second process
         patch.setattr(
             kpframe.study._study_file.reading, "bundled_study", lambda name, quick: parse_study(study, name)
         )
