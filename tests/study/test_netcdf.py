@@ -63,7 +63,7 @@ def test_threads_write_and_read_at_once(data: xr.Dataset) -> None:
         return dataset_of(dataset_bytes(one)).identical(one)
 
     with ThreadPoolExecutor(8) as threads:
-        assert all(threads.map(there_and_back, range(64)))
+        assert all(threads.map(there_and_back, range(16)))  # without the lock, a few crash
     assert not dataset_of(dataset_bytes(data)).identical(data.assign(count=1))
 
 

@@ -146,12 +146,12 @@ def test_an_infinite_loss_of_finite_outputs_is_seen(rule) -> None:
 @pytest.mark.parametrize("rule", [None, Exact()], ids=["autograd", "operators"])
 @pytest.mark.rows(6)
 def test_training_learns(optimizer, rate, loss, rule) -> None:
-    made = trainer(rule, loss=loss, optimizer=optimizer, learning_rate=rate, steps=60, batch_size=32)
+    made = trainer(rule, loss=loss, optimizer=optimizer, learning_rate=rate, steps=30, batch_size=32)
     trials = made.task.sample(200, split="test", generator=0)
     before, worse = made.evaluate(trials)
     progress = list(made.run())
     after, better = made.evaluate(trials)
-    assert [p.step for p in progress] == list(range(1, 61))
+    assert [p.step for p in progress] == list(range(1, 31))
     assert after < 0.75 * before
     assert better > worse + 0.1
     still = trainer(rule, loss=loss, optimizer=optimizer, learning_rate=1e-9, steps=2)
@@ -177,9 +177,9 @@ def test_one_step_of_sgd_by_hand() -> None:
 @pytest.mark.parametrize("rule", [None, Exact()], ids=["autograd", "operators"])
 @pytest.mark.rows(2)
 def test_seeds(rule) -> None:
-    settings = {"learning_rate": 0.01, "steps": 10}
+    settings = {"learning_rate": 0.01, "steps": 4}
     first = losses(trainer(rule, **settings))
-    assert len(first) == 10
+    assert len(first) == 4
     assert losses(trainer(rule, **settings)) == first
     assert losses(trainer(rule, **settings, stream=4)) != first
     assert losses(trainer(rule, **settings, seed=1)) != first
@@ -227,14 +227,14 @@ def test_frozen_readout_and_frozen_parameters_stay() -> None:
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.rows(4)
 def test_divergence_names_the_step(rule, optimizer) -> None:
-    made = trainer(rule, phi=torch.relu, optimizer=optimizer, learning_rate=1e25, steps=50, batch_size=32)
+    made = trainer(rule, phi=torch.relu, optimizer=optimizer, learning_rate=1e25, steps=10, batch_size=32)
     run = made.run()
     seen = [next(run).loss]
     with pytest.raises(NonFiniteError, match=r"training diverged at step \d+; lower learning_rate") as caught:
         seen += [progress.loss for progress in run]
     assert f"at step {len(seen) + 1};" in str(caught.value)
     assert all(np.isfinite(seen))
-    assert len(losses(trainer(rule, phi=torch.relu, optimizer=optimizer, steps=50))) == 50
+    assert len(losses(trainer(rule, phi=torch.relu, optimizer=optimizer, steps=10))) == 10
 
 
 def test_a_parameter_that_is_not_finite_is_seen_at_step_one() -> None:

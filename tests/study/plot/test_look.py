@@ -81,8 +81,9 @@ def test_text_stays_text_in_files() -> None:
     assert "$x_1$ &lt;b&gt;" in text
     assert "<b>" not in text
     # characters as TrueType, which can be edited, searched and sent to journals, not as drawings (Type 3)
-    assert b"/FontFile2" in pdf(figure)
-    assert b"/Type3" not in pdf(figure)
+    written = pdf(figure)
+    assert b"/FontFile2" in written
+    assert b"/Type3" not in written
     with rc_context({"pdf.fonttype": 3}):
         file = io.BytesIO()
         figure.savefig(file, format="pdf")
