@@ -7,6 +7,7 @@ where there is none it is NaN.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -27,8 +28,15 @@ def half_interval(values: xr.DataArray, dim: str, level: float = 0.95) -> xr.Dat
 
 
 def _times_error(values: xr.DataArray, dim: str, factor: Callable[[int], float]) -> xr.DataArray:
-    num = values.notnull().sum(dim)
     by_num = [math.nan, math.inf]
     by_num += [factor(count) / math.sqrt(count) for count in range(2, values.sizes[dim] + 1)]
-    spread = values.astype(float).std(dim, ddof=1).where(num != 1, 1.0)
-    return spread * num.copy(data=np.array(by_num)[num.values])
+
+    def along(numbers: np.ndarray, axis: int) -> np.ndarray:
+        num = np.count_nonzero(~np.isnan(numbers), axis=axis)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of fewer than two numbers, which by_num has
+            spread = np.nanstd(numbers, axis=axis, ddof=1)
+        half: np.ndarray = np.where(num == 1, 1.0, spread) * np.array(by_num)[num]
+        return half
+
+    return values.astype(float).reduce(along, dim)  # at once: pages have thousands of means

@@ -189,8 +189,11 @@ def test_a_run_says_what_came_of_each_training(run: Command, here: Path) -> None
     code, out, err = run("my study.toml")
     assert (code, out) == (2, "")
     assert "--overwrite replaces it" in err
+    (here / "my study.toml").write_text(STUDY.replace(', "cli_twice"', ""))
     assert run("my study.toml", "--overwrite")[0] == 0
-    assert read_dataset(folder / "results.nc").run_id != data.run_id
+    replaced = read_dataset(folder / "results.nc")
+    assert replaced.run_id != data.run_id
+    assert replaced.sizes["trained_by"] == 1
 
 
 QUICK = (

@@ -73,9 +73,9 @@ def test_what_may_vary_is_left_out_and_nothing_else() -> None:
 
 def test_a_failing_command_shows_its_error(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
-    page = '```toml title="a.toml"\nx = 1\n```\n\n```console\n$ cat a.toml\n$ kpframe report none\n```\n'
+    page = '```toml title="a.toml"\nx = 1\n```\n\n```console\n$ cat a.toml\n$ kpframe show none\n```\n'
     text = MADE["with_output"](page, tmp_path / "work")
-    assert "\n$ cat a.toml\nx = 1\n$ kpframe report none\nError: " in text
+    assert "\n$ cat a.toml\nx = 1\n$ kpframe show none\nError: " in text
     assert re.search(r"Error: .*none", text)
 
 

@@ -73,6 +73,7 @@ def run(tmp_path_factory) -> tuple[Path, dict[int, Loop]]:
     rules = {"two": "truncated_bptt(window=2)"}
     quantities = ["scores", "effective_rank", "trace", "spectrum(k=3)", "time_kernel", "rules"]
     options = {"test": loop.trials, "rules": rules, "quantities": quantities, "schedule": [0, 2, 5]}
+    options["budget"] = 40
     with Tracker(loop.model, loop.trials, readout=loop.head, output=path, quiet=True, **options) as track:
         for step in range(6):
             track(step, loop.update() if step else None)

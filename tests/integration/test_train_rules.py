@@ -31,7 +31,7 @@ EXPERIMENT = Experiment(
     task_settings=TASK,
     dtype="float64",
     trials=3,
-    budget=200,
+    budget=140,
 )
 
 

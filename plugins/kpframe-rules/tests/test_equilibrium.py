@@ -69,7 +69,9 @@ def implicit(model: Model, x: torch.Tensor, final: torch.Tensor) -> torch.Tensor
         h = torch.zeros(1, model.width, dtype=F64)
         with torch.no_grad():
             for _ in range(3000):
-                h = model.step(row, h)
+                before, h = h, model.step(row, h)
+                if float((h - before).abs().max()) < 1e-15:  # it has settled
+                    break
         h = h.requires_grad_()
         A = torch.autograd.functional.jacobian(lambda s, row=row: model.step(row, s)[0], h)[:, 0]
         back = torch.linalg.solve((torch.eye(len(A), dtype=F64) - A).T, final[b])

@@ -198,7 +198,7 @@ def test_frozen_before_and_after(problem, close, differ, name) -> None:
 
 
 def test_probes_are_solved_each_for_itself(problem, close, differ) -> None:
-    here = problem("gru")
+    here = problem("gru", time=3)
     flow = here.flow()
     M = NaturalGradient(damping=1e-3).parameter_operator(flow).metric
     generator = torch.Generator().manual_seed(0)

@@ -87,10 +87,19 @@ def test_half_of_the_outcomes_are_not_enough(tiny, differ, kind) -> None:
 @kinds
 @pytest.mark.rows(10)
 def test_standard_error_covers_the_gradient(tiny, kind) -> None:
+    check_coverage(tiny, kind, 100)
+
+
+@pytest.mark.slow
+@kinds
+def test_a_standard_error_half_as_large_covers_it_too(tiny, kind) -> None:
+    check_coverage(tiny, kind, 400)
+
+
+def check_coverage(tiny, kind: str, count: int) -> None:
     here = tiny("vanilla", 5, time=8, units=4, inputs=3)
     rule, flow, exact = make(kind), here.flow(), here.exact()
     generator = torch.Generator().manual_seed(11)
-    count = 400
     draws = torch.stack([rule.sample(generator).update_operator(flow)(here.err) for _ in range(count)])
     ways = torch.randn(6, len(exact), generator=generator, dtype=torch.float64)
     ways[0] = exact

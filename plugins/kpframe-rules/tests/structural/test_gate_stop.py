@@ -110,12 +110,12 @@ def test_h_detach_at_the_ends(make, close, differ, known) -> None:
     differ(eprop, here.backward())
 
 
-def test_the_mean_of_draws_is_the_expectation(make, differ) -> None:
+@pytest.mark.parametrize("count", [100, pytest.param(400, marks=pytest.mark.slow)])
+def test_the_mean_of_draws_is_the_expectation(make, differ, count) -> None:
     here = make("lstm", seed=3, time=8)
     flow = here.flow()
     rule = create_rule("h_detach", probability=0.4)
     generator = torch.Generator().manual_seed(0)
-    count = 400
     draws = torch.stack([rule.sample(generator).update_operator(flow)(here.err) for _ in range(count)])
     exact = rule.expectation(flow)(here.err)
     direction = exact / exact.norm()
