@@ -77,6 +77,17 @@ def collect(plugin: object, distribution: str) -> Iterator[Spec]:
             raise PluginError(f"{caller.name}(): {say(error)}") from error
 
 
+def called(name: str, offers: Iterable[tuple[PluginInfo, Spec]]) -> list[tuple[PluginInfo, Spec]]:
+    """Return those of ``offers`` that ``name`` or ``distribution:name`` means."""
+    distribution, _, bare = name.rpartition(":")
+    bare = bare.replace("-", "_")  # names differ by more than that
+    return [
+        (plugin, spec)
+        for plugin, spec in offers
+        if spec.name == bare and (not distribution or same_distribution(plugin.distribution, distribution))
+    ]
+
+
 def same_distribution(left: str, right: str) -> bool:
     """Whether two distribution names are one, as pip compares them."""
     return normalized(left) == normalized(right)

@@ -32,7 +32,7 @@ from kpframe.plugin._discovery import (
 )
 from kpframe.plugin._environment import Choice
 from kpframe.plugin._isolated import Interrupted, interruptible
-from kpframe.plugin._loading import factory_of, load_factory, same_distribution, settings_of, wrong_result
+from kpframe.plugin._loading import called, factory_of, load_factory, settings_of, wrong_result
 from kpframe.plugin._problems import explain, explain_ambiguous, explain_unknown, named
 from kpframe.plugin._specs import KINDS, PluginInfo, PluginProblem, Spec
 from kpframe.plugin._takes import call_with, keywords_of
@@ -127,6 +127,10 @@ class PluginManager:
         """Return every spec of a ``kind``: ``model``, ``rule``, ``task`` ..."""
         return [spec for _, spec in self._offers(kind)]
 
+    def named(self, kind: str, name: str) -> list[Spec]:
+        """Return every spec of a ``kind`` called ``name`` or ``distribution:name``: none is no error here."""
+        return [spec for _, spec in called(name, self._offers(kind))]
+
     def factory(self, spec: Spec) -> Any:
         """Import and return what builds ``spec``; raises ``PluginError`` where that fails."""
         try:
@@ -143,15 +147,8 @@ class PluginManager:
         """
         if not isinstance(name, str):
             raise ArgumentError(mismatch("name", "a string", repr(name)))
-        distribution, _, bare = name.rpartition(":")
-        bare = bare.replace("-", "_")  # names differ by more than that
         offers = self._offers(kind)
-        found = [
-            (plugin, spec)
-            for plugin, spec in offers
-            if spec.name == bare
-            and (not distribution or same_distribution(plugin.distribution, distribution))
-        ]
+        found = called(name, offers)
         if len(found) == 1:
             return found[0][1]
         if not found:

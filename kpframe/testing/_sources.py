@@ -162,11 +162,9 @@ def find_spec(kind: str, reference: object) -> Spec | None:
     """Return the spec of a reference, None where it has none."""
     if isinstance(reference, Spec):
         return reference
-    if isinstance(reference, str):
-        try:
-            return get_manager().find(kind, reference)
-        except UnknownNameError:
-            return None
+    if isinstance(reference, str):  # most are paths, of which no error is made here
+        found = get_manager().named(kind, reference)
+        return found[0] if len(found) == 1 else None
     return None
 
 

@@ -99,10 +99,10 @@ def product_on_device(op: Operator) -> None:
 
 def operators(lab, toy: str) -> dict[str, Operator]:
     model = lab.make(toy, seed=2, trainable_initial_state=True)
-    flow = linearize(model, **lab.trials(model, mask=True, time=6))
+    flow = linearize(model, **lab.trials(model, mask=True, time=5))
     A, P, K, Phi = flow.A, flow.P, flow.K, flow.Phi
     H = A.domain.shape[2]
-    keep = torch.tensor([[True, True, False, True, True, False], [True, False, True, True, False, True]])
+    keep = torch.tensor([[True, True, False, True, True], [True, False, True, True, False]])
     return {
         "A": A,
         "P": P,
@@ -113,9 +113,9 @@ def operators(lab, toy: str) -> dict[str, Operator]:
         "inverse": P.inverse,
         "transition": P.transition(3, 1),
         "P_2": P.truncated(2),
-        "P_5": P.truncated(5),
+        "P_4": P.truncated(4),
         "chunks": P.chunked(2),
-        "unequal": P.chunked(4, 1),
+        "unequal": P.chunked(3, 1),
         "masked": P.with_step(A.masked(keep)),
         "stepwise": flow.with_propagator("stepwise").P,
         "dense": flow.with_propagator("dense").P,
@@ -144,7 +144,7 @@ def operators(lab, toy: str) -> dict[str, Operator]:
 )
 def test_products_wait_for_nothing(lab, toy) -> None:
     for name, op in operators(lab, toy).items():
-        for one in (op, op.T):
+        for one in (op,) if op.T is op else (op, op.T):
             try:
                 product_on_device(one)
             except (RuntimeError, NotImplementedError) as error:

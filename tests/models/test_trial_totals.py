@@ -78,7 +78,7 @@ def operators_of(flow: kpframe.Flow) -> dict[str, Operator]:
 
 @pytest.mark.parametrize("name", ["gru", pytest.param("lstm", marks=pytest.mark.slow)])
 def test_entries_apart_share_products(name, monkeypatch) -> None:
-    flow = flow_of(name, trials=3, steps=4)
+    flow = flow_of(name, trials=2, steps=4)
     for label, op in operators_of(flow).items():
         expected = by_basis(op)
         with counted_products() as count:

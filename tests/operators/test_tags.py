@@ -121,10 +121,9 @@ def check(operator: Operator) -> None:
         assert float(torch.linalg.eigvalsh(dense).min()) >= -tolerance
 
 
-@settings(max_examples=150)
-@given(
-    seed=st.integers(0, 1000),
-    moves=st.lists(
+TREES = {
+    "seed": st.integers(0, 1000),
+    "moves": st.lists(
         st.tuples(
             st.sampled_from(("@", "@*", "+", "+", "-", "T", "T", "scale")),
             st.integers(0, 20),
@@ -133,9 +132,24 @@ def check(operator: Operator) -> None:
         ),
         max_size=7,
     ),
-    reduction=st.sampled_from(("mean", "sum", "partial_trace", "select", "project")),
-)
+    "reduction": st.sampled_from(("mean", "sum", "partial_trace", "select", "project")),
+}
+
+
+@settings(max_examples=60)
+@given(**TREES)
 def test_no_wrong_tag_on_random_trees(seed, moves, reduction) -> None:
+    check_tree(seed, moves, reduction)
+
+
+@pytest.mark.slow
+@settings(max_examples=300)
+@given(**TREES)
+def test_no_wrong_tag_on_many_random_trees(seed, moves, reduction) -> None:
+    check_tree(seed, moves, reduction)
+
+
+def check_tree(seed, moves, reduction) -> None:
     pool = [*leaves(seed).values()]
     for move, i, j, scalar in moves:  # operands are shared: an object may stand in many places
         first, second = pool[-(i % len(pool)) - 1], pool[-(j % len(pool)) - 1]

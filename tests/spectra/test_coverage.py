@@ -90,8 +90,9 @@ def test_coverage_of_four_hundred_runs(name: str, spectrum: str) -> None:
 
 @pytest.mark.parametrize("name", ["rank of op op*", "alignment of others"])
 @pytest.mark.rows(2)
-def test_coverage_of_a_hundred_runs(name: str) -> None:
-    assert coverage(*quantity(name, SPECTRA["inverse"]), runs=100) >= 0.85
+def test_coverage_of_forty_runs(name: str) -> None:
+    """Of 0.95 fewer come in 3 of 1000 such tests; of errors half as large as they are, in 99 of 100."""
+    assert coverage(*quantity(name, SPECTRA["inverse"]), runs=40) >= 0.85
 
 
 def test_an_interval_around_another_truth_does_not_cover() -> None:

@@ -61,14 +61,19 @@ def coverage(call: Call, truth: float, budget: int, runs: int) -> float:
     return covered(found, truth)
 
 
-@pytest.mark.parametrize("missing", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("missing", "runs", "least"),
+    [(1, 40, 0.85), *(pytest.param(missing, 100, 0.90, marks=pytest.mark.slow) for missing in (1, 3))],
+)
 @pytest.mark.parametrize(("name", "spectrum"), [
     ("trace", "linear"), ("norm", "exponential"), ("rank", "inverse"), ("alignment", "linear"),
 ])  # fmt: skip
 @pytest.mark.rows(8)
-def test_probes_that_nearly_span_the_space(name: str, spectrum: str, missing: int) -> None:
+def test_probes_that_nearly_span_the_space(
+    name: str, spectrum: str, missing: int, runs: int, least: float
+) -> None:
     call, truth = quantity(name, SPECTRA[spectrum])
-    assert coverage(call, truth, SIZE - missing, 100) >= 0.90
+    assert coverage(call, truth, SIZE - missing, runs) >= least  # of 0.95, in all but 1 of 100 such tests
     errors = [e.stderr for e in estimates(partial(call, SIZE - missing), 20)]
     assert max(errors) < 0.2 * truth  # and not by being useless
 

@@ -75,7 +75,7 @@ def check_honest(op: Operator, num: int, runs: int, least: float) -> None:
 
 @pytest.mark.parametrize("name", ["Phi", pytest.param("P P*", marks=pytest.mark.slow)])
 def test_errors_are_honest(name: str) -> None:
-    check_honest(operators(6)[name], 8, 60, least=0.88)
+    check_honest(operators(6)[name], 8, 30, least=0.85)  # of 0.95 fewer come in 1 of 60 such tests
 
 
 @pytest.mark.slow
@@ -88,10 +88,10 @@ def test_errors_are_honest_for_each(name: str, trials: int, num: int) -> None:
 
 def test_trials_apart_are_worth_many_probes() -> None:
     flow = flow_of(12)
-    apart = samples(flow.Phi, 6, 30)["rank"]
-    weighted = samples(operators(12)["weighted"], 6, 30)["rank"]
+    apart = samples(flow.Phi, 6, 20)["rank"]
+    weighted = samples(operators(12)["weighted"], 6, 20)["rank"]
     G = MatrixOperator(flow.G.to_dense())
-    together = samples(G @ G.T, 6, 30)["rank"]
+    together = samples(G @ G.T, 6, 20)["rank"]
     for found in (apart, weighted):
         assert 5 * float(found[:, 0].std()) < float(together[:, 0].std())
 

@@ -33,10 +33,10 @@ def coverage_and_width(values: torch.Tensor, budget: int, runs: int, share: floa
     return covered(found, truth), float(stderr.median() / errors.square().mean().sqrt())
 
 
-def test_sixty_runs() -> None:
-    covered, width = coverage_and_width(SPECTRA["linear"], 60, 60, 0.9)
+def test_twenty_runs() -> None:
+    covered, width = coverage_and_width(SPECTRA["linear"], 60, 20, 0.9)
     assert covered >= 0.9
-    assert 0.7 < width < 2
+    assert 0.7 < width < 2.5  # it is 1.8 of many runs; what twenty are off by is known to a sixth
 
 
 @pytest.mark.slow

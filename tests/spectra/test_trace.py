@@ -28,8 +28,9 @@ LIMITS = {"exponential": 2e-3, "inverse": 9e-3, "inverse_square": 1.1e-3, "step"
 
 
 @pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("runs", [15, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.rows(10)
-def test_accuracy_with_sixty_products(name: str, seeded: Seeded) -> None:
+def test_accuracy_with_sixty_products(name: str, runs: int, seeded: Seeded) -> None:
     from_index = torch.arange(1, 1001, dtype=F64)
     spectra = {
         "exponential": 0.9**from_index,
@@ -40,28 +41,29 @@ def test_accuracy_with_sixty_products(name: str, seeded: Seeded) -> None:
     }
     op = DiagonalOperator(spectra[name])
     truth = float(spectra[name].sum())
-    estimates = [trace(op, budget=60, generator=seeded(seed)) for seed in range(30)]
+    estimates = [trace(op, budget=60, generator=seeded(seed)) for seed in range(runs)]
     errors = torch.tensor([e.value / truth - 1 for e in estimates])
     assert float(errors.square().mean().sqrt()) < LIMITS[name]
     covered = sum(e.interval()[0] <= truth <= e.interval()[1] for e in estimates)
-    assert covered >= 25
+    assert covered >= 0.8 * runs  # of 0.95 fewer come in less than 1 of 150 such tests
     assert all(e.method == "xnystrace" and e.num_matvecs == 60 for e in estimates)
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("runs", [30, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.rows(4)
 def test_every_method_is_unbiased_and_knows_its_error(
-    method: str, positive: Operator, seeded: Seeded
+    method: str, runs: int, positive: Operator, seeded: Seeded
 ) -> None:
     truth = float(positive.to_dense().trace())
-    estimates = [trace(positive, budget=40, method=method, generator=seeded(seed)) for seed in range(60)]
+    estimates = [trace(positive, budget=40, method=method, generator=seeded(seed)) for seed in range(runs)]
     values = torch.tensor([e.value for e in estimates], dtype=F64)
-    assert abs(values.mean() - truth) < 4 * values.std() / 60**0.5
+    assert abs(values.mean() - truth) < 4 * values.std() / runs**0.5
     typical = torch.tensor([e.stderr for e in estimates]).square().mean().sqrt()
     assert 0.7 < typical / values.std() < 1.8
     assert all(e.num_matvecs <= 40 and e.method == method for e in estimates)
     wrong = float((positive + 0.1 * IdentityOperator(positive.domain, dtype=F64)).to_dense().trace())
-    assert abs(values.mean() - wrong) > 10 * values.std() / 60**0.5
+    assert abs(values.mean() - wrong) > 10 * values.std() / runs**0.5
 
 
 def test_a_general_operator_takes_xtrace(seeded: Seeded) -> None:
@@ -137,7 +139,7 @@ def test_an_antisymmetric_operator_has_trace_zero(seeded: Seeded) -> None:
 
 
 def test_rtol_spends_what_it_takes(positive: Operator, strip: Callable[[Operator], Operator]) -> None:
-    big = DiagonalOperator(torch.arange(1, 4001, dtype=F64) ** -1.0)
+    big = DiagonalOperator(torch.arange(1, 2001, dtype=F64) ** -1.0)
     cheap, dear = trace(big, budget=20, rtol=0.1), trace(big, budget=20, rtol=0.01)
     assert cheap.stderr <= 0.1 * cheap.value
     assert dear.stderr <= 0.01 * dear.value
