@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import xarray as xr
 
+from kpframe.errors import ArgumentError, mismatch
 from kpframe.study._moment import Moment
 from kpframe.study._quantity import Quantity
 from kpframe.testing.mutants.mutant import Mutant
@@ -29,6 +30,17 @@ class Number(Quantity):
     def measure(self, moment: Moment) -> Any:
         """Return a number."""
         return _size(moment)
+
+
+class Refusing(Quantity):
+    """Refuses a setting whatever it is, its default as well."""
+
+    def __init__(self, most: int = 64) -> None:
+        self.most = most
+
+    def measure(self, moment: Moment) -> xr.Dataset:
+        """Raise an error that begins with the setting's name."""
+        raise ArgumentError(mismatch("most", "more than that", str(self.most)))
 
 
 class Unseeded(Quantity):
@@ -122,6 +134,7 @@ class Trusting(Quantity):
 
 MUTANTS = (
     Mutant(Number, "quantity_builds", "expected an xarray.Dataset, got float", "quantity"),
+    Mutant(Refusing, "quantity_builds", "most: expected more than that, got 64", "quantity"),
     Mutant(Unseeded, "figures_are_a_function_of_the_network", "measured again: size: expected", "quantity"),
     Mutant(Reseeding, "measuring_changes_nothing", "changes torch's random state", "quantity"),
     Mutant(Unlabelled, "figures_are_labelled", "the dimension 'weight' has no coordinate", "quantity"),

@@ -25,8 +25,8 @@ class ARTBP(StochasticRule):
 
     The price is variance: an error that travels k steps back uncut is multiplied by the inverse of the
     probability of that. On a tanh rnn of 32 units (gain 1.2, 3 inputs, one trial of 50 steps, normal errors
-    at all of them) the cosine of a draw with the exact gradient has the median 0.60 with ``length=10`` and
-    0.94 with ``length=50``; the root of the mean squared deviation is 2.9 and 0.6 times the gradient, and 2.0
+    at all of them) the cosine of a draw with the exact gradient has the median 0.56 with ``length=10`` and
+    0.94 with ``length=50``; the root of the mean squared deviation is 2.6 and 0.6 times the gradient, and 2.0
     with ``length=10, alpha=4``.
 
     ``alpha`` unset: ``c = 1 / length``, lengths are geometric. A number: the paper's

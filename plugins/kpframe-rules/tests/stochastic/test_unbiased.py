@@ -181,7 +181,10 @@ def test_too_many_outcomes_are_refused_at_once(tiny, kind) -> None:
 
 @pytest.mark.slow
 def test_figures_of_the_docstrings() -> None:
-    """Cosines with the gradient (medians), and root of the mean squared deviation over the gradient."""
+    """Cosines with the gradient (medians), and root of the mean squared deviation over the gradient.
+
+    Those told are of 4000 draws; of 400 they differ by up to 8 %.
+    """
     generator = torch.Generator().manual_seed(0)
     model = create_model("rnn", input_size=3, hidden_size=32, seed=0, gain=1.2).double()
     x = torch.randn(1, 50, 3, generator=generator, dtype=torch.float64)
@@ -189,15 +192,15 @@ def test_figures_of_the_docstrings() -> None:
     flow = linearize(model, x)
     exact = flow.J.T(flow.P.T(err))
     expected = [
-        (ARTBP(10), 0.60, 2.9),
-        (ARTBP(10, 4.0), 0.61, 2.0),
-        (ARTBP(50), 0.94, 0.60),
-        (UORO(), 0.03, 22),
-        (UORO(normalise=False), 0.03, 23),
-        (NodePerturbation(), 0.03, 28),
+        (ARTBP(10), 0.56, 2.6),
+        (ARTBP(10, 4.0), 0.57, 2.0),
+        (ARTBP(50), 0.94, 0.61),
+        (UORO(), 0.04, 23),
+        (UORO(normalise=False), 0.04, 24),
+        (NodePerturbation(), 0.03, 30),
         (WeightPerturbation(), 0.02, 1183**0.5),
         (WeightPerturbation(distribution="normal"), 0.02, 1185**0.5),
-        (KFRTRL(), 0.23, 4.1),
+        (KFRTRL(), 0.22, 4.1),
     ]
     for rule, cosine, deviation in expected:
         generator = torch.Generator().manual_seed(1)
