@@ -136,9 +136,6 @@ class Check:
     def __call__(self, count: int | None = None) -> Tally:
         """Run the check as Hypothesis does, with the loaded profile.
 
-        Few cases, or of many the few in which the check has a meaning, may by chance all be such that both
-        sides vanish. So more are drawn before that is a fault, until 20 have had a meaning.
-
         Raises:
             CheckFailure: with Hypothesis' note of the smallest failing case.
             NotApplicable: when it has no meaning for the subject, or a gate before it fails.
@@ -146,33 +143,25 @@ class Check:
         blocked = self.subject.blocked(self.identity)
         if blocked:
             raise NotApplicable(f"not run: {blocked}")
-        number = count or examples()
-        while True:
-            tally = Tally()
-            try:
-                return self._run(tally, [""], settings(**self._options(number)))
-            except ProvesTooLittle:
-                if tally.cases >= EXAMPLES or number >= 10 * EXAMPLES:
-                    raise
-                number = EXAMPLES if number < EXAMPLES else 10 * EXAMPLES
+        tallies: list[Tally] = []
+        self._drawn(count or examples(), tallies, [""])
+        return tallies[-1]
 
     def result(self, examples: int) -> Result:
         """Run the check with a fixed seed and no database, and return what came of it."""
-        tally, failing = Tally(), [""]
-        options = {
-            **self._options(examples),
-            "derandomize": True,
-            "database": None,
-            "verbosity": Verbosity.quiet,
-        }
+        tallies: list[Tally] = []
+        failing = [""]
         case, message = "", ""
         try:
-            self._run(tally, failing, settings(**options))
+            self._drawn(
+                examples, tallies, failing, derandomize=True, database=None, verbosity=Verbosity.quiet
+            )
             verdict = "passed"
         except NotApplicable as reason:
             verdict, message = "not applicable", str(reason)
         except CheckFailure as failure:
             verdict, message, case = "failed", str(failure), failing[-1]
+        tally = tallies[-1]
         return Result(
             self.name,
             verdict,  # type: ignore[arg-type]
@@ -186,7 +175,22 @@ class Check:
             self.identity.source,
         )
 
-    def _run(self, tally: Tally, failing: list[str], options: settings) -> Tally:
+    def _drawn(self, number: int, tallies: list[Tally], failing: list[str], **options: Any) -> None:
+        """Run the check, of as many cases as it takes; the last tally is that of these.
+
+        Few cases, or of many the few in which the check has a meaning, may by chance all be such that both
+        sides vanish. So more are drawn before that is a fault, until 20 have had a meaning.
+        """
+        while True:
+            tallies.append(Tally())
+            try:
+                return self._run(tallies[-1], failing, settings(**self._options(number), **options))
+            except ProvesTooLittle:
+                if tallies[-1].cases >= EXAMPLES or number >= 10 * EXAMPLES:
+                    raise
+                number = EXAMPLES if number < EXAMPLES else 10 * EXAMPLES
+
+    def _run(self, tally: Tally, failing: list[str], options: settings) -> None:
         identity = self.identity
         lost: dict[
             str, LostRanks
@@ -214,7 +218,7 @@ class Check:
                         reject()
                     raise
 
-        # Hypothesis files failing examples by name: each check has its own
+        # what Hypothesis says of a failing example names the check
         name = re.sub(r"\W", "_", f"{self.subject.kind}_{self.id}")
         body.__name__ = body.__qualname__ = name
         try:
@@ -243,7 +247,6 @@ class Check:
                 "vanish, so that a wrong implementation would pass\n  look at: initial values of parameters "
                 "and states that make the quantity zero"
             )
-        return tally
 
     @staticmethod
     def _options(count: int) -> dict[str, Any]:
