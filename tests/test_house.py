@@ -52,17 +52,14 @@ def imports(path: Path) -> frozenset[str]:
 
     But for what the package itself names for type checkers: its names are those of the rooms above.
     """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if path.name == "__init__.py":
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                node.body = [ast.Pass()]
     known = modules()
     found: set[str] = set()
-    left: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
-    while left:  # statements alone, which are a tenth of all that there is
-        node = left.pop()
-        door = path.name == "__init__.py" and isinstance(node, ast.If)
-        if door and "TYPE_CHECKING" in ast.unparse(node.test):
-            left += node.orelse
-            continue
-        for part in ("body", "orelse", "finalbody", "handlers", "cases"):
-            left += getattr(node, part, ())
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -37,11 +37,7 @@ def imports(source: Path = SOURCE) -> Graph:
         if name.startswith("__"):
             continue
         found = graph.setdefault(name, set())
-        left: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
-        while left:  # statements alone, which are a tenth of all that there is
-            node = left.pop()
-            for part in ("body", "orelse", "finalbody", "handlers", "cases"):
-                left += getattr(node, part, ())
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             modules: list[str] = []
             if isinstance(node, ast.Import):
                 modules = [alias.name for alias in node.names]

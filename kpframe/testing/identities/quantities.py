@@ -39,7 +39,11 @@ def measured(quantity: Quantity, moment: Moment) -> xr.Dataset:
     try:
         return quantity.measure(moment)
     except KpframeError as error:
-        raise NotApplicable(f"it refuses every case: {say(error)}") from error
+        raise _refused(error) from error
+
+
+def _refused(error: KpframeError) -> NotApplicable:
+    return NotApplicable(f"it refuses every case: {say(error)}")
 
 
 def difference(found: xr.Dataset, wanted: xr.Dataset) -> str:
@@ -89,7 +93,7 @@ def quantity_builds(case: QuantityCase) -> Residual:
         if str(error).partition(":")[0] not in case.settings:
             raise
         evolve(case, settings=smallest_settings("quantity", case.quantity)).build().measure(case.moment())
-        raise NotApplicable(f"it refuses every case: {say(error)}") from error
+        raise _refused(error) from error
     if not isinstance(data, xr.Dataset):
         raise CheckFailure(mismatch(_MEASURE, "an xarray.Dataset", type(data).__name__))
     require(bool(data.data_vars), f"{_MEASURE}: expected at least one variable, got none")
